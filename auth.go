@@ -1,0 +1,543 @@
+package wsguard
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/wsguard/wsguard/internal/clientip"
+	"github.com/wsguard/wsguard/internal/jsonschema"
+	"github.com/wsguard/wsguard/internal/keyed"
+)
+
+// Principal is who a credential stands for.
+type Principal struct {
+	Subject  string    // never empty for a valid credential
+	Scopes   []string  // what it may do
+	Expires  time.Time // the connection is closed then; zero: not by expiry
+	IssuedAt time.Time // what Revoke compares with; zero: always before
+}
+
+// Anonymous reports whether no credential was presented.
+func (p Principal) Anonymous() bool { return p.Subject == "" }
+
+// HasScope reports whether the credential carries scope.
+func (p Principal) HasScope(scope string) bool { return slices.Contains(p.Scopes, scope) }
+
+// Verifier says whom a credential stands for. It is called with a context
+// that ends after AuthConfig.VerifyTimeout, from several goroutines.
+//
+// An error means that the credential is invalid: 401, and counted as a guess.
+// An error that wraps ErrUnavailable, or that of a context that ended, means
+// that it cannot be told now: 503, and not counted. A panic is the latter.
+type Verifier interface {
+	Verify(ctx context.Context, token string) (Principal, error)
+}
+
+// VerifierFunc is a function as a Verifier.
+type VerifierFunc func(ctx context.Context, token string) (Principal, error)
+
+// Verify calls f.
+func (f VerifierFunc) Verify(ctx context.Context, token string) (Principal, error) {
+	return f(ctx, token)
+}
+
+// APIKeys verifies keys of which only the SHA-256 is kept. Keys must be
+// random, of 128 bits or more: a fast hash does not protect a password.
+func APIKeys(keys map[[sha256.Size]byte]Principal) Verifier {
+	type entry struct {
+		digest    [sha256.Size]byte
+		principal Principal
+	}
+	entries := make([]entry, 0, len(keys))
+	for digest, p := range keys {
+		entries = append(entries, entry{digest, p})
+	}
+	return VerifierFunc(func(_ context.Context, token string) (Principal, error) {
+		digest := sha256.Sum256([]byte(token))
+		found := -1
+		for i := range entries {
+			if subtle.ConstantTimeCompare(entries[i].digest[:], digest[:]) == 1 {
+				found = i
+			}
+		}
+		if found < 0 {
+			return Principal{}, ErrUnauthenticated
+		}
+		return entries[found].principal, nil
+	})
+}
+
+// TokenSource is a place of the handshake that a credential may come in.
+type TokenSource struct {
+	kind sourceKind
+	name string
+}
+
+type sourceKind int
+
+const (
+	sourceNone sourceKind = iota
+	sourceHeader
+	sourceSubprotocol
+	sourceCookie
+	sourceQuery
+	sourceFirstMessage
+	sourceTicket
+)
+
+func (s TokenSource) String() string {
+	return [...]string{"none", "header", "subprotocol", "cookie", "query", "first-message", "ticket"}[s.kind]
+}
+
+// HeaderToken is "Authorization: Bearer TOKEN" (RFC 6750 §2.1), for programs:
+// a browser's script cannot set it.
+func HeaderToken() TokenSource { return TokenSource{sourceHeader, "Authorization"} }
+
+// SubprotocolToken is one entry of Sec-WebSocket-Protocol with this prefix
+// ("bearer." is usual), beside at least one real subprotocol:
+//
+//	new WebSocket(url, ["chat", "bearer." + token])
+//
+// The rest of the entry is the token, verbatim. It is never echoed.
+func SubprotocolToken(prefix string) TokenSource { return TokenSource{sourceSubprotocol, prefix} }
+
+// CookieToken is the cookie of this name. It only ever counts together with
+// an Origin that is listed.
+func CookieToken(name string) TokenSource { return TokenSource{sourceCookie, name} }
+
+// FirstMessageToken is the first message after the upgrade:
+//
+//	{"type":"auth","token":"TOKEN"}
+//
+// It is consumed. The handler starts, and Accept returns, after it.
+func FirstMessageToken() TokenSource { return TokenSource{sourceFirstMessage, "first message"} }
+
+// InsecureQueryToken is a query parameter. URLs end up in the logs of every
+// server on the way, and in the browser's history; a ticket is better. The
+// parameter is removed from URL and RequestURI before Attach and events see
+// them; middleware in front of the guard still does.
+func InsecureQueryToken(name string) TokenSource { return TokenSource{sourceQuery, name} }
+
+// AuthConfig says who may connect.
+type AuthConfig struct {
+	// Verifier judges credentials. Nil needs InsecureAnonymous or Tickets.
+	Verifier Verifier
+
+	// Sources are the places where a credential is looked for. Default
+	// HeaderToken and SubprotocolToken("bearer."). More than one credential,
+	// in two places or twice in one, is a 401.
+	Sources []TokenSource
+
+	// Tickets, when not nil, accepts the tickets of Guard.TicketHandler.
+	Tickets *TicketConfig
+
+	// InsecureAnonymous admits handshakes without a credential. A
+	// credential that is presented must still be valid.
+	InsecureAnonymous bool
+
+	// Failures is how often a client, and a credential, may fail. Default
+	// 1/s, burst 10; over it 429, before the verifier is asked.
+	Failures Rate
+
+	// VerifyTimeout bounds the Verifier, and Attach. Default 5 s; Off is an
+	// error.
+	VerifyTimeout time.Duration
+
+	// FirstMessageTimeout and FirstMessageBytes bound a first message that
+	// is a credential. Default 10 s (3008 auth_timeout) and 4 KiB (1009);
+	// Off is an error.
+	FirstMessageTimeout time.Duration
+	FirstMessageBytes   int64
+}
+
+// Authenticator finds and verifies the credential of a handshake.
+type Authenticator struct {
+	reporter
+	cfg          AuthConfig // resolved
+	client       *clientip.Resolver
+	failures     *keyed.Table // nil: no limit
+	tickets      *tickets     // nil: none
+	firstMessage bool
+}
+
+// NewAuthenticator returns a token extractor that can stand in front of any
+// handler. FirstMessageToken and Tickets need a Guard and are errors here.
+func NewAuthenticator(cfg AuthConfig, proxies Proxies) (*Authenticator, error) {
+	var f faults
+	a := newAuthenticator(cfg, proxies.resolver(&f), &f)
+	if a.firstMessage {
+		f.add("Auth.Sources", "first-message", "needs a Guard")
+	}
+	if a.tickets != nil {
+		f.add("Auth.Tickets", "", "needs a Guard")
+	}
+	return a, f.err()
+}
+
+func newAuthenticator(cfg AuthConfig, client *clientip.Resolver, f *faults) *Authenticator {
+	if cfg.Verifier == nil && len(cfg.Sources) > 0 {
+		f.add("Auth.Verifier", "", "a token source without a Verifier")
+	}
+	if cfg.Verifier == nil && cfg.Tickets == nil && !cfg.InsecureAnonymous {
+		f.add("Auth.Verifier", "", "say who may connect: a Verifier, Tickets, or InsecureAnonymous")
+	}
+	a := &Authenticator{client: client}
+	cfg.Sources = slices.Clone(cfg.Sources)
+	if cfg.Verifier != nil && len(cfg.Sources) == 0 {
+		cfg.Sources = []TokenSource{HeaderToken(), SubprotocolToken("bearer.")}
+	}
+	for i, s := range cfg.Sources {
+		switch {
+		case s.kind == sourceNone:
+			f.add("Auth.Sources", "", "not a source: use HeaderToken and its like")
+		case s.name == "":
+			f.add("Auth.Sources", s.String(), "needs a name")
+		case slices.Contains(cfg.Sources[:i], s):
+			f.add("Auth.Sources", s.String(), "listed twice")
+		}
+		a.firstMessage = a.firstMessage || s.kind == sourceFirstMessage
+	}
+	if cfg.Tickets != nil {
+		a.tickets = newTickets(*cfg.Tickets, f)
+		cfg.Sources = append(cfg.Sources, TokenSource{sourceTicket, a.tickets.cfg.Param})
+	}
+	a.failures = cfg.Failures.resolve(Rate{1, 10}, "Auth.Failures", f).table()
+	cfg.VerifyTimeout = required(cfg.VerifyTimeout, 5*time.Second, "Auth.VerifyTimeout", f)
+	cfg.FirstMessageTimeout = required(cfg.FirstMessageTimeout, 10*time.Second, "Auth.FirstMessageTimeout", f)
+	cfg.FirstMessageBytes = requiredBytes(cfg.FirstMessageBytes, 4<<10, "Auth.FirstMessageBytes", f)
+	a.cfg = cfg
+	return a
+}
+
+// credential is what a handshake presented.
+type credential struct {
+	kind  sourceKind
+	token string
+}
+
+// maxToken is longer than any token in use; a longer one is not looked at.
+const maxToken = 8 << 10
+
+// find returns the credential of r; its kind is sourceNone when there is none.
+func (a *Authenticator) find(r *http.Request) (credential, error) {
+	var found credential
+	n := 0
+	add := func(s TokenSource, token string) {
+		found = credential{s.kind, token}
+		n++
+	}
+	for _, s := range a.cfg.Sources {
+		switch s.kind {
+		case sourceHeader:
+			for _, v := range r.Header["Authorization"] {
+				if scheme, token, ok := strings.Cut(v, " "); ok && strings.EqualFold(scheme, "Bearer") {
+					add(s, strings.TrimSpace(token))
+				}
+			}
+		case sourceSubprotocol:
+			real := 0
+			for _, p := range headerTokens(r.Header, "Sec-Websocket-Protocol") {
+				if token, ok := strings.CutPrefix(p, s.name); ok {
+					add(s, token)
+				} else {
+					real++
+				}
+			}
+			if found.kind == sourceSubprotocol && real == 0 {
+				return credential{}, deny(ErrUnauthenticated, "a token in Sec-WebSocket-Protocol without a subprotocol beside it")
+			}
+		case sourceCookie:
+			for _, c := range r.CookiesNamed(s.name) {
+				add(s, c.Value)
+			}
+		case sourceQuery, sourceTicket:
+			if r.URL.RawQuery == "" {
+				continue
+			}
+			for _, v := range r.URL.Query()[s.name] {
+				add(s, v)
+			}
+		}
+	}
+	switch {
+	case n > 1:
+		return credential{}, deny(ErrUnauthenticated, "more than one credential")
+	case n == 1 && (found.token == "" || len(found.token) > maxToken):
+		return credential{}, deny(ErrUnauthenticated, "empty or over-long credential")
+	}
+	return found, nil
+}
+
+// strip returns r without the credentials that would end up in logs: those of
+// the query and of Sec-WebSocket-Protocol.
+func (a *Authenticator) strip(r *http.Request) *http.Request {
+	out := r
+	clone := func() {
+		if out == r {
+			out = new(http.Request)
+			*out = *r
+		}
+	}
+	for _, s := range a.cfg.Sources {
+		switch s.kind {
+		case sourceQuery, sourceTicket:
+			if q, cut := cutQuery(out.URL.RawQuery, s.name); cut {
+				clone()
+				u := *out.URL
+				u.RawQuery = q
+				out.URL = &u
+				out.RequestURI = u.RequestURI()
+			}
+		case sourceSubprotocol:
+			var kept []string
+			all := headerTokens(out.Header, "Sec-Websocket-Protocol")
+			for _, p := range all {
+				if !strings.HasPrefix(p, s.name) {
+					kept = append(kept, p)
+				}
+			}
+			if len(kept) < len(all) {
+				clone()
+				out.Header = out.Header.Clone()
+				out.Header.Del("Sec-Websocket-Protocol")
+				if len(kept) > 0 {
+					out.Header.Set("Sec-Websocket-Protocol", strings.Join(kept, ", "))
+				}
+			}
+		}
+	}
+	return out
+}
+
+// cutQuery removes a parameter and leaves the others as they were written.
+func cutQuery(raw, name string) (string, bool) {
+	if raw == "" {
+		return raw, false
+	}
+	var kept []string
+	cut := false
+	for part := range strings.SplitSeq(raw, "&") {
+		key, _, _ := strings.Cut(part, "=")
+		if k, err := url.QueryUnescape(key); err == nil && k == name {
+			cut = true
+			continue
+		}
+		kept = append(kept, part)
+	}
+	return strings.Join(kept, "&"), cut
+}
+
+// Authenticate returns the Principal of a handshake; an anonymous one where
+// those are admitted. The error wraps ErrUnauthenticated, ErrUnavailable,
+// ErrGuessing or ErrClientAddress.
+func (a *Authenticator) Authenticate(r *http.Request) (Principal, error) {
+	client, err := a.client.Client(r)
+	if err != nil {
+		return Principal{}, denyCause(ErrClientAddress, err)
+	}
+	p, await, err := a.authenticate(r, client, nil)
+	if await {
+		return Principal{}, deny(ErrUnauthenticated, "the credential is to come in the first message")
+	}
+	return p, err
+}
+
+// authenticate is Authenticate for a client that is known. await says that the
+// credential is to come in the first message. flight is held for as long as a
+// verifier runs, even if nobody waits for it any more.
+func (a *Authenticator) authenticate(r *http.Request, client netip.Addr, fl *flight) (p Principal, await bool, err error) {
+	cred, err := a.find(r)
+	if err != nil {
+		return Principal{}, false, err
+	}
+	if cred.kind == sourceNone {
+		switch {
+		case a.firstMessage:
+			return Principal{}, true, nil
+		case a.cfg.InsecureAnonymous:
+			return Principal{}, false, nil
+		}
+		return Principal{}, false, deny(ErrUnauthenticated, "no credential")
+	}
+	p, err = a.verify(r.Context(), cred, client, r.Header.Get("Origin"), fl)
+	return p, false, err
+}
+
+// verify judges a credential, within the failure budget of its client.
+func (a *Authenticator) verify(ctx context.Context, cred credential, client netip.Addr, origin string, fl *flight) (Principal, error) {
+	refund := func() {}
+	if a.failures != nil {
+		// Taken before the answer is known: many guesses at once are no
+		// way around it.
+		now := time.Now()
+		keys := [2]keyed.Key{a.failures.Prefix(clientip.Key(client)), a.failures.String("credential:" + cred.token)}
+		for i, k := range keys {
+			if wait, ok := a.failures.Take(k, 1, now); !ok {
+				if i == 1 {
+					a.failures.Give(keys[0], 1)
+				}
+				return Principal{}, denyRetry(ErrGuessing, wait)
+			}
+		}
+		refund = func() {
+			a.failures.Give(keys[0], 1)
+			a.failures.Give(keys[1], 1)
+		}
+	}
+	p, err := a.judge(ctx, cred, origin, fl)
+	if err == nil || !errors.Is(err, ErrUnauthenticated) {
+		refund()
+	}
+	return p, err
+}
+
+func (a *Authenticator) judge(ctx context.Context, cred credential, origin string, fl *flight) (Principal, error) {
+	var p Principal
+	var err error
+	if cred.kind == sourceTicket {
+		p, err = a.tickets.redeem(cred.token, origin)
+	} else {
+		p, err = a.ask(ctx, fl, func(ctx context.Context) (Principal, error) {
+			return a.cfg.Verifier.Verify(ctx, cred.token)
+		})
+	}
+	return a.settle(p, err)
+}
+
+// settle judges what a verifier has answered. The text of its error may hold
+// the credential: it goes nowhere.
+func (a *Authenticator) settle(p Principal, err error) (Principal, error) {
+	switch {
+	case err == nil && p.Subject == "":
+		return Principal{}, deny(ErrUnavailable, "the verifier returned no subject")
+	case err == nil && !p.Expires.IsZero() && !time.Now().Before(p.Expires):
+		return Principal{}, deny(ErrUnauthenticated, "credential expired")
+	case err == nil:
+		p.Scopes = slices.Clone(p.Scopes)
+		return p, nil
+	case errors.Is(err, ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return Principal{}, deny(ErrUnavailable, "verifier unavailable")
+	}
+	return Principal{}, deny(ErrUnauthenticated, "invalid credential")
+}
+
+// ask runs a verifier in bounded time. One that ignores its context is left
+// behind, holding its place in flight: it cannot be made to pile up.
+func (a *Authenticator) ask(ctx context.Context, fl *flight, verify func(context.Context) (Principal, error)) (Principal, error) {
+	type answer struct {
+		p   Principal
+		err error
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.VerifyTimeout)
+	defer cancel()
+	answers := make(chan answer, 1)
+	fl.hold()
+	go func() {
+		defer fl.done()
+		defer func() {
+			if v := recover(); v != nil {
+				answers <- answer{err: fmt.Errorf("%w: the verifier panicked", ErrUnavailable)}
+			}
+		}()
+		p, err := verify(ctx)
+		answers <- answer{p, err}
+	}()
+	select {
+	case got := <-answers:
+		return got.p, got.err
+	case <-ctx.Done():
+		return Principal{}, ctx.Err()
+	}
+}
+
+// bearer returns the token of the Authorization header.
+func bearer(r *http.Request) (string, error) {
+	a := Authenticator{cfg: AuthConfig{Sources: []TokenSource{HeaderToken()}}}
+	cred, err := a.find(r)
+	if err == nil && cred.kind == sourceNone {
+		err = deny(ErrUnauthenticated, "no credential")
+	}
+	return cred.token, err
+}
+
+// Handler lets a request with a valid credential pass to next, stripped of the
+// credentials that end up in logs, or answers 401, 429 or 503. [PrincipalOf]
+// tells next who it is.
+func (a *Authenticator) Handler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		m := marksOf(r)
+		if m.has(a) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		client, err := a.client.Client(r)
+		if err != nil {
+			a.refuse(w, r, denyCause(ErrClientAddress, err), Event{})
+			return
+		}
+		p, await, err := a.authenticate(r, client, nil)
+		if err != nil {
+			a.refuse(w, r, err, Event{Client: client.String()})
+			return
+		}
+		if await {
+			next.ServeHTTP(w, r) // the Guard behind waits for it
+			return
+		}
+		m.principal = &p
+		next.ServeHTTP(w, m.with(a.strip(r), a))
+	})
+}
+
+// PrincipalOf returns whom an [Authenticator]'s Handler found.
+func PrincipalOf(r *http.Request) (Principal, bool) {
+	if m := marksOf(r); m.principal != nil {
+		return *m.principal, true
+	}
+	return Principal{}, false
+}
+
+// parseFirstMessage reads {"type":"auth","token":"…"}: strict JSON, those keys
+// in that spelling.
+func parseFirstMessage(msg []byte) (token string, err error) {
+	if err := jsonschema.Scan(msg, nil); err != nil {
+		return "", deny(ErrUnauthenticated, "first message is not JSON")
+	}
+	var m map[string]json.RawMessage
+	var typ string
+	if json.Unmarshal(msg, &m) != nil || json.Unmarshal(m["type"], &typ) != nil || typ != "auth" ||
+		json.Unmarshal(m["token"], &token) != nil || token == "" || len(token) > maxToken {
+		return "", deny(ErrUnauthenticated, "first message is not a credential")
+	}
+	return token, nil
+}
+
+// flight is a place among the handshakes in flight. It has several holders:
+// the handshake, and a verifier that may outlive it.
+type flight struct {
+	release func()
+	holders atomic.Int32
+}
+
+func (fl *flight) hold() {
+	if fl != nil {
+		fl.holders.Add(1)
+	}
+}
+
+func (fl *flight) done() {
+	if fl != nil && fl.holders.Add(-1) == 0 {
+		fl.release()
+	}
+}

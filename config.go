@@ -1,0 +1,69 @@
+package wsguard
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"time"
+)
+
+// ConfigError is one mistake in a configuration. New returns all of them,
+// joined; errors.As finds the first.
+type ConfigError struct {
+	Field  string // "Origins", "Rates.Messages", …
+	Value  any
+	Reason string
+}
+
+func (e *ConfigError) Error() string {
+	if e.Value == nil || e.Value == "" {
+		return fmt.Sprintf("wsguard: %s: %s", e.Field, e.Reason)
+	}
+	return fmt.Sprintf("wsguard: %s: %+v: %s", e.Field, e.Value, e.Reason)
+}
+
+// faults gathers every mistake before any is reported.
+type faults []error
+
+func (f *faults) add(field string, value any, reason string) {
+	*f = append(*f, &ConfigError{Field: field, Value: value, Reason: reason})
+}
+
+func (f *faults) err() error { return errors.Join(*f...) }
+
+// timeout resolves a duration: 0 is the default, Off comes back as 0.
+func timeout(d, def time.Duration, field string, f *faults) time.Duration {
+	switch {
+	case d == 0:
+		return def
+	case d == Off:
+		return 0
+	case d < 0:
+		f.add(field, d, "must be positive, 0 for the default, or Off")
+		return def
+	}
+	return d
+}
+
+// required is timeout for what cannot be switched off.
+func required(d, def time.Duration, field string, f *faults) time.Duration {
+	switch {
+	case d == 0:
+		return def
+	case d < 0:
+		f.add(field, d, "must be positive, or 0 for the default: it cannot be switched off")
+		return def
+	}
+	return d
+}
+
+func requiredBytes(n, def int64, field string, f *faults) int64 {
+	switch {
+	case n == 0:
+		return def
+	case n < 0 || n == math.MaxInt64:
+		f.add(field, n, "must be positive, or 0 for the default: it cannot be switched off")
+		return def
+	}
+	return n
+}

@@ -1,0 +1,658 @@
+package wsguard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"github.com/coder/websocket"
+	"golang.org/x/time/rate"
+
+	"github.com/wsguard/wsguard/internal/wire"
+)
+
+// MessageType is MessageText or MessageBinary, as in coder/websocket.
+type MessageType = websocket.MessageType
+
+// Types of messages.
+const (
+	MessageText   = websocket.MessageText
+	MessageBinary = websocket.MessageBinary
+)
+
+// Conn is a guarded connection. Read is for one goroutine at a time, all other
+// methods for any number. It need not be closed: it ends when its handler
+// returns, when the peer or a guard ends it, at the latest at its lifetime.
+type Conn struct {
+	g       *Guard
+	e       *Endpoint
+	w       *wire.Conn
+	ctx     context.Context // ends when the cause of the end is fixed
+	cancel  context.CancelCauseFunc
+	holders atomic.Int32 // the socket, the handler's goroutine, who authenticates
+
+	id, origin, host string
+	client           netip.Addr
+	subprotocol      string
+	opened, lifetime time.Time
+	authBy           time.Time
+	leases           []*Lease
+	lease            *Lease // of this Guard's cap
+	validator        Validator
+
+	// Of who authenticates, then of nobody; read again by the last holder.
+	value   any
+	session *session
+
+	principal atomic.Pointer[Principal]
+	expires   atomic.Pointer[time.Time]
+	awaiting  atomic.Bool  // the credential is to be the first message
+	due       atomic.Int64 // when the sweeper is to look
+	pinged    time.Time    // the sweeper's
+	index     int          // sessions.mu
+	closeRead atomic.Bool
+
+	// The reader's.
+	rates   *connRates
+	box     *[]byte // where msg comes from
+	msg     []byte
+	typ     MessageType
+	lib     io.Reader
+	checked int  // msg[:checked] is UTF-8
+	held    bool // msg is complete, but a rate holds it back
+	delayed time.Duration
+	notices [2]*rate.Limiter // for rates, for messages; made when needed
+
+	in, out, bytesIn, bytesOut, violations, unnoticed atomic.Uint64
+
+	sendMu  sync.Mutex
+	queue   []queued // sendMu
+	queued  int      // sendMu: bytes
+	sending bool     // sendMu: a goroutine drains the queue
+}
+
+// ID identifies the connection in events.
+func (c *Conn) ID() string { return c.id }
+
+// Principal is who the connection was authenticated for.
+func (c *Conn) Principal() Principal { return *c.principal.Load() }
+
+// Value is what Config.Attach returned.
+func (c *Conn) Value() any { return c.value }
+
+// Subprotocol is the one that was negotiated; empty for none.
+func (c *Conn) Subprotocol() string { return c.subprotocol }
+
+// Client is the client's address, past the trusted proxies.
+func (c *Conn) Client() netip.Addr { return c.client }
+
+// Context ends when the cause of the connection's end is fixed;
+// context.Cause then tells it. It carries nothing of the request.
+func (c *Conn) Context() context.Context { return c.ctx }
+
+var boxes = sync.Pool{New: func() any { b := make([]byte, 0, 512); return &b }}
+
+// maxBox is the largest buffer that is kept for the next message.
+const maxBox = 64 << 10
+
+func (c *Conn) dropMessage() {
+	if c.box != nil {
+		if cap(c.msg) <= maxBox {
+			*c.box = c.msg[:0]
+			boxes.Put(c.box)
+		}
+		c.box, c.msg = nil, nil
+	}
+}
+
+func (c *Conn) beginMessage(binary bool) {
+	c.dropMessage()
+	c.box = boxes.Get().(*[]byte)
+	c.msg, c.checked = (*c.box)[:0], 0
+	c.typ = MessageText
+	if binary {
+		c.typ = MessageBinary
+	}
+}
+
+// Read returns the next message that passes the guards. The message is valid
+// until the next Read.
+//
+// When ctx ends first, Read returns its error and the connection stays usable:
+// what has been read of a message is kept for the next Read. A context that is
+// used again costs nothing; nor does the Conn's own. After the end Read
+// returns a *[CloseError].
+//
+// While nobody reads, neither pongs nor the peer's close frame are seen. An
+// application that only sends calls [Conn.CloseRead].
+func (c *Conn) Read(ctx context.Context) (MessageType, []byte, error) {
+	if c.closeRead.Load() {
+		return 0, nil, errors.New("wsguard: Read after CloseRead")
+	}
+	return c.read(ctx)
+}
+
+// plain returns a context that need not be watched in place of the Conn's own.
+func (c *Conn) plain(ctx context.Context) context.Context {
+	if ctx.Done() == c.ctx.Done() {
+		return context.Background()
+	}
+	return ctx
+}
+
+func (c *Conn) read(ctx context.Context) (MessageType, []byte, error) {
+	ctx = c.plain(ctx)
+	if c.w.Enter(ctx) != nil {
+		return 0, nil, c.closed()
+	}
+	defer c.w.Leave()
+	if err := ctx.Err(); err != nil {
+		return 0, nil, err
+	}
+	if !c.held && !c.w.Mid() {
+		c.dropMessage()
+	}
+	for {
+		if !c.held {
+			if err := c.assemble(ctx); err != nil {
+				return 0, nil, err
+			}
+		}
+		ok, err := c.pass(ctx)
+		if err != nil {
+			return 0, nil, err
+		}
+		if ok {
+			c.in.Add(1)
+			c.bytesIn.Add(uint64(len(c.msg)))
+			return c.typ, c.msg, nil
+		}
+	}
+}
+
+// assemble reads one message: its type, its size and, where that is cheap,
+// UTF-8 are judged on the way.
+func (c *Conn) assemble(ctx context.Context) error {
+	for {
+		seg, err := c.w.Next()
+		if err != nil {
+			if err == wire.ErrInterrupted {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				continue
+			}
+			return c.failed(err)
+		}
+		if seg.Start {
+			if seg.Binary && !c.e.messages.Binary {
+				return c.end(ErrMessageType, "")
+			}
+			c.beginMessage(seg.Binary)
+			if c.lib, err = c.w.Start(); err != nil {
+				return c.failed(err)
+			}
+		}
+		n := len(c.msg)
+		c.grow(seg.N)
+		if err := c.w.Take(c.lib, c.msg[n:]); err != nil {
+			return c.failed(err)
+		}
+		if seg.Last {
+			return nil
+		}
+		if c.typ == MessageText && !c.stillUTF8() {
+			return c.end(ErrInvalidUTF8, "")
+		}
+	}
+}
+
+// grow makes msg n bytes longer. What a peer declares is not allocated before
+// it has come.
+func (c *Conn) grow(n int) {
+	if need := len(c.msg) + n; need > cap(c.msg) {
+		bigger := make([]byte, len(c.msg), max(need, 2*cap(c.msg)))
+		copy(bigger, c.msg)
+		c.msg = bigger
+	}
+	c.msg = c.msg[:len(c.msg)+n]
+}
+
+// stillUTF8 checks what has come, but for a code point that may be completed.
+func (c *Conn) stillUTF8() bool {
+	rest := c.msg[c.checked:]
+	tail := 0
+	for i := 1; i <= min(3, len(rest)); i++ {
+		if b := rest[len(rest)-i]; utf8.RuneStart(b) {
+			if b >= utf8.RuneSelf && !utf8.FullRune(rest[len(rest)-i:]) {
+				tail = i
+			}
+			break
+		}
+	}
+	rest = rest[:len(rest)-tail]
+	c.checked += len(rest)
+	return utf8.Valid(rest)
+}
+
+// pass judges a complete message: rate, UTF-8, schema. It reports whether the
+// application gets it; a message that is refused is gone.
+func (c *Conn) pass(ctx context.Context) (bool, error) {
+	for {
+		wait, ok := c.rates.take(len(c.msg), time.Now())
+		if ok {
+			break
+		}
+		switch action := c.g.rates.cfg.Action; {
+		case action == ActionReport:
+			c.violation(ErrRateLimited, "", true)
+			ok = true
+		case action == ActionReply:
+			c.held = false
+			c.violation(ErrRateLimited, "", false)
+			return false, c.reply(0, func() notice { return rateNotice(wait) })
+		case action == ActionDelay && c.delayed+wait <= maxDelay:
+			if err := c.delay(ctx, wait); err != nil {
+				return false, err
+			}
+		default:
+			c.violations.Add(1)
+			return false, c.end(ErrRateLimited, "")
+		}
+		if ok {
+			break
+		}
+	}
+	c.held, c.delayed = false, 0
+	if c.typ == MessageText && !utf8.Valid(c.msg[c.checked:]) {
+		return false, c.end(ErrInvalidUTF8, "")
+	}
+	if c.validator == nil || c.awaiting.Load() {
+		return true, nil
+	}
+	err := validate(c.validator, c.msg)
+	if err == nil {
+		return true, nil
+	}
+	sentinel := verdict(err)
+	if sentinel == ErrInternal {
+		return false, c.end(ErrInternal, err.Error())
+	}
+	switch c.e.messages.OnInvalid {
+	case ActionReport:
+		c.violation(sentinel, err.Error(), true)
+		return true, nil
+	case ActionReply:
+		c.violation(sentinel, err.Error(), false)
+		return false, c.reply(1, func() notice { return invalidNotice(sentinel, err) })
+	}
+	c.violations.Add(1)
+	return false, c.end(sentinel, err.Error())
+}
+
+// delay holds a message back. The time is the guard's: it counts neither as
+// idle nor as a missed pong.
+func (c *Conn) delay(ctx context.Context, wait time.Duration) error {
+	c.held = true
+	start := time.Now()
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	defer func() {
+		spent := time.Since(start)
+		c.delayed += spent
+		c.w.Absent(spent)
+	}()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c.w.Closing():
+		return c.closed()
+	}
+}
+
+// reply answers a message that was refused, if the peer's notices are not used
+// up. Rates and messages have a bucket each: a flood does not silence the
+// other.
+func (c *Conn) reply(bucket int, text func() notice) error {
+	if c.notices[bucket] == nil {
+		c.notices[bucket] = rate.NewLimiter(1, 20)
+	}
+	if !c.notices[bucket].Allow() {
+		c.unnoticed.Add(1)
+		return nil
+	}
+	return c.write(context.Background(), MessageText, text().json())
+}
+
+// violation reports a message that was refused and did not end the connection.
+func (c *Conn) violation(sentinel error, detail string, report bool) {
+	c.violations.Add(1)
+	e := c.event(EventViolation)
+	e.Err, e.Reason, e.Detail, e.Report = sentinel, sentinel.(*refusal).token, detail, report
+	c.g.events.emit(e)
+}
+
+func (c *Conn) event(kind EventKind) Event {
+	return Event{Kind: kind, ConnID: c.id, Subject: c.Principal().Subject, Client: c.client.String(), Origin: c.origin, Host: c.host}
+}
+
+// Write sends a message and returns when the kernel has all of it, ctx ends,
+// or the write timeout passes. It never queues. A Write whose ctx ends before
+// a byte has left returns ctx's error and the connection stays usable; any
+// other failure ends it, and Write returns a *[CloseError].
+func (c *Conn) Write(ctx context.Context, typ MessageType, msg []byte) error {
+	if err := c.write(c.plain(ctx), typ, msg); err != nil {
+		return err
+	}
+	c.out.Add(1)
+	c.bytesOut.Add(uint64(len(msg)))
+	return nil
+}
+
+func (c *Conn) write(ctx context.Context, typ MessageType, msg []byte) error {
+	op := byte(wire.Text)
+	switch typ {
+	case MessageText:
+	case MessageBinary:
+		op = wire.Binary
+	default:
+		return fmt.Errorf("wsguard: message type %d: must be MessageText or MessageBinary", int(typ))
+	}
+	err := c.w.Write(ctx, op, msg)
+	var failed *wire.WriteError
+	switch {
+	case err == nil:
+		return nil
+	case err == wire.ErrInterrupted:
+		return ctx.Err()
+	case err == wire.ErrClosing:
+		return c.closed()
+	case errors.As(err, &failed) && ctx.Err() != nil:
+		return c.end(ErrWriteTimeout, "the context ended in the middle of a message")
+	case errors.As(err, &failed) && failed.Timeout:
+		return c.end(ErrWriteTimeout, "")
+	}
+	return c.lost(err)
+}
+
+// CloseRead is for applications that only send: it reads in the background, so
+// that pongs and the peer's close frame are seen, and closes the connection
+// with 1008 if a message comes.
+func (c *Conn) CloseRead() {
+	if c.closeRead.Swap(true) {
+		return
+	}
+	go func() {
+		if _, _, err := c.read(context.Background()); err == nil {
+			c.end(ErrUnexpected, "")
+		}
+	}()
+}
+
+// Close ends the connection with this code and reason, if nothing has ended it
+// before, and returns at once; the ending runs behind it. A reason is cut to
+// 123 bytes of valid UTF-8. A code that must not be sent (RFC 6455 §7.4) is an
+// error, and closes with 1011.
+func (c *Conn) Close(code StatusCode, reason string) error {
+	if !sendable(code) {
+		c.end(ErrInternal, fmt.Sprintf("Close with code %d", int(code)))
+		return fmt.Errorf("wsguard: close code %d cannot be sent", int(code))
+	}
+	c.endWith(&CloseError{Code: code, Reason: wire.TrimReason(reason), err: ErrClosed}, code, "")
+	return nil
+}
+
+// End ends an accepted connection as Guard.Handler ends one whose function
+// returned err: nil is 1000, a *[CloseError] with a code that can be sent is
+// that code, anything else is 1011. Once a cause is fixed it changes nothing.
+//
+//	defer func() { c.End(err) }()
+func (c *Conn) End(err error) {
+	var ce *CloseError
+	switch {
+	case err == nil:
+		c.end(ErrHandlerDone, "")
+	case errors.As(err, &ce) && sendable(ce.Code):
+		c.endWith(&CloseError{Code: ce.Code, Reason: wire.TrimReason(ce.Reason), err: ErrClosed}, ce.Code, "")
+	default:
+		c.end(ErrInternal, err.Error())
+	}
+}
+
+// end ends the connection for a reason of the guard's, and returns the error
+// of whatever has ended it.
+func (c *Conn) end(sentinel error, detail string) error {
+	r := sentinel.(*refusal)
+	code := r.code
+	if own, ok := c.g.codes[sentinel]; ok {
+		code = own
+	}
+	return c.endWith(&CloseError{Code: code, Reason: r.token, err: sentinel}, code, detail)
+}
+
+func (c *Conn) endWith(cause *CloseError, code StatusCode, detail string) error {
+	if c.w.End(cause, int(code), cause.Reason, func() { c.ended(cause, detail) }) {
+		c.cancel(cause)
+	}
+	return c.closed()
+}
+
+// closed returns the cause. It is only called when there is one.
+func (c *Conn) closed() error { return c.w.Cause() }
+
+// failed turns what the wire found into the end that it calls for.
+func (c *Conn) failed(err error) error {
+	var e *wire.Error
+	switch {
+	case err == wire.ErrClosing:
+		return c.closed()
+	case !errors.As(err, &e):
+		return c.end(ErrInternal, err.Error())
+	}
+	switch e.Fault {
+	case wire.FaultClosed:
+		cause := &CloseError{Code: StatusCode(e.Code), Reason: e.Reason, Remote: true, err: ErrPeerClosed}
+		return c.endWith(cause, cause.Code, "")
+	case wire.FaultLost:
+		return c.lost(e.Err)
+	case wire.FaultTooBig:
+		return c.end(ErrMessageTooBig, "")
+	case wire.FaultFragments:
+		return c.end(ErrFragments, "")
+	case wire.FaultControl:
+		return c.end(ErrControlFlood, "")
+	case wire.FaultReason:
+		return c.end(ErrInvalidUTF8, e.Detail)
+	case wire.FaultMessageTimeout:
+		return c.end(ErrMessageTimeout, "")
+	case wire.FaultIdle:
+		return c.end(ErrIdle, "")
+	case wire.FaultPong:
+		return c.end(ErrPongTimeout, "")
+	}
+	return c.end(ErrProtocol, e.Detail)
+}
+
+// lost ends a connection whose socket is of no use any more.
+func (c *Conn) lost(err error) error {
+	cause := &CloseError{Code: websocket.StatusAbnormalClosure, Remote: true, err: ErrConnectionLost}
+	return c.endWith(cause, 0, err.Error())
+}
+
+// ended runs once, on a goroutine of its own, when the socket is closed.
+func (c *Conn) ended(cause *CloseError, detail string) {
+	c.sendMu.Lock()
+	c.queue, c.queued = nil, 0
+	c.sendMu.Unlock()
+	e := c.event(EventClose)
+	e.Err, e.Reason, e.Detail = cause, cause.Reason, detail
+	e.Code, e.Remote = cause.Code, cause.Remote
+	if cause.Remote {
+		e.Reason = cause.err.(*refusal).token
+		if cause.err == ErrPeerClosed {
+			e.PeerCode = cause.Code
+			e.Detail = cause.Reason
+		}
+	}
+	e.Duration = time.Since(c.opened)
+	e.MessagesIn, e.MessagesOut = c.in.Load(), c.out.Load()
+	e.BytesIn, e.BytesOut = c.bytesIn.Load(), c.bytesOut.Load()
+	e.Violations, e.ViolationsWithoutNotice = c.violations.Load(), c.unnoticed.Load()
+	c.g.events.emit(e)
+	c.done()
+}
+
+// done is called by each holder when it is done with the connection. The last
+// one gives the slot back: a handler that goes on after the end still counts.
+func (c *Conn) done() {
+	if c.holders.Add(-1) > 0 {
+		return
+	}
+	closeValue(c.value)
+	for _, l := range c.leases {
+		l.Release()
+	}
+	c.g.sessions.remove(c)
+}
+
+func closeValue(v any) {
+	if cl, ok := v.(io.Closer); ok {
+		defer func() { _ = recover() }()
+		cl.Close()
+	}
+}
+
+// run is the goroutine of a connection of Guard.Handler.
+func (c *Conn) run(fn func(context.Context, *Conn) error, r *http.Request) {
+	returned := false
+	var err error
+	defer func() {
+		if v := recover(); v != nil {
+			c.end(ErrInternal, fmt.Sprintf("handler panicked: %v", v))
+			c.g.events.logger().Error("websocket handler panicked", "id", c.id, "stack", string(debug.Stack()))
+		} else if !returned {
+			c.end(ErrInternal, "handler ended its goroutine")
+		} else {
+			c.End(err)
+		}
+		c.done()
+	}()
+	if c.awaiting.Load() {
+		if c.authenticate(c.ctx, r) != nil {
+			returned = true
+			return
+		}
+		r = nil
+	}
+	if c.w.Cause() == nil {
+		err = fn(c.ctx, c)
+	}
+	returned = true
+}
+
+// authenticate takes the credential out of the first message and does what the
+// handshake could not: what it finds wrong has ended the connection.
+func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
+	g := c.g
+	c.holders.Add(1)
+	defer c.done()
+	_, msg, err := c.read(ctx)
+	if err != nil {
+		if c.w.Cause() == nil {
+			return c.end(ErrAuthTimeout, "Accept's context ended")
+		}
+		return err
+	}
+	token, err := parseFirstMessage(msg)
+	if err != nil {
+		return c.end(ErrUnauthenticated, asDenied(err).detail)
+	}
+	var p Principal
+	fl, err := g.rates.fly(c.client)
+	if err == nil {
+		defer fl.done()
+		p, err = g.auth.verify(c.ctx, credential{sourceFirstMessage, token}, c.client, c.origin, fl)
+	}
+	if err == nil {
+		err = c.lease.bind(p.Subject, r)
+	}
+	if err == nil {
+		c.principal.Store(&p)
+		c.session = g.sessions.register(p)
+		if g.sessions.revoked(p) {
+			err = deny(ErrRevoked, "")
+		}
+	}
+	if err == nil {
+		c.value, err = c.e.callAttach(r, p)
+	}
+	if err != nil {
+		d := asDenied(err)
+		if d.code == 0 {
+			d = denyCause(ErrUnavailable, err)
+		}
+		return c.end(d.refusal, d.detail)
+	}
+	c.lease.authenticated()
+	c.w.SetMax(c.e.messages.MaxBytes)
+	c.begin()
+	if c.w.Cause() != nil {
+		return c.closed()
+	}
+	return nil
+}
+
+// start takes the connection into the Guard.
+func (c *Conn) start(await bool, holders int32) {
+	g := c.g
+	c.ctx, c.cancel = context.WithCancelCause(context.Background())
+	c.opened = time.Now()
+	if g.heartbeat.Lifetime > 0 {
+		c.lifetime = c.opened.Add(jitter(g.heartbeat.Lifetime))
+	}
+	c.holders.Store(holders)
+	c.rates = g.rates.conn(c.client, c.Principal().Subject)
+	if g.heartbeat.ReportIdle {
+		c.w.OnIdle(func() { c.violation(ErrIdle, "", true) })
+	}
+	c.awaiting.Store(await)
+	if await {
+		c.authBy = c.opened.Add(g.auth.cfg.FirstMessageTimeout)
+		c.w.SetMax(min(g.auth.cfg.FirstMessageBytes, c.e.messages.MaxBytes))
+	} else {
+		c.w.SetMax(c.e.messages.MaxBytes)
+	}
+	c.schedule(c.opened)
+	draining := g.sessions.add(c)
+	if !await {
+		c.begin()
+	}
+	if draining {
+		c.end(ErrDraining, "")
+	}
+}
+
+// begin opens the connection to the application.
+func (c *Conn) begin() {
+	p := c.Principal()
+	if !p.Expires.IsZero() {
+		c.expires.Store(&p.Expires)
+	}
+	if c.awaiting.Swap(false) {
+		c.rates = c.g.rates.conn(c.client, p.Subject)
+		c.schedule(time.Now())
+	}
+	c.g.events.emit(c.event(EventOpen))
+	// A revocation since it was registered ends it here.
+	c.session.attach(c)
+}

@@ -1,0 +1,237 @@
+package wsguard
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/time/rate"
+)
+
+// EventKind is what happened.
+type EventKind int
+
+// Kinds of events.
+const (
+	EventOpen      EventKind = iota + 1 // a connection is open and authenticated
+	EventClose                          // a connection has ended; Err says why
+	EventRefusal                        // a handshake, or a ticket, was refused
+	EventViolation                      // a message was refused, or would have been
+	EventWarning                        // something is wrong with the server's side
+)
+
+func (k EventKind) String() string {
+	switch k {
+	case EventOpen:
+		return "open"
+	case EventClose:
+		return "close"
+	case EventRefusal:
+		return "refusal"
+	case EventViolation:
+		return "violation"
+	case EventWarning:
+		return "warning"
+	}
+	return fmt.Sprintf("EventKind(%d)", int(k))
+}
+
+// Event is something that happened. Strings that come from the peer are
+// escaped and cut to 256 bytes. No event holds a payload or a credential.
+type Event struct {
+	Kind    EventKind
+	Time    time.Time
+	ConnID  string // empty for a handshake that was refused
+	Subject string // empty: anonymous, or not known yet
+	Client  string // the client's address
+	Origin  string
+	Host    string
+
+	Err    error  // errors.Is finds the sentinel
+	Reason string // its token: "origin", "rate_limited", "schema", …
+	Detail string // for people
+	Status int    // EventRefusal: the HTTP status
+	Report bool   // only reported: the guard let it pass
+
+	// EventClose: the close code and reason, and who began it. PeerCode is
+	// the peer's, when it sent one.
+	Code     StatusCode
+	PeerCode StatusCode
+	Remote   bool
+
+	// EventClose: what the connection did.
+	Duration                time.Duration
+	MessagesIn, MessagesOut uint64
+	BytesIn, BytesOut       uint64
+	Violations              uint64 // messages refused, reply and report included
+	ViolationsWithoutNotice uint64 // of them, those that got no reply
+}
+
+const maxField = 256
+
+// sink hands events to the hook and to the log.
+type sink struct {
+	log  *slog.Logger // nil: slog.Default at the time
+	hook func(Event)
+
+	mu    sync.Mutex
+	kinds map[string]*sampler
+}
+
+// sampler keeps repeated refusals from flooding the log.
+type sampler struct {
+	limit      *rate.Limiter
+	suppressed uint64
+}
+
+const (
+	logPerSecond = 5
+	logBurst     = 20
+)
+
+func newSink(log *slog.Logger, hook func(Event)) *sink {
+	return &sink{log: log, hook: hook, kinds: map[string]*sampler{}}
+}
+
+func (s *sink) logger() *slog.Logger {
+	if s.log != nil {
+		return s.log
+	}
+	return slog.Default()
+}
+
+// emit reports an event. A hook or a log handler that panics loses the event,
+// not the process.
+func (s *sink) emit(e Event) {
+	defer func() { _ = recover() }()
+	e.Time = time.Now()
+	e.Subject = sanitize(e.Subject, maxField)
+	e.Origin = sanitize(e.Origin, maxField)
+	e.Host = sanitize(e.Host, maxField)
+	e.Detail = sanitize(e.Detail, maxField)
+	s.write(e)
+	if s.hook != nil {
+		s.hook(e)
+	}
+}
+
+func (s *sink) write(e Event) {
+	defer func() { _ = recover() }()
+	level := slog.LevelInfo
+	if e.Kind != EventOpen && e.Kind != EventClose {
+		level = slog.LevelWarn
+	}
+	log := s.logger()
+	if !log.Enabled(context.Background(), level) {
+		return
+	}
+	var suppressed uint64
+	if level == slog.LevelWarn {
+		var ok bool
+		if suppressed, ok = s.sample(e); !ok {
+			return
+		}
+	}
+	attrs := make([]slog.Attr, 0, 20)
+	add := func(key, value string) {
+		if value != "" {
+			attrs = append(attrs, slog.String(key, value))
+		}
+	}
+	add("id", e.ConnID)
+	add("subject", e.Subject)
+	add("client", e.Client)
+	add("origin", e.Origin)
+	switch e.Kind {
+	case EventRefusal:
+		add("host", e.Host)
+		attrs = append(attrs, slog.Int("status", e.Status))
+	case EventClose:
+		attrs = append(attrs, slog.Int("code", int(e.Code)), slog.Bool("remote", e.Remote))
+		if e.PeerCode != 0 {
+			attrs = append(attrs, slog.Int("peer_code", int(e.PeerCode)))
+		}
+	}
+	add("reason", e.Reason)
+	add("detail", e.Detail)
+	if e.Report {
+		attrs = append(attrs, slog.Bool("report_only", true))
+	}
+	if e.Kind == EventClose {
+		attrs = append(attrs, slog.Duration("duration", e.Duration),
+			slog.Uint64("messages_in", e.MessagesIn), slog.Uint64("messages_out", e.MessagesOut),
+			slog.Uint64("bytes_in", e.BytesIn), slog.Uint64("bytes_out", e.BytesOut))
+		if e.Violations > 0 {
+			attrs = append(attrs, slog.Uint64("violations", e.Violations), slog.Uint64("violations_without_notice", e.ViolationsWithoutNotice))
+		}
+	}
+	if suppressed > 0 {
+		attrs = append(attrs, slog.Uint64("suppressed", suppressed))
+	}
+	log.LogAttrs(context.Background(), level, "websocket "+e.Kind.String(), attrs...)
+}
+
+// sample reports whether this one is written, and how many before it were not.
+func (s *sink) sample(e Event) (suppressed uint64, ok bool) {
+	key := e.Kind.String() + e.Reason // both from closed sets
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := s.kinds[key]
+	if k == nil {
+		k = &sampler{limit: rate.NewLimiter(logPerSecond, logBurst)}
+		s.kinds[key] = k
+	}
+	if !k.limit.Allow() {
+		k.suppressed++
+		return 0, false
+	}
+	suppressed, k.suppressed = k.suppressed, 0
+	return suppressed, true
+}
+
+// sanitize makes a peer's string fit for a log, a terminal and a page: control
+// characters (C0, DEL, C1), the characters that reorder text, line separators
+// and invalid UTF-8 are escaped, and it is cut to about limit bytes.
+func sanitize(s string, limit int) string {
+	clean := len(s) <= limit
+	for i := 0; clean && i < len(s); i++ {
+		clean = s[i] >= 0x20 && s[i] < 0x7f
+	}
+	if clean {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); {
+		if b.Len() >= limit {
+			b.WriteString("…")
+			break
+		}
+		r, n := utf8.DecodeRuneInString(s[i:])
+		switch {
+		case r == utf8.RuneError && n == 1:
+			fmt.Fprintf(&b, `\x%02x`, s[i])
+		case unsafeRune(r):
+			fmt.Fprintf(&b, `\u%04x`, r)
+		default:
+			b.WriteRune(r)
+		}
+		i += n
+	}
+	return b.String()
+}
+
+func unsafeRune(r rune) bool {
+	switch {
+	case r < 0x20, r >= 0x7f && r < 0xa0: // C0, DEL, C1
+		return true
+	case r == 0x061c, r >= 0x200b && r <= 0x200f, r >= 0x2028 && r <= 0x202e, r >= 0x2060 && r <= 0x206f, r == 0xfeff, r == 0xfff9, r == 0xfffa, r == 0xfffb: // bidi, zero width, separators
+		return true
+	case r >= 0xe0000 && r <= 0xe007f: // tags
+		return true
+	}
+	return false
+}

@@ -1,0 +1,148 @@
+package wsguard
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// Bounds of the Sec-WebSocket headers.
+const (
+	maxHandshakeBytes  = 4 << 10
+	maxHandshakeTokens = 16
+)
+
+// checkUpgrade judges the form of a handshake (RFC 6455 §4.2.1).
+func checkUpgrade(r *http.Request) error {
+	switch {
+	case r.ProtoMajor == 1 && r.ProtoMinor == 0:
+		return denyStatus(ErrHTTPVersion, http.StatusUpgradeRequired, "HTTP/1.0")
+	case r.ProtoMajor != 1 || r.ProtoMinor != 1:
+		return deny(ErrHTTPVersion, "") // extended CONNECT (RFC 8441) is not served
+	case r.ContentLength != 0 || len(r.TransferEncoding) > 0:
+		return deny(ErrBody, "")
+	case r.Method != http.MethodGet:
+		return deny(ErrMethod, "")
+	case !hasToken(r.Header, "Connection", "upgrade"):
+		return deny(ErrNotUpgrade, "Connection header without upgrade")
+	case !hasToken(r.Header, "Upgrade", "websocket"):
+		return deny(ErrNotUpgrade, "Upgrade header without websocket")
+	}
+	if v, ok := single(r.Header, "Sec-Websocket-Version"); !ok || strings.TrimSpace(v) != "13" {
+		return deny(ErrVersion, "")
+	}
+	size := 0
+	for name, values := range r.Header {
+		if strings.HasPrefix(name, "Sec-Websocket-") {
+			for _, v := range values {
+				size += len(v)
+			}
+		}
+	}
+	if size > maxHandshakeBytes {
+		return deny(ErrHeaderTooLarge, "")
+	}
+	if len(headerTokens(r.Header, "Sec-Websocket-Protocol")) > maxHandshakeTokens ||
+		len(headerTokens(r.Header, "Sec-Websocket-Extensions")) > maxHandshakeTokens {
+		return deny(ErrHeaderTooLarge, "too many values")
+	}
+	key, ok := single(r.Header, "Sec-Websocket-Key")
+	if !ok {
+		return deny(ErrHandshake, "not one Sec-WebSocket-Key")
+	}
+	if b, err := base64.StdEncoding.DecodeString(strings.TrimSpace(key)); err != nil || len(b) != 16 {
+		return deny(ErrHandshake, "Sec-WebSocket-Key is not 16 bytes")
+	}
+	return nil
+}
+
+// negotiate picks the first of the endpoint's subprotocols that is offered.
+func (e *Endpoint) negotiate(r *http.Request) (string, error) {
+	offered := headerTokens(r.Header, "Sec-Websocket-Protocol")
+	for _, s := range e.subprotocols {
+		if slices.Contains(offered, s) {
+			return s, e.hasTable(s)
+		}
+	}
+	return "", e.hasTable("")
+}
+
+func (e *Endpoint) hasTable(subprotocol string) error {
+	if len(e.messages.Validators) > 0 && e.messages.validator(subprotocol) == nil {
+		return deny(ErrSubprotocol, "")
+	}
+	return nil
+}
+
+// callAttach runs Attach within the verifier's time. It fails closed.
+func (e *Endpoint) callAttach(r *http.Request, p Principal) (value any, err error) {
+	if e.attach == nil {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), e.g.auth.cfg.VerifyTimeout)
+	defer cancel()
+	defer func() {
+		if v := recover(); v != nil {
+			value, err = nil, deny(ErrUnavailable, "Attach panicked")
+		}
+	}()
+	value, err = e.attach(r.WithContext(ctx), p)
+	if err != nil {
+		closeValue(value)
+		return nil, denyCause(ErrForbidden, err)
+	}
+	return value, nil
+}
+
+// detached is what of a request can be kept after its handler has returned:
+// not its context, for routers use the values in it again for other users.
+func detached(r *http.Request) *http.Request {
+	r = r.Clone(context.Background())
+	r.Body = http.NoBody
+	return r
+}
+
+func newID() string {
+	var b [16]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// headerTokens splits a comma-separated header, all its lines.
+func headerTokens(h http.Header, name string) []string {
+	var tokens []string
+	for _, line := range h[name] {
+		for t := range strings.SplitSeq(line, ",") {
+			if t = strings.Trim(t, " \t"); t != "" {
+				tokens = append(tokens, t)
+			}
+		}
+	}
+	return tokens
+}
+
+func hasToken(h http.Header, name, token string) bool {
+	return slices.ContainsFunc(headerTokens(h, name), func(t string) bool { return strings.EqualFold(t, token) })
+}
+
+// isToken reports whether s is a token of RFC 9110 §5.6.2.
+func isToken(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if c <= 0x20 || c >= 0x7f || strings.IndexByte(`"(),/:;<=>?@[\]{}`, c) >= 0 {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// discardResponse is for a request that has been answered already.
+type discardResponse struct{}
+
+func (discardResponse) Header() http.Header         { return http.Header{} }
+func (discardResponse) Write(p []byte) (int, error) { return len(p), nil }
+func (discardResponse) WriteHeader(int)             {}

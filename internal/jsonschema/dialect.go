@@ -1,0 +1,129 @@
+package jsonschema
+
+import (
+	"strings"
+
+	v5 "github.com/santhosh-tekuri/jsonschema/v5"
+)
+
+// A keywordKind says what stands behind a keyword, so that the linter knows where further schemas are.
+type keywordKind uint8
+
+const (
+	kwPlain     keywordKind = iota + 1 // an assertion, or something that v5 reads by itself
+	kwNote                             // says nothing about which messages are accepted
+	kwRef                              // a URI reference to another schema
+	kwCount                            // a non-negative integer
+	kwFormat                           //
+	kwEnum                             //
+	kwSchema                           // a schema
+	kwSchemaMap                        // names to schemas
+	kwList                             // schemas
+	kwItems                            // a schema, or schemas
+	kwDepends                          // names to a schema or a list of names
+	kwDefs                             // names to schemas that apply only where a reference says so
+)
+
+type dialect struct {
+	name     string
+	draft    *v5.Draft
+	id       string // the keyword that gives a schema its URI
+	loneRef  bool   // $ref hides every keyword beside it
+	keywords map[string]keywordKind
+}
+
+var (
+	draft4, draft6, draft7, draft2019, draft2020 *dialect
+
+	dialects = map[string]*dialect{}
+)
+
+func init() {
+	kw := map[string]keywordKind{
+		"$schema": kwNote, "$comment": kwNote, "title": kwNote, "description": kwNote, "default": kwNote, "examples": kwNote,
+		"readOnly": kwNote, "writeOnly": kwNote, "deprecated": kwNote, "contentEncoding": kwNote, "contentMediaType": kwNote,
+		"$ref": kwRef, "definitions": kwDefs, "$defs": kwDefs,
+		"type": kwPlain, "enum": kwEnum, "format": kwFormat, "pattern": kwPlain, "required": kwPlain, "uniqueItems": kwPlain,
+		"multipleOf": kwPlain, "minimum": kwPlain, "maximum": kwPlain, "exclusiveMinimum": kwPlain, "exclusiveMaximum": kwPlain,
+		"minLength": kwCount, "maxLength": kwCount, "minItems": kwCount, "maxItems": kwCount,
+		"minProperties": kwCount, "maxProperties": kwCount,
+		"not": kwSchema, "allOf": kwList, "anyOf": kwList, "oneOf": kwList,
+		"properties": kwSchemaMap, "patternProperties": kwSchemaMap, "additionalProperties": kwSchema,
+		"items": kwItems, "additionalItems": kwSchema, "dependencies": kwDepends,
+	}
+	make := func(name, url string, draft *v5.Draft, id string, loneRef bool, add map[string]keywordKind, drop ...string) *dialect {
+		for k, v := range add {
+			kw[k] = v
+		}
+		for _, k := range drop {
+			delete(kw, k)
+		}
+		d := &dialect{name: name, draft: draft, id: id, loneRef: loneRef, keywords: map[string]keywordKind{}}
+		for k, v := range kw {
+			d.keywords[k] = v
+		}
+		dialects[url] = d
+		return d
+	}
+	draft4 = make("draft 4", "json-schema.org/draft-04/schema", v5.Draft4, "id", true, map[string]keywordKind{"id": kwNote})
+	draft6 = make("draft 6", "json-schema.org/draft-06/schema", v5.Draft6, "$id", true, map[string]keywordKind{
+		"$id": kwNote, "const": kwPlain, "propertyNames": kwSchema, "contains": kwSchema}, "id")
+	draft7 = make("draft 7", "json-schema.org/draft-07/schema", v5.Draft7, "$id", true, map[string]keywordKind{
+		"if": kwSchema, "then": kwSchema, "else": kwSchema})
+	draft2019 = make("draft 2019-09", "json-schema.org/draft/2019-09/schema", v5.Draft2019, "$id", false, map[string]keywordKind{
+		"$anchor": kwNote, "$recursiveAnchor": kwNote, "$vocabulary": kwNote, "$recursiveRef": kwRef, "contentSchema": kwSchema,
+		"minContains": kwCount, "maxContains": kwCount, "dependentRequired": kwPlain, "dependentSchemas": kwSchemaMap,
+		"unevaluatedProperties": kwSchema, "unevaluatedItems": kwSchema})
+	draft2020 = make("draft 2020-12", "json-schema.org/draft/2020-12/schema", v5.Draft2020, "$id", false, map[string]keywordKind{
+		"$dynamicAnchor": kwNote, "$dynamicRef": kwRef, "prefixItems": kwList, "items": kwSchema},
+		"$recursiveAnchor", "$recursiveRef", "additionalItems")
+}
+
+// dialectOf knows the five dialects by their $schema, with or without the empty fragment, over http or https.
+func dialectOf(uri string) *dialect {
+	uri = strings.TrimSuffix(uri, "#")
+	rest, ok := strings.CutPrefix(uri, "https://")
+	if !ok {
+		rest, ok = strings.CutPrefix(uri, "http://")
+	}
+	if !ok {
+		return nil
+	}
+	return dialects[rest]
+}
+
+// nearest returns the keyword that a misspelt one was probably meant to be, or "".
+func (d *dialect) nearest(word string) string {
+	best, dist := "", 3
+	for k := range d.keywords {
+		if n := editDistance(word, k, dist); n < dist || n == dist && n < 3 && k < best {
+			best, dist = k, n
+		}
+	}
+	return best
+}
+
+// editDistance is Levenshtein's, without case; it gives up at most.
+func editDistance(a, b string, most int) int {
+	a, b = strings.ToLower(a), strings.ToLower(b)
+	if d := len(a) - len(b); d > most || -d > most || len(a) > 64 {
+		return most + 1
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diag := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diag
+			if a[i] != b[j] {
+				cost++
+			}
+			diag = row[j+1]
+			row[j+1] = min(cost, row[j]+1, diag+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,606 @@
+package jsonschema
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"net/url"
+	"regexp"
+	"regexp/syntax"
+	"slices"
+	"strings"
+
+	v5 "github.com/santhosh-tekuri/jsonschema/v5"
+)
+
+// A node is one schema object, made out of v5's once and never changed afterwards. It stays close to v5's tree; an
+// engine over raw bytes can be compiled from it, and whatever that cannot do is judged by walking the node itself.
+type node struct {
+	id     int
+	loc    string // where it stands, for errors
+	always int8   // 1: accepts everything, -1: nothing
+	memo   bool   // a reference leads back to it from within, so its verdicts are worth keeping
+
+	types    uint8 // bits of valueKind; 0: any
+	integer  bool  // numbers only if integer
+	constant *valueSet
+	enum     *valueSet
+
+	// strings
+	minLen, maxLen int // -1: none
+	pattern        *pattern
+	format         func(any) bool
+	formatCost     formatCost
+	base64, json   bool // contentEncoding, contentMediaType, which draft 7 asserts
+
+	// numbers
+	min, max, exMin, exMax, multipleOf *decimal
+
+	// objects
+	object             bool
+	minProps, maxProps int // -1: none
+	names              map[string]name
+	required           int
+	patternProps       []patternProp
+	extra              extra // members that neither a name nor a pattern has covered
+	extraProps         *node
+	propertyNames      *node
+	regexNames         bool
+	depends            []depend
+
+	// arrays
+	array              bool
+	minItems, maxItems int // -1: none
+	unique             bool
+	prefix             []*node
+	rest               extra
+	restItems          *node
+	contains           *node
+	minContains        int
+	maxContains        int // -1: none
+	containsMarks      bool
+
+	// the same value again
+	ref, not, ifs, then, els *node
+	allOf, anyOf, oneOf      []*node
+	recursiveRef             *node
+	dynamicRef               *node
+	dynamicName              string // the anchor that $dynamicRef looks for; "": a plain reference
+
+	unevaluatedProps, unevaluatedItems *node
+
+	res *schemaResource
+}
+
+// A formatCost is how the cost of a format grows with the length of the string.
+type formatCost uint8
+
+const (
+	costPlain  formatCost = iota
+	costSquare            // v5 collects the units of a duration one by one
+	costRegex             // a class such as \pL is a long table
+)
+
+type extra uint8
+
+const (
+	extraUnsaid extra = iota // accepted, and not evaluated
+	extraAllowed
+	extraDenied
+	extraSchema
+)
+
+type name struct {
+	node     *node // nil: only required
+	required bool
+}
+
+type patternProp struct {
+	*pattern
+	node *node
+}
+
+// A depend is what the presence of one member asks for.
+type depend struct {
+	name     string
+	keyword  string
+	required []string
+	node     *node
+}
+
+// A pattern knows what RE2 may cost: each character against as many instructions as can be live at once.
+type pattern struct {
+	re    *regexp.Regexp
+	width int
+}
+
+// plainWidth is the width of a pattern whose next character always decides what comes next.
+const plainWidth = 8
+
+func newPattern(re *regexp.Regexp) *pattern {
+	if re == nil {
+		return nil
+	}
+	p := &pattern{re: re, width: 1000}
+	if tree, err := syntax.Parse(re.String(), syntax.Perl); err == nil {
+		if prog, err := syntax.Compile(tree.Simplify()); err == nil {
+			if p.width = len(prog.Inst); p.width > plainWidth && deterministic(prog) {
+				p.width = plainWidth
+			}
+		}
+	}
+	return p
+}
+
+// deterministic reports whether an anchored program has at most one instruction live that takes a character. Such are
+// most patterns of identifiers and dates, and counted repeats make them long: their length says nothing of their cost.
+func deterministic(prog *syntax.Prog) bool {
+	if prog.StartCond()&syntax.EmptyBeginText == 0 {
+		return false
+	}
+	seen := make([]int, len(prog.Inst))
+	var live []*syntax.Inst
+	var follow func(pc uint32, mark int) bool
+	follow = func(pc uint32, mark int) bool {
+		if seen[pc] == mark {
+			return true
+		}
+		seen[pc] = mark
+		in := &prog.Inst[pc]
+		switch in.Op {
+		case syntax.InstAlt, syntax.InstAltMatch:
+			return follow(in.Out, mark) && follow(in.Arg, mark)
+		case syntax.InstCapture, syntax.InstNop, syntax.InstEmptyWidth:
+			return follow(in.Out, mark)
+		case syntax.InstRune, syntax.InstRune1, syntax.InstRuneAny, syntax.InstRuneAnyNotNL:
+			for _, o := range live {
+				if overlap(in, o) {
+					return false
+				}
+			}
+			live = append(live, in)
+			return len(live) <= 32
+		}
+		return true
+	}
+	if !follow(uint32(prog.Start), 1) {
+		return false
+	}
+	for i := range prog.Inst {
+		switch in := &prog.Inst[i]; in.Op {
+		case syntax.InstRune, syntax.InstRune1, syntax.InstRuneAny, syntax.InstRuneAnyNotNL:
+			live = live[:0]
+			if !follow(in.Out, i+2) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// overlap reports whether some character fits both instructions; it may say so when none does.
+func overlap(a, b *syntax.Inst) bool {
+	ra, rb := ranges(a), ranges(b)
+	if ra == nil || rb == nil {
+		return true
+	}
+	for i := 0; i+1 < len(ra); i += 2 {
+		for j := 0; j+1 < len(rb); j += 2 {
+			if ra[i] <= rb[j+1] && rb[j] <= ra[i+1] {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func ranges(in *syntax.Inst) []rune {
+	switch {
+	case in.Op == syntax.InstRuneAny || in.Op == syntax.InstRuneAnyNotNL || len(in.Rune) > 64:
+		return nil
+	case len(in.Rune) == 1: // also folded case, which the flag in Arg says
+		if syntax.Flags(in.Arg)&syntax.FoldCase != 0 {
+			return nil
+		}
+		return []rune{in.Rune[0], in.Rune[0]}
+	}
+	return in.Rune
+}
+
+// A valueSet answers whether a value is among those of an enum, in a time that does not depend on how many there are.
+type valueSet struct {
+	tree   tree
+	byHash map[uint64][]int32
+	kinds  uint8
+}
+
+func newValueSet(values []any) *valueSet {
+	s := &valueSet{byHash: map[uint64][]int32{}}
+	for _, v := range values {
+		i := s.tree.graft(v)
+		h := s.tree.hashOf(i, func(int) {})
+		s.byHash[h] = append(s.byHash[h], i)
+		s.kinds |= 1 << s.tree.vals[i].kind
+	}
+	return s
+}
+
+// A schemaResource is what dynamic references distinguish: a document, or a part of it with an $id of its own.
+type schemaResource struct {
+	id        int
+	dynamic   map[string]*node // by $dynamicAnchor
+	recursive *node            // its root, where that has $recursiveAnchor: true
+}
+
+type program struct {
+	root      *node
+	nodes     []*node
+	resources []*schemaResource
+	dynamic   bool // there are references that depend on the way that led to them
+	context   bool // and the way makes a difference, since it leads through several resources
+}
+
+// A source is hooked into every node that v5 compiles, for what v5 does not export.
+type source struct{ keywords map[string]any }
+
+func (source) Validate(v5.ValidationContext, any) error { return nil }
+
+type sources struct{}
+
+const extensionName = "wsguard"
+
+func (sources) Compile(_ v5.CompilerContext, m map[string]any) (v5.ExtSchema, error) {
+	return source{m}, nil
+}
+
+type builder struct {
+	l       *linter
+	c       *v5.Compiler
+	prog    *program
+	byV5    map[*v5.Schema]*node
+	byRes   map[position]*schemaResource
+	touched map[string]bool // URLs of documents that the program reaches
+	onPath  map[*node]bool
+	rootURL string
+}
+
+// locate normalises a location of v5, whose fragment is percent-encoded.
+func locate(loc string) (base, pointer string) {
+	u, frag, _ := strings.Cut(loc, "#")
+	if p, err := url.PathUnescape(frag); err == nil {
+		frag = p
+	}
+	return u, frag
+}
+
+func (b *builder) resourceOf(s *v5.Schema) (*schemaResource, bool) {
+	u, at := locate(s.Location)
+	b.touched[u] = true
+	pos, own := u+"#", at == ""
+	for p := at; ; p = p[:strings.LastIndexByte(p, '/')] {
+		if res, ok := b.l.resource[u+"#"+p]; ok {
+			pos, own = res, res == u+"#"+at
+			break
+		}
+		if p == "" {
+			break
+		}
+	}
+	r := b.byRes[pos]
+	if r == nil {
+		r = &schemaResource{id: len(b.prog.resources), dynamic: map[string]*node{}}
+		b.byRes[pos] = r
+		b.prog.resources = append(b.prog.resources, r)
+	}
+	return r, own
+}
+
+func kindsOf(types []string) (bits uint8, integer bool) {
+	integer = true
+	for _, t := range types {
+		switch t {
+		case "null":
+			bits |= 1 << isNull
+		case "boolean":
+			bits |= 1<<isFalse | 1<<isTrue
+		case "number":
+			bits |= 1 << isNumber
+			integer = false
+		case "integer":
+			bits |= 1 << isNumber
+		case "string":
+			bits |= 1 << isString
+		case "array":
+			bits |= 1 << isArray
+		case "object":
+			bits |= 1 << isObject
+		}
+	}
+	return bits, integer && bits&(1<<isNumber) != 0
+}
+
+// node turns a schema of v5 into a node, once.
+func (b *builder) node(s *v5.Schema) *node {
+	if s == nil {
+		return nil
+	}
+	if n := b.byV5[s]; n != nil {
+		if b.onPath[n] {
+			n.memo = true
+		}
+		return n
+	}
+	loc := s.Location
+	if rest, ok := strings.CutPrefix(loc, b.rootURL); ok && strings.HasPrefix(rest, "#") {
+		loc = rest
+	}
+	n := &node{id: len(b.prog.nodes), loc: sanitise(loc), minLen: -1, maxLen: -1, minProps: -1, maxProps: -1, minItems: -1, maxItems: -1,
+		maxContains: -1}
+	b.byV5[s] = n
+	b.prog.nodes = append(b.prog.nodes, n)
+	b.onPath[n] = true
+	defer delete(b.onPath, n)
+	var own bool
+	n.res, own = b.resourceOf(s)
+	if s.Always != nil {
+		n.always = -1
+		if *s.Always {
+			n.always = 1
+		}
+		return n
+	}
+	src, sourced := s.Extensions[extensionName].(source)
+	if s.DynamicAnchor != "" && n.res.dynamic[s.DynamicAnchor] == nil {
+		n.res.dynamic[s.DynamicAnchor] = n
+	}
+	if s.RecursiveAnchor && own {
+		n.res.recursive = n
+	}
+
+	if len(s.Types) > 0 {
+		n.types, n.integer = kindsOf(s.Types)
+	}
+	if len(s.Constant) > 0 {
+		n.constant = newValueSet(s.Constant[:1])
+	}
+	if len(s.Enum) > 0 {
+		n.enum = newValueSet(s.Enum)
+	}
+	b.strings(n, s, sourced)
+	n.min, n.max = decimalOf(s.Minimum), decimalOf(s.Maximum)
+	n.exMin, n.exMax, n.multipleOf = decimalOf(s.ExclusiveMinimum), decimalOf(s.ExclusiveMaximum), decimalOf(s.MultipleOf)
+	b.objects(n, s)
+	b.arrays(n, s)
+
+	n.ref, n.not = b.node(s.Ref), b.node(s.Not)
+	n.ifs, n.then, n.els = b.node(s.If), b.node(s.Then), b.node(s.Else)
+	n.allOf, n.anyOf, n.oneOf = b.list(s.AllOf), b.list(s.AnyOf), b.list(s.OneOf)
+	if n.recursiveRef = b.node(s.RecursiveRef); n.recursiveRef != nil {
+		b.prog.dynamic = true
+	}
+	if n.dynamicRef = b.node(s.DynamicRef); n.dynamicRef != nil {
+		text := "#" + s.DynamicRef.DynamicAnchor
+		if sourced {
+			text, _ = src.keywords["$dynamicRef"].(string)
+		}
+		if _, frag, _ := strings.Cut(text, "#"); frag != "" && frag[0] != '/' && frag == s.DynamicRef.DynamicAnchor {
+			n.dynamicName = frag
+			b.prog.dynamic = true
+		}
+	}
+	n.unevaluatedProps, n.unevaluatedItems = b.node(s.UnevaluatedProperties), b.node(s.UnevaluatedItems)
+	return n
+}
+
+func (b *builder) list(schemas []*v5.Schema) []*node {
+	nodes := make([]*node, len(schemas))
+	for i, s := range schemas {
+		nodes[i] = b.node(s)
+	}
+	return nodes
+}
+
+func (b *builder) strings(n *node, s *v5.Schema, sourced bool) {
+	n.minLen, n.maxLen = s.MinLength, s.MaxLength
+	n.pattern = newPattern(s.Pattern)
+	if s.Format != "" && b.assertsFormat(s, sourced) {
+		n.format = formats[s.Format]
+		switch s.Format {
+		case "duration", "period":
+			n.formatCost = costSquare
+		case "regex":
+			n.formatCost = costRegex
+		}
+	}
+	if s.Draft == v5.Draft7 {
+		n.base64 = s.ContentEncoding == "base64"
+		// An encoding that nobody decodes leaves a content type unchecked.
+		n.json = s.ContentMediaType == "application/json" && (n.base64 || s.ContentEncoding == "")
+	}
+}
+
+func (b *builder) assertsFormat(s *v5.Schema, sourced bool) bool {
+	if !b.l.opt.AnnotateFormat || !sourced { // a metaschema of v5 asserts
+		return true
+	}
+	if s.Draft != v5.Draft2019 && s.Draft != v5.Draft2020 {
+		return true
+	}
+	u, _ := locate(s.Location)
+	for _, d := range b.l.docs {
+		if d.url == u {
+			return d.assertsFormat
+		}
+	}
+	return false
+}
+
+func decodes(s string, asBase64, asJSON bool) bool {
+	content := []byte(s)
+	if asBase64 {
+		var err error
+		if content, err = base64.StdEncoding.DecodeString(s); err != nil {
+			return false
+		}
+	}
+	return !asJSON || json.Valid(content)
+}
+
+func (b *builder) objects(n *node, s *v5.Schema) {
+	n.minProps, n.maxProps = s.MinProperties, s.MaxProperties
+	if len(s.Properties)+len(s.Required) > 0 {
+		n.names = map[string]name{}
+	}
+	for _, k := range sortedNames(s.Properties) {
+		n.names[k] = name{node: b.node(s.Properties[k])}
+	}
+	for _, k := range s.Required {
+		p := n.names[k]
+		if !p.required {
+			n.required++
+		}
+		p.required = true
+		n.names[k] = p
+	}
+	for re, sub := range s.PatternProperties {
+		n.patternProps = append(n.patternProps, patternProp{newPattern(re), b.node(sub)})
+	}
+	slices.SortFunc(n.patternProps, func(a, b patternProp) int { return strings.Compare(a.re.String(), b.re.String()) })
+	n.extra, n.extraProps = b.extra(s.AdditionalProperties)
+	n.propertyNames, n.regexNames = b.node(s.PropertyNames), s.RegexProperties
+	for _, k := range sortedNames(s.Dependencies) {
+		switch v := s.Dependencies[k].(type) {
+		case []string:
+			n.depends = append(n.depends, depend{name: k, keyword: "dependencies", required: v})
+		case *v5.Schema:
+			n.depends = append(n.depends, depend{name: k, keyword: "dependencies", node: b.node(v)})
+		}
+	}
+	for _, k := range sortedNames(s.DependentRequired) {
+		n.depends = append(n.depends, depend{name: k, keyword: "dependentRequired", required: s.DependentRequired[k]})
+	}
+	for _, k := range sortedNames(s.DependentSchemas) {
+		n.depends = append(n.depends, depend{name: k, keyword: "dependentSchemas", node: b.node(s.DependentSchemas[k])})
+	}
+	n.object = n.names != nil || n.minProps >= 0 || n.maxProps >= 0 || len(n.patternProps) > 0 || n.extra != extraUnsaid ||
+		n.propertyNames != nil || n.regexNames || len(n.depends) > 0
+}
+
+func (b *builder) extra(v any) (extra, *node) {
+	switch v := v.(type) {
+	case bool:
+		if v {
+			return extraAllowed, nil
+		}
+		return extraDenied, nil
+	case *v5.Schema:
+		return extraSchema, b.node(v)
+	}
+	return extraUnsaid, nil
+}
+
+func (b *builder) arrays(n *node, s *v5.Schema) {
+	n.minItems, n.maxItems, n.unique = s.MinItems, s.MaxItems, s.UniqueItems
+	switch items := s.Items.(type) {
+	case *v5.Schema:
+		n.rest, n.restItems = extraSchema, b.node(items)
+	case []*v5.Schema:
+		n.prefix = b.list(items)
+		n.rest, n.restItems = b.extra(s.AdditionalItems)
+	}
+	if s.Items == nil {
+		n.prefix = b.list(s.PrefixItems)
+		if s.Items2020 != nil {
+			n.rest, n.restItems = extraSchema, b.node(s.Items2020)
+		}
+	}
+	if s.MinContains != -1 || s.MaxContains != -1 {
+		n.contains, n.minContains, n.maxContains, n.containsMarks = b.node(s.Contains), s.MinContains, s.MaxContains, s.ContainsEval
+	}
+	n.array = n.minItems >= 0 || n.maxItems >= 0 || n.unique || len(n.prefix) > 0 || n.rest != extraUnsaid || n.contains != nil
+}
+
+func sortedNames[T any](m map[string]T) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// anchors compiles what only a dynamic reference leads to, until nothing new turns up.
+func (b *builder) anchors() error {
+	for done := map[anchor]bool{}; b.prog.dynamic; {
+		found := false
+		for _, a := range b.l.anchors {
+			if done[a] || !b.touched[a.doc.url] {
+				continue
+			}
+			done[a], found = true, true
+			s, err := b.c.Compile(a.doc.key + "#" + escapePointer(a.at))
+			if err != nil {
+				return err
+			}
+			b.node(s)
+		}
+		if !found {
+			return nil
+		}
+	}
+	return nil
+}
+
+// escapePointer writes a pointer as v5 writes it in a fragment.
+func escapePointer(at string) string {
+	parts := strings.Split(at, "/")
+	for i, p := range parts {
+		if !strings.HasPrefix(p, "$") { // keywords are not escaped; names are, and PathEscape leaves $ alone
+			parts[i] = url.PathEscape(p)
+		}
+	}
+	return strings.Join(parts, "/")
+}
+
+// again lists the nodes that judge the same value as n does.
+func (n *node) again(yield func(*node)) {
+	each := func(list ...*node) {
+		for _, c := range list {
+			if c != nil {
+				yield(c)
+			}
+		}
+	}
+	each(n.ref, n.recursiveRef, n.dynamicRef, n.not, n.ifs, n.then, n.els)
+	each(n.allOf...)
+	each(n.anyOf...)
+	each(n.oneOf...)
+	for i := range n.depends {
+		each(n.depends[i].node)
+	}
+}
+
+// loop returns a node that leads back to itself without going into the value. v5 finds most of them, not all.
+func (p *program) loop() *node {
+	const open, closed = 1, 2
+	state := make([]uint8, len(p.nodes))
+	var found *node
+	var visit func(n *node)
+	visit = func(n *node) {
+		state[n.id] = open
+		n.again(func(c *node) {
+			switch state[c.id] {
+			case 0:
+				visit(c)
+			case open:
+				found = c
+			}
+		})
+		state[n.id] = closed
+	}
+	for _, n := range p.nodes {
+		if state[n.id] == 0 && found == nil {
+			visit(n)
+		}
+	}
+	return found
+}

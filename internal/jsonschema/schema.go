@@ -1,0 +1,249 @@
+package jsonschema
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+
+	v5 "github.com/santhosh-tekuri/jsonschema/v5"
+)
+
+// Options says how a schema is read. The zero value is the strict reading.
+type Options struct {
+	// Resources are the further schemas that references may lead to, by absolute URL without a fragment. Nothing else
+	// is ever loaded, neither from a file nor from the network.
+	Resources map[string][]byte
+
+	// Limits bounds the messages that Validate accepts.
+	Limits Limits
+
+	// Fuel bounds what judging one message may cost; see DefaultFuel. 0 means DefaultFuel(len(msg)).
+	Fuel int
+
+	// DefaultDialect is the $schema of sources that have none. "" means 2020-12.
+	DefaultDialect string
+
+	// What follows loosens the reading to what the specifications allow. It is for their test suite.
+
+	AnnotateFormat       bool // 2019-09 and 2020-12: format says nothing unless the metaschema asserts it
+	AllowUnknownKeywords bool // also keywords of other drafts, and those that a $ref hides
+	AllowUnknownFormats  bool // they accept everything
+	AllowMetaschemas     bool // $schema may name one of Resources
+}
+
+// DefaultFuel is how much judging a message of n bytes may cost before it is refused with TokenFuel. A unit is one step:
+// a schema against a value, a member looked up, 64 bytes compared, or some 16 bytes run through a small pattern.
+//
+// The base lets a small message run a large schema; the slope is what a large message has beyond it. Both are far above
+// what schemas without recursion through anyOf can use, since a failing branch ends early and verdicts of recursive
+// nodes are kept. A unit takes between 5 and 100 ns, so that 32 KiB, which may use 2,162,688 units, are done within
+// about 0.2 s at the worst.
+func DefaultFuel(n int) int { return 64<<10 + 64*n }
+
+// A Schema judges messages. It is immutable and safe for concurrent use.
+type Schema struct {
+	prog   *program
+	limits Limits
+	fuel   int
+}
+
+// Compile reads a JSON Schema. It refuses everything that would make the schema mean something else than it seems to,
+// or that would hurt later: sources that are not strict JSON or not valid against their metaschema, unknown dialects,
+// keywords and formats, an empty enum, numbers beyond 64 characters or an exponent of 400, references out of
+// Options.Resources or into something that is no schema, and references that lead back to themselves. The error joins
+// one *SchemaFault for each fault found.
+func Compile(src []byte, opt Options) (s *Schema, err error) {
+	l := &linter{opt: &opt, resource: map[position]position{}, bases: map[string]bool{}}
+	// v5 panics at what its own tests do not cover; a schema is read at start, but not always by who wrote it.
+	defer func() {
+		if r := recover(); r != nil {
+			s, err = nil, errors.Join(append(l.faults, &SchemaFault{Reason: bound(fmt.Sprintf("cannot be compiled: %v", r))})...)
+		}
+	}()
+	prog := l.compile(src)
+	if len(l.faults) > 0 {
+		return nil, errors.Join(l.faults...)
+	}
+	return &Schema{prog: prog, limits: opt.Limits.resolve(), fuel: opt.Fuel}, nil
+}
+
+func (l *linter) compile(src []byte) *program {
+	def := draft2020
+	if u := l.opt.DefaultDialect; u != "" {
+		if def = dialectOf(u); def == nil {
+			l.fatally(&document{key: rootURL}, "", "unknown default dialect %q", bound(u))
+			return nil
+		}
+	}
+	root := l.read(rootURL, src, def)
+	if root != nil && !root.custom {
+		def = root.dialect // a resource that names no dialect is read like the schema that refers to it
+	}
+	for _, key := range sortedNames(l.opt.Resources) {
+		if u, err := url.Parse(key); err != nil || !u.IsAbs() || strings.Contains(key, "#") {
+			l.fatally(&document{key: bound(key)}, "", "a resource's URL is absolute and has no fragment")
+			continue
+		}
+		l.read(key, l.opt.Resources[key], def)
+	}
+	for _, d := range l.docs {
+		if d.custom {
+			l.adopt(d)
+		}
+	}
+	for _, d := range l.docs {
+		l.bases[d.key], l.bases[d.url] = true, true
+		l.schema(d, d.doc, "", d.url, d.url+"#")
+	}
+	if !l.opt.AllowUnknownKeywords {
+		l.references()
+	}
+	if l.fatal {
+		return nil // v5 would panic, hang or repeat what has been said
+	}
+	if root.custom {
+		def = root.dialect
+	}
+	return l.build(root, def)
+}
+
+func (l *linter) build(root *document, def *dialect) *program {
+	c := v5.NewCompiler()
+	c.Draft = def.draft
+	c.LoadURL = func(u string) (io.ReadCloser, error) {
+		return nil, fmt.Errorf("%s is not among the resources; nothing is loaded from a file or the network", bound(u))
+	}
+	c.RegisterExtension(extensionName, nil, sources{})
+	for _, d := range l.docs {
+		if err := c.AddResource(d.key, strings.NewReader(string(d.raw))); err != nil {
+			l.fault(d, "", "%s", bound(err.Error()))
+			return nil
+		}
+	}
+	compiled, err := c.Compile(root.key)
+	if err != nil {
+		l.fromV5(root, err)
+		return nil
+	}
+	b := &builder{l: l, c: c, prog: &program{}, byV5: map[*v5.Schema]*node{}, byRes: map[position]*schemaResource{},
+		touched: map[string]bool{}, onPath: map[*node]bool{}}
+	b.rootURL, _, _ = strings.Cut(compiled.Location, "#")
+	b.prog.root = b.node(compiled)
+	if err := b.anchors(); err != nil {
+		l.fromV5(root, err)
+		return nil
+	}
+	if n := b.prog.loop(); n != nil {
+		at, _ := strings.CutPrefix(n.loc, "#")
+		l.faults = append(l.faults, &SchemaFault{Pointer: at, Reason: "leads back to itself without going into the value: an infinite loop"})
+		return nil
+	}
+	b.schemasOnly()
+	b.prog.context = b.prog.dynamic && len(b.prog.resources) > 1
+	return b.prog
+}
+
+// schemasOnly refuses references into an enum, an example or a map of schemas: nobody has checked what stands there.
+func (b *builder) schemasOnly() {
+	if b.l.opt.AllowUnknownKeywords {
+		return
+	}
+	seen := map[string]bool{}
+	for s := range b.byV5 {
+		u, at := locate(s.Location)
+		for _, d := range b.l.docs {
+			if _, ok := b.l.resource[u+"#"+at]; d.url == u && !ok && !seen[u+at] {
+				seen[u+at] = true
+				b.l.fault(d, at, "a reference leads here, and here is no schema")
+			}
+		}
+	}
+}
+
+// fromV5 turns an error of v5 into faults, without those that are known already.
+func (l *linter) fromV5(root *document, err error) {
+	var se *v5.SchemaError
+	if errors.As(err, &se) {
+		err = se.Err
+	}
+	var ve *v5.ValidationError
+	if !errors.As(err, &ve) {
+		if len(l.faults) == 0 {
+			text := strings.ReplaceAll(strings.TrimPrefix(err.Error(), "jsonschema: "), rootURL, "")
+			l.fault(root, "", "%s", bound(text))
+		}
+		return
+	}
+	var leaves []*SchemaFault
+	var walk func(e *v5.ValidationError)
+	walk = func(e *v5.ValidationError) {
+		if len(e.Causes) > 0 {
+			for _, c := range e.Causes {
+				walk(c)
+			}
+			return
+		}
+		_, at := locate("#" + e.InstanceLocation)
+		leaves = append(leaves, &SchemaFault{root.name(), sanitise(at), "against the metaschema: " + bound(e.Message)})
+	}
+	walk(ve)
+	slices.SortStableFunc(leaves, func(a, b *SchemaFault) int {
+		return strings.Compare(a.Pointer+"\x00"+a.Reason, b.Pointer+"\x00"+b.Reason)
+	})
+	for i, f := range leaves {
+		known := i > 0 && leaves[i-1].Pointer == f.Pointer || slices.ContainsFunc(l.faults, func(err error) bool {
+			return err.(*SchemaFault).Pointer == f.Pointer
+		})
+		if !known && len(l.faults) < 64 {
+			l.faults = append(l.faults, f)
+		}
+	}
+}
+
+var evaluators = sync.Pool{New: func() any { return new(evaluator) }}
+
+// Validate reports whether msg is strict JSON and what the schema asks for. It returns nil or an *Error: the first fault
+// of the scan, otherwise the first of the schema, or the deepest where every branch of an anyOf or oneOf failed. It does
+// not panic, whatever msg is.
+func (s *Schema) Validate(msg []byte) error {
+	if e := s.validate(msg, nil); e != nil {
+		return e
+	}
+	return nil
+}
+
+func (s *Schema) validate(msg []byte, used *int) (err *Error) {
+	if off, f := scan(msg, &s.limits); f != faultNone {
+		return f.error(off)
+	}
+	fuel := s.fuel
+	if fuel <= 0 {
+		fuel = DefaultFuel(len(msg))
+	}
+	e := evaluators.Get().(*evaluator)
+	e.fuel = fuel
+	defer func() {
+		if used != nil {
+			*used = fuel - e.fuel
+		}
+		if r := recover(); r != nil {
+			// After a panic the evaluator is not trusted with another message.
+			switch r := r.(type) {
+			case stop:
+				err = &Error{Kind: KindLimit, Token: TokenFuel, Offset: -1}
+				if r == stopLoop {
+					err.Kind, err.Token = KindInternal, TokenLoop
+				}
+			default:
+				err = &Error{Kind: KindInternal, Token: TokenInternalPanic, Offset: -1}
+			}
+		}
+	}()
+	err = e.run(s.prog, string(msg))
+	e.release()
+	return err
+}

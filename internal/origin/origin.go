@@ -1,0 +1,208 @@
+// Package origin parses and matches web origins (RFC 6454) and the names in a
+// Host header (RFC 9110, section 7.2).
+//
+// Both sides go through the same parser: an entry of an allow-list once, at
+// construction, and the header of each request. What comes out is a tuple, and
+// only whole tuples are compared. There is no prefix, suffix or substring
+// comparison, which is where the well-known bypasses come from.
+//
+// The parser takes one spelling of a host and refuses the others. Only the case
+// of letters and the default port may differ, because that is all in which two
+// honest spellings of an origin differ. An address in another notation
+// (127.1, 0x7f.0.0.1, [0:0:0:0:0:0:0:1]) is malformed, not equal.
+package origin
+
+import "strings"
+
+// maxLen bounds an Origin header, a Host header and an entry, in bytes. A name
+// has at most 253 bytes (RFC 1035), so nothing honest comes near.
+const maxLen = 512
+
+// A Fault names one entry that cannot be part of a list.
+type Fault struct {
+	Value  string // the entry as it was written
+	Reason string // a phrase that says what is wrong with it and, where that is known, what to write instead
+}
+
+// tuple is an origin in canonical form: lower case, and no port where the port
+// is the scheme's own. For a wildcard, host is what stands behind "*.".
+type tuple struct{ scheme, host, port string }
+
+// List is a set of origins. It does not change once it is parsed. A nil List and
+// the zero List match nothing.
+type List struct {
+	exact map[tuple]struct{}
+	wild  map[tuple]struct{}
+	null  bool
+}
+
+// ParseList parses an allow-list of origins. An entry is one of
+//
+//	https://app.example.com        this scheme, this host, the scheme's own port
+//	https://app.example.com:8443   this port only
+//	http://127.0.0.1:8080          an IPv4 address in dotted decimal
+//	http://[::1]:3000              an IPv6 address in its RFC 5952 form
+//	https://*.example.com          exactly one label before example.com
+//	chrome-extension://id          another scheme, without wildcards
+//	null                           the opaque origin: sandboxed frames, file: pages, some redirects
+//
+// A wildcard never stands for the apex, for two labels, or for a suffix under
+// which anybody can register a name (*.com, *.co.uk, *.github.io). The last is
+// only known for the common ones: the whole Public Suffix List changes weekly
+// and is not built in.
+//
+// Every bad entry is returned, not just the first, and then the List is nil.
+func ParseList(entries []string) (*List, []Fault) {
+	var faults []Fault
+	l := &List{exact: make(map[tuple]struct{}), wild: make(map[tuple]struct{})}
+	for _, e := range entries {
+		if e == "null" {
+			l.null = true
+			continue
+		}
+		t, wild, reason := parseEntry(e)
+		switch {
+		case reason != "":
+			faults = append(faults, Fault{e, reason})
+		case wild:
+			l.wild[t] = struct{}{}
+		default:
+			l.exact[t] = struct{}{}
+		}
+	}
+	if faults != nil {
+		return nil, faults
+	}
+	return l, nil
+}
+
+// Len is the number of different entries.
+func (l *List) Len() int {
+	if l == nil {
+		return 0
+	}
+	n := len(l.exact) + len(l.wild)
+	if l.null {
+		n++
+	}
+	return n
+}
+
+// Match reports whether header, the value of a request's only Origin header, is
+// in the list. What is not a well-formed origin is in no list. That no second
+// Origin header exists is the caller's to check.
+//
+// A header that is already in lower case, as browsers send it, costs no
+// allocation.
+func (l *List) Match(header string) bool {
+	if l == nil {
+		return false
+	}
+	if header == "null" { // RFC 6454, section 7.1: these bytes, in this case
+		return l.null
+	}
+	t, reason := parseOrigin(header)
+	if reason != "" {
+		return false
+	}
+	if _, ok := l.exact[t]; ok {
+		return true
+	}
+	if len(l.wild) == 0 {
+		return false
+	}
+	// What follows the first label must be a suffix of the list, whole. An
+	// address cannot match here: no suffix ends in a number or a bracket.
+	_, behind, ok := strings.Cut(t.host, ".")
+	if !ok {
+		return false
+	}
+	t.host = behind
+	_, ok = l.wild[t]
+	return ok
+}
+
+// parseEntry parses an entry of a List, which may have a wildcard.
+func parseEntry(s string) (t tuple, wild bool, reason string) {
+	if s == "*" {
+		return tuple{}, false, "would let every site in; that takes the option whose name starts with Insecure"
+	}
+	s, reason = fold(s)
+	if reason != "" {
+		return tuple{}, false, reason
+	}
+	scheme, rest, reason := cutScheme(s)
+	if reason != "" {
+		return tuple{}, false, reason
+	}
+	if noPage[scheme] {
+		return tuple{}, false, "no page has an origin of this scheme: list the page's own origin, or null for an opaque one"
+	}
+	rest, wild, reason = cutWildcard(rest)
+	if reason != "" {
+		return tuple{}, false, reason
+	}
+	if wild && scheme != "https" && scheme != "http" {
+		return tuple{}, false, "has a wildcard, which only http and https may have"
+	}
+	host, port, reason := splitHostPort(rest)
+	if reason == "" && wild {
+		reason = checkSuffix(host)
+	}
+	if reason != "" {
+		return tuple{}, false, reason
+	}
+	return canonical(scheme, host, port), wild, ""
+}
+
+// parseOrigin parses the value of an Origin header.
+func parseOrigin(s string) (tuple, string) {
+	s, reason := fold(s)
+	if reason != "" {
+		return tuple{}, reason
+	}
+	scheme, rest, reason := cutScheme(s)
+	if reason != "" {
+		return tuple{}, reason
+	}
+	host, port, reason := splitHostPort(rest)
+	if reason != "" {
+		return tuple{}, reason
+	}
+	return canonical(scheme, host, port), ""
+}
+
+// canonical drops the port that a scheme implies.
+func canonical(scheme, host, port string) tuple {
+	if scheme == "https" && port == "443" || scheme == "http" && port == "80" {
+		port = ""
+	}
+	return tuple{scheme, host, port}
+}
+
+// noPage lists schemes that look plausible in an allow-list and could never
+// match: the scheme of the socket instead of the page's, and those whose pages
+// have an opaque origin (https://html.spec.whatwg.org/#origin).
+var noPage = map[string]bool{
+	"ws": true, "wss": true, "ftp": true,
+	"file": true, "data": true, "blob": true, "about": true, "javascript": true,
+}
+
+// cutScheme cuts "scheme://" off and checks it against RFC 3986, section 3.1.
+func cutScheme(s string) (scheme, rest, reason string) {
+	scheme, rest, ok := strings.Cut(s, "://")
+	if !ok || scheme == "" {
+		return "", "", "has no scheme; write scheme://host or scheme://host:port"
+	}
+	for i := range len(scheme) {
+		switch c := scheme[i]; {
+		case 'a' <= c && c <= 'z':
+		case i > 0 && ('0' <= c && c <= '9' || c == '+' || c == '-' || c == '.'):
+		case c == '*':
+			return "", "", starElsewhere
+		default:
+			return "", "", "has a malformed scheme"
+		}
+	}
+	return scheme, rest, ""
+}

@@ -1,0 +1,222 @@
+package wire
+
+import (
+	"net"
+	"time"
+)
+
+// End ends the connection. The first call wins and returns true: cause is what
+// Cause returns from now on, and the peer is sent code and reason; code 0
+// sends no close frame. End does not block: done is called from a goroutine of
+// its own when the socket is closed, after no more than the grace, the linger
+// and what a write that is under way still takes of the grace.
+func (c *Conn) End(cause error, code int, reason string, done func()) bool {
+	c.mu.Lock()
+	if c.cause != nil {
+		c.mu.Unlock()
+		return false
+	}
+	c.cause = cause
+	close(c.closing)
+	// The reader stops at once. A writer has the grace: if its frame gets
+	// out, the close frame can follow.
+	c.armed = 1
+	c.nc.SetReadDeadline(past)
+	c.warmed = c.now() + c.cfg.CloseGrace
+	c.nc.SetWriteDeadline(c.born.Add(c.warmed))
+	c.mu.Unlock()
+	go c.finish(code, reason, done)
+	return true
+}
+
+// Cut closes the socket without waiting for the peer any longer. It is for
+// after End; before it, End is what to call.
+func (c *Conn) Cut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cut = true
+	c.socket().Close()
+}
+
+// socket is the net.Conn at the bottom: closing a tls.Conn writes an alert,
+// and may wait five seconds for a peer that does not take it.
+func (c *Conn) socket() net.Conn {
+	nc := c.nc
+	for {
+		w, ok := nc.(interface{ NetConn() net.Conn })
+		if !ok {
+			return nc
+		}
+		nc = w.NetConn()
+	}
+}
+
+func (c *Conn) finish(code int, reason string, done func()) {
+	defer done()
+	polite := c.sendClose(code, reason)
+
+	// The reader's Read has failed by now, or fails at once; the application
+	// runs outside of the lock.
+	t := time.NewTimer(c.cfg.CloseGrace)
+	select {
+	case c.rlock <- struct{}{}:
+		c.rctx.clear()
+		if polite {
+			c.linger()
+		}
+		c.release()
+		c.early = nil
+	case <-t.C:
+		// A net.Conn that ignores its deadlines.
+	}
+	t.Stop()
+	c.socket().Close()
+	// Drops the library's finalizer, without which it is never collected.
+	c.ws.CloseNow()
+	close(c.ended)
+}
+
+// sendClose writes the close frame and reports whether it is worth waiting for
+// the peer to read it.
+func (c *Conn) sendClose(code int, reason string) bool {
+	t := time.NewTimer(c.cfg.CloseGrace)
+	defer t.Stop()
+	select {
+	case c.wlock <- struct{}{}:
+		// Kept: nothing is written after this.
+	case <-t.C:
+		// A writer that ignores its deadline. Closing the socket is all
+		// that is left.
+		c.abort()
+		return false
+	}
+	c.wctx.clear()
+	if c.broken {
+		c.abort()
+		return false
+	}
+	if code == 0 {
+		return false
+	}
+	var payload []byte
+	if code != 1005 { // the answer to a close frame without a code has none
+		payload = appendClose(nil, code, reason)
+	}
+	_, err := c.push(opClose, payload, func() bool { return false })
+	return err == nil
+}
+
+// linger waits for the peer to have read the close frame: a socket closed with
+// unread bytes in it is reset, and a reset eats what is on its way (RFC 6455
+// §7.1.1). First the peer may answer with a close frame of its own, then it
+// may close its side; neither for long, and not for many bytes.
+func (c *Conn) linger() {
+	select {
+	case c.cfg.Endings <- struct{}{}:
+		defer func() { <-c.cfg.Endings }()
+	default:
+		return
+	}
+	left := c.cfg.LingerBytes
+	if !c.desync && c.deadline(c.cfg.CloseGrace) {
+		left = c.awaitClose(left)
+	}
+	if !c.deadline(c.cfg.Linger) {
+		return
+	}
+	nc, socket := c.nc, c.socket()
+	if nc != socket {
+		t := time.AfterFunc(c.cfg.Linger, func() { socket.Close() })
+		defer t.Stop()
+	}
+	for {
+		if cw, ok := nc.(interface{ CloseWrite() error }); ok {
+			if cw.CloseWrite() != nil {
+				return
+			}
+		} else {
+			// Nothing that can be half closed: no reset to fear either.
+			return
+		}
+		// Under TLS, what the peer still sends need not be decrypted.
+		inner, ok := nc.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		nc = inner.NetConn()
+	}
+	c.discard(nc, left)
+}
+
+// deadline bounds the waiting that follows. It reports false after Cut.
+func (c *Conn) deadline(d time.Duration) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cut {
+		return false
+	}
+	c.nc.SetDeadline(c.born.Add(c.now() + d))
+	return true
+}
+
+// awaitClose reads frames, throwing them away, until the peer's close frame.
+// It returns what is left of limit.
+func (c *Conn) awaitClose(limit int64) int64 {
+	// What the reader left: header and payload of a frame it was in.
+	skip := c.remain + int64(c.hdr+c.give)
+	if c.early != nil {
+		c.takeEarly()
+	}
+	for limit > 0 {
+		c.makeRoom()
+		for c.w > c.r {
+			if skip > 0 {
+				n := int(min(skip, int64(c.w-c.r)))
+				c.r += n
+				skip -= int64(n)
+				continue
+			}
+			h, n, fault := parseHeader(c.buf[c.r:c.w], c.open)
+			if fault != "" || n > 0 && h.op == opClose || h.length > limit {
+				return limit
+			}
+			if n == 0 {
+				break
+			}
+			if !h.control() {
+				c.open = !h.fin
+			}
+			skip = int64(n) + h.length
+		}
+		c.makeRoom()
+		n, err := c.nc.Read(c.buf[c.w:])
+		c.w += n
+		limit -= int64(n)
+		if err != nil {
+			return 0
+		}
+	}
+	return limit
+}
+
+// discard reads and throws away until EOF, an error, or limit bytes.
+func (c *Conn) discard(nc net.Conn, limit int64) {
+	b := buffers.Get().(*[bufferBytes]byte)
+	defer buffers.Put(b)
+	for limit > 0 {
+		n, err := nc.Read(b[:])
+		limit -= int64(n)
+		if err != nil {
+			return
+		}
+	}
+}
+
+// abort makes the close that follows a reset: the kernel is not to keep bytes
+// that a stuck peer does not take.
+func (c *Conn) abort() {
+	if tcp, ok := c.socket().(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	c.nc.SetDeadline(past)
+}

@@ -1,0 +1,233 @@
+package wire
+
+import (
+	"context"
+	"crypto/rand"
+	"time"
+)
+
+// Write sends one message and returns when the kernel has all of it. A context
+// that ends before the first byte has left stops it with ErrInterrupted, and
+// the connection stays usable. After a *WriteError the caller must end the
+// connection.
+func (c *Conn) Write(ctx context.Context, op byte, p []byte) error {
+	done := ctx.Done()
+	select {
+	case c.wlock <- struct{}{}:
+	default:
+		select {
+		case c.wlock <- struct{}{}:
+		case <-done:
+			return ErrInterrupted
+		case <-c.closing:
+			return ErrClosing
+		}
+	}
+	defer c.unlockWriter()
+	if done != nil {
+		c.wctx.watch(ctx)
+		c.mu.Lock()
+		c.wcur, c.wintr = done, false
+		c.mu.Unlock()
+		if ctx.Err() != nil {
+			return ErrInterrupted
+		}
+	}
+	err := c.writeFrame(op, p)
+	if done != nil {
+		c.mu.Lock()
+		c.wcur = nil
+		c.mu.Unlock()
+	}
+	if err == nil {
+		c.lastApp.Store(int64(c.now()))
+	}
+	return err
+}
+
+// interruptWrite stops a Write that is on behalf of the context with done.
+func (c *Conn) interruptWrite(done <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cause == nil && c.wcur == done {
+		c.wintr = true
+		c.warmed = 1
+		c.nc.SetWriteDeadline(past)
+	}
+}
+
+func (c *Conn) tryLockWriter() bool {
+	select {
+	case c.wlock <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+// unlockWriter lets the writer go, after the control frames that waited for
+// it: so the reader never waits for a stuck writer.
+func (c *Conn) unlockWriter() {
+	for {
+		c.flushControl()
+		<-c.wlock
+		// One may have been left between the flush and the unlock.
+		c.mu.Lock()
+		more := (c.pendPing || c.pendPong != nil) && c.cause == nil
+		c.mu.Unlock()
+		if !more || !c.tryLockWriter() {
+			return
+		}
+	}
+}
+
+// flushControl sends the control frames that wait. An error is not reported:
+// a socket that takes no pong takes nothing, and the next write or the pong
+// timeout finds that out.
+func (c *Conn) flushControl() {
+	c.mu.Lock()
+	ping, pong, data := c.pendPing, c.pendPong, c.pingData
+	c.pendPing, c.pendPong = false, nil
+	c.mu.Unlock()
+	if pong != nil {
+		c.writeFrame(opPong, pong)
+	}
+	if ping {
+		c.writeFrame(opPing, data[:])
+	}
+}
+
+// pong answers a ping, by way of whoever is writing if somebody is. When
+// several wait, only the last is answered (RFC 6455 §5.5.3 allows it).
+func (c *Conn) pong(p []byte) {
+	c.mu.Lock()
+	c.pendPong = append(make([]byte, 0, len(p)), p...)
+	c.mu.Unlock()
+	if c.tryLockWriter() {
+		c.unlockWriter()
+	}
+}
+
+// Ping sends a ping, by way of whoever is writing if somebody is. A ping that
+// still waits for its pong is sent again; its time goes on.
+func (c *Conn) Ping() {
+	c.mu.Lock()
+	if c.pongs.Load() == 0 {
+		rand.Read(c.pingData[:])
+		c.pongs.Store(int64(c.now()))
+	}
+	c.pendPing = true
+	c.mu.Unlock()
+	if c.tryLockWriter() {
+		c.unlockWriter()
+	}
+}
+
+func (c *Conn) answersPing(p []byte) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pongs.Load() != 0 && string(p) == string(c.pingData[:])
+}
+
+// writeFrame sends one frame within the write timeout. The caller is the
+// writer.
+func (c *Conn) writeFrame(op byte, p []byte) error {
+	if c.broken {
+		return ErrClosing
+	}
+	start := c.now()
+	if err := c.armWrite(start); err != nil {
+		return err
+	}
+	sent, err := c.push(op, p, func() bool { return c.rearmWrite(start) })
+	if err == nil {
+		return nil
+	}
+	// Over TLS nobody knows what has left.
+	c.broken = sent > 0 || !c.resumes
+	c.mu.Lock()
+	intr, cause := c.wintr, c.cause
+	c.mu.Unlock()
+	switch {
+	case cause != nil:
+		return ErrClosing
+	case intr && !c.broken:
+		return ErrInterrupted
+	}
+	return &WriteError{Timeout: isTimeout(err) && !intr, Broken: c.broken, Err: err}
+}
+
+// push writes the frame, and goes on after a timeout as long as again says
+// that the deadline was moved.
+func (c *Conn) push(op byte, p []byte, again func() bool) (sent int, err error) {
+	scratch := buffers.Get().(*[bufferBytes]byte)
+	defer buffers.Put(scratch)
+	a := appendHeader(scratch[:0], op, len(p))
+	b := p
+	if len(a)+len(p) <= len(scratch) {
+		a, b = append(a, p...), nil
+	} else if !c.resumes {
+		// Two writes make two TLS records: fill the first.
+		k := len(scratch) - len(a)
+		a, b = append(a, p[:k]...), p[k:]
+	}
+	for {
+		var n int
+		switch {
+		case len(b) == 0:
+			n, err = c.nc.Write(a)
+			a = a[n:]
+		case c.resumes:
+			// One system call and no copy.
+			c.wvec = [2][]byte{a, b}
+			c.wbufs = c.wvec[:]
+			var n64 int64
+			n64, err = c.wbufs.WriteTo(c.nc)
+			c.wvec, c.wbufs = [2][]byte{}, nil
+			n = int(n64)
+			k := min(n, len(a))
+			a, b = a[k:], b[n-k:]
+		default:
+			if n, err = c.nc.Write(a); err == nil {
+				sent += n
+				n, err = c.nc.Write(b)
+			}
+		}
+		sent += n
+		if err == nil || !c.resumes || !isTimeout(err) || !again() {
+			return sent, err
+		}
+	}
+}
+
+// armWrite makes sure that a write begun at now may take half the write
+// timeout at least. A write that needs more is given it by rearmWrite, so that
+// a busy connection seldom moves its deadline.
+func (c *Conn) armWrite(now time.Duration) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cause != nil {
+		return ErrClosing
+	}
+	if c.wintr && c.wcur != nil {
+		return ErrInterrupted
+	}
+	if !c.resumes || c.warmed < now+c.cfg.WriteTimeout/2 {
+		c.warmed = now + c.cfg.WriteTimeout
+		c.nc.SetWriteDeadline(c.born.Add(c.warmed))
+	}
+	return nil
+}
+
+// rearmWrite gives a write begun at start what is left of its time.
+func (c *Conn) rearmWrite(start time.Duration) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	end := start + c.cfg.WriteTimeout
+	if c.cause != nil || c.wintr && c.wcur != nil || c.now() >= end {
+		return false
+	}
+	c.warmed = end
+	c.nc.SetWriteDeadline(c.born.Add(end))
+	return true
+}

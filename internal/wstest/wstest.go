@@ -1,0 +1,18 @@
+// Package wstest holds the helpers of the project's own tests. Nothing in it is
+// part of the library, and it imports nothing but the standard library.
+//
+//   - [Pipe] and [Listener] are an in-memory network that behaves like TCP and
+//     blocks only in ways that [testing/synctest] understands, so that hours of
+//     a connection's life pass in milliseconds and every deadline can be
+//     asserted to the exact duration.
+//   - [Client] is a raw WebSocket client. It sends whatever a test asks for,
+//     legal or not, and is strict about what comes back.
+//   - [Serve], [ServeTLS] and [ServePipe] start a server that the test's end
+//     stops.
+//   - [CheckGoroutines] and [KeepAlive] keep leaks, and tests that pass by
+//     accident, from going unnoticed.
+//   - [Log] records what was logged.
+//
+// Nothing here waits longer than a bounded time unless a test asks for it: a
+// server that hangs fails its test instead of hanging it.
+package wstest

@@ -1,0 +1,556 @@
+package wsguard
+
+import (
+	"math"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/wsguard/wsguard/internal/clientip"
+	"github.com/wsguard/wsguard/internal/keyed"
+)
+
+// Off switches a limit or a timeout off.
+const Off = -1
+
+// Rate is a token bucket: PerSecond tokens flow in, Burst are there at first
+// and at most. In each field 0 is the default; Rate{PerSecond: Off} is no
+// limit. A rate of your own needs a burst of your own.
+type Rate struct {
+	PerSecond float64
+	Burst     int
+}
+
+func (r Rate) off() bool { return r.PerSecond == Off }
+
+// resolve applies the default. An Off rate comes back as it is.
+func (r Rate) resolve(def Rate, field string, f *faults) Rate {
+	switch {
+	case r.PerSecond == Off:
+		if r.Burst != 0 && r.Burst != Off {
+			f.add(field, r, "a burst, but the rate is Off")
+		}
+		return Rate{PerSecond: Off}
+	case r.PerSecond == 0 && r.Burst == 0:
+		return def
+	case math.IsNaN(r.PerSecond) || math.IsInf(r.PerSecond, 0) || r.PerSecond < 0:
+		f.add(field, r, "the rate must be a number of tokens per second, 0 for the default, or Off")
+		return def
+	case r.Burst < 0:
+		f.add(field, r, "the burst must be positive, or 0 for the default")
+		return def
+	case r.PerSecond == 0:
+		r.PerSecond = def.PerSecond
+		if def.off() {
+			f.add(field, r, "a burst without a rate")
+		}
+		return r
+	case r.Burst == 0:
+		f.add(field, r, "a rate without a burst: say how many may come at once")
+		return def
+	}
+	return r
+}
+
+// times is n times r, for buckets that several connections share.
+func (r Rate) times(n int) Rate {
+	if r.off() {
+		return r
+	}
+	return Rate{PerSecond: r.PerSecond * float64(n), Burst: int(min(float64(r.Burst)*float64(n), math.MaxInt/2))}
+}
+
+func (r Rate) limiter() *rate.Limiter {
+	if r.off() {
+		return nil
+	}
+	return rate.NewLimiter(rate.Limit(r.PerSecond), r.Burst)
+}
+
+// tableKeys is how many buckets a table keeps at least: 1.5 MiB of them.
+const tableKeys = 65536
+
+func (r Rate) table() *keyed.Table {
+	if r.off() {
+		return nil
+	}
+	return keyed.New(r.PerSecond, float64(r.Burst), tableKeys)
+}
+
+// limit resolves a count: 0 is the default, Off comes back as 0, no limit.
+func limit(v, def int, field string, f *faults) int {
+	switch {
+	case v == 0:
+		return def
+	case v == Off:
+		return 0
+	case v < 0:
+		f.add(field, v, "must be positive, 0 for the default, or Off")
+		return def
+	}
+	return v
+}
+
+// Action is what happens to a message that is refused.
+type Action int
+
+const (
+	// ActionClose closes the connection. It is the default.
+	ActionClose Action = iota
+	// ActionReply answers the message with a notice, at most one a second
+	// with a burst of 20, and reads on.
+	ActionReply
+	// ActionDelay stops reading until the rate allows the message, for five
+	// seconds at most, then closes. It is for rates only.
+	ActionDelay
+	// ActionReport reports the message and delivers it.
+	ActionReport
+)
+
+// maxDelay bounds ActionDelay.
+const maxDelay = 5 * time.Second
+
+// RateConfig bounds how often and how much clients may send. Messages and
+// bytes are payload: pings and pongs have a budget of their own.
+//
+// A bucket belongs to its key, so reconnecting does not refill it. A client is
+// an IPv4 address or an IPv6 /64; a subject is what the credential says, and
+// anonymous connections have no subject limits.
+type RateConfig struct {
+	Messages        Rate // of a connection; default 20/s, burst 40
+	Bytes           Rate // of a connection; default 256 KiB/s, burst 1 MiB
+	ClientMessages  Rate // of all connections of a client; default 16 times Messages
+	ClientBytes     Rate // likewise; default 16 times Bytes
+	SubjectMessages Rate // of all connections of a subject; default 4 times Messages
+	SubjectBytes    Rate // likewise; default 4 times Bytes
+
+	// Action says what happens to a message over a rate. Default
+	// ActionClose: 1008 rate_limited.
+	Action Action
+
+	// Handshakes of a client that pass the origin check. Default 5/s, burst
+	// 20; over it 429.
+	Handshakes Rate
+
+	// MaxInFlight bounds the handshakes that wait for a verifier, a store
+	// or Attach. Default 256 in all (503) and 8 per client (429).
+	MaxInFlight          int
+	MaxInFlightPerClient int
+}
+
+// rates is a RateConfig at work.
+type rates struct {
+	cfg                          RateConfig // resolved
+	handshakes                   *keyed.Table
+	clientMessages, clientBytes  *keyed.Table
+	subjectMessages, subjectByte *keyed.Table
+	inFlight                     *counter
+}
+
+func newRates(cfg RateConfig, f *faults) *rates {
+	cfg.Messages = cfg.Messages.resolve(Rate{20, 40}, "Rates.Messages", f)
+	cfg.Bytes = cfg.Bytes.resolve(Rate{256 << 10, 1 << 20}, "Rates.Bytes", f)
+	cfg.ClientMessages = cfg.ClientMessages.resolve(cfg.Messages.times(16), "Rates.ClientMessages", f)
+	cfg.ClientBytes = cfg.ClientBytes.resolve(cfg.Bytes.times(16), "Rates.ClientBytes", f)
+	cfg.SubjectMessages = cfg.SubjectMessages.resolve(cfg.Messages.times(4), "Rates.SubjectMessages", f)
+	cfg.SubjectBytes = cfg.SubjectBytes.resolve(cfg.Bytes.times(4), "Rates.SubjectBytes", f)
+	cfg.Handshakes = cfg.Handshakes.resolve(Rate{5, 20}, "Rates.Handshakes", f)
+	if cfg.Action < ActionClose || cfg.Action > ActionReport {
+		f.add("Rates.Action", int(cfg.Action), "no such action")
+	}
+	return &rates{
+		cfg:             cfg,
+		handshakes:      cfg.Handshakes.table(),
+		clientMessages:  cfg.ClientMessages.table(),
+		clientBytes:     cfg.ClientBytes.table(),
+		subjectMessages: cfg.SubjectMessages.table(),
+		subjectByte:     cfg.SubjectBytes.table(),
+		inFlight: newCounter(
+			limit(cfg.MaxInFlight, 256, "Rates.MaxInFlight", f),
+			limit(cfg.MaxInFlightPerClient, 8, "Rates.MaxInFlightPerClient", f)),
+	}
+}
+
+// handshake charges a handshake to its client.
+func (r *rates) handshake(client netip.Addr) error {
+	if r.handshakes == nil {
+		return nil
+	}
+	if wait, ok := r.handshakes.Take(r.handshakes.Prefix(clientip.Key(client)), 1, time.Now()); !ok {
+		return denyRetry(ErrHandshakeRate, wait)
+	}
+	return nil
+}
+
+// fly reserves a place among the handshakes in flight.
+func (r *rates) fly(client netip.Addr) (*flight, error) {
+	key := clientip.Key(client)
+	if ok, own := r.inFlight.take(key); !ok {
+		if own {
+			return nil, denyStatus(ErrInFlight, http.StatusTooManyRequests, "of the client")
+		}
+		return nil, deny(ErrInFlight, "")
+	}
+	fl := &flight{release: func() { r.inFlight.give(key) }}
+	fl.hold()
+	return fl, nil
+}
+
+// checkBytes finds the fault that makes a large message impossible for ever.
+func (r *rates) checkBytes(maxMessage int64, f *faults) {
+	for _, b := range []struct {
+		field string
+		rate  Rate
+	}{
+		{"Rates.Bytes", r.cfg.Bytes}, {"Rates.ClientBytes", r.cfg.ClientBytes}, {"Rates.SubjectBytes", r.cfg.SubjectBytes},
+	} {
+		if !b.rate.off() && int64(b.rate.Burst) < maxMessage {
+			f.add(b.field, b.rate, "the burst is smaller than the largest message")
+		}
+	}
+}
+
+// connRates are the buckets that one connection's messages pass. The reader
+// owns it.
+type connRates struct {
+	set             *rates
+	messages, bytes *rate.Limiter
+	shared          []sharedBucket
+}
+
+type sharedBucket struct {
+	table *keyed.Table
+	key   keyed.Key
+	bytes bool
+}
+
+func (r *rates) conn(client netip.Addr, subject string) *connRates {
+	c := &connRates{set: r, messages: r.cfg.Messages.limiter(), bytes: r.cfg.Bytes.limiter()}
+	prefix := clientip.Key(client)
+	add := func(t *keyed.Table, key func() keyed.Key, bytes bool) {
+		if t != nil {
+			c.shared = append(c.shared, sharedBucket{t, key(), bytes})
+		}
+	}
+	add(r.clientMessages, func() keyed.Key { return r.clientMessages.Prefix(prefix) }, false)
+	add(r.clientBytes, func() keyed.Key { return r.clientBytes.Prefix(prefix) }, true)
+	if subject != "" {
+		add(r.subjectMessages, func() keyed.Key { return r.subjectMessages.String(subject) }, false)
+		add(r.subjectByte, func() keyed.Key { return r.subjectByte.String(subject) }, true)
+	}
+	return c
+}
+
+// take charges a message of n bytes. What refuses it takes nothing, and says
+// how long it would have to wait.
+func (c *connRates) take(n int, now time.Time) (wait time.Duration, ok bool) {
+	if c.messages != nil && !c.messages.AllowN(now, 1) {
+		return missing(c.messages, 1, now), false
+	}
+	if c.bytes != nil && n > 0 && !c.bytes.AllowN(now, n) {
+		return missing(c.bytes, n, now), false
+	}
+	for i, b := range c.shared {
+		tokens := 1.0
+		if b.bytes {
+			tokens = float64(n)
+		}
+		if wait, ok := b.table.Take(b.key, tokens, now); !ok {
+			for _, b := range c.shared[:i] {
+				if b.bytes {
+					b.table.Give(b.key, float64(n))
+				} else {
+					b.table.Give(b.key, 1)
+				}
+			}
+			return wait, false
+		}
+	}
+	return 0, true
+}
+
+func missing(l *rate.Limiter, n int, now time.Time) time.Duration {
+	r := l.ReserveN(now, n)
+	defer r.CancelAt(now)
+	if !r.OK() {
+		return rate.InfDuration
+	}
+	return r.DelayFrom(now)
+}
+
+// counter counts what is held, in all and per client.
+type counter struct {
+	max, maxEach int // 0: no limit
+
+	mu   sync.Mutex
+	all  int
+	each map[netip.Prefix]int
+}
+
+func newCounter(max, maxEach int) *counter {
+	return &counter{max: max, maxEach: maxEach, each: map[netip.Prefix]int{}}
+}
+
+// take reports which limit is in the way: of the client's first, for it is
+// about him.
+func (c *counter) take(key netip.Prefix) (ok, own bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.maxEach > 0 && c.each[key] >= c.maxEach {
+		return false, true
+	}
+	if c.max > 0 && c.all >= c.max {
+		return false, false
+	}
+	c.all++
+	c.each[key]++
+	return true, false
+}
+
+func (c *counter) give(key netip.Prefix) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all--
+	if c.each[key]--; c.each[key] == 0 {
+		delete(c.each, key)
+	}
+}
+
+// CapConfig bounds how many connections there are. In each field 0 is the
+// default and Off no limit. A slot is reserved before the upgrade, and comes
+// back when the connection has ended and its handler has returned.
+type CapConfig struct {
+	MaxConns           int // in all; default 10,000; over it 503
+	MaxConnsPerClient  int // of an IPv4 address or an IPv6 /64; default 64; over it 429
+	MaxConnsPerNetwork int // of an IPv6 /48; default 1,024; over it 429
+	MaxConnsPerSubject int // default 16; over it 429
+
+	// MaxUnauthenticated bounds the connections that have yet to send their
+	// credential as their first message. Default a tenth of MaxConns, at
+	// least 1; 1,000 when that is Off. Over it 503.
+	MaxUnauthenticated int
+
+	// ReportOnly reports what would be refused, and lets it pass.
+	ReportOnly bool
+}
+
+// ConnCap bounds the number of connections. Several Guards can share one.
+type ConnCap struct {
+	reporter
+	cfg    CapConfig // resolved; 0: no limit
+	client *clientip.Resolver
+
+	mu           sync.Mutex
+	all, waiting int
+	clients      map[netip.Prefix]int
+	networks     map[netip.Prefix]int
+	subjects     map[string]int
+}
+
+// NewConnCap returns a cap that can stand in front of any handler.
+func NewConnCap(cfg CapConfig, proxies Proxies) (*ConnCap, error) {
+	var f faults
+	c := newConnCap(cfg, proxies.resolver(&f), &f)
+	return c, f.err()
+}
+
+func newConnCap(cfg CapConfig, client *clientip.Resolver, f *faults) *ConnCap {
+	c := &ConnCap{
+		client:   client,
+		clients:  map[netip.Prefix]int{},
+		networks: map[netip.Prefix]int{},
+		subjects: map[string]int{},
+	}
+	c.cfg = CapConfig{
+		MaxConns:           limit(cfg.MaxConns, 10_000, "Caps.MaxConns", f),
+		MaxConnsPerClient:  limit(cfg.MaxConnsPerClient, 64, "Caps.MaxConnsPerClient", f),
+		MaxConnsPerNetwork: limit(cfg.MaxConnsPerNetwork, 1024, "Caps.MaxConnsPerNetwork", f),
+		MaxConnsPerSubject: limit(cfg.MaxConnsPerSubject, 16, "Caps.MaxConnsPerSubject", f),
+		ReportOnly:         cfg.ReportOnly,
+	}
+	waiting := 1000
+	if c.cfg.MaxConns > 0 {
+		waiting = max(1, c.cfg.MaxConns/10)
+	}
+	c.cfg.MaxUnauthenticated = limit(cfg.MaxUnauthenticated, waiting, "Caps.MaxUnauthenticated", f)
+	return c
+}
+
+// Lease is a slot, held until Release.
+type Lease struct {
+	cap             *ConnCap
+	client, network netip.Prefix
+
+	mu       sync.Mutex
+	subject  string
+	waiting  bool
+	moved    bool // a Conn has it
+	released bool
+}
+
+// Acquire reserves a slot for the client of r. The error wraps ErrMaxConns,
+// ErrMaxClientConns or ErrClientAddress.
+func (c *ConnCap) Acquire(r *http.Request) (*Lease, error) {
+	addr, err := c.client.Client(r)
+	if err != nil {
+		return nil, denyCause(ErrClientAddress, err)
+	}
+	return c.acquire(addr, r)
+}
+
+func (c *ConnCap) acquire(addr netip.Addr, r *http.Request) (*Lease, error) {
+	l := &Lease{cap: c, client: clientip.Key(addr), network: clientip.Net48(addr)}
+	c.mu.Lock()
+	var over error
+	switch {
+	case c.cfg.MaxConns > 0 && c.all >= c.cfg.MaxConns:
+		over = deny(ErrMaxConns, "")
+	case c.cfg.MaxConnsPerClient > 0 && c.clients[l.client] >= c.cfg.MaxConnsPerClient:
+		over = deny(ErrMaxClientConns, "")
+	case c.cfg.MaxConnsPerNetwork > 0 && l.network != l.client && c.networks[l.network] >= c.cfg.MaxConnsPerNetwork:
+		over = deny(ErrMaxClientConns, "of its /48")
+	}
+	if over == nil || c.cfg.ReportOnly {
+		c.all++
+		c.clients[l.client]++
+		c.networks[l.network]++
+	}
+	c.mu.Unlock()
+	if over != nil {
+		if !c.cfg.ReportOnly {
+			return nil, over
+		}
+		c.report(r, over)
+	}
+	return l, nil
+}
+
+// bind counts the lease for a subject as well. It does nothing for a subject
+// that it is bound to already, or for an anonymous one.
+func (l *Lease) bind(subject string, r *http.Request) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if subject == "" || l.subject != "" || l.released {
+		return nil
+	}
+	c := l.cap
+	c.mu.Lock()
+	over := c.cfg.MaxConnsPerSubject > 0 && c.subjects[subject] >= c.cfg.MaxConnsPerSubject
+	if !over || c.cfg.ReportOnly {
+		c.subjects[subject]++
+		l.subject = subject
+	}
+	c.mu.Unlock()
+	if over {
+		err := deny(ErrMaxSubjectConns, "")
+		if !c.cfg.ReportOnly {
+			return err
+		}
+		c.report(r, err)
+	}
+	return nil
+}
+
+// await counts the lease as unauthenticated, authenticated ends that.
+func (l *Lease) await() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.cap
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cfg.MaxUnauthenticated > 0 && c.waiting >= c.cfg.MaxUnauthenticated {
+		return deny(ErrMaxConns, "of those not authenticated yet")
+	}
+	c.waiting++
+	l.waiting = true
+	return nil
+}
+
+func (l *Lease) authenticated() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.waiting {
+		l.waiting = false
+		l.cap.mu.Lock()
+		l.cap.waiting--
+		l.cap.mu.Unlock()
+	}
+}
+
+// Release gives the slot back. More than once is the same as once.
+func (l *Lease) Release() {
+	l.authenticated()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.released {
+		return
+	}
+	l.released = true
+	c := l.cap
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all--
+	down(c.clients, l.client)
+	down(c.networks, l.network)
+	if l.subject != "" {
+		down(c.subjects, l.subject)
+	}
+}
+
+func down[K comparable](m map[K]int, k K) {
+	if m[k]--; m[k] == 0 {
+		delete(m, k)
+	}
+}
+
+// move hands the lease to a Conn: whoever made it no longer releases it.
+func (l *Lease) move() {
+	l.mu.Lock()
+	l.moved = true
+	l.mu.Unlock()
+}
+
+func (l *Lease) releaseUnlessMoved() {
+	l.mu.Lock()
+	moved := l.moved
+	l.mu.Unlock()
+	if !moved {
+		l.Release()
+	}
+}
+
+// Conns returns how many slots are held.
+func (c *ConnCap) Conns() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.all
+}
+
+// Handler reserves a slot for as long as next runs, or answers 503 or 429. A
+// Guard that accepts the connection in next takes the slot over. Behind an
+// [Authenticator]'s Handler, the subject's cap holds too.
+func (c *ConnCap) Handler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		m := marksOf(r)
+		if m.has(c) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		l, err := c.Acquire(r)
+		if err == nil && m.principal != nil {
+			if err = l.bind(m.principal.Subject, r); err != nil {
+				l.Release()
+			}
+		}
+		if err != nil {
+			c.refuse(w, r, err, Event{})
+			return
+		}
+		defer l.releaseUnlessMoved()
+		m.leases = append(m.leases[:len(m.leases):len(m.leases)], l)
+		next.ServeHTTP(w, m.with(r, c))
+	})
+}

@@ -1,0 +1,210 @@
+package wsguard
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/wsguard/wsguard/internal/jsonschema"
+)
+
+// Validator judges a whole message before the application sees it. It is
+// called by many goroutines. An error refuses the message; one that wraps
+// ErrInvalidJSON, ErrInvalidUTF8, ErrJSONLimit or ErrForbidden is closed with
+// that sentinel's code, any other with ErrSchema's. A panic closes the
+// connection with 1011. A *[Schema] is a Validator.
+type Validator interface {
+	Validate(msg []byte) error
+}
+
+// Schema is a compiled JSON Schema. It is safe for concurrent use.
+type Schema struct{ s *jsonschema.Schema }
+
+// CompileSchema compiles a JSON Schema of draft 4, 6, 7, 2019-09 or 2020-12,
+// the latter when "$schema" is absent. Nothing is loaded from a file or the
+// network. What would silently check nothing is an error that names its place:
+// a keyword or a format that is not known, an empty enum, a number beyond all
+// use. Formats are checked.
+func CompileSchema(src []byte) (*Schema, error) {
+	s, err := jsonschema.Compile(src, jsonschema.Options{})
+	if err != nil {
+		return nil, fmt.Errorf("wsguard: schema: %w", err)
+	}
+	return &Schema{s}, nil
+}
+
+// Validate returns nil when msg is strict JSON (no duplicate keys, lone
+// surrogates, byte order mark or trailing data; depth, keys and numbers within
+// bounds) that fits the schema. Otherwise the error is a *[MessageError].
+func (s *Schema) Validate(msg []byte) error {
+	err := s.s.Validate(msg)
+	if err == nil {
+		return nil
+	}
+	var e *jsonschema.Error
+	if !errors.As(err, &e) {
+		return &MessageError{Reason: "internal", err: ErrInternal}
+	}
+	m := &MessageError{Reason: e.Token, Offset: e.Offset, Pointer: e.InstancePointer, Keyword: e.KeywordLocation}
+	switch e.Kind {
+	case jsonschema.KindSyntax:
+		m.err = ErrInvalidJSON
+	case jsonschema.KindLimit:
+		m.err = ErrJSONLimit
+	case jsonschema.KindSchema:
+		m.err = ErrSchema
+	default:
+		m.err = ErrInternal
+	}
+	return m
+}
+
+// MessageError says what is wrong with a message. Nothing in it is the peer's
+// but the names in Pointer, which are escaped and cut.
+type MessageError struct {
+	Reason  string // a token: "schema", "duplicate_key", "depth", …
+	Offset  int    // of the byte, for what is no JSON; otherwise -1
+	Pointer string // to the value (RFC 6901), for what does not fit
+	Keyword string // where the schema says so
+
+	err error
+}
+
+func (e *MessageError) Error() string {
+	switch {
+	case e.Keyword != "":
+		return fmt.Sprintf("%v: at %q, by %s", e.err, e.Pointer, e.Keyword)
+	case e.Offset >= 0:
+		return fmt.Sprintf("%v: %s at byte %d", e.err, e.Reason, e.Offset)
+	}
+	return fmt.Sprintf("%v: %s", e.err, e.Reason)
+}
+
+// Unwrap returns ErrInvalidJSON, ErrJSONLimit, ErrSchema or ErrInternal.
+func (e *MessageError) Unwrap() error { return e.err }
+
+// MessageConfig says what messages are accepted.
+type MessageConfig struct {
+	// Binary accepts binary messages as well. Default text only; then 1003.
+	Binary bool
+
+	// MaxBytes is the largest message, by the sum of its frames' declared
+	// lengths. Default 32 KiB; then 1009. It cannot be Off.
+	MaxBytes int64
+
+	// MaxFragments is how many frames a message may come in. Default 64;
+	// then 1008 fragments. Off is no limit.
+	MaxFragments int
+
+	// Timeout is how long a message may take from the first byte of its
+	// header to the last of its payload. Default 10 s; then 1008
+	// message_timeout. Off is no limit.
+	Timeout time.Duration
+
+	// Control is the budget of pings and pongs. Default 10/s, burst 20;
+	// over it 1008 control_flood.
+	Control Rate
+
+	// Validator judges every message, text or binary. Nil accepts all.
+	Validator Validator
+
+	// Validators judge the messages of connections with these subprotocols
+	// instead. A handshake that negotiates none of them is refused with 400
+	// unless there is a Validator as well.
+	Validators map[string]Validator
+
+	// OnInvalid says what happens to a message that Validator refuses:
+	// ActionClose, ActionReply or ActionReport.
+	OnInvalid Action
+}
+
+func (m MessageConfig) resolve(subprotocols []string, f *faults) MessageConfig {
+	m.MaxBytes = requiredBytes(m.MaxBytes, 32<<10, "Messages.MaxBytes", f)
+	m.MaxFragments = limit(m.MaxFragments, 64, "Messages.MaxFragments", f)
+	m.Timeout = timeout(m.Timeout, 10*time.Second, "Messages.Timeout", f)
+	m.Control = m.Control.resolve(Rate{10, 20}, "Messages.Control", f)
+	if m.OnInvalid < ActionClose || m.OnInvalid > ActionReport || m.OnInvalid == ActionDelay {
+		f.add("Messages.OnInvalid", int(m.OnInvalid), "must be ActionClose, ActionReply or ActionReport")
+	}
+	if m.Validators != nil {
+		own := make(map[string]Validator, len(m.Validators))
+		for name, v := range m.Validators {
+			known := false
+			for _, s := range subprotocols {
+				known = known || s == name
+			}
+			if !known {
+				f.add("Messages.Validators", name, "not among Subprotocols")
+			}
+			if v == nil {
+				f.add("Messages.Validators", name, "no Validator")
+			}
+			own[name] = v
+		}
+		m.Validators = own
+	}
+	return m
+}
+
+// validator returns who judges the messages of a connection.
+func (m *MessageConfig) validator(subprotocol string) Validator {
+	if v, ok := m.Validators[subprotocol]; ok {
+		return v
+	}
+	return m.Validator
+}
+
+// validate runs a validator, which may be the user's.
+func validate(v Validator, msg []byte) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: the validator panicked", ErrInternal)
+		}
+	}()
+	return v.Validate(msg)
+}
+
+// verdict finds the sentinel of a validator's error.
+func verdict(err error) error {
+	for _, sentinel := range []error{ErrInternal, ErrInvalidJSON, ErrInvalidUTF8, ErrJSONLimit, ErrForbidden, ErrSchema} {
+		if errors.Is(err, sentinel) {
+			return sentinel
+		}
+	}
+	return ErrSchema
+}
+
+// notice is the reply to a message that was refused.
+type notice struct {
+	Error   string `json:"error"`
+	Reason  string `json:"reason,omitempty"`
+	Pointer string `json:"pointer,omitempty"`
+	Keyword string `json:"keyword,omitempty"`
+	RetryMS int64  `json:"retry_after_ms,omitempty"`
+}
+
+func invalidNotice(sentinel, err error) notice {
+	n := notice{Error: "invalid_message", Reason: sentinel.(*refusal).token}
+	var m *MessageError
+	if errors.As(err, &m) {
+		n.Reason, n.Pointer, n.Keyword = m.Reason, m.Pointer, m.Keyword
+	}
+	return n
+}
+
+func rateNotice(wait time.Duration) notice {
+	n := notice{Error: "rate_limited"}
+	if wait < time.Hour {
+		n.RetryMS = (wait + time.Millisecond - 1).Milliseconds()
+	}
+	return n
+}
+
+func (n notice) json() []byte {
+	b, err := json.Marshal(n)
+	if err != nil {
+		return []byte(`{"error":"` + n.Error + `"}`)
+	}
+	return b
+}
