@@ -30,9 +30,6 @@ func (r Rate) off() bool { return r.PerSecond == Off }
 func (r Rate) resolve(def Rate, field string, f *faults) Rate {
 	switch {
 	case r.PerSecond == Off:
-		if r.Burst != 0 && r.Burst != Off {
-			f.add(field, r, "a burst, but the rate is Off")
-		}
 		return Rate{PerSecond: Off}
 	case r.PerSecond == 0 && r.Burst == 0:
 		return def

@@ -135,6 +135,13 @@ func token(t testing.TB, err error) string {
 	return e.Token
 }
 
+// TestDefaultFuel: the figure is documented, and what it costs depends on it.
+func TestDefaultFuel(t *testing.T) {
+	if n := jsonschema.DefaultFuel(full); n != 2162688 {
+		t.Errorf("%d units for a full message", n)
+	}
+}
+
 // TestHostile holds every input to its verdict, to its fuel and, with a wide margin, to time.
 func TestHostile(t *testing.T) {
 	for _, c := range hostileCases() {

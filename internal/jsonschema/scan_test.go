@@ -196,6 +196,9 @@ func TestScanAllocs(t *testing.T) {
 // TestScanAttack: names cannot be chosen to make the search for double ones slow. Each message is compared with one of
 // the same size that has no object at all; both were a second or more if the search were quadratic in the message.
 func TestScanAttack(t *testing.T) {
+	if raceEnabled {
+		t.Skip("a ratio of times, which the race detector bends")
+	}
 	lim := jsonschema.Limits{Keys: -1}
 	one := []byte("{" + list(100000, func(i int) string { return strconv.Quote(strconv.Itoa(i)) + ":0" }) + "}")
 	many := []byte("[" + list(400, func(int) string {
