@@ -282,37 +282,74 @@ func missing(l *rate.Limiter, n int, now time.Time) time.Duration {
 type counter struct {
 	max, maxEach int // 0: no limit
 
-	mu   sync.Mutex
-	all  int
-	each map[netip.Prefix]int
+	mu      sync.Mutex
+	all     int
+	each    map[netip.Prefix]int
+	waiting int
+	freed   chan struct{} // closed when a place is given back; nil: nobody waits
 }
 
 func newCounter(max, maxEach int) *counter {
 	return &counter{max: max, maxEach: maxEach, each: map[netip.Prefix]int{}}
 }
 
-// take reports which limit is in the way: of the client's first, for it is
-// about him.
+// Handshakes that come all at once are no attack when what they wait for is
+// fast: a full counter is given this time.
+const (
+	patience   = 50 * time.Millisecond
+	maxPatient = 256
+)
+
+// take reserves a place. It reports which limit is in the way: of the client's
+// first, for it is about him.
 func (c *counter) take(key netip.Prefix) (ok, own bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.maxEach > 0 && c.each[key] >= c.maxEach {
-		return false, true
+	var t *time.Timer
+	for {
+		c.mu.Lock()
+		own = c.maxEach > 0 && c.each[key] >= c.maxEach
+		if !own && (c.max <= 0 || c.all < c.max) {
+			c.all++
+			c.each[key]++
+			c.mu.Unlock()
+			return true, false
+		}
+		if c.waiting >= maxPatient {
+			c.mu.Unlock()
+			return false, own
+		}
+		if c.freed == nil {
+			c.freed = make(chan struct{})
+		}
+		freed := c.freed
+		c.waiting++
+		c.mu.Unlock()
+		if t == nil {
+			t = time.NewTimer(patience)
+			defer t.Stop()
+		}
+		late := false
+		select {
+		case <-freed:
+		case <-t.C:
+			late = true
+		}
+		c.mu.Lock()
+		c.waiting--
+		c.mu.Unlock()
+		if late {
+			return false, own
+		}
 	}
-	if c.max > 0 && c.all >= c.max {
-		return false, false
-	}
-	c.all++
-	c.each[key]++
-	return true, false
 }
 
 func (c *counter) give(key netip.Prefix) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.all--
-	if c.each[key]--; c.each[key] == 0 {
-		delete(c.each, key)
+	down(c.each, key)
+	if c.freed != nil {
+		close(c.freed)
+		c.freed = nil
 	}
 }
 

@@ -120,7 +120,7 @@ func (c *Conn) Next() (Segment, error) {
 			seg.Binary = c.buf[c.r]&0x0f == opBinary
 		}
 		if seg.Last {
-			c.open = false
+			c.open, c.frags, c.size = false, 0, 0
 			c.started = c.filled
 			c.lastApp.Store(int64(c.filled))
 		}
@@ -170,9 +170,6 @@ func (c *Conn) boundary() (start, ready bool, err error) {
 			continue
 		}
 		start = !c.open
-		if start {
-			c.frags, c.size = 0, 0
-		}
 		c.frags++
 		if c.cfg.MaxFragments > 0 && c.frags > c.cfg.MaxFragments {
 			c.desync = true

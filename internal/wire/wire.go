@@ -132,30 +132,28 @@ type Conn struct {
 	r, w  int                // reader: buf[r:w] is unread
 	early []byte             // reader: bytes that came with the handshake
 
-	hdr      int           // reader: header bytes at buf[r:] that the library has not taken
-	give     int           // reader: bytes that the library may take now
-	remain   int64         // reader: payload of the current frame behind hdr
-	fin      bool          // reader: the current frame is its message's last
-	open     bool          // reader: a message has begun
-	skipping bool          // reader: the message is thrown away
-	desync   bool          // reader: what follows cannot be read as frames
-	frags    int           // reader
-	size     int64         // reader: payload of the message so far, declared
-	max      int64         // reader: largest message; 0: no limit
-	started  time.Duration // reader: first byte of what is incomplete
-	filled   time.Duration // reader: the last bytes came
-	control  bucket        // reader
-	pingAt   time.Duration // reader: the next ping is due
-	onIdle   func()        // fixed before the first Read
-	one      [1]byte       // reader
-	rctx     ctxWatch      // reader
+	hdr     int           // reader: header bytes at buf[r:] that the library has not taken
+	give    int           // reader: bytes that the library may take now
+	remain  int64         // reader: payload of the current frame behind hdr
+	fin     bool          // reader: the current frame is its message's last
+	open    bool          // reader: a message has begun
+	desync  bool          // reader: what follows cannot be read as frames
+	frags   int           // reader
+	size    int64         // reader: payload of the message so far, declared
+	max     int64         // reader: largest message; 0: no limit
+	started time.Duration // reader: first byte of what is incomplete
+	filled  time.Duration // reader: the last bytes came
+	control bucket        // reader
+	pingAt  time.Duration // reader: the next ping is due
+	onIdle  func()        // fixed before the first Read
+	one     [1]byte       // reader
+	rctx    ctxWatch      // reader
 
 	lastApp atomic.Int64 // Duration: the last application message, either way
 	away    atomic.Int64 // Duration at which the last Read left; 0: a Read is on
 	pongs   atomic.Int64 // Duration at which the ping that waits was sent; 0: none
 
 	wlock  chan struct{}
-	wbuf   [16]byte    // writer: a frame header
 	wvec   [2][]byte   // writer: the array behind wbufs
 	wbufs  net.Buffers // writer: a field, so that writing allocates nothing
 	broken bool        // writer: half a frame has left, no other can follow
