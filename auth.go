@@ -6,7 +6,6 @@ import (
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -22,24 +21,20 @@ import (
 
 // Principal is who a credential stands for.
 type Principal struct {
-	Subject  string    // never empty for a valid credential
+	Subject  string    // empty: anonymous, no credential was presented
 	Scopes   []string  // what it may do
 	Expires  time.Time // the connection is closed then; zero: not by expiry
 	IssuedAt time.Time // what Revoke compares with; zero: always before
 }
 
-// Anonymous reports whether no credential was presented.
-func (p Principal) Anonymous() bool { return p.Subject == "" }
+func (p Principal) anonymous() bool { return p.Subject == "" }
 
 // HasScope reports whether the credential carries scope.
 func (p Principal) HasScope(scope string) bool { return slices.Contains(p.Scopes, scope) }
 
-// Verifier says whom a credential stands for. It is called with a context
-// that ends after AuthConfig.VerifyTimeout, from several goroutines.
-//
-// An error means that the credential is invalid: 401, and counted as a guess.
-// An error that wraps ErrUnavailable, or that of a context that ended, means
-// that it cannot be told now: 503, and not counted. A panic is the latter.
+// Verifier says whom a credential stands for, from several goroutines and within
+// AuthConfig.VerifyTimeout. An error is a 401 and counts as a guess; one that
+// wraps ErrUnavailable or a context's, or a panic, is a 503 and does not.
 type Verifier interface {
 	Verify(ctx context.Context, token string) (Principal, error)
 }
@@ -96,37 +91,29 @@ const (
 	sourceTicket
 )
 
-func (s TokenSource) String() string {
+func (s TokenSource) label() string {
 	return [...]string{"none", "header", "subprotocol", "cookie", "query", "first-message", "ticket"}[s.kind]
 }
 
-// HeaderToken is "Authorization: Bearer TOKEN" (RFC 6750 §2.1), for programs:
-// a browser's script cannot set it.
+// HeaderToken is "Authorization: Bearer TOKEN" (RFC 6750 §2.1): for programs,
+// for a browser's script cannot set it.
 func HeaderToken() TokenSource { return TokenSource{sourceHeader, "Authorization"} }
 
-// SubprotocolToken is one entry of Sec-WebSocket-Protocol with this prefix
-// ("bearer." is usual), beside at least one real subprotocol:
-//
-//	new WebSocket(url, ["chat", "bearer." + token])
-//
-// The rest of the entry is the token, verbatim. It is never echoed.
+// SubprotocolToken is one entry of Sec-WebSocket-Protocol that begins with
+// prefix, beside a real one: new WebSocket(url, ["chat", "bearer."+token]). The
+// rest of it is the token, verbatim. It is never echoed.
 func SubprotocolToken(prefix string) TokenSource { return TokenSource{sourceSubprotocol, prefix} }
 
-// CookieToken is the cookie of this name. It only ever counts together with
-// an Origin that is listed.
+// CookieToken is the cookie of this name. It counts only with a listed Origin.
 func CookieToken(name string) TokenSource { return TokenSource{sourceCookie, name} }
 
-// FirstMessageToken is the first message after the upgrade:
-//
-//	{"type":"auth","token":"TOKEN"}
-//
-// It is consumed. The handler starts, and Accept returns, after it.
+// FirstMessageToken is {"type":"auth","token":"TOKEN"} as the first message. It
+// is consumed; the handler starts, and Accept returns, after it.
 func FirstMessageToken() TokenSource { return TokenSource{sourceFirstMessage, "first message"} }
 
-// InsecureQueryToken is a query parameter. URLs end up in the logs of every
-// server on the way, and in the browser's history; a ticket is better. The
-// parameter is removed from URL and RequestURI before Attach and events see
-// them; middleware in front of the guard still does.
+// InsecureQueryToken is a query parameter. It is removed before Attach and
+// events see the URL, but every server and middleware on the way has seen it,
+// and has perhaps logged it. A ticket is better.
 func InsecureQueryToken(name string) TokenSource { return TokenSource{sourceQuery, name} }
 
 // AuthConfig says who may connect.
@@ -134,31 +121,22 @@ type AuthConfig struct {
 	// Verifier judges credentials. Nil needs InsecureAnonymous or Tickets.
 	Verifier Verifier
 
-	// Sources are the places where a credential is looked for. Default
-	// HeaderToken and SubprotocolToken("bearer."). More than one credential,
-	// in two places or twice in one, is a 401.
+	// Sources are where a credential is looked for; default HeaderToken and
+	// SubprotocolToken("bearer."). More than one credential, in two places
+	// or twice in one, is a 401.
 	Sources []TokenSource
 
 	// Tickets, when not nil, accepts the tickets of Guard.TicketHandler.
 	Tickets *TicketConfig
 
-	// InsecureAnonymous admits handshakes without a credential. A
-	// credential that is presented must still be valid.
+	// InsecureAnonymous admits handshakes without a credential. One that is
+	// presented must still be valid.
 	InsecureAnonymous bool
 
-	// Failures is how often a client, and a credential, may fail. Default
-	// 1/s, burst 10; over it 429, before the verifier is asked.
-	Failures Rate
-
-	// VerifyTimeout bounds the Verifier, and Attach. Default 5 s; Off is an
-	// error.
-	VerifyTimeout time.Duration
-
-	// FirstMessageTimeout and FirstMessageBytes bound a first message that
-	// is a credential. Default 10 s (3008 auth_timeout) and 4 KiB (1009);
-	// Off is an error.
-	FirstMessageTimeout time.Duration
-	FirstMessageBytes   int64
+	Failures            Rate          // of a client, and of a credential; default 1/s, burst 10 → 429, unasked
+	VerifyTimeout       time.Duration // of the Verifier, and of Attach; default 5 s, required → 503
+	FirstMessageTimeout time.Duration // default 10 s, required → 3008 auth_timeout
+	FirstMessageBytes   int64         // default 4 KiB, required → 1009
 }
 
 // Authenticator finds and verifies the credential of a handshake.
@@ -168,6 +146,7 @@ type Authenticator struct {
 	client       *clientip.Resolver
 	failures     *keyed.Table // nil: no limit
 	tickets      *tickets     // nil: none
+	inFlight     *counter     // of a stand-alone piece; a Guard has its own
 	firstMessage bool
 }
 
@@ -192,7 +171,7 @@ func newAuthenticator(cfg AuthConfig, client *clientip.Resolver, f *faults) *Aut
 	if cfg.Verifier == nil && cfg.Tickets == nil && !cfg.InsecureAnonymous {
 		f.add("Auth.Verifier", "", "say who may connect: a Verifier, Tickets, or InsecureAnonymous")
 	}
-	a := &Authenticator{client: client}
+	a := &Authenticator{client: client, inFlight: newCounter(256, 8)}
 	cfg.Sources = slices.Clone(cfg.Sources)
 	if cfg.Verifier != nil && len(cfg.Sources) == 0 {
 		cfg.Sources = []TokenSource{HeaderToken(), SubprotocolToken("bearer.")}
@@ -202,14 +181,17 @@ func newAuthenticator(cfg AuthConfig, client *clientip.Resolver, f *faults) *Aut
 		case s.kind == sourceNone:
 			f.add("Auth.Sources", "", "not a source: use HeaderToken and its like")
 		case s.name == "":
-			f.add("Auth.Sources", s.String(), "needs a name")
+			f.add("Auth.Sources", s.label(), "needs a name")
 		case slices.Contains(cfg.Sources[:i], s):
-			f.add("Auth.Sources", s.String(), "listed twice")
+			f.add("Auth.Sources", s.label(), "listed twice")
 		}
 		a.firstMessage = a.firstMessage || s.kind == sourceFirstMessage
 	}
 	if cfg.Tickets != nil {
 		a.tickets = newTickets(*cfg.Tickets, f)
+		if slices.Contains(cfg.Sources, InsecureQueryToken(a.tickets.cfg.Param)) {
+			f.add("Auth.Tickets.Param", a.tickets.cfg.Param, "is a token's parameter too")
+		}
 		cfg.Sources = append(cfg.Sources, TokenSource{sourceTicket, a.tickets.cfg.Param})
 	}
 	a.failures = cfg.Failures.resolve(Rate{1, 10}, "Auth.Failures", f).table()
@@ -338,19 +320,28 @@ func cutQuery(raw, name string) (string, bool) {
 	return strings.Join(kept, "&"), cut
 }
 
-// Authenticate returns the Principal of a handshake; an anonymous one where
-// those are admitted. The error wraps ErrUnauthenticated, ErrUnavailable,
-// ErrGuessing or ErrClientAddress.
+// Authenticate returns the Principal of a handshake, which may be anonymous where
+// that is admitted.
 func (a *Authenticator) Authenticate(r *http.Request) (Principal, error) {
 	client, err := a.client.Client(r)
 	if err != nil {
 		return Principal{}, denyCause(ErrClientAddress, err)
 	}
-	p, await, err := a.authenticate(r, client, nil)
+	p, await, err := a.alone(r, client)
 	if await {
 		return Principal{}, deny(ErrUnauthenticated, "the credential is to come in the first message")
 	}
 	return p, err
+}
+
+// alone is authenticate outside of a Guard's handshake.
+func (a *Authenticator) alone(r *http.Request, client netip.Addr) (p Principal, await bool, err error) {
+	fl, err := a.inFlight.fly(client)
+	if err != nil {
+		return Principal{}, false, err
+	}
+	defer fl.done()
+	return a.authenticate(r, client, fl)
 }
 
 // authenticate is Authenticate for a client that is known. await says that the
@@ -376,48 +367,78 @@ func (a *Authenticator) authenticate(r *http.Request, client netip.Addr, fl *fli
 
 // verify judges a credential, within the failure budget of its client.
 func (a *Authenticator) verify(ctx context.Context, cred credential, client netip.Addr, origin string, fl *flight) (Principal, error) {
-	refund := func() {}
-	if a.failures != nil {
-		// Taken before the answer is known: many guesses at once are no
-		// way around it.
-		now := time.Now()
-		keys := [2]keyed.Key{a.failures.Prefix(clientip.Key(client)), a.failures.String("credential:" + cred.token)}
-		for i, k := range keys {
-			if wait, ok := a.failures.Take(k, 1, now); !ok {
-				if i == 1 {
-					a.failures.Give(keys[0], 1)
-				}
-				return Principal{}, denyRetry(ErrGuessing, wait)
-			}
-		}
-		refund = func() {
-			a.failures.Give(keys[0], 1)
-			a.failures.Give(keys[1], 1)
-		}
-	}
-	p, err := a.judge(ctx, cred, origin, fl)
-	if err == nil || !errors.Is(err, ErrUnauthenticated) {
-		refund()
-	}
-	return p, err
-}
-
-func (a *Authenticator) judge(ctx context.Context, cred credential, origin string, fl *flight) (Principal, error) {
-	var p Principal
-	var err error
 	if cred.kind == sourceTicket {
-		p, err = a.tickets.redeem(cred.token, origin)
-	} else {
-		p, err = a.ask(ctx, fl, func(ctx context.Context) (Principal, error) {
-			return a.cfg.Verifier.Verify(ctx, cred.token)
+		return a.guarded(ctx, client, cred.token, nil, func(context.Context) (Principal, error) {
+			return a.tickets.redeem(cred.token, origin)
 		})
 	}
-	return a.settle(p, err)
+	if a.cfg.Verifier == nil {
+		return Principal{}, deny(ErrUnauthenticated, "nobody to ask")
+	}
+	return a.guarded(ctx, client, cred.token, fl, func(ctx context.Context) (Principal, error) {
+		return a.cfg.Verifier.Verify(ctx, cred.token)
+	})
+}
+
+// guarded asks ask whom a credential stands for, in bounded time, unless its
+// client or the credential itself has failed too often. How many can be asked
+// about at once is bounded by the handshakes in flight. A failure is charged
+// when the answer is there, whether or not anybody still waits for it.
+func (a *Authenticator) guarded(ctx context.Context, client netip.Addr, secret string, fl *flight, ask func(context.Context) (Principal, error)) (Principal, error) {
+	var keys []keyed.Key
+	if a.failures != nil {
+		keys = append(keys, a.failures.Prefix(clientip.Key(client)))
+		if secret != "" {
+			keys = append(keys, a.failures.String("credential:"+secret))
+		}
+	}
+	for _, k := range keys {
+		if wait, ok := a.failures.Peek(k, 1, time.Now()); !ok {
+			return Principal{}, denyRetry(ErrGuessing, wait)
+		}
+	}
+	judge := func(ctx context.Context) (p Principal, err error) {
+		defer func() {
+			if v := recover(); v != nil {
+				p, err = Principal{}, deny(ErrUnavailable, panicText("verifier", v))
+			}
+		}()
+		p, err = settle(ask(ctx))
+		if errors.Is(err, ErrUnauthenticated) {
+			for _, k := range keys {
+				a.failures.Take(k, 1, time.Now())
+			}
+		}
+		return p, err
+	}
+	if fl == nil {
+		return judge(ctx)
+	}
+	type answer struct {
+		p   Principal
+		err error
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.VerifyTimeout)
+	defer cancel()
+	answers := make(chan answer, 1)
+	fl.hold()
+	go func() {
+		defer fl.done()
+		p, err := judge(ctx)
+		answers <- answer{p, err}
+	}()
+	select {
+	case got := <-answers:
+		return got.p, got.err
+	case <-ctx.Done():
+		// Left behind, it holds its place in flight: it cannot pile up.
+		return Principal{}, deny(ErrUnavailable, "verifier too slow")
+	}
 }
 
 // settle judges what a verifier has answered. The text of its error may hold
 // the credential: it goes nowhere.
-func (a *Authenticator) settle(p Principal, err error) (Principal, error) {
+func settle(p Principal, err error) (Principal, error) {
 	switch {
 	case err == nil && p.Subject == "":
 		return Principal{}, deny(ErrUnavailable, "the verifier returned no subject")
@@ -432,35 +453,6 @@ func (a *Authenticator) settle(p Principal, err error) (Principal, error) {
 	return Principal{}, deny(ErrUnauthenticated, "invalid credential")
 }
 
-// ask runs a verifier in bounded time. One that ignores its context is left
-// behind, holding its place in flight: it cannot be made to pile up.
-func (a *Authenticator) ask(ctx context.Context, fl *flight, verify func(context.Context) (Principal, error)) (Principal, error) {
-	type answer struct {
-		p   Principal
-		err error
-	}
-	ctx, cancel := context.WithTimeout(ctx, a.cfg.VerifyTimeout)
-	defer cancel()
-	answers := make(chan answer, 1)
-	fl.hold()
-	go func() {
-		defer fl.done()
-		defer func() {
-			if v := recover(); v != nil {
-				answers <- answer{err: fmt.Errorf("%w: the verifier panicked", ErrUnavailable)}
-			}
-		}()
-		p, err := verify(ctx)
-		answers <- answer{p, err}
-	}()
-	select {
-	case got := <-answers:
-		return got.p, got.err
-	case <-ctx.Done():
-		return Principal{}, ctx.Err()
-	}
-}
-
 // bearer returns the token of the Authorization header.
 func bearer(r *http.Request) (string, error) {
 	a := Authenticator{cfg: AuthConfig{Sources: []TokenSource{HeaderToken()}}}
@@ -471,9 +463,8 @@ func bearer(r *http.Request) (string, error) {
 	return cred.token, err
 }
 
-// Handler lets a request with a valid credential pass to next, stripped of the
-// credentials that end up in logs, or answers 401, 429 or 503. [PrincipalOf]
-// tells next who it is.
+// Handler lets a request with a valid credential pass to next, without those that
+// end up in logs, or answers 401, 429 or 503. [PrincipalOf] says who it is.
 func (a *Authenticator) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		m := marksOf(r)
@@ -486,7 +477,7 @@ func (a *Authenticator) Handler(next http.Handler) http.Handler {
 			a.refuse(w, r, denyCause(ErrClientAddress, err), Event{})
 			return
 		}
-		p, await, err := a.authenticate(r, client, nil)
+		p, await, err := a.alone(r, client)
 		if err != nil {
 			a.refuse(w, r, err, Event{Client: client.String()})
 			return
@@ -495,15 +486,15 @@ func (a *Authenticator) Handler(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r) // the Guard behind waits for it
 			return
 		}
-		m.principal = &p
+		m.principals = append(m.principals[:len(m.principals):len(m.principals)], found{a, p})
 		next.ServeHTTP(w, m.with(a.strip(r), a))
 	})
 }
 
-// PrincipalOf returns whom an [Authenticator]'s Handler found.
+// PrincipalOf returns whom the [Authenticator] in front of a handler found.
 func PrincipalOf(r *http.Request) (Principal, bool) {
-	if m := marksOf(r); m.principal != nil {
-		return *m.principal, true
+	if m := marksOf(r); len(m.principals) > 0 {
+		return m.principals[len(m.principals)-1].principal, true
 	}
 	return Principal{}, false
 }

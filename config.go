@@ -41,9 +41,15 @@ func timeout(d, def time.Duration, field string, f *faults) time.Duration {
 	case d < 0:
 		f.add(field, d, "must be positive, 0 for the default, or Off")
 		return def
+	case d > maxTimeout:
+		f.add(field, d, "too long for a deadline; Off is for ever")
+		return def
 	}
 	return d
 }
+
+// maxTimeout leaves room to add it to a time, jitter included.
+const maxTimeout = 1 << 61 // 73 years
 
 // required is timeout for what cannot be switched off.
 func required(d, def time.Duration, field string, f *faults) time.Duration {
@@ -52,6 +58,9 @@ func required(d, def time.Duration, field string, f *faults) time.Duration {
 		return def
 	case d < 0:
 		f.add(field, d, "must be positive, or 0 for the default: it cannot be switched off")
+		return def
+	case d > maxTimeout:
+		f.add(field, d, "too long for a deadline")
 		return def
 	}
 	return d

@@ -28,9 +28,9 @@ const (
 	MessageBinary = websocket.MessageBinary
 )
 
-// Conn is a guarded connection. Read is for one goroutine at a time, all other
-// methods for any number. It need not be closed: it ends when its handler
-// returns, when the peer or a guard ends it, at the latest at its lifetime.
+// Conn is a guarded connection. Read is for one goroutine at a time, the other
+// methods for any number. It ends when its handler returns, or when the peer or
+// a guard ends it; nothing need be closed.
 type Conn struct {
 	g       *Guard
 	e       *Endpoint
@@ -94,8 +94,7 @@ func (c *Conn) Subprotocol() string { return c.subprotocol }
 // Client is the client's address, past the trusted proxies.
 func (c *Conn) Client() netip.Addr { return c.client }
 
-// Context ends when the cause of the connection's end is fixed;
-// context.Cause then tells it. It carries nothing of the request.
+// Context ends when the cause of the end is fixed; context.Cause tells it.
 func (c *Conn) Context() context.Context { return c.ctx }
 
 var boxes = sync.Pool{New: func() any { b := make([]byte, 0, 512); return &b }}
@@ -105,7 +104,8 @@ const maxBox = 64 << 10
 
 func (c *Conn) dropMessage() {
 	if c.box != nil {
-		if cap(c.msg) <= maxBox {
+		// After CloseRead the application may still hold the message.
+		if cap(c.msg) <= maxBox && !c.closeRead.Load() {
 			*c.box = c.msg[:0]
 			boxes.Put(c.box)
 		}
@@ -127,12 +127,10 @@ func (c *Conn) beginMessage(binary bool) {
 // until the next Read.
 //
 // When ctx ends first, Read returns its error and the connection stays usable:
-// what has been read of a message is kept for the next Read. A context that is
-// used again costs nothing; nor does the Conn's own. After the end Read
-// returns a *[CloseError].
-//
-// While nobody reads, neither pongs nor the peer's close frame are seen. An
-// application that only sends calls [Conn.CloseRead].
+// what has come of a message is kept for the next Read. A context that is used
+// again costs nothing; nor does the Conn's own. After the end Read returns a
+// *[CloseError]. Somebody has to read, or pongs and the peer's close frame are
+// not seen: see [Conn.CloseRead].
 func (c *Conn) Read(ctx context.Context) (MessageType, []byte, error) {
 	if c.closeRead.Load() {
 		return 0, nil, errors.New("wsguard: Read after CloseRead")
@@ -259,7 +257,7 @@ func (c *Conn) pass(ctx context.Context) (bool, error) {
 			c.held = false
 			c.violation(ErrRateLimited, "", false)
 			return false, c.reply(0, func() notice { return rateNotice(wait) })
-		case action == ActionDelay && c.delayed+wait <= maxDelay:
+		case action == ActionDelay && wait <= maxDelay-c.delayed:
 			if err := c.delay(ctx, wait); err != nil {
 				return false, err
 			}
@@ -348,8 +346,8 @@ func (c *Conn) event(kind EventKind) Event {
 
 // Write sends a message and returns when the kernel has all of it, ctx ends,
 // or the write timeout passes. It never queues. A Write whose ctx ends before
-// a byte has left returns ctx's error and the connection stays usable; any
-// other failure ends it, and Write returns a *[CloseError].
+// a byte has left returns ctx's error and the connection stays usable (not over
+// TLS); any other failure ends it, and Write returns a *[CloseError].
 func (c *Conn) Write(ctx context.Context, typ MessageType, msg []byte) error {
 	if err := c.write(c.plain(ctx), typ, msg); err != nil {
 		return err
@@ -366,28 +364,38 @@ func (c *Conn) write(ctx context.Context, typ MessageType, msg []byte) error {
 	case MessageBinary:
 		op = wire.Binary
 	default:
-		return fmt.Errorf("wsguard: message type %d: must be MessageText or MessageBinary", int(typ))
+		return errMessageType(typ)
 	}
 	err := c.w.Write(ctx, op, msg)
-	var failed *wire.WriteError
 	switch {
 	case err == nil:
 		return nil
-	case err == wire.ErrInterrupted:
+	case err == wire.ErrInterrupted && ctx.Err() != nil:
 		return ctx.Err()
 	case err == wire.ErrClosing:
 		return c.closed()
-	case errors.As(err, &failed) && ctx.Err() != nil:
+	}
+	return c.writeFailed(ctx, err)
+}
+
+// writeFailed ends a connection that cannot be written to.
+func (c *Conn) writeFailed(ctx context.Context, err error) error {
+	failed, ok := err.(*wire.WriteError)
+	switch {
+	case ok && ctx.Err() != nil:
 		return c.end(ErrWriteTimeout, "the context ended in the middle of a message")
-	case errors.As(err, &failed) && failed.Timeout:
+	case ok && failed.Timeout:
 		return c.end(ErrWriteTimeout, "")
 	}
 	return c.lost(err)
 }
 
-// CloseRead is for applications that only send: it reads in the background, so
-// that pongs and the peer's close frame are seen, and closes the connection
-// with 1008 if a message comes.
+func errMessageType(typ MessageType) error {
+	return fmt.Errorf("wsguard: message type %d: must be MessageText or MessageBinary", int(typ))
+}
+
+// CloseRead reads in the background, for applications that only send. A message
+// that comes closes the connection with 1008.
 func (c *Conn) CloseRead() {
 	if c.closeRead.Swap(true) {
 		return
@@ -399,10 +407,9 @@ func (c *Conn) CloseRead() {
 	}()
 }
 
-// Close ends the connection with this code and reason, if nothing has ended it
-// before, and returns at once; the ending runs behind it. A reason is cut to
-// 123 bytes of valid UTF-8. A code that must not be sent (RFC 6455 §7.4) is an
-// error, and closes with 1011.
+// Close ends the connection, if nothing has before, and returns at once; the
+// ending runs behind it. The reason is cut to 123 bytes of valid UTF-8. A code
+// that must not be sent (RFC 6455 §7.4) is an error, and closes with 1011.
 func (c *Conn) Close(code StatusCode, reason string) error {
 	if !sendable(code) {
 		c.end(ErrInternal, fmt.Sprintf("Close with code %d", int(code)))
@@ -412,17 +419,20 @@ func (c *Conn) Close(code StatusCode, reason string) error {
 	return nil
 }
 
-// End ends an accepted connection as Guard.Handler ends one whose function
-// returned err: nil is 1000, a *[CloseError] with a code that can be sent is
-// that code, anything else is 1011. Once a cause is fixed it changes nothing.
-//
-//	defer func() { c.End(err) }()
+// End ends an accepted connection as Guard.Handler does when its function has
+// returned err: defer func() { c.End(err) }().
 func (c *Conn) End(err error) {
+	// The error is the application's: its methods may panic.
+	defer func() {
+		if recover() != nil {
+			c.end(ErrInternal, "the handler's error panicked")
+		}
+	}()
 	var ce *CloseError
 	switch {
 	case err == nil:
 		c.end(ErrHandlerDone, "")
-	case errors.As(err, &ce) && sendable(ce.Code):
+	case errors.As(err, &ce) && ce != nil && sendable(ce.Code):
 		c.endWith(&CloseError{Code: ce.Code, Reason: wire.TrimReason(ce.Reason), err: ErrClosed}, ce.Code, "")
 	default:
 		c.end(ErrInternal, err.Error())
@@ -518,11 +528,21 @@ func (c *Conn) done() {
 	if c.holders.Add(-1) > 0 {
 		return
 	}
-	closeValue(c.value)
 	for _, l := range c.leases {
 		l.Release()
 	}
+	closeValue(c.value)
 	c.g.sessions.remove(c)
+}
+
+// panicText describes what was recovered. It may be an error whose text panics.
+func panicText(who string, v any) (s string) {
+	defer func() {
+		if recover() != nil {
+			s = who + " panicked"
+		}
+	}()
+	return fmt.Sprintf("%s panicked: %v", who, v)
 }
 
 func closeValue(v any) {
@@ -536,16 +556,19 @@ func closeValue(v any) {
 func (c *Conn) run(fn func(context.Context, *Conn) error, r *http.Request) {
 	returned := false
 	var err error
+	defer c.done()
 	defer func() {
 		if v := recover(); v != nil {
-			c.end(ErrInternal, fmt.Sprintf("handler panicked: %v", v))
-			c.g.events.logger().Error("websocket handler panicked", "id", c.id, "stack", string(debug.Stack()))
+			detail := panicText("handler", v)
+			c.end(ErrInternal, detail)
+			e := c.event(EventWarning)
+			e.Err, e.Reason, e.Detail, e.stack = ErrInternal, "panic", detail, debug.Stack()
+			c.g.events.emit(e)
 		} else if !returned {
 			c.end(ErrInternal, "handler ended its goroutine")
 		} else {
 			c.End(err)
 		}
-		c.done()
 	}()
 	if c.awaiting.Load() {
 		if c.authenticate(c.ctx, r) != nil {
@@ -564,8 +587,7 @@ func (c *Conn) run(fn func(context.Context, *Conn) error, r *http.Request) {
 // handshake could not: what it finds wrong has ended the connection.
 func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 	g := c.g
-	c.holders.Add(1)
-	defer c.done()
+	defer c.done() // start has counted us
 	_, msg, err := c.read(ctx)
 	if err != nil {
 		if c.w.Cause() == nil {
@@ -573,12 +595,14 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 		}
 		return err
 	}
+	// It came in time; what a verifier takes is not the peer's.
+	c.awaiting.Store(false)
 	token, err := parseFirstMessage(msg)
 	if err != nil {
 		return c.end(ErrUnauthenticated, asDenied(err).detail)
 	}
 	var p Principal
-	fl, err := g.rates.fly(c.client)
+	fl, err := g.rates.inFlight.fly(c.client)
 	if err == nil {
 		defer fl.done()
 		p, err = g.auth.verify(c.ctx, credential{sourceFirstMessage, token}, c.client, c.origin, fl)
@@ -605,6 +629,7 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 	}
 	c.lease.authenticated()
 	c.w.SetMax(c.e.messages.MaxBytes)
+	c.rates = g.rates.conn(c.client, p.Subject)
 	c.begin()
 	if c.w.Cause() != nil {
 		return c.closed()
@@ -620,11 +645,15 @@ func (c *Conn) start(await bool, holders int32) {
 	if g.heartbeat.Lifetime > 0 {
 		c.lifetime = c.opened.Add(jitter(g.heartbeat.Lifetime))
 	}
+	if await {
+		holders++ // who authenticates
+	}
 	c.holders.Store(holders)
 	c.rates = g.rates.conn(c.client, c.Principal().Subject)
 	if g.heartbeat.ReportIdle {
 		c.w.OnIdle(func() { c.violation(ErrIdle, "", true) })
 	}
+	c.w.OnBroken(func(err error) { c.writeFailed(context.Background(), err) })
 	c.awaiting.Store(await)
 	if await {
 		c.authBy = c.opened.Add(g.auth.cfg.FirstMessageTimeout)
@@ -632,6 +661,7 @@ func (c *Conn) start(await bool, holders int32) {
 	} else {
 		c.w.SetMax(c.e.messages.MaxBytes)
 	}
+	c.due.Store(int64(never))
 	c.schedule(c.opened)
 	draining := g.sessions.add(c)
 	if !await {
@@ -648,10 +678,7 @@ func (c *Conn) begin() {
 	if !p.Expires.IsZero() {
 		c.expires.Store(&p.Expires)
 	}
-	if c.awaiting.Swap(false) {
-		c.rates = c.g.rates.conn(c.client, p.Subject)
-		c.schedule(time.Now())
-	}
+	c.schedule(time.Now())
 	c.g.events.emit(c.event(EventOpen))
 	// A revocation since it was registered ends it here.
 	c.session.attach(c)

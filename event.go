@@ -24,6 +24,7 @@ const (
 	EventWarning                        // something is wrong with the server's side
 )
 
+// String returns a word for logs.
 func (k EventKind) String() string {
 	switch k {
 	case EventOpen:
@@ -40,35 +41,32 @@ func (k EventKind) String() string {
 	return fmt.Sprintf("EventKind(%d)", int(k))
 }
 
-// Event is something that happened. Strings that come from the peer are
-// escaped and cut to 256 bytes. No event holds a payload or a credential.
+// Event is something that happened. What a peer chose is escaped and cut to 256
+// bytes. No event holds a payload or a credential.
 type Event struct {
 	Kind    EventKind
 	Time    time.Time
-	ConnID  string // empty for a handshake that was refused
+	ConnID  string // empty for a refusal
 	Subject string // empty: anonymous, or not known yet
-	Client  string // the client's address
+	Client  string // its address
 	Origin  string
 	Host    string
+	Err     error  // errors.Is finds the sentinel
+	Reason  string // its token: "origin", "rate_limited", "schema", …
+	Detail  string // for people
+	Status  int    // of a refusal, in HTTP
+	Report  bool   // only reported, and let pass
 
-	Err    error  // errors.Is finds the sentinel
-	Reason string // its token: "origin", "rate_limited", "schema", …
-	Detail string // for people
-	Status int    // EventRefusal: the HTTP status
-	Report bool   // only reported: the guard let it pass
-
-	// EventClose: the close code and reason, and who began it. PeerCode is
-	// the peer's, when it sent one.
-	Code     StatusCode
-	PeerCode StatusCode
-	Remote   bool
-
-	// EventClose: what the connection did.
+	// Of EventClose. PeerCode is 0 when the peer sent no close frame.
+	Code, PeerCode          StatusCode
+	Remote                  bool // the peer began it
 	Duration                time.Duration
 	MessagesIn, MessagesOut uint64
 	BytesIn, BytesOut       uint64
-	Violations              uint64 // messages refused, reply and report included
-	ViolationsWithoutNotice uint64 // of them, those that got no reply
+	Violations              uint64 // messages refused or reported
+	ViolationsWithoutNotice uint64 // of them, for whom the notices were used up
+
+	stack []byte // of a panic, for the log
 }
 
 const maxField = 256
@@ -110,6 +108,7 @@ func (s *sink) emit(e Event) {
 	defer func() { _ = recover() }()
 	e.Time = time.Now()
 	e.Subject = sanitize(e.Subject, maxField)
+	e.Client = sanitize(e.Client, maxField)
 	e.Origin = sanitize(e.Origin, maxField)
 	e.Host = sanitize(e.Host, maxField)
 	e.Detail = sanitize(e.Detail, maxField)
@@ -168,6 +167,9 @@ func (s *sink) write(e Event) {
 		if e.Violations > 0 {
 			attrs = append(attrs, slog.Uint64("violations", e.Violations), slog.Uint64("violations_without_notice", e.ViolationsWithoutNotice))
 		}
+	}
+	if e.stack != nil {
+		attrs = append(attrs, slog.String("stack", string(e.stack)))
 	}
 	if suppressed > 0 {
 		attrs = append(attrs, slog.Uint64("suppressed", suppressed))

@@ -87,7 +87,7 @@ func (e *Endpoint) callAttach(r *http.Request, p Principal) (value any, err erro
 	defer cancel()
 	defer func() {
 		if v := recover(); v != nil {
-			value, err = nil, deny(ErrUnavailable, "Attach panicked")
+			value, err = nil, deny(ErrUnavailable, panicText("Attach", v))
 		}
 	}()
 	value, err = e.attach(r.WithContext(ctx), p)

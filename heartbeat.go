@@ -6,39 +6,18 @@ import (
 )
 
 // HeartbeatConfig bounds how long a connection may be silent, slow or open. In
-// each field 0 is the default and Off switches the guard off, where that is
-// possible. The time that the application takes over a message counts as
-// nobody's.
+// each field 0 is the default, and Off switches the guard off where the comment
+// does not say "required". The time that the application takes over a message
+// counts as nobody's. Close reasons follow the arrow.
 type HeartbeatConfig struct {
-	// Ping is how often a ping is sent, ±10 %. Default 25 s, which keeps the
-	// usual proxies from cutting. Pings pause while the application is not
-	// reading, for as long as one interval.
-	Ping time.Duration
-
-	// Pong is how long its answer may take. Default 10 s, half of Ping where
-	// that is less; then 3008 pong_timeout. It must be shorter than Ping.
-	Pong time.Duration
-
-	// Idle is how long no message of the application's may pass, in either
-	// direction. Pings and pongs do not count. Default 5 min; then 3008 idle.
-	Idle time.Duration
-
-	// ReportIdle reports an idle connection, and leaves it open.
-	ReportIdle bool
-
-	// Lifetime is how long a connection may last, ±10 %. Default 12 h; then
-	// 1001 lifetime. A client that reconnects is authenticated anew.
-	Lifetime time.Duration
-
-	// Write is how long a write may take until the kernel has it. Default
-	// 4 s, less than 5 s; then 1008 write_timeout. It cannot be Off.
-	Write time.Duration
-
-	// CloseGrace is how long the end waits for a write that is under way,
-	// and for the peer's close frame; Linger, for its EOF after that. Default
-	// 1 s each. They cannot be Off.
-	CloseGrace time.Duration
-	Linger     time.Duration
+	Ping       time.Duration // between pings, ±10 %; default 25 s, which keeps proxies from cutting
+	Pong       time.Duration // for the answer; default 10 s or half of Ping; must be shorter than Ping → 3008 pong_timeout
+	Idle       time.Duration // without an application message, either way; default 5 min → 3008 idle
+	ReportIdle bool          // an idle connection is reported, and left open
+	Lifetime   time.Duration // of a connection, ±10 %; default 12 h → 1001 lifetime
+	Write      time.Duration // until the kernel has a message; default 4 s, less than 5 s, required → 1008 write_timeout
+	CloseGrace time.Duration // at the end, for a write under way and the peer's close frame; default 1 s, required
+	Linger     time.Duration // then, for the peer's EOF; default 1 s, required
 }
 
 func (h HeartbeatConfig) resolve(f *faults) HeartbeatConfig {
@@ -91,10 +70,10 @@ func (g *Guard) sweep() {
 // sweep looks at what is due. It never blocks.
 func (c *Conn) sweep() {
 	now := time.Now()
+	c.due.Store(int64(never))
 	expires := c.expires.Load()
 	switch {
 	case c.w.Cause() != nil:
-		c.due.Store(int64(never))
 		return
 	case expires != nil && !now.Before(*expires):
 		c.end(ErrExpired, "")
@@ -115,10 +94,12 @@ func (c *Conn) sweep() {
 
 const never = time.Duration(1<<63 - 1)
 
-// schedule works out when the sweeper is to look again.
+// schedule works out when the sweeper is to look again. It only ever makes that
+// earlier: the sweeper and whoever authenticates may be here at once.
 func (c *Conn) schedule(now time.Time) {
 	next := never
-	soonest := func(t time.Time) { next = min(next, t.Sub(c.g.born)) }
+	born := time.Since(c.g.born)
+	soonest := func(t time.Time) { next = min(next, born+time.Until(t)) }
 	if t := c.expires.Load(); t != nil {
 		soonest(*t)
 	}
@@ -131,5 +112,10 @@ func (c *Conn) schedule(now time.Time) {
 	if p := c.g.heartbeat.Ping; p > 0 {
 		soonest(now.Add(p / 2))
 	}
-	c.due.Store(int64(next))
+	for {
+		old := c.due.Load()
+		if old <= int64(next) || c.due.CompareAndSwap(old, int64(next)) {
+			return
+		}
+	}
 }

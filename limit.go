@@ -16,9 +16,8 @@ import (
 // Off switches a limit or a timeout off.
 const Off = -1
 
-// Rate is a token bucket: PerSecond tokens flow in, Burst are there at first
-// and at most. In each field 0 is the default; Rate{PerSecond: Off} is no
-// limit. A rate of your own needs a burst of your own.
+// Rate is a token bucket: PerSecond tokens flow in, Burst are there at first and
+// at most. 0 is the default, Rate{PerSecond: Off} no limit.
 type Rate struct {
 	PerSecond float64
 	Burst     int
@@ -94,48 +93,35 @@ func limit(v, def int, field string, f *faults) int {
 // Action is what happens to a message that is refused.
 type Action int
 
+// Actions. A notice is {"error":"rate_limited"} or {"error":"invalid_message"}
+// with details, at most one of each a second with a burst of 20.
 const (
-	// ActionClose closes the connection. It is the default.
-	ActionClose Action = iota
-	// ActionReply answers the message with a notice, at most one a second
-	// with a burst of 20, and reads on.
-	ActionReply
-	// ActionDelay stops reading until the rate allows the message, for five
-	// seconds at most, then closes. It is for rates only.
-	ActionDelay
-	// ActionReport reports the message and delivers it.
-	ActionReport
+	ActionClose  Action = iota // close the connection
+	ActionReply                // answer with a notice, and read on
+	ActionDelay                // rates only: read no more until it fits, 5 s at most, then close
+	ActionReport               // report the message, and deliver it
 )
 
 // maxDelay bounds ActionDelay.
 const maxDelay = 5 * time.Second
 
-// RateConfig bounds how often and how much clients may send. Messages and
-// bytes are payload: pings and pongs have a budget of their own.
-//
-// A bucket belongs to its key, so reconnecting does not refill it. A client is
-// an IPv4 address or an IPv6 /64; a subject is what the credential says, and
-// anonymous connections have no subject limits.
+// RateConfig bounds how often and how much clients may send: payload only, for
+// pings and pongs have a budget of their own. A client is an IPv4 address or
+// an IPv6 /64; a subject is whom the credential stands for, and anonymous
+// connections have none. A bucket belongs to its key: reconnecting does not
+// refill it.
 type RateConfig struct {
-	Messages        Rate // of a connection; default 20/s, burst 40
-	Bytes           Rate // of a connection; default 256 KiB/s, burst 1 MiB
-	ClientMessages  Rate // of all connections of a client; default 16 times Messages
-	ClientBytes     Rate // likewise; default 16 times Bytes
-	SubjectMessages Rate // of all connections of a subject; default 4 times Messages
-	SubjectBytes    Rate // likewise; default 4 times Bytes
+	Messages        Rate   // of a connection; default 20/s, burst 40
+	Bytes           Rate   // of a connection; default 256 KiB/s, burst 1 MiB
+	ClientMessages  Rate   // of a client; default 16 times Messages
+	ClientBytes     Rate   // of a client; default 16 times Bytes
+	SubjectMessages Rate   // of a subject; default 4 times Messages
+	SubjectBytes    Rate   // of a subject; default 4 times Bytes
+	Action          Action // for a message over any of these; default ActionClose → 1008 rate_limited
 
-	// Action says what happens to a message over a rate. Default
-	// ActionClose: 1008 rate_limited.
-	Action Action
-
-	// Handshakes of a client that pass the origin check. Default 5/s, burst
-	// 20; over it 429.
-	Handshakes Rate
-
-	// MaxInFlight bounds the handshakes that wait for a verifier, a store
-	// or Attach. Default 256 in all (503) and 8 per client (429).
-	MaxInFlight          int
-	MaxInFlightPerClient int
+	Handshakes           Rate // of a client, past the origin check; default 5/s, burst 20 → 429
+	MaxInFlight          int  // handshakes waiting for a verifier or Attach; default 256, Off none → 503
+	MaxInFlightPerClient int  // of them, a client's; default 8, Off none → 429
 }
 
 // rates is a RateConfig at work.
@@ -183,15 +169,15 @@ func (r *rates) handshake(client netip.Addr) error {
 }
 
 // fly reserves a place among the handshakes in flight.
-func (r *rates) fly(client netip.Addr) (*flight, error) {
+func (c *counter) fly(client netip.Addr) (*flight, error) {
 	key := clientip.Key(client)
-	if ok, own := r.inFlight.take(key); !ok {
+	if ok, own := c.take(key); !ok {
 		if own {
 			return nil, denyStatus(ErrInFlight, http.StatusTooManyRequests, "of the client")
 		}
 		return nil, deny(ErrInFlight, "")
 	}
-	fl := &flight{release: func() { r.inFlight.give(key) }}
+	fl := &flight{release: func() { c.give(key) }}
 	fl.hold()
 	return fl, nil
 }
@@ -244,10 +230,11 @@ func (r *rates) conn(client netip.Addr, subject string) *connRates {
 // take charges a message of n bytes. What refuses it takes nothing, and says
 // how long it would have to wait.
 func (c *connRates) take(n int, now time.Time) (wait time.Duration, ok bool) {
-	if c.messages != nil && !c.messages.AllowN(now, 1) {
+	// Looked at first, taken last: nobody else takes from these two.
+	if c.messages != nil && c.messages.TokensAt(now) < 1 {
 		return missing(c.messages, 1, now), false
 	}
-	if c.bytes != nil && n > 0 && !c.bytes.AllowN(now, n) {
+	if c.bytes != nil && c.bytes.TokensAt(now) < float64(n) {
 		return missing(c.bytes, n, now), false
 	}
 	for i, b := range c.shared {
@@ -265,6 +252,12 @@ func (c *connRates) take(n int, now time.Time) (wait time.Duration, ok bool) {
 			}
 			return wait, false
 		}
+	}
+	if c.messages != nil {
+		c.messages.AllowN(now, 1)
+	}
+	if c.bytes != nil {
+		c.bytes.AllowN(now, n)
 	}
 	return 0, true
 }
@@ -354,21 +347,15 @@ func (c *counter) give(key netip.Prefix) {
 }
 
 // CapConfig bounds how many connections there are. In each field 0 is the
-// default and Off no limit. A slot is reserved before the upgrade, and comes
+// default and Off no limit. A slot is reserved before the upgrade; it comes
 // back when the connection has ended and its handler has returned.
 type CapConfig struct {
-	MaxConns           int // in all; default 10,000; over it 503
-	MaxConnsPerClient  int // of an IPv4 address or an IPv6 /64; default 64; over it 429
-	MaxConnsPerNetwork int // of an IPv6 /48; default 1,024; over it 429
-	MaxConnsPerSubject int // default 16; over it 429
-
-	// MaxUnauthenticated bounds the connections that have yet to send their
-	// credential as their first message. Default a tenth of MaxConns, at
-	// least 1; 1,000 when that is Off. Over it 503.
-	MaxUnauthenticated int
-
-	// ReportOnly reports what would be refused, and lets it pass.
-	ReportOnly bool
+	MaxConns           int  // in all; default 10,000 → 503
+	MaxConnsPerClient  int  // of an IPv4 address or an IPv6 /64; default 64 → 429
+	MaxConnsPerNetwork int  // of an IPv6 /48; default 1,024 → 429
+	MaxConnsPerSubject int  // default 16 → 429
+	MaxUnauthenticated int  // that owe a first message; default MaxConns/10, 1,000 when Off → 503
+	ReportOnly         bool // what would be refused is reported, and passes
 }
 
 // ConnCap bounds the number of connections. Several Guards can share one.
@@ -425,8 +412,7 @@ type Lease struct {
 	released bool
 }
 
-// Acquire reserves a slot for the client of r. The error wraps ErrMaxConns,
-// ErrMaxClientConns or ErrClientAddress.
+// Acquire reserves a slot for the client of r.
 func (c *ConnCap) Acquire(r *http.Request) (*Lease, error) {
 	addr, err := c.client.Client(r)
 	if err != nil {
@@ -467,11 +453,15 @@ func (c *ConnCap) acquire(addr netip.Addr, r *http.Request) (*Lease, error) {
 func (l *Lease) bind(subject string, r *http.Request) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if subject == "" || l.subject != "" || l.released {
+	if subject == "" || l.subject == subject || l.released {
 		return nil
 	}
 	c := l.cap
 	c.mu.Lock()
+	if l.subject != "" {
+		down(c.subjects, l.subject) // a piece in front had another view
+		l.subject = ""
+	}
 	over := c.cfg.MaxConnsPerSubject > 0 && c.subjects[subject] >= c.cfg.MaxConnsPerSubject
 	if !over || c.cfg.ReportOnly {
 		c.subjects[subject]++
@@ -495,7 +485,7 @@ func (l *Lease) await() error {
 	c := l.cap
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.cfg.MaxUnauthenticated > 0 && c.waiting >= c.cfg.MaxUnauthenticated {
+	if c.cfg.MaxUnauthenticated > 0 && c.waiting >= c.cfg.MaxUnauthenticated && !c.cfg.ReportOnly {
 		return deny(ErrMaxConns, "of those not authenticated yet")
 	}
 	c.waiting++
@@ -556,15 +546,15 @@ func (l *Lease) releaseUnlessMoved() {
 	}
 }
 
-// Conns returns how many slots are held.
-func (c *ConnCap) Conns() int {
+// conns returns how many slots are held.
+func (c *ConnCap) conns() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.all
 }
 
-// Handler reserves a slot for as long as next runs, or answers 503 or 429. A
-// Guard that accepts the connection in next takes the slot over. Behind an
+// Handler reserves a slot for as long as next runs, or until the end of the Conn
+// that a Guard accepts there; else it answers 503 or 429. Behind an
 // [Authenticator]'s Handler, the subject's cap holds too.
 func (c *ConnCap) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -574,8 +564,8 @@ func (c *ConnCap) Handler(next http.Handler) http.Handler {
 			return
 		}
 		l, err := c.Acquire(r)
-		if err == nil && m.principal != nil {
-			if err = l.bind(m.principal.Subject, r); err != nil {
+		if p, ok := PrincipalOf(r); err == nil && ok {
+			if err = l.bind(p.Subject, r); err != nil {
 				l.Release()
 			}
 		}

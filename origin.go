@@ -10,38 +10,67 @@ import (
 
 // OriginConfig says which web origins may connect (RFC 6454, RFC 6455 §10.2).
 type OriginConfig struct {
-	// Origins are the allowed origins, each a scheme, a host and, where it
-	// is not the scheme's default, a port: "https://app.example.com",
-	// "http://localhost:3000". "https://*.example.com" allows exactly one
-	// label in place of the star. "null" has to be listed to be allowed.
-	// Anything else is an error: there are no patterns.
+	// Origins are scheme, host and, unless it is the default, port:
+	// "https://app.example.com", "http://localhost:3000". A star stands for
+	// exactly one label: "https://*.example.com". "null" must be listed to
+	// be allowed. There are no other patterns.
 	Origins []string
 
-	// AllowMissing admits handshakes without an Origin header, as programs
-	// that are no browser send them; never with a cookie, which only a
-	// browser attaches by itself. In a [Config] it needs a Hosts list.
-	AllowMissing bool
-
-	// InsecureReportOnly reports what would be refused, and lets it pass.
-	InsecureReportOnly bool
+	AllowMissing       bool // no Origin header is let pass, but never with a cookie
+	InsecureReportOnly bool // what would be refused is reported, and passes
 }
 
-// OriginGuard checks the Origin header and the fetch metadata of a handshake.
-type OriginGuard struct {
+// Check judges a request's origin, host or transport, and consumes nothing.
+type Check struct {
 	reporter
+	kind    checkKind
+	check   func(*http.Request) error
+	post    func(*http.Request) error // checkOrigin: for a POST that buys a ticket
+	missing bool                      // checkOrigin: a missing Origin is allowed
+}
+
+type checkKind string
+
+const (
+	checkOrigin checkKind = "Origin"
+	checkHost   checkKind = "Host"
+	checkTLS    checkKind = "TLS"
+)
+
+// Check returns nil, or an error that wraps ErrOriginDenied, ErrFetchMetadata,
+// ErrHostDenied or ErrInsecureTransport.
+func (c *Check) Check(r *http.Request) error { return c.check(r) }
+
+// Handler lets a request pass to next, or answers 403 or 421.
+func (c *Check) Handler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		m := marksOf(r)
+		if !m.has(c) {
+			if err := c.check(r); err != nil {
+				c.refuse(w, r, err, Event{})
+				return
+			}
+			r = m.with(r, c)
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// originGuard checks the Origin header and the fetch metadata of a handshake.
+type originGuard struct {
 	list *origin.List
 	cfg  OriginConfig
 }
 
-// NewOriginGuard returns a check that can stand in front of any handler. An
+// NewOriginCheck returns a check of the Origin header and the fetch metadata. An
 // empty list is an error unless AllowMissing is set.
-func NewOriginGuard(cfg OriginConfig) (*OriginGuard, error) {
+func NewOriginCheck(cfg OriginConfig) (*Check, error) {
 	var f faults
-	g := newOriginGuard(cfg, &f)
-	return g, f.err()
+	c := newOriginCheck(cfg, &f)
+	return c, f.err()
 }
 
-func newOriginGuard(cfg OriginConfig, f *faults) *OriginGuard {
+func newOriginCheck(cfg OriginConfig, f *faults) *Check {
 	list, bad := origin.ParseList(cfg.Origins)
 	for _, b := range bad {
 		f.add("Origins", b.Value, b.Reason)
@@ -49,22 +78,25 @@ func newOriginGuard(cfg OriginConfig, f *faults) *OriginGuard {
 	if len(cfg.Origins) == 0 && !cfg.AllowMissing {
 		f.add("Origins", "", "list at least one origin: an empty list would refuse every browser")
 	}
-	cfg.Origins = nil
-	return &OriginGuard{list: list, cfg: cfg}
+	g := &originGuard{list: list, cfg: cfg}
+	c := &Check{kind: checkOrigin, missing: cfg.AllowMissing, check: g.check, post: g.checkPost}
+	if cfg.InsecureReportOnly {
+		c.check, c.post = c.reportOnly(g.check), c.reportOnly(g.checkPost)
+	}
+	return c
 }
 
-// Check returns nil, or an error that wraps ErrOriginDenied or
-// ErrFetchMetadata.
-func (g *OriginGuard) Check(r *http.Request) error {
-	err := g.check(r)
-	if err != nil && g.cfg.InsecureReportOnly {
-		g.report(r, err)
+// reportOnly makes a report of what check refuses.
+func (c *Check) reportOnly(check func(*http.Request) error) func(*http.Request) error {
+	return func(r *http.Request) error {
+		if err := check(r); err != nil {
+			c.report(r, err)
+		}
 		return nil
 	}
-	return err
 }
 
-func (g *OriginGuard) check(r *http.Request) error {
+func (g *originGuard) check(r *http.Request) error {
 	switch origins := r.Header["Origin"]; {
 	case len(origins) > 1:
 		return deny(ErrOriginDenied, "several Origin headers")
@@ -93,7 +125,7 @@ func (g *OriginGuard) check(r *http.Request) error {
 
 // checkPost is Check for a POST that buys a ticket: scripts send it with
 // other fetch metadata, and programs without an Origin, but never with a cookie.
-func (g *OriginGuard) checkPost(r *http.Request) error {
+func (g *originGuard) checkPost(r *http.Request) error {
 	var err error
 	switch origins := r.Header["Origin"]; {
 	case len(origins) > 1:
@@ -105,39 +137,23 @@ func (g *OriginGuard) checkPost(r *http.Request) error {
 	case len(r.Header["Cookie"]) > 0:
 		err = deny(ErrOriginDenied, "a cookie and no Origin header")
 	}
-	if err != nil && g.cfg.InsecureReportOnly {
-		g.report(r, err)
-		return nil
-	}
 	return err
 }
 
-// Handler lets a request pass to next, or answers 403.
-func (g *OriginGuard) Handler(next http.Handler) http.Handler {
-	return g.handler(g, g.Check, next)
-}
-
-// HostGuard checks the Host header of a handshake. It stops DNS rebinding
-// where no origin list does: when a missing Origin is allowed.
-type HostGuard struct {
-	reporter
-	hosts *origin.Hosts
-}
-
-// NewHostGuard returns a check for these hosts. An entry without a port
-// matches any port; "*.example.com" allows one label in place of the star. An
-// empty list is an error.
-func NewHostGuard(hosts []string) (*HostGuard, error) {
+// NewHostCheck returns a check of the Host header: it stops DNS rebinding where
+// no origin list does. An entry without a port matches any port, and a star
+// stands for exactly one label. An empty list is an error.
+func NewHostCheck(hosts []string) (*Check, error) {
 	var f faults
 	if len(hosts) == 0 {
 		f.add("Hosts", "", "list at least one host")
 	}
-	g := newHostGuard(hosts, &f)
-	return g, f.err()
+	c := newHostCheck(hosts, &f)
+	return c, f.err()
 }
 
-// newHostGuard returns nil for no hosts: they are not checked.
-func newHostGuard(hosts []string, f *faults) *HostGuard {
+// newHostCheck returns nil for no hosts: they are not checked.
+func newHostCheck(hosts []string, f *faults) *Check {
 	if len(hosts) == 0 {
 		return nil
 	}
@@ -145,39 +161,30 @@ func newHostGuard(hosts []string, f *faults) *HostGuard {
 	for _, b := range bad {
 		f.add("Hosts", b.Value, b.Reason)
 	}
-	return &HostGuard{hosts: list}
-}
-
-// Check returns nil, or an error that wraps ErrHostDenied.
-func (g *HostGuard) Check(r *http.Request) error {
-	port := "80"
-	if r.TLS != nil {
-		port = "443"
-	}
-	if !g.hosts.Match(r.Host, port) {
-		return deny(ErrHostDenied, "")
-	}
-	return nil
-}
-
-// Handler lets a request pass to next, or answers 421 (RFC 9110 §15.5.20).
-func (g *HostGuard) Handler(next http.Handler) http.Handler {
-	return g.handler(g, g.Check, next)
+	return &Check{kind: checkHost, check: func(r *http.Request) error {
+		port := "80"
+		if r.TLS != nil {
+			port = "443"
+		}
+		if !list.Match(r.Host, port) {
+			return deny(ErrHostDenied, "")
+		}
+		return nil
+	}}
 }
 
 // Proxies says what stands in front of the server, and so who the client is.
 // The zero value is a server that clients reach directly: the client is the
 // peer of the TCP connection, and no header is believed.
 type Proxies struct {
-	// Trusted are the prefixes ("10.0.0.0/8") and addresses from which
-	// forwarding headers are believed, and "unix" for the peers of a unix
-	// socket, which are refused otherwise. There is no safe default.
+	// Trusted are the prefixes ("10.0.0.0/8") and addresses whose headers
+	// are believed, and "unix" for the peers of a unix socket, which are
+	// refused otherwise.
 	Trusted []string
 
-	// Header is the one header that carries the client's address. Default
-	// X-Forwarded-For, read from the right over all its lines, past trusted
-	// addresses only. "Forwarded" is read as RFC 7239 says; any other must
-	// hold a single address, as X-Real-IP does.
+	// Header is the one that carries the client's address: X-Forwarded-For
+	// (the default) or Forwarded (RFC 7239), read from the right past
+	// trusted addresses; any other must hold a single address.
 	Header string
 }
 
@@ -189,54 +196,34 @@ func (p Proxies) resolver(f *faults) *clientip.Resolver {
 	return r
 }
 
-// TLSConfig says what counts as encrypted.
-type TLSConfig struct {
-	Proxies Proxies
-
-	// InsecureAllowHTTP admits clear text from everybody.
-	InsecureAllowHTTP bool
-}
-
-// TLSGuard refuses clear text (RFC 6455 §10.6). It admits TLS; a trusted
-// proxy that sends exactly one X-Forwarded-Proto, equal to https; and, so that
-// development works, a loopback peer when no proxy is configured and none has
-// left a trace in the request.
-type TLSGuard struct {
-	reporter
-	client   *clientip.Resolver
-	insecure bool
-}
-
-// NewTLSGuard returns a check that can stand in front of any handler.
-func NewTLSGuard(cfg TLSConfig) (*TLSGuard, error) {
+// NewTLSCheck returns a check that refuses clear text (RFC 6455 §10.6). It lets
+// pass TLS; a trusted proxy that sends exactly one X-Forwarded-Proto, equal to
+// https; and, for development, a loopback peer where no proxy is configured and
+// none has left a trace. It never redirects: what came in clear text is known.
+func NewTLSCheck(proxies Proxies) (*Check, error) {
 	var f faults
-	g := &TLSGuard{client: cfg.Proxies.resolver(&f), insecure: cfg.InsecureAllowHTTP}
-	return g, f.err()
+	c := newTLSCheck(proxies.resolver(&f), false)
+	return c, f.err()
 }
 
-// Check returns nil, or an error that wraps ErrInsecureTransport.
-func (g *TLSGuard) Check(r *http.Request) error {
-	if r.TLS != nil || g.insecure {
-		return nil
-	}
-	if g.client.PeerTrusted(r) {
-		if proto, ok := single(r.Header, "X-Forwarded-Proto"); ok && proto == "https" {
+func newTLSCheck(client *clientip.Resolver, insecure bool) *Check {
+	return &Check{kind: checkTLS, check: func(r *http.Request) error {
+		if r.TLS != nil || insecure {
 			return nil
 		}
-		return deny(ErrInsecureTransport, "the proxy does not say https")
-	}
-	if !g.client.Proxied() && !forwarded(r.Header) {
-		if peer, _, err := clientip.Peer(r.RemoteAddr); err == nil && peer.IsLoopback() {
-			return nil
+		if client.PeerTrusted(r) {
+			if proto, ok := single(r.Header, "X-Forwarded-Proto"); ok && proto == "https" {
+				return nil
+			}
+			return deny(ErrInsecureTransport, "the proxy does not say https")
 		}
-	}
-	return deny(ErrInsecureTransport, "")
-}
-
-// Handler lets a request pass to next, or answers 403. It never redirects: a
-// credential that came in clear text is known already.
-func (g *TLSGuard) Handler(next http.Handler) http.Handler {
-	return g.handler(g, g.Check, next)
+		if !client.Proxied() && !forwarded(r.Header) {
+			if peer, _, err := clientip.Peer(r.RemoteAddr); err == nil && peer.IsLoopback() {
+				return nil
+			}
+		}
+		return deny(ErrInsecureTransport, "")
+	}}
 }
 
 // forwarded reports whether a proxy has left a trace.

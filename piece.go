@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"sync"
+	"time"
 )
 
 // markKey is how a piece that has let a request pass says so to a Guard that
@@ -13,9 +14,25 @@ type markKey struct{}
 // marks is what the pieces before a handler have done. It is not changed once
 // it is in a context.
 type marks struct {
-	passed    []any // the pieces
-	principal *Principal
-	leases    []*Lease
+	passed     []any // the pieces
+	principals []found
+	leases     []*Lease
+}
+
+// found is whom an Authenticator has found.
+type found struct {
+	by        *Authenticator
+	principal Principal
+}
+
+// principal returns whom this Authenticator has found, and no other.
+func (m marks) principal(by *Authenticator) (Principal, bool) {
+	for _, f := range m.principals {
+		if f.by == by {
+			return f.principal, true
+		}
+	}
+	return Principal{}, false
 }
 
 func marksOf(r *http.Request) marks {
@@ -62,6 +79,10 @@ func (p *reporter) refuse(w http.ResponseWriter, r *http.Request, err error, e E
 	if e.Client == "" {
 		e.Client = r.RemoteAddr
 	}
+	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
+		// A body that never comes would keep net/http reading it.
+		http.NewResponseController(w).SetReadDeadline(time.Now())
+	}
 	d.write(w)
 	p.events().emit(e)
 }
@@ -72,20 +93,5 @@ func (p *reporter) report(r *http.Request, err error) {
 	p.events().emit(Event{
 		Kind: EventViolation, Err: err, Reason: d.token, Detail: d.detail, Report: true,
 		Client: r.RemoteAddr, Origin: r.Header.Get("Origin"), Host: r.Host,
-	})
-}
-
-// handler is the http.Handler of a piece whose check consumes nothing.
-func (p *reporter) handler(piece any, check func(*http.Request) error, next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		m := marksOf(r)
-		if !m.has(piece) {
-			if err := check(r); err != nil {
-				p.refuse(w, r, err, Event{})
-				return
-			}
-			r = m.with(r, piece)
-		}
-		next.ServeHTTP(w, r)
 	})
 }

@@ -91,8 +91,7 @@ var (
 	ErrInternal       error = &refusal{"internal_error", "internal error", 0, 1011}
 )
 
-// CloseCodesGraphQL is for Config.CloseCodes: the codes that graphql-ws
-// clients know.
+// CloseCodesGraphQL is for Config.CloseCodes: what graphql-ws clients know.
 func CloseCodesGraphQL() map[error]StatusCode {
 	return map[error]StatusCode{
 		ErrInvalidUTF8: 4400, ErrInvalidJSON: 4400, ErrSchema: 4400, ErrJSONLimit: 4400, ErrMessageType: 4400,
@@ -103,8 +102,7 @@ func CloseCodesGraphQL() map[error]StatusCode {
 	}
 }
 
-// CloseCodesPolicy is for Config.CloseCodes: 1008 wherever the default is a
-// code of the 3000s, for clients that know only RFC 6455's.
+// CloseCodesPolicy is for Config.CloseCodes: 1008 in place of the 3000s.
 func CloseCodesPolicy() map[error]StatusCode {
 	codes := map[error]StatusCode{}
 	for _, err := range []error{
@@ -116,10 +114,8 @@ func CloseCodesPolicy() map[error]StatusCode {
 }
 
 // CloseError says why a connection ended. Read and Write return it, it is the
-// cause of the connection's context, and a handler may return one.
-//
-// errors.Is finds the reason (ErrRateLimited, ErrIdle, …). It finds io.EOF
-// only when the peer closed with 1000 or 1001.
+// cause of the connection's context, and a handler may return one. errors.Is
+// finds the sentinel, and io.EOF for a peer's 1000 or 1001 only.
 type CloseError struct {
 	Code   StatusCode // 1005: the peer gave none; 1006: no close frame came
 	Reason string     // a token of the guard's, or whoever closed chose it
@@ -140,7 +136,7 @@ func (e *CloseError) Error() string {
 	return s
 }
 
-// Unwrap returns the guard's sentinel and, where there is one, what caused it.
+// Unwrap returns the guard's sentinel, and io.EOF for a peer's 1000 or 1001.
 func (e *CloseError) Unwrap() []error {
 	var errs []error
 	if e.err != nil {

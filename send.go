@@ -13,11 +13,13 @@ const (
 	maxQueueBytes = 1 << 20
 )
 
-// Send puts a message into the connection's queue and never blocks. The
-// message is not copied: the caller must not change it, and may send the same
-// to many connections. A queue that is full, with 256 messages or 1 MiB, ends
-// the connection with 1008 queue_full: its peer does not keep up.
+// Send queues a message and never blocks. The message is not copied: it must not
+// be changed, and may be sent to many connections. A queue that is full (256
+// messages, 1 MiB) ends the connection with 1008 queue_full.
 func (c *Conn) Send(typ MessageType, msg []byte) error {
+	if typ != MessageText && typ != MessageBinary {
+		return errMessageType(typ)
+	}
 	if c.w.Cause() != nil {
 		return c.closed()
 	}

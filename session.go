@@ -17,6 +17,7 @@ type sessions struct {
 	notBefore map[string]time.Time // of revoked subjects
 	sweeping  bool
 	draining  bool
+	entering  int           // handshakes under way
 	drained   chan struct{} // closed when draining and nobody is left
 }
 
@@ -42,7 +43,7 @@ func newSessions(g *Guard) *sessions {
 // time finds the session or is found.
 func (s *sessions) register(p Principal) *session {
 	se := &session{set: s, subject: p.Subject}
-	if p.Anonymous() {
+	if p.anonymous() {
 		return se
 	}
 	s.mu.Lock()
@@ -89,7 +90,7 @@ func (se *session) isKilled() bool {
 
 // revoked reports whether p's credential is void.
 func (s *sessions) revoked(p Principal) bool {
-	if p.Anonymous() {
+	if p.anonymous() {
 		return false
 	}
 	s.mu.Lock()
@@ -184,9 +185,25 @@ func (s *sessions) isDraining() bool {
 	return s.draining
 }
 
+// entered counts a handshake, unless a drain has begun. left undoes it either
+// way: a drain waits for both.
+func (s *sessions) entered() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.entering++
+	return !s.draining
+}
+
+func (s *sessions) left() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.entering--
+	s.checkDrained()
+}
+
 // checkDrained is called with mu held.
 func (s *sessions) checkDrained() {
-	if s.draining && len(s.conns) == 0 {
+	if s.draining && len(s.conns) == 0 && s.entering == 0 {
 		select {
 		case <-s.drained:
 		default:
@@ -214,14 +231,11 @@ const (
 	drainPace  = 10 * time.Second
 )
 
-// Shutdown refuses new handshakes with 503, closes the connections with 1012
-// in batches over the first half of ctx's time (10 s without a deadline), and
-// returns when they are gone and their handlers have returned. When ctx ends
-// first, it cuts what is left and returns ctx's error. Further calls wait for
-// the same drain.
-//
-// http.Server.Shutdown knows nothing of upgraded connections: call both, this
-// one first.
+// Shutdown refuses new handshakes with 503, closes the connections with 1012 in
+// batches over the first half of ctx's time (10 s without a deadline), and
+// returns when they and their handlers are gone. When ctx ends first, it cuts
+// what is left and returns ctx's error. Further calls wait for the same drain.
+// http.Server.Shutdown knows nothing of upgraded connections: call it after.
 func (g *Guard) Shutdown(ctx context.Context) error {
 	s := g.sessions
 	s.mu.Lock()

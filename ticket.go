@@ -11,21 +11,14 @@ import (
 	"time"
 )
 
-// TicketConfig is for one-time tickets: a page asks for one over HTTP, with
-// the session that it has, and connects with it in the query. What ends up in
-// a log is worthless by then.
+// TicketConfig is for one-time tickets: a page buys one over HTTP with the
+// session that it has, and connects with it in the query. What ends up in a log
+// is worthless by then. In each field 0 is the default.
 type TicketConfig struct {
-	// Param is the query parameter that carries it. Default "ticket".
-	Param string
-
-	// TTL is how long a ticket can be redeemed. Default 30 s; Off is an
-	// error.
-	TTL time.Duration
-
-	// MaxPerSubject and MaxTotal bound the tickets that are outstanding.
-	// Default 16 (over it 429) and 100,000 (over it 503); Off is no limit.
-	MaxPerSubject int
-	MaxTotal      int
+	Param         string        // the query parameter; default "ticket"
+	TTL           time.Duration // default 30 s, required
+	MaxPerSubject int           // outstanding; default 16, Off none → 429
+	MaxTotal      int           // outstanding; default 100,000, Off none → 503
 }
 
 // tickets are the outstanding ones, by their hash.
@@ -126,25 +119,16 @@ func (t *tickets) revoke(subject string) {
 	}
 }
 
-// TicketHandler issues one-time tickets: POST, answered with
+// TicketHandler issues one-time tickets, each bound to its subject and to the
+// Origin that it was bought from, to a POST: {"ticket":"…","expires_in":30}.
 //
-//	{"ticket":"…","expires_in":30}
-//
-// Mount it beside the user's own session. login says who asks: a Principal, or
-// an error for 401 (one that wraps ErrUnavailable: 503). A nil login asks the
-// guard's own Verifier, for the credential of the Authorization header.
-//
-// The checks of a handshake hold here as well: host, clear text, origin (a
-// request without an Origin must carry no cookie), the client's handshake
-// rate, failed credentials and revocation. A ticket issued to a page is bound
-// to its origin, and every ticket to the subject. It needs
-// AuthConfig.Tickets, and panics without.
+// login says who asks; an error is a 401 (503 for ErrUnavailable). A nil login
+// asks the Verifier, for the credential of the Authorization header. All other
+// checks are a handshake's, but that a missing Origin is let pass without a
+// cookie. It panics without AuthConfig.Tickets.
 func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http.Handler {
 	if g.auth.tickets == nil {
 		panic("wsguard: TicketHandler without AuthConfig.Tickets")
-	}
-	if login == nil && g.auth.cfg.Verifier == nil {
-		panic("wsguard: TicketHandler without a login and without a Verifier")
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		e := Event{}
@@ -183,23 +167,23 @@ func (g *Guard) issue(r *http.Request, login func(*http.Request) (Principal, err
 	if err := g.tls.Check(r); err != nil {
 		return "", err
 	}
-	if err := g.origin.checkPost(r); err != nil {
+	if err := g.origin.post(r); err != nil {
 		return "", err
 	}
 	if err := g.rates.handshake(client); err != nil {
 		return "", err
 	}
-	fl, err := g.rates.fly(client)
+	fl, err := g.rates.inFlight.fly(client)
 	if err != nil {
 		return "", err
 	}
 	defer fl.done()
 	var p Principal
 	if login != nil {
-		p, err = g.auth.ask(r.Context(), fl, func(ctx context.Context) (Principal, error) {
+		p, err = g.auth.guarded(r.Context(), client, "", fl, func(ctx context.Context) (Principal, error) {
 			return login(r.WithContext(ctx))
 		})
-		if p, err = g.auth.settle(p, err); err != nil {
+		if err != nil {
 			return "", err
 		}
 	} else {

@@ -9,11 +9,10 @@ import (
 	"github.com/wsguard/wsguard/internal/jsonschema"
 )
 
-// Validator judges a whole message before the application sees it. It is
-// called by many goroutines. An error refuses the message; one that wraps
-// ErrInvalidJSON, ErrInvalidUTF8, ErrJSONLimit or ErrForbidden is closed with
-// that sentinel's code, any other with ErrSchema's. A panic closes the
-// connection with 1011. A *[Schema] is a Validator.
+// Validator judges a whole message before the application sees it, for many
+// goroutines. An error refuses it: as ErrInvalidJSON, ErrInvalidUTF8,
+// ErrJSONLimit or ErrForbidden if it wraps that, else as ErrSchema. A panic
+// closes the connection with 1011. A *[Schema] is a Validator.
 type Validator interface {
 	Validate(msg []byte) error
 }
@@ -21,11 +20,10 @@ type Validator interface {
 // Schema is a compiled JSON Schema. It is safe for concurrent use.
 type Schema struct{ s *jsonschema.Schema }
 
-// CompileSchema compiles a JSON Schema of draft 4, 6, 7, 2019-09 or 2020-12,
-// the latter when "$schema" is absent. Nothing is loaded from a file or the
-// network. What would silently check nothing is an error that names its place:
-// a keyword or a format that is not known, an empty enum, a number beyond all
-// use. Formats are checked.
+// CompileSchema compiles a JSON Schema of draft 4, 6, 7, 2019-09 or 2020-12 (when
+// "$schema" is absent). Nothing is loaded from a file or the network. What would
+// silently check nothing is an error: a keyword or a format that is not known,
+// an empty enum, a number beyond all use. Formats are checked.
 func CompileSchema(src []byte) (*Schema, error) {
 	s, err := jsonschema.Compile(src, jsonschema.Options{})
 	if err != nil {
@@ -84,39 +82,23 @@ func (e *MessageError) Error() string {
 // Unwrap returns ErrInvalidJSON, ErrJSONLimit, ErrSchema or ErrInternal.
 func (e *MessageError) Unwrap() error { return e.err }
 
-// MessageConfig says what messages are accepted.
+// MessageConfig says what messages are accepted. In each field 0 is the default,
+// and Off no limit where the comment does not say "required".
 type MessageConfig struct {
-	// Binary accepts binary messages as well. Default text only; then 1003.
-	Binary bool
+	Binary       bool          // accept binary messages as well; else → 1003
+	MaxBytes     int64         // of a message, as its frames declare; default 32 KiB, required → 1009
+	MaxFragments int           // frames of a message; default 64 → 1008 fragments
+	Timeout      time.Duration // from the first byte of its header to its last; default 10 s → 1008 message_timeout
+	Control      Rate          // pings and pongs; default 10/s, burst 20 → 1008 control_flood
 
-	// MaxBytes is the largest message, by the sum of its frames' declared
-	// lengths. Default 32 KiB; then 1009. It cannot be Off.
-	MaxBytes int64
-
-	// MaxFragments is how many frames a message may come in. Default 64;
-	// then 1008 fragments. Off is no limit.
-	MaxFragments int
-
-	// Timeout is how long a message may take from the first byte of its
-	// header to the last of its payload. Default 10 s; then 1008
-	// message_timeout. Off is no limit.
-	Timeout time.Duration
-
-	// Control is the budget of pings and pongs. Default 10/s, burst 20;
-	// over it 1008 control_flood.
-	Control Rate
-
-	// Validator judges every message, text or binary. Nil accepts all.
-	Validator Validator
-
-	// Validators judge the messages of connections with these subprotocols
-	// instead. A handshake that negotiates none of them is refused with 400
-	// unless there is a Validator as well.
+	// Validator judges every message, text or binary; nil accepts all.
+	// Validators judge those of connections with these subprotocols
+	// instead: a handshake that negotiates none of them gets 400 unless
+	// there is a Validator as well. OnInvalid is what happens to what they
+	// refuse: ActionClose, ActionReply or ActionReport.
+	Validator  Validator
 	Validators map[string]Validator
-
-	// OnInvalid says what happens to a message that Validator refuses:
-	// ActionClose, ActionReply or ActionReport.
-	OnInvalid Action
+	OnInvalid  Action
 }
 
 func (m MessageConfig) resolve(subprotocols []string, f *faults) MessageConfig {

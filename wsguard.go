@@ -1,10 +1,10 @@
 // Package wsguard makes a WebSocket endpoint safe by default.
 //
-// A [Guard] wraps one handler. It refuses handshakes in clear text, from
-// foreign origins, without a valid credential or over a limit; it reads only
-// well-formed messages of the right type, size, rate and schema; it notices
-// peers that are silent, slow or gone; it ends every connection with one cause
-// and one close code; and it reports all of it to log/slog.
+// A [Guard] wraps one handler. It refuses handshakes in clear text, from foreign
+// origins, without a valid credential or over a limit; lets only messages of the
+// right form, type, size, rate and schema pass; notices peers that are silent,
+// slow or gone; ends every connection once, with one cause and one close code;
+// and reports all of it to log/slog.
 //
 //	guard, err := wsguard.New(wsguard.Config{
 //		Origins: []string{"https://app.example.com"},
@@ -29,11 +29,9 @@
 // weakens security is named Insecure. Most users need [New], [Guard.Handler],
 // [Conn.Read], [Conn.Write] or [Conn.Send], and [Guard.Shutdown].
 //
-// Each guard can also be used alone, in front of any handler: [OriginGuard],
-// [HostGuard], [TLSGuard], [Authenticator], [ConnCap]. A Guard runs all of them
-// in the right order: cheap checks first, and nothing of the request believed
-// before it was checked. A check that a piece of the same Guard has made
-// already is not made again.
+// Each guard can also stand alone in front of any handler: a [Check] of origin,
+// host or transport, an [Authenticator], a [ConnCap]. A Guard runs all of them
+// in the right order, and skips what a piece of its own has done already.
 package wsguard
 
 import (
@@ -53,27 +51,12 @@ import (
 // Config is what New needs to know. Origins and Auth have to be set; every
 // other zero value is a default.
 type Config struct {
-	// Origins are the web origins that may connect; see OriginConfig. An
-	// empty list is an error unless AllowMissingOrigin is set.
-	Origins []string
-
-	// AllowMissingOrigin admits clients that are no browser: without an
-	// Origin header, and without a cookie. It needs Hosts.
-	AllowMissingOrigin bool
-
-	// InsecureReportOrigin reports a foreign origin, and lets it pass.
-	InsecureReportOrigin bool
-
-	// Hosts are the hosts that are served; see NewHostGuard. Nil: not
-	// checked, for the origin list stops DNS rebinding already.
-	Hosts []string
-
-	// InsecureAllowHTTP admits clear text from everybody; see TLSGuard for
-	// what is admitted without.
-	InsecureAllowHTTP bool
-
-	// Proxies are what stands in front of the server.
-	Proxies Proxies
+	Origins              []string // that may connect; see OriginConfig
+	AllowMissingOrigin   bool     // programs without an Origin and without a cookie; needs Hosts
+	InsecureReportOrigin bool     // a foreign origin is reported, and passes
+	Hosts                []string // that are served; see NewHostCheck; nil: not checked
+	InsecureAllowHTTP    bool     // clear text from everybody; see NewTLSCheck
+	Proxies              Proxies  // what stands in front of the server
 
 	Auth      AuthConfig
 	Caps      CapConfig
@@ -81,43 +64,28 @@ type Config struct {
 	Messages  MessageConfig
 	Heartbeat HeartbeatConfig
 
-	// Subprotocols are what the endpoint speaks, in order of preference,
-	// compared to the letter. None negotiated is no error; see
-	// MessageConfig.Validators.
-	Subprotocols []string
+	Subprotocols []string // by preference, compared to the letter; none negotiated is no error
 
-	// Attach runs after every check and before the upgrade, on the
-	// request's goroutine. Its value becomes Conn.Value; one that is an
-	// io.Closer is closed once, when the connection has ended or the
-	// upgrade fails. An error refuses with 403. The request is stripped of
-	// credentials that end up in logs. After a first-message credential it
-	// runs on the connection's goroutine instead, with a copy of the request
-	// that has no context values, and an error closes with 3003.
+	// Attach runs after every check and before the upgrade, on the request's
+	// goroutine, without the credentials that end up in logs. Its value is
+	// Conn.Value; an io.Closer is closed once, when the connection and its
+	// handler are done or the upgrade fails. An error is a 403. After a
+	// first-message credential it runs on the connection's goroutine,
+	// without context values, and an error closes with 3003.
 	Attach func(*http.Request, Principal) (any, error)
 
-	// CloseCodes changes the close codes of the sentinels that are its keys;
-	// CloseCodesGraphQL and CloseCodesPolicy are such maps.
-	CloseCodes map[error]StatusCode
-
-	// Logger gets the events: open and close at Info, the others at Warn
-	// and, of one kind and reason, at most 5 a second with a burst of 20,
-	// the rest counted. Default slog.Default().
-	Logger *slog.Logger
-
-	// OnEvent gets every event, from the goroutine that it happens on: it
-	// must not block. A panic in it is swallowed.
-	OnEvent func(Event)
-
-	// Pieces are guards that exist already, for handlers and Guards to
-	// share. One that is set replaces what Config says of it.
-	Pieces Pieces
+	CloseCodes map[error]StatusCode // by sentinel; see CloseCodesGraphQL
+	Logger     *slog.Logger         // default slog.Default(); repeated refusals are sampled
+	OnEvent    func(Event)          // gets every event where it happens: it must not block
+	Pieces     Pieces               // that exist already; one that is set replaces what is said here
 }
 
-// Pieces are guards made by NewOriginGuard and its like.
+// Pieces are guards for handlers and Guards to share: slots, failed credentials
+// and tickets are then counted once. Revoke, Kick and Shutdown stay a Guard's own.
 type Pieces struct {
-	Origin *OriginGuard
-	Host   *HostGuard
-	TLS    *TLSGuard
+	Origin *Check // of NewOriginCheck
+	Host   *Check // of NewHostCheck
+	TLS    *Check // of NewTLSCheck
 	Auth   *Authenticator
 	Cap    *ConnCap
 }
@@ -126,9 +94,9 @@ type Pieces struct {
 type Guard struct {
 	born      time.Time // the sweeper's times count from here
 	client    *clientip.Resolver
-	origin    *OriginGuard
-	host      *HostGuard // nil: not checked
-	tls       *TLSGuard
+	origin    *Check
+	host      *Check // nil: not checked
+	tls       *Check
 	auth      *Authenticator
 	cap       *ConnCap
 	rates     *rates
@@ -161,19 +129,25 @@ func New(cfg Config) (*Guard, error) {
 	}
 	g.client = cfg.Proxies.resolver(&f)
 	if g.origin = cfg.Pieces.Origin; g.origin == nil {
-		if cfg.AllowMissingOrigin && len(cfg.Hosts) == 0 && cfg.Pieces.Host == nil {
-			f.add("AllowMissingOrigin", "", "needs a Hosts list: without an Origin nothing else stops DNS rebinding")
-		}
-		g.origin = newOriginGuard(OriginConfig{cfg.Origins, cfg.AllowMissingOrigin, cfg.InsecureReportOrigin}, &f)
+		g.origin = newOriginCheck(OriginConfig{cfg.Origins, cfg.AllowMissingOrigin, cfg.InsecureReportOrigin}, &f)
 		g.origin.sink = sink
 	}
 	if g.host = cfg.Pieces.Host; g.host == nil {
-		if g.host = newHostGuard(cfg.Hosts, &f); g.host != nil {
+		if g.host = newHostCheck(cfg.Hosts, &f); g.host != nil {
 			g.host.sink = sink
 		}
 	}
+	if g.origin.missing && g.host == nil {
+		f.add("AllowMissingOrigin", "", "needs a Hosts list: without an Origin nothing else stops DNS rebinding")
+	}
 	if g.tls = cfg.Pieces.TLS; g.tls == nil {
-		g.tls = &TLSGuard{reporter{sink}, g.client, cfg.InsecureAllowHTTP}
+		g.tls = newTLSCheck(g.client, cfg.InsecureAllowHTTP)
+		g.tls.sink = sink
+	}
+	for kind, c := range map[checkKind]*Check{checkOrigin: g.origin, checkHost: g.host, checkTLS: g.tls} {
+		if c != nil && c.kind != kind {
+			f.add("Pieces."+string(kind), "", "is a check of something else")
+		}
 	}
 	if g.auth = cfg.Pieces.Auth; g.auth == nil {
 		g.auth = newAuthenticator(cfg.Auth, g.client, &f)
@@ -187,7 +161,7 @@ func New(cfg Config) (*Guard, error) {
 	g.heartbeat = cfg.Heartbeat.resolve(&f)
 	g.codes = maps.Clone(cfg.CloseCodes)
 	for err, code := range g.codes {
-		if r, ok := err.(*refusal); !ok || r.code == 0 {
+		if r, ok := err.(*refusal); !ok || r.code == 0 || err == ErrClosed || err == ErrPeerClosed {
 			f.add("CloseCodes", err, "not a reason of this package's to close")
 		} else if !sendable(code) {
 			f.add("CloseCodes", int(code), "cannot be sent")
@@ -219,8 +193,7 @@ type Endpoint struct {
 	wire         *wire.Config
 }
 
-// Endpoint returns a further endpoint. It panics when cfg is wrong, as
-// http.Handle does: an endpoint is made where the program starts.
+// Endpoint returns a further endpoint. It panics when cfg is wrong.
 func (g *Guard) Endpoint(cfg EndpointConfig) *Endpoint {
 	var f faults
 	if cfg.Attach == nil {
@@ -257,30 +230,31 @@ func (g *Guard) newEndpoint(cfg EndpointConfig, f *faults) *Endpoint {
 	return e
 }
 
-// Handler returns a handler that guards and upgrades each request, and runs fn
-// for the connection on a goroutine of its own after ServeHTTP has returned,
-// so that nothing of the request is kept. ctx carries no request values; it
-// ends when the cause of the connection's end is fixed, and context.Cause
-// tells it.
+// Handler guards and upgrades each request, and runs fn on a goroutine of its own
+// after ServeHTTP has returned, so that nothing of the request is kept. ctx
+// carries no request values; it ends when the cause of the connection's end is
+// fixed, and context.Cause tells it.
 //
 // When fn returns, the connection is closed: with 1000 for nil, with the code
-// of a *[CloseError], with 1011 for any other error and for a panic. Whatever
-// fn returns changes nothing once a cause is fixed.
+// of a *[CloseError], with 1011 for any other error and for a panic. Once a
+// cause is fixed, what fn returns changes nothing.
 func (g *Guard) Handler(fn func(ctx context.Context, c *Conn) error) http.Handler {
 	return g.endpoint.Handler(fn)
 }
 
-// Accept guards and upgrades one request. It is for those who need the
-// request's own middleware around the connection: the loop is theirs, on the
-// request's goroutine, and so is the end; see [Conn.End]. A connection that is
-// still open when the request's context ends is closed with 1011. When Accept
-// returns an error, the refusal has been written.
+// Accept guards and upgrades one request, for those who need the request's own
+// middleware around the connection: the loop is theirs, and so is the end; see
+// [Conn.End]. A connection that is still open when the request's context ends is
+// closed with 1011. When Accept returns an error, the refusal has been written.
 func (g *Guard) Accept(w http.ResponseWriter, r *http.Request) (*Conn, error) {
 	return g.endpoint.Accept(w, r)
 }
 
 // Handler is Guard.Handler for this endpoint.
 func (e *Endpoint) Handler(fn func(ctx context.Context, c *Conn) error) http.Handler {
+	if fn == nil {
+		panic("wsguard: nil handler")
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, r, err := e.accept(w, r, 2)
 		if err != nil {
@@ -315,11 +289,11 @@ func (g *Guard) Draining() bool { return g.sessions.isDraining() }
 
 // Conns returns how many slots are held: by connections, and by handshakes
 // that have got that far.
-func (g *Guard) Conns() int { return g.cap.Conns() }
+func (g *Guard) Conns() int { return g.cap.conns() }
 
-// Revoke ends the sessions of a subject with 3000 revoked and makes void what
-// was issued to it so far: its tickets, and credentials with no IssuedAt or an
-// earlier one. It also stops handshakes that are under way. Restore undoes it.
+// Revoke ends the sessions of a subject with 3000 revoked, handshakes under way
+// included, and voids what was issued to it so far: its tickets, and credentials
+// with no IssuedAt or an earlier one. Restore undoes it.
 func (g *Guard) Revoke(subject string) {
 	if g.auth.tickets != nil {
 		defer g.auth.tickets.revoke(subject)
@@ -330,8 +304,7 @@ func (g *Guard) Revoke(subject string) {
 // Restore lets credentials of a revoked subject open connections again.
 func (g *Guard) Restore(subject string) { g.sessions.restore(subject) }
 
-// Kick ends the connection with this ID with 3003 kicked, and reports whether
-// there was one.
+// Kick ends the connection with this ID with 3003 kicked, if there is one.
 func (g *Guard) Kick(id string) bool {
 	c := g.sessions.find(id)
 	if c == nil {
@@ -341,10 +314,9 @@ func (g *Guard) Kick(id string) bool {
 	return true
 }
 
-// Pieces are the Guard's own, to stand in front of other middleware: the Guard
-// does not check again what they have let pass. Host is nil when hosts are not
-// checked. With FirstMessageToken among the sources, Auth lets pass who has no
-// credential yet.
+// Pieces are the Guard's own, to stand in front of other middleware. Host is nil
+// when hosts are not checked; with FirstMessageToken among the sources, Auth
+// lets pass who has no credential yet.
 func (g *Guard) Pieces() Pieces {
 	return Pieces{Origin: g.origin, Host: g.host, TLS: g.tls, Auth: g.auth, Cap: g.cap}
 }
@@ -353,22 +325,31 @@ func (g *Guard) Pieces() Pieces {
 // Attach, if that is still to come.
 func (e *Endpoint) accept(w http.ResponseWriter, r *http.Request, holders int32) (*Conn, *http.Request, error) {
 	a := admission{e: e, g: e.g, r: r}
+	admitted := false
+	defer func() {
+		if !admitted { // refused, or something in front of us has panicked
+			a.undo()
+		}
+		e.g.sessions.left()
+	}()
+	if !e.g.sessions.entered() {
+		err := deny(ErrDraining, "")
+		e.g.reporter.refuse(w, r, err, Event{})
+		return nil, nil, err
+	}
 	c, err := a.admit(w, holders)
 	if err != nil {
-		a.undo()
 		ev := Event{Subject: a.principal.Subject}
 		if a.client.IsValid() {
 			ev.Client = a.client.String()
 		}
 		if a.answered {
 			w = discardResponse{}
-		} else if errors.Is(err, ErrBody) {
-			// A body that never comes would keep net/http reading it.
-			http.NewResponseController(w).SetReadDeadline(time.Now())
 		}
 		e.g.reporter.refuse(w, r, err, ev)
 		return nil, nil, err
 	}
+	admitted = true
 	return c, a.attachLater, nil
 }
 
@@ -405,9 +386,6 @@ func (a *admission) undo() {
 // admit is the picture of the design: each step may refuse.
 func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 	g, r := a.g, a.r
-	if g.Draining() {
-		return nil, deny(ErrDraining, "")
-	}
 	if err := checkUpgrade(r); err != nil {
 		return nil, err
 	}
@@ -440,7 +418,7 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 	if err := g.rates.handshake(a.client); err != nil {
 		return nil, err
 	}
-	if a.fl, err = g.rates.fly(a.client); err != nil {
+	if a.fl, err = g.rates.inFlight.fly(a.client); err != nil {
 		return nil, err
 	}
 	for _, l := range m.leases {
@@ -457,8 +435,8 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 		a.leases = append(a.leases[:len(a.leases):len(a.leases)], a.lease)
 	}
 	await := false
-	if m.has(g.auth) && m.principal != nil {
-		a.principal = *m.principal
+	if p, ok := m.principal(g.auth); ok {
+		a.principal = p
 	} else {
 		a.principal, await, err = g.auth.authenticate(r, a.client, a.fl)
 		if err != nil {
@@ -487,6 +465,9 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 			return nil, deny(ErrRevoked, "")
 		}
 	}
+	if g.Draining() {
+		return nil, deny(ErrDraining, "")
+	}
 	c := &Conn{
 		g: g, e: a.e, id: newID(), client: a.client, origin: r.Header.Get("Origin"), host: r.Host,
 		subprotocol: a.subprotocol, value: a.value, session: a.session, leases: a.leases, lease: a.lease,
@@ -495,7 +476,7 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 	c.principal.Store(&a.principal)
 	c.w, err = wire.Upgrade(w, stripped, a.subprotocol, a.e.wire)
 	if err != nil {
-		// After a 101 the library has answered, as well as it could.
+		// Once the connection is taken nothing more can be answered.
 		a.answered = !errors.Is(err, wire.ErrNotHijackable)
 		return nil, denyCause(ErrNotHijackable, err)
 	}

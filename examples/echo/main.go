@@ -71,7 +71,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	defer ln.Close()
 	if cfg.Origins = o.origins; len(cfg.Origins) == 0 {
-		cfg.Origins = []string{"http://" + ln.Addr().String()}
+		cfg.Origins = ownOrigins(ln.Addr())
 	}
 	if err := authenticate(&cfg.Auth, &o); err != nil {
 		return err
@@ -107,6 +107,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	srv := &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second, // ends with the upgrade
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
@@ -122,8 +123,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 	// The guard first: http.Server.Shutdown knows nothing of upgraded
 	// connections. Whoever does not go is cut, and that is no error.
-	drain, cancel := context.WithTimeout(context.Background(), o.drain)
-	defer cancel()
+	drain := context.Background()
+	if o.drain >= 0 {
+		if o.drain == 0 {
+			o.drain = 5 * time.Second
+		}
+		var cancel context.CancelFunc
+		drain, cancel = context.WithTimeout(drain, o.drain)
+		defer cancel()
+	}
 	if err := guard.Shutdown(drain); err != nil {
 		log.Warn("drain: cut what was left", "err", err)
 	}
@@ -131,6 +139,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		srv.Close()
 	}
 	return nil
+}
+
+// ownOrigins are what a page served from this address would send.
+func ownOrigins(addr net.Addr) []string {
+	host, port, err := net.SplitHostPort(addr.String())
+	if err == nil && net.ParseIP(host).IsUnspecified() {
+		return []string{"http://localhost:" + port, "http://127.0.0.1:" + port}
+	}
+	return []string{"http://" + addr.String()}
 }
 
 func echo(ctx context.Context, c *wsguard.Conn) error {
@@ -224,9 +241,9 @@ func parse(args []string, stderr io.Writer, cfg *wsguard.Config, o *options) err
 
 	fs.Var(&o.tokens, "tokens", "`alice=T1,bob=T2`; none: anonymous")
 	fs.Var(&o.tokenFrom, "token-from", "`list` of header,subprotocol,query,cookie,first-message (default header,subprotocol)")
-	fs.DurationVar(&cfg.Auth.FirstMessageTimeout, "auth-timeout", 0, "for a first message that is the credential")
+	fs.Var((*duration)(&cfg.Auth.FirstMessageTimeout), "auth-timeout", "`duration` for a first message that is the credential")
 	fs.Var((*rate)(&cfg.Auth.Failures), "auth-failures", "failed credentials of a client, `R/B`")
-	fs.DurationVar(&o.tokenTTL, "token-ttl", 0, "how long a token is good for, from acceptance; 0: for ever")
+	fs.Var((*duration)(&o.tokenTTL), "token-ttl", "`duration` that a token is good for, from acceptance (default: for ever)")
 	fs.BoolVar(&o.tickets, "tickets", false, "POST /ticket issues tickets for /ws?ticket=…")
 	fs.StringVar(&o.adminToken, "admin-token", "", "bearer `token` of POST /revoke")
 
@@ -251,7 +268,7 @@ func parse(args []string, stderr io.Writer, cfg *wsguard.Config, o *options) err
 	fs.Var((*duration)(&cfg.Heartbeat.Pong), "pong-timeout", "`duration` to wait for a pong")
 	fs.Var((*duration)(&cfg.Heartbeat.Idle), "idle", "`duration` without a message")
 	fs.Var((*duration)(&cfg.Heartbeat.Lifetime), "lifetime", "`duration` of a connection")
-	fs.DurationVar(&o.drain, "drain", 5*time.Second, "how long SIGTERM waits for connections to go")
+	fs.Var((*duration)(&o.drain), "drain", "`duration` that SIGTERM waits for connections to go (default 5s)")
 
 	fs.Usage = func() {
 		fmt.Fprintln(stderr, "echo sends every message back. R/B is a rate per second and a burst; 0 is wsguard's default, -1 is off.")
@@ -262,9 +279,6 @@ func parse(args []string, stderr io.Writer, cfg *wsguard.Config, o *options) err
 	}
 	if fs.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
-	}
-	if o.tickets && len(o.tokens) == 0 {
-		return fmt.Errorf("-tickets needs -tokens: somebody has to buy them")
 	}
 	return nil
 }

@@ -81,12 +81,9 @@ func (t *Table) Take(key Key, n float64, now time.Time) (wait time.Duration, ok 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.find(uint64(key))
-	tat := at + n
-	if e != nil {
-		tat = max(e.tat, at) + n
-	}
-	if over := tat - at - t.burst; over > 0 {
-		return time.Duration(math.Min(math.Ceil(over/t.rate*float64(time.Second)), math.MaxInt64/2)), false
+	tat, wait, ok := t.judge(e, n, at)
+	if !ok {
+		return wait, false
 	}
 	if e == nil {
 		e = t.place(s, uint64(key), at)
@@ -94,6 +91,27 @@ func (t *Table) Take(key Key, n float64, now time.Time) (wait time.Duration, ok 
 	}
 	e.tat = tat
 	return 0, true
+}
+
+// Peek is Take without taking.
+func (t *Table) Peek(key Key, n float64, now time.Time) (wait time.Duration, ok bool) {
+	s := &t.shard[uint64(key)%shards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, wait, ok = t.judge(s.find(uint64(key)), n, now.Sub(t.born).Seconds()*t.rate)
+	return wait, ok
+}
+
+// judge returns what a take of n would make of e, which may be nil.
+func (t *Table) judge(e *entry, n, at float64) (tat float64, wait time.Duration, ok bool) {
+	tat = at + n
+	if e != nil {
+		tat = max(e.tat, at) + n
+	}
+	if over := tat - at - t.burst; over > 0 {
+		return tat, time.Duration(math.Min(math.Ceil(over/t.rate*float64(time.Second)), math.MaxInt64/2)), false
+	}
+	return tat, 0, true
 }
 
 // Give puts n tokens back that Take took.

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"crypto/tls"
 	"net"
 	"time"
 )
@@ -38,17 +39,13 @@ func (c *Conn) Cut() {
 	c.socket().Close()
 }
 
-// socket is the net.Conn at the bottom: closing a tls.Conn writes an alert,
-// and may wait five seconds for a peer that does not take it.
+// socket is the net.Conn under TLS: closing a tls.Conn writes an alert, and may
+// wait five seconds for a peer that does not take it.
 func (c *Conn) socket() net.Conn {
-	nc := c.nc
-	for {
-		w, ok := nc.(interface{ NetConn() net.Conn })
-		if !ok {
-			return nc
-		}
-		nc = w.NetConn()
+	if t, ok := c.nc.(*tls.Conn); ok {
+		return t.NetConn()
 	}
+	return c.nc
 }
 
 func (c *Conn) finish(code int, reason string, done func()) {
@@ -99,6 +96,9 @@ func (c *Conn) sendClose(code int, reason string) bool {
 		return false
 	}
 	var payload []byte
+	if code == 1010 {
+		code = 1000 // only clients send it
+	}
 	if code != 1005 { // the answer to a close frame without a code has none
 		payload = appendClose(nil, code, reason)
 	}
@@ -124,28 +124,20 @@ func (c *Conn) linger() {
 	if !c.deadline(c.cfg.Linger) {
 		return
 	}
-	nc, socket := c.nc, c.socket()
-	if nc != socket {
-		t := time.AfterFunc(c.cfg.Linger, func() { socket.Close() })
-		defer t.Stop()
-	}
-	for {
-		if cw, ok := nc.(interface{ CloseWrite() error }); ok {
-			if cw.CloseWrite() != nil {
-				return
-			}
-		} else {
-			// Nothing that can be half closed: no reset to fear either.
+	socket := c.socket()
+	if t, ok := c.nc.(*tls.Conn); ok {
+		timer := time.AfterFunc(c.cfg.Linger, func() { socket.Close() })
+		defer timer.Stop()
+		if t.CloseWrite() != nil {
 			return
 		}
-		// Under TLS, what the peer still sends need not be decrypted.
-		inner, ok := nc.(interface{ NetConn() net.Conn })
-		if !ok {
-			break
-		}
-		nc = inner.NetConn()
 	}
-	c.discard(nc, left)
+	half, ok := socket.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return // what cannot be half closed knows no reset either
+	}
+	// Under TLS, what the peer still sends need not be decrypted.
+	c.discard(socket, left)
 }
 
 // deadline bounds the waiting that follows. It reports false after Cut.

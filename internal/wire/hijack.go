@@ -2,9 +2,11 @@ package wire
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"net"
 	"net/http"
+	"time"
 
 	"github.com/coder/websocket"
 )
@@ -33,14 +35,19 @@ func Hijackable(w http.ResponseWriter) bool {
 	return ok
 }
 
-// Upgrade answers 101 and takes the connection over. The request must have
-// been checked; subprotocol, when not empty, is one that it offers.
+// Upgrade takes the connection over and answers 101. The request must have been
+// checked; subprotocol, when not empty, is one that it offers. With
+// ErrNotHijackable nothing has been written; after any other error the
+// connection is closed.
 func Upgrade(w http.ResponseWriter, r *http.Request, subprotocol string, cfg *Config) (*Conn, error) {
 	hj, ok := hijacker(w)
 	if !ok {
 		return nil, ErrNotHijackable
 	}
-	uw := &upgradeWriter{ResponseWriter: w, hj: hj, cfg: cfg}
+	uw := &upgradeWriter{header: w.Header().Clone(), hj: hj, cfg: cfg}
+	if uw.header == nil {
+		uw.header = http.Header{}
+	}
 	opts := &websocket.AcceptOptions{
 		InsecureSkipVerify: true, // the guard's own origin check has run
 		CompressionMode:    websocket.CompressionDisabled,
@@ -50,9 +57,10 @@ func Upgrade(w http.ResponseWriter, r *http.Request, subprotocol string, cfg *Co
 	}
 	ws, err := websocket.Accept(uw, r, opts)
 	if err != nil {
-		if uw.conn != nil {
-			uw.conn.nc.Close()
+		if uw.conn == nil {
+			return nil, errors.Join(ErrNotHijackable, uw.err, err)
 		}
+		uw.conn.nc.Close()
 		return nil, err
 	}
 	// The guard measures messages at their headers, before the library
@@ -62,27 +70,30 @@ func Upgrade(w http.ResponseWriter, r *http.Request, subprotocol string, cfg *Co
 	return uw.conn, nil
 }
 
-// upgradeWriter keeps the net.Conn for itself and gives the library ours.
+// upgradeWriter is the ResponseWriter that the library answers to. It takes the
+// connection before the 101 is written, not after: a Hijack may still fail, and
+// a client must not be told of an upgrade that did not happen.
 type upgradeWriter struct {
-	http.ResponseWriter
-	hj   http.Hijacker
-	cfg  *Config
-	conn *Conn
+	header http.Header
+	hj     http.Hijacker
+	cfg    *Config
+	conn   *Conn
+	err    error
 }
 
-func (w *upgradeWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w *upgradeWriter) Header() http.Header { return w.header }
 
-// WriteHeaderNow is gin's: without it gin never sends the 101.
-func (w *upgradeWriter) WriteHeaderNow() {
-	if g, ok := w.ResponseWriter.(interface{ WriteHeaderNow() }); ok {
-		g.WriteHeaderNow()
+// Write drops the library's own error texts.
+func (w *upgradeWriter) Write(p []byte) (int, error) { return len(p), nil }
+
+func (w *upgradeWriter) WriteHeader(status int) {
+	if status != http.StatusSwitchingProtocols || w.conn != nil || w.err != nil {
+		return
 	}
-}
-
-func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	nc, brw, err := w.hj.Hijack()
 	if err != nil {
-		return nil, nil, err
+		w.err = err
+		return
 	}
 	// Frames may have come with the handshake: they pass the meter as any
 	// others do. Copied, so that net/http's buffers can go.
@@ -92,6 +103,22 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		early = append(early, b...)
 	}
 	w.conn = newConn(nc, early, w.cfg)
+	w.header.Del("Content-Length")
+	w.header.Del("Transfer-Encoding")
+	var b bytes.Buffer
+	b.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
+	w.header.Write(&b)
+	b.WriteString("\r\n")
+	nc.SetDeadline(time.Time{})
+	nc.SetWriteDeadline(time.Now().Add(w.cfg.WriteTimeout))
+	_, w.err = nc.Write(b.Bytes())
+	nc.SetWriteDeadline(time.Time{})
+}
+
+func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if w.err != nil {
+		return nil, nil, w.err
+	}
 	l := lib{w.conn}
 	return l, l.readWriter(), nil
 }

@@ -146,7 +146,7 @@ func (c *Conn) boundary() (start, ready bool, err error) {
 			c.desync = true
 			return false, false, &Error{Fault: FaultProtocol, Detail: fault}
 		}
-		if !h.control() && c.max > 0 && c.size+h.length > c.max {
+		if !h.control() && c.max > 0 && h.length > c.max-c.size {
 			// The declared length is enough: nothing is read for it.
 			c.desync = true
 			return false, false, &Error{Fault: FaultTooBig, Detail: "declared length over the limit"}

@@ -132,28 +132,30 @@ type Conn struct {
 	r, w  int                // reader: buf[r:w] is unread
 	early []byte             // reader: bytes that came with the handshake
 
-	hdr     int           // reader: header bytes at buf[r:] that the library has not taken
-	give    int           // reader: bytes that the library may take now
-	remain  int64         // reader: payload of the current frame behind hdr
-	fin     bool          // reader: the current frame is its message's last
-	open    bool          // reader: a message has begun
-	desync  bool          // reader: what follows cannot be read as frames
-	frags   int           // reader
-	size    int64         // reader: payload of the message so far, declared
-	max     int64         // reader: largest message; 0: no limit
-	started time.Duration // reader: first byte of what is incomplete
-	filled  time.Duration // reader: the last bytes came
-	control bucket        // reader
-	pingAt  time.Duration // reader: the next ping is due
-	onIdle  func()        // fixed before the first Read
-	one     [1]byte       // reader
-	rctx    ctxWatch      // reader
+	hdr      int           // reader: header bytes at buf[r:] that the library has not taken
+	give     int           // reader: bytes that the library may take now
+	remain   int64         // reader: payload of the current frame behind hdr
+	fin      bool          // reader: the current frame is its message's last
+	open     bool          // reader: a message has begun
+	desync   bool          // reader: what follows cannot be read as frames
+	frags    int           // reader
+	size     int64         // reader: payload of the message so far, declared
+	max      int64         // reader: largest message; 0: no limit
+	started  time.Duration // reader: first byte of what is incomplete
+	filled   time.Duration // reader: the last bytes came
+	control  bucket        // reader
+	pingAt   time.Duration // reader: the next ping is due
+	onIdle   func()        // fixed before the first Read
+	onBroken func(error)   // fixed before the first Read
+	one      [1]byte       // reader
+	rctx     ctxWatch      // reader
 
 	lastApp atomic.Int64 // Duration: the last application message, either way
 	away    atomic.Int64 // Duration at which the last Read left; 0: a Read is on
 	pongs   atomic.Int64 // Duration at which the ping that waits was sent; 0: none
 
 	wlock  chan struct{}
+	wctl   [125]byte   // writer: the control frame that is written
 	wvec   [2][]byte   // writer: the array behind wbufs
 	wbufs  net.Buffers // writer: a field, so that writing allocates nothing
 	broken bool        // writer: half a frame has left, no other can follow
@@ -168,7 +170,8 @@ type Conn struct {
 	rcur     <-chan struct{} // mu: Done of the context of the Read that is on
 	wcur     <-chan struct{} // mu: Done of the context of the Write that is on
 	pendPing bool            // mu: control frames for whoever unlocks wlock next
-	pendPong []byte          // mu: nil: none
+	pongData [125]byte       // mu
+	pendPong int             // mu: the pong that waits is pongData[:pendPong]; -1: none
 	pingData [8]byte         // mu: what the awaited pong must carry
 	cut      bool            // mu: no waiting for the peer any more
 
@@ -186,6 +189,8 @@ func newConn(nc net.Conn, early []byte, cfg *Config) *Conn {
 		wlock:   make(chan struct{}, 1),
 		closing: make(chan struct{}),
 		ended:   make(chan struct{}),
+
+		pendPong: -1,
 	}
 	switch nc.(type) {
 	case *net.TCPConn, *net.UnixConn:

@@ -3,6 +3,7 @@ package wire
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"time"
 )
 
@@ -26,24 +27,30 @@ func (c *Conn) Write(ctx context.Context, op byte, p []byte) error {
 	defer c.unlockWriter()
 	if done != nil {
 		c.wctx.watch(ctx)
-		c.mu.Lock()
-		c.wcur, c.wintr = done, false
-		c.mu.Unlock()
+		c.setWriteContext(done)
+		defer c.setWriteContext(nil)
 		if ctx.Err() != nil {
 			return ErrInterrupted
 		}
 	}
 	err := c.writeFrame(op, p)
-	if done != nil {
-		c.mu.Lock()
-		c.wcur = nil
-		c.mu.Unlock()
-	}
 	if err == nil {
 		c.lastApp.Store(int64(c.now()))
 	}
 	return err
 }
+
+// setWriteContext says on whose behalf the writer writes; an interrupt that was
+// for somebody else is forgotten.
+func (c *Conn) setWriteContext(done <-chan struct{}) {
+	c.mu.Lock()
+	c.wcur, c.wintr = done, false
+	c.mu.Unlock()
+}
+
+// OnBroken sets what is called when a control frame could not be written: f
+// is to end the connection.
+func (c *Conn) OnBroken(f func(error)) { c.onBroken = f }
 
 // interruptWrite stops a Write that is on behalf of the context with done.
 func (c *Conn) interruptWrite(done <-chan struct{}) {
@@ -73,7 +80,7 @@ func (c *Conn) unlockWriter() {
 		<-c.wlock
 		// One may have been left between the flush and the unlock.
 		c.mu.Lock()
-		more := (c.pendPing || c.pendPong != nil) && c.cause == nil
+		more := (c.pendPing || c.pendPong >= 0) && c.cause == nil
 		c.mu.Unlock()
 		if !more || !c.tryLockWriter() {
 			return
@@ -81,19 +88,30 @@ func (c *Conn) unlockWriter() {
 	}
 }
 
-// flushControl sends the control frames that wait. An error is not reported:
-// a socket that takes no pong takes nothing, and the next write or the pong
-// timeout finds that out.
+// flushControl sends the control frames that wait.
 func (c *Conn) flushControl() {
-	c.mu.Lock()
-	ping, pong, data := c.pendPing, c.pendPong, c.pingData
-	c.pendPing, c.pendPong = false, nil
-	c.mu.Unlock()
-	if pong != nil {
-		c.writeFrame(opPong, pong)
-	}
-	if ping {
-		c.writeFrame(opPing, data[:])
+	for {
+		var op byte
+		var n int
+		c.mu.Lock()
+		switch {
+		case c.pendPong >= 0:
+			op, n = opPong, copy(c.wctl[:], c.pongData[:c.pendPong])
+			c.pendPong = -1
+		case c.pendPing:
+			op, n = opPing, copy(c.wctl[:], c.pingData[:])
+			c.pendPing = false
+		}
+		c.mu.Unlock()
+		if op == 0 {
+			return
+		}
+		if err := c.writeFrame(op, c.wctl[:n]); err != nil {
+			if _, failed := err.(*WriteError); failed && c.onBroken != nil {
+				c.onBroken(err)
+			}
+			return
+		}
 	}
 }
 
@@ -101,7 +119,7 @@ func (c *Conn) flushControl() {
 // several wait, only the last is answered (RFC 6455 §5.5.3 allows it).
 func (c *Conn) pong(p []byte) {
 	c.mu.Lock()
-	c.pendPong = append(make([]byte, 0, len(p)), p...)
+	c.pendPong = copy(c.pongData[:], p)
 	c.mu.Unlock()
 	if c.tryLockWriter() {
 		c.unlockWriter()
@@ -133,7 +151,7 @@ func (c *Conn) answersPing(p []byte) bool {
 // writer.
 func (c *Conn) writeFrame(op byte, p []byte) error {
 	if c.broken {
-		return ErrClosing
+		return &WriteError{Broken: true, Err: errBroken}
 	}
 	start := c.now()
 	if err := c.armWrite(start); err != nil {
@@ -146,7 +164,7 @@ func (c *Conn) writeFrame(op byte, p []byte) error {
 	// Over TLS nobody knows what has left.
 	c.broken = sent > 0 || !c.resumes
 	c.mu.Lock()
-	intr, cause := c.wintr, c.cause
+	intr, cause := c.wintr && c.wcur != nil, c.cause
 	c.mu.Unlock()
 	switch {
 	case cause != nil:
@@ -156,6 +174,8 @@ func (c *Conn) writeFrame(op byte, p []byte) error {
 	}
 	return &WriteError{Timeout: isTimeout(err) && !intr, Broken: c.broken, Err: err}
 }
+
+var errBroken = errors.New("half a frame has been written")
 
 // push writes the frame, and goes on after a timeout as long as again says
 // that the deadline was moved.

@@ -1,0 +1,251 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/wsguard/wsguard"
+)
+
+// Whatever a client can make more of has an end.
+const (
+	firstRoom   = "lobby" // stays when it is empty
+	maxRooms    = 20
+	maxJoined   = 5 // rooms of one connection
+	maxHistory  = 50
+	drillReason = "drill"
+)
+
+// incoming is what schema.json lets pass. The schema allows no other
+// properties, so it does not matter that encoding/json would take "TYPE" for
+// "type".
+type incoming struct {
+	Type, Room, Text string
+}
+
+// outgoing is what the page gets.
+type outgoing struct {
+	Type    string     `json:"type"` // welcome, rooms, joined, left, here, gone, said, problem, events
+	Room    string     `json:"room,omitempty"`
+	Name    string     `json:"name,omitempty"`
+	Text    string     `json:"text,omitempty"`
+	At      int64      `json:"at,omitempty"` // Unix milliseconds
+	People  []string   `json:"people,omitempty"`
+	History []outgoing `json:"history,omitempty"`
+	Rooms   []roomInfo `json:"rooms,omitempty"`
+	Events  []event    `json:"events,omitempty"`
+	Missed  uint64     `json:"missed,omitempty"`
+}
+
+type roomInfo struct {
+	Name   string `json:"name"`
+	People int    `json:"people"`
+}
+
+// hub is who is where. One lock is enough: nothing blocks under it, because
+// Conn.Send never does. It queues, and it is the guard that closes the
+// connection of a client which does not keep up; so a slow client holds up
+// nobody, and the errors of Send can be ignored: the reader of that connection
+// learns of its end and leaves.
+type hub struct {
+	mu    sync.Mutex
+	rooms map[string]*room
+	conns map[*wsguard.Conn]map[string]bool // and the rooms of each
+
+	recent []event // the feed's, for who comes later
+}
+
+type room struct {
+	members map[*wsguard.Conn]bool
+	history []outgoing
+}
+
+func newHub() *hub {
+	return &hub{
+		rooms: map[string]*room{firstRoom: {members: map[*wsguard.Conn]bool{}}},
+		conns: map[*wsguard.Conn]map[string]bool{},
+	}
+}
+
+// serve is the life of one connection. What Read returns has passed the
+// guards: it is of the right size, within the rate, JSON, and fits the schema.
+func (h *hub) serve(ctx context.Context, c *wsguard.Conn) error {
+	h.enter(c)
+	defer h.exit(c)
+	for {
+		_, msg, err := c.Read(ctx)
+		if err != nil {
+			return err
+		}
+		var m incoming
+		if err := json.Unmarshal(msg, &m); err != nil {
+			return err
+		}
+		switch m.Type {
+		case "join":
+			h.join(c, m.Room)
+		case "leave":
+			h.leave(c, m.Room)
+		case "say":
+			h.say(c, m.Room, m.Text)
+		case "drill":
+			// For the page to show how it comes back after a restart.
+			return &wsguard.CloseError{Code: 1012, Reason: drillReason}
+		}
+	}
+}
+
+func (h *hub) enter(c *wsguard.Conn) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.conns[c] = map[string]bool{}
+	send(c, outgoing{Type: "welcome", Name: c.Principal().Subject})
+	send(c, h.list())
+	if len(h.recent) > 0 {
+		send(c, outgoing{Type: "events", Events: h.recent})
+	}
+}
+
+func (h *hub) exit(c *wsguard.Conn) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	joined := h.conns[c]
+	delete(h.conns, c)
+	for name := range joined {
+		h.remove(c, name)
+	}
+	if len(joined) > 0 {
+		h.toAll(h.list())
+	}
+}
+
+func (h *hub) join(c *wsguard.Conn, name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r, joined := h.rooms[name], h.conns[c]
+	switch {
+	case joined[name]:
+	case len(joined) >= maxJoined:
+		send(c, problem("You can be in %d rooms at a time: leave one first.", maxJoined))
+		return
+	case r == nil && len(h.rooms) >= maxRooms:
+		send(c, problem("There are %d rooms already.", maxRooms))
+		return
+	case r == nil:
+		r = &room{members: map[*wsguard.Conn]bool{}}
+		h.rooms[name] = r
+	}
+	if who := c.Principal().Subject; !slices.Contains(r.people(), who) {
+		r.send(outgoing{Type: "here", Room: name, Name: who})
+	}
+	r.members[c], joined[name] = true, true
+	send(c, outgoing{Type: "joined", Room: name, People: r.people(), History: r.history})
+	h.toAll(h.list())
+}
+
+func (h *hub) leave(c *wsguard.Conn, name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.conns[c][name] {
+		return
+	}
+	delete(h.conns[c], name)
+	h.remove(c, name)
+	send(c, outgoing{Type: "left", Room: name})
+	h.toAll(h.list())
+}
+
+// remove takes c out of a room. Somebody with two windows is gone with the
+// second, and a room with the last who is in it.
+func (h *hub) remove(c *wsguard.Conn, name string) {
+	r := h.rooms[name]
+	delete(r.members, c)
+	if who := c.Principal().Subject; !slices.Contains(r.people(), who) {
+		r.send(outgoing{Type: "gone", Room: name, Name: who})
+	}
+	if len(r.members) == 0 && name != firstRoom {
+		delete(h.rooms, name)
+	}
+}
+
+func (h *hub) say(c *wsguard.Conn, name, text string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.conns[c][name] {
+		send(c, problem("You are not in that room."))
+		return
+	}
+	// Who said it is what the connection was authenticated for, never what a
+	// message claims.
+	m := outgoing{Type: "said", Room: name, Name: c.Principal().Subject, Text: text, At: time.Now().UnixMilli()}
+	r := h.rooms[name]
+	if len(r.history) == maxHistory {
+		r.history = r.history[1:]
+	}
+	r.history = append(r.history, m)
+	r.send(m)
+}
+
+// list is called with mu held.
+func (h *hub) list() outgoing {
+	m := outgoing{Type: "rooms"}
+	for name, r := range h.rooms {
+		m.Rooms = append(m.Rooms, roomInfo{name, len(r.people())})
+	}
+	slices.SortFunc(m.Rooms, func(a, b roomInfo) int { return cmp.Compare(a.Name, b.Name) })
+	return m
+}
+
+// toAll is called with mu held.
+func (h *hub) toAll(m outgoing) {
+	msg := encode(m)
+	for c := range h.conns {
+		c.Send(wsguard.MessageText, msg)
+	}
+}
+
+// report tells everybody what the guards have seen.
+func (h *hub) report(events []event, missed uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.recent = append(h.recent, events...)
+	h.recent = h.recent[max(0, len(h.recent)-maxHistory):]
+	h.toAll(outgoing{Type: "events", Events: events, Missed: missed})
+}
+
+// people are the members' names, each once.
+func (r *room) people() []string {
+	var names []string
+	for c := range r.members {
+		names = append(names, c.Principal().Subject)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// send encodes once for all members: Send does not change what it is given.
+func (r *room) send(m outgoing) {
+	msg := encode(m)
+	for c := range r.members {
+		c.Send(wsguard.MessageText, msg)
+	}
+}
+
+func send(c *wsguard.Conn, m outgoing) { c.Send(wsguard.MessageText, encode(m)) }
+
+func problem(format string, args ...any) outgoing {
+	return outgoing{Type: "problem", Text: fmt.Sprintf(format, args...)}
+}
+
+func encode(m outgoing) []byte {
+	b, err := json.Marshal(m)
+	if err != nil {
+		panic(err) // strings and numbers: cannot be
+	}
+	return b
+}

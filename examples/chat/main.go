@@ -1,0 +1,221 @@
+// Chat is a chat for browsers, with every message behind a wsguard.Guard, and
+// a panel of buttons that break the rules so that each guard can be seen at
+// work.
+//
+//	go run ./examples/chat
+//
+// and open http://localhost:8080. In this file the guards are put together;
+// login.go stands for the login that an application has already, hub.go is the
+// chat, feed.go shows the guards' events on the page.
+package main
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/wsguard/wsguard"
+)
+
+//go:embed static
+var static embed.FS
+
+// What clients may send is written down in one place, for the guard to check
+// and for whoever writes a client to read.
+//
+//go:embed schema.json
+var schema []byte
+
+func main() {
+	addr := flag.String("addr", "localhost:8080", "loopback address to listen on")
+	flag.Parse()
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *addr, os.Stdout, log); err != nil {
+		log.Error("chat", "error", err)
+		os.Exit(1)
+	}
+}
+
+// run serves until ctx ends, and then drains.
+func run(ctx context.Context, addr string, stdout io.Writer, log *slog.Logger) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	hosts, err := loopbackHosts(l.Addr())
+	if err != nil {
+		return err
+	}
+	app, err := newApp(hosts, log)
+	if err != nil {
+		return err
+	}
+	go app.feed.run(ctx)
+
+	// These end with the handshake: what comes after it is the guard's to
+	// bound.
+	srv := &http.Server{
+		Handler:           app.handler(),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      10 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(l) }()
+	fmt.Fprintf(stdout, "open http://%s\n", hosts[0])
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+
+	// The guards first: http.Server knows nothing of upgraded connections.
+	// They refuse new handshakes while the server still answers.
+	log.Info("draining")
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	return errors.Join(app.shutdown(ctx), srv.Shutdown(ctx))
+}
+
+// loopbackHosts returns the names under which a browser on this machine finds
+// the listener.
+func loopbackHosts(addr net.Addr) ([]string, error) {
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok || !tcp.IP.IsLoopback() {
+		return nil, fmt.Errorf("%v is not a loopback address: elsewhere a chat needs TLS, and a login with passwords", addr)
+	}
+	port := strconv.Itoa(tcp.Port)
+	return []string{net.JoinHostPort("localhost", port), net.JoinHostPort(tcp.IP.String(), port)}, nil
+}
+
+// app is the chat without its listener.
+type app struct {
+	chat, lab *wsguard.Guard
+	logins    *logins
+	hub       *hub
+	feed      *feed
+	csp       string
+}
+
+func newApp(hosts []string, log *slog.Logger) (*app, error) {
+	a := &app{hub: newHub()}
+	a.feed = newFeed(a.hub)
+	messages, err := wsguard.CompileSchema(schema)
+	if err != nil {
+		return nil, err
+	}
+	// The origins are spelled out, never taken from a request: otherwise any
+	// page whose name resolves to this machine would be one of ours.
+	var origins, sockets []string
+	for _, h := range hosts {
+		origins = append(origins, "http://"+h)
+		sockets = append(sockets, "ws://"+h)
+	}
+	cfg := wsguard.Config{
+		Origins: origins,
+		Hosts:   hosts,
+		// A browser cannot send a header with a WebSocket. The page buys a
+		// ticket with its session cookie, over HTTP, and puts that into the
+		// URL: thirty seconds later, or once used, it is worth nothing.
+		Auth: wsguard.AuthConfig{Tickets: &wsguard.TicketConfig{}},
+		Caps: wsguard.CapConfig{MaxConns: 200},
+		// Tight, so that one press of a button shows them. A page that people
+		// use wants to be told of a refusal; a program is better cut off.
+		Rates:     wsguard.RateConfig{Messages: wsguard.Rate{PerSecond: 4, Burst: 10}, Action: wsguard.ActionReply},
+		Messages:  wsguard.MessageConfig{Validator: messages, OnInvalid: wsguard.ActionReply},
+		Heartbeat: wsguard.HeartbeatConfig{Idle: time.Hour}, // people read more than they write
+		Logger:    log,
+		OnEvent:   a.feed.events("chat"),
+	}
+	if a.chat, err = wsguard.New(cfg); err != nil {
+		return nil, err
+	}
+	// The lab is where the page misbehaves: the same rules, but soon bored.
+	// With the chat's pieces it shares the chat's tickets and connection caps;
+	// rates and sessions are its own.
+	cfg.Pieces = a.chat.Pieces()
+	cfg.Heartbeat.Idle = 5 * time.Second
+	cfg.OnEvent = a.feed.events("lab")
+	if a.lab, err = wsguard.New(cfg); err != nil {
+		return nil, err
+	}
+	a.logins = newLogins(func(name string) {
+		a.chat.Revoke(name)
+		a.lab.Revoke(name)
+	})
+	a.csp = "default-src 'self'; connect-src 'self' " + strings.Join(sockets, " ") +
+		"; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+	return a, nil
+}
+
+func (a *app) handler() http.Handler {
+	pages, err := fs.Sub(static, "static")
+	if err != nil {
+		panic(err) // embedded: cannot be
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /", http.FileServerFS(pages))
+	mux.HandleFunc("POST /login", a.logins.login)
+	mux.HandleFunc("POST /logout", a.logins.logout)
+	mux.Handle("POST /ticket", a.chat.TicketHandler(a.logins.principal))
+	mux.Handle("GET /ws", a.chat.Handler(a.hub.serve))
+	mux.Handle("GET /lab", a.lab.Handler(serveLab))
+
+	// The guard checks host and origin of handshakes and tickets. The pages
+	// and the login get the same here: the host by the guard's own piece,
+	// against DNS rebinding, and the origin of every POST.
+	var h http.Handler = http.NewCrossOriginProtection().Handler(mux)
+	h = a.chat.Pieces().Host.Handler(h)
+	return a.headers(h)
+}
+
+// headers lets the pages load nothing but what is embedded here, and lets
+// nobody frame them.
+func (a *app) headers(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Security-Policy", a.csp)
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("X-Frame-Options", "DENY")
+		h.Set("Referrer-Policy", "same-origin")
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.Set("Cache-Control", "no-cache")
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (a *app) shutdown(ctx context.Context) error {
+	return errors.Join(a.lab.Shutdown(ctx), a.chat.Shutdown(ctx))
+}
+
+// serveLab says ok to every message that the guard lets pass.
+func serveLab(ctx context.Context, c *wsguard.Conn) error {
+	for {
+		if _, _, err := c.Read(ctx); err != nil {
+			return err
+		}
+		if err := c.Write(ctx, wsguard.MessageText, []byte(`{"type":"ok"}`)); err != nil {
+			return err
+		}
+	}
+}
