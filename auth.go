@@ -386,11 +386,8 @@ func (a *Authenticator) verify(ctx context.Context, cred credential, client neti
 // when the answer is there, whether or not anybody still waits for it.
 func (a *Authenticator) guarded(ctx context.Context, client netip.Addr, secret string, fl *flight, ask func(context.Context) (Principal, error)) (Principal, error) {
 	var keys []keyed.Key
-	if a.failures != nil {
-		keys = append(keys, a.failures.Prefix(clientip.Key(client)))
-		if secret != "" {
-			keys = append(keys, a.failures.String("credential:"+secret))
-		}
+	if a.failures != nil && secret != "" {
+		keys = []keyed.Key{a.failures.Prefix(clientip.Key(client)), a.failures.String("credential:" + secret)}
 	}
 	for _, k := range keys {
 		if wait, ok := a.failures.Peek(k, 1, time.Now()); !ok {
@@ -399,14 +396,14 @@ func (a *Authenticator) guarded(ctx context.Context, client netip.Addr, secret s
 	}
 	judge := func(ctx context.Context) (p Principal, err error) {
 		defer func() {
-			if v := recover(); v != nil {
-				p, err = Principal{}, deny(ErrUnavailable, panicText("verifier", v))
+			if recover() != nil { // with what it was given, perhaps
+				p, err = Principal{}, deny(ErrUnavailable, "verifier panicked")
 			}
 		}()
 		p, err = settle(ask(ctx))
 		if errors.Is(err, ErrUnauthenticated) {
 			for _, k := range keys {
-				a.failures.Take(k, 1, time.Now())
+				a.failures.Charge(k, 1, time.Now())
 			}
 		}
 		return p, err

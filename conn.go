@@ -152,8 +152,8 @@ func (c *Conn) read(ctx context.Context) (MessageType, []byte, error) {
 		return 0, nil, c.closed()
 	}
 	defer c.w.Leave()
-	if err := ctx.Err(); err != nil {
-		return 0, nil, err
+	if ctx.Err() != nil {
+		return 0, nil, c.stopped(ctx)
 	}
 	if !c.held && !c.w.Mid() {
 		c.dropMessage()
@@ -183,8 +183,8 @@ func (c *Conn) assemble(ctx context.Context) error {
 		seg, err := c.w.Next()
 		if err != nil {
 			if err == wire.ErrInterrupted {
-				if err := ctx.Err(); err != nil {
-					return err
+				if ctx.Err() != nil {
+					return c.stopped(ctx)
 				}
 				continue
 			}
@@ -312,7 +312,7 @@ func (c *Conn) delay(ctx context.Context, wait time.Duration) error {
 	case <-t.C:
 		return nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return c.stopped(ctx)
 	case <-c.w.Closing():
 		return c.closed()
 	}
@@ -371,7 +371,7 @@ func (c *Conn) write(ctx context.Context, typ MessageType, msg []byte) error {
 	case err == nil:
 		return nil
 	case err == wire.ErrInterrupted && ctx.Err() != nil:
-		return ctx.Err()
+		return c.stopped(ctx)
 	case err == wire.ErrClosing:
 		return c.closed()
 	}
@@ -451,10 +451,18 @@ func (c *Conn) end(sentinel error, detail string) error {
 }
 
 func (c *Conn) endWith(cause *CloseError, code StatusCode, detail string) error {
-	if c.w.End(cause, int(code), cause.Reason, func() { c.ended(cause, detail) }) {
-		c.cancel(cause)
-	}
+	c.w.End(cause, int(code), cause.Reason, func() { c.cancel(cause) }, func() { c.ended(cause, detail) })
 	return c.closed()
+}
+
+// stopped returns why a ctx that has ended stopped a call: the cause, if it ended
+// with the connection, for it may be made of the connection's own.
+func (c *Conn) stopped(ctx context.Context) error {
+	if c.ctx.Err() != nil {
+		<-c.w.Closing()
+		return c.closed()
+	}
+	return ctx.Err()
 }
 
 // closed returns the cause. It is only called when there is one.
@@ -501,25 +509,24 @@ func (c *Conn) lost(err error) error {
 
 // ended runs once, on a goroutine of its own, when the socket is closed.
 func (c *Conn) ended(cause *CloseError, detail string) {
+	defer c.done() // whatever a hook does
 	c.sendMu.Lock()
 	c.queue, c.queued = nil, 0
 	c.sendMu.Unlock()
 	e := c.event(EventClose)
-	e.Err, e.Reason, e.Detail = cause, cause.Reason, detail
+	e.Err, e.Reason, e.Detail = cause, cause.err.(*refusal).token, detail
 	e.Code, e.Remote = cause.Code, cause.Remote
-	if cause.Remote {
-		e.Reason = cause.err.(*refusal).token
-		if cause.err == ErrPeerClosed {
-			e.PeerCode = cause.Code
-			e.Detail = cause.Reason
-		}
+	if cause.err == ErrPeerClosed {
+		e.PeerCode = cause.Code
+	}
+	if detail == "" && cause.Reason != e.Reason {
+		e.Detail = cause.Reason // chosen by the application, or by the peer
 	}
 	e.Duration = time.Since(c.opened)
 	e.MessagesIn, e.MessagesOut = c.in.Load(), c.out.Load()
 	e.BytesIn, e.BytesOut = c.bytesIn.Load(), c.bytesOut.Load()
 	e.Violations, e.ViolationsWithoutNotice = c.violations.Load(), c.unnoticed.Load()
 	c.g.events.emit(e)
-	c.done()
 }
 
 // done is called by each holder when it is done with the connection. The last
@@ -657,7 +664,7 @@ func (c *Conn) start(await bool, holders int32) {
 	c.awaiting.Store(await)
 	if await {
 		c.authBy = c.opened.Add(g.auth.cfg.FirstMessageTimeout)
-		c.w.SetMax(min(g.auth.cfg.FirstMessageBytes, c.e.messages.MaxBytes))
+		c.w.SetMax(g.auth.cfg.FirstMessageBytes)
 	} else {
 		c.w.SetMax(c.e.messages.MaxBytes)
 	}
@@ -679,6 +686,9 @@ func (c *Conn) begin() {
 		c.expires.Store(&p.Expires)
 	}
 	c.schedule(time.Now())
+	if c.w.Cause() != nil {
+		return
+	}
 	c.g.events.emit(c.event(EventOpen))
 	// A revocation since it was registered ends it here.
 	c.session.attach(c)

@@ -111,6 +111,7 @@ func (s *sink) emit(e Event) {
 	e.Client = sanitize(e.Client, maxField)
 	e.Origin = sanitize(e.Origin, maxField)
 	e.Host = sanitize(e.Host, maxField)
+	e.Reason = sanitize(e.Reason, maxField)
 	e.Detail = sanitize(e.Detail, maxField)
 	s.write(e)
 	if s.hook != nil {

@@ -86,8 +86,8 @@ func (e *Endpoint) callAttach(r *http.Request, p Principal) (value any, err erro
 	ctx, cancel := context.WithTimeout(r.Context(), e.g.auth.cfg.VerifyTimeout)
 	defer cancel()
 	defer func() {
-		if v := recover(); v != nil {
-			value, err = nil, deny(ErrUnavailable, panicText("Attach", v))
+		if recover() != nil {
+			value, err = nil, deny(ErrUnavailable, "Attach panicked")
 		}
 	}()
 	value, err = e.attach(r.WithContext(ctx), p)

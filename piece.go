@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/wsguard/wsguard/internal/clientip"
 )
 
 // markKey is how a piece that has let a request pass says so to a Guard that
@@ -77,7 +79,7 @@ func (p *reporter) refuse(w http.ResponseWriter, r *http.Request, err error, e E
 	e.Kind, e.Err, e.Reason, e.Detail, e.Status = EventRefusal, err, d.token, d.detail, d.statusCode()
 	e.Origin, e.Host = r.Header.Get("Origin"), r.Host
 	if e.Client == "" {
-		e.Client = r.RemoteAddr
+		e.Client = peerOf(r)
 	}
 	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
 		// A body that never comes would keep net/http reading it.
@@ -87,11 +89,19 @@ func (p *reporter) refuse(w http.ResponseWriter, r *http.Request, err error, e E
 	p.events().emit(e)
 }
 
+// peerOf is who sent a request whose client is not known yet.
+func peerOf(r *http.Request) string {
+	if addr, _, err := clientip.Peer(r.RemoteAddr); err == nil && addr.IsValid() {
+		return addr.String()
+	}
+	return r.RemoteAddr
+}
+
 // report says what a check that only reports would have refused.
 func (p *reporter) report(r *http.Request, err error) {
 	d := asDenied(err)
 	p.events().emit(Event{
 		Kind: EventViolation, Err: err, Reason: d.token, Detail: d.detail, Report: true,
-		Client: r.RemoteAddr, Origin: r.Header.Get("Origin"), Host: r.Host,
+		Client: peerOf(r), Origin: r.Header.Get("Origin"), Host: r.Host,
 	})
 }

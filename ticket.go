@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 )
@@ -147,6 +148,12 @@ func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http
 	})
 }
 
+// presented is what a login will look at: somebody who shows nothing does not
+// guess.
+func presented(r *http.Request) string {
+	return strings.Join(r.Header["Authorization"], ",") + strings.Join(r.Header["Cookie"], ";")
+}
+
 func (g *Guard) issue(r *http.Request, login func(*http.Request) (Principal, error), e *Event) (string, error) {
 	if g.Draining() {
 		return "", deny(ErrDraining, "")
@@ -180,7 +187,7 @@ func (g *Guard) issue(r *http.Request, login func(*http.Request) (Principal, err
 	defer fl.done()
 	var p Principal
 	if login != nil {
-		p, err = g.auth.guarded(r.Context(), client, "", fl, func(ctx context.Context) (Principal, error) {
+		p, err = g.auth.guarded(r.Context(), client, presented(r), fl, func(ctx context.Context) (Principal, error) {
 			return login(r.WithContext(ctx))
 		})
 		if err != nil {

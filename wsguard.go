@@ -144,9 +144,12 @@ func New(cfg Config) (*Guard, error) {
 		g.tls = newTLSCheck(g.client, cfg.InsecureAllowHTTP)
 		g.tls.sink = sink
 	}
-	for kind, c := range map[checkKind]*Check{checkOrigin: g.origin, checkHost: g.host, checkTLS: g.tls} {
-		if c != nil && c.kind != kind {
-			f.add("Pieces."+string(kind), "", "is a check of something else")
+	for _, c := range []struct {
+		kind  checkKind
+		check *Check
+	}{{checkOrigin, g.origin}, {checkHost, g.host}, {checkTLS, g.tls}} {
+		if c.check != nil && c.check.kind != c.kind {
+			f.add("Pieces."+string(c.kind), "", "is a check of something else")
 		}
 	}
 	if g.auth = cfg.Pieces.Auth; g.auth == nil {
@@ -327,19 +330,21 @@ func (e *Endpoint) accept(w http.ResponseWriter, r *http.Request, holders int32)
 	a := admission{e: e, g: e.g, r: r}
 	admitted := false
 	defer func() {
-		if !admitted { // refused, or something in front of us has panicked
-			a.undo()
+		if !admitted { // refused, or a hook or a wrapper has panicked
+			a.undo(holders)
 		}
 		e.g.sessions.left()
 	}()
-	if !e.g.sessions.entered() {
-		err := deny(ErrDraining, "")
-		e.g.reporter.refuse(w, r, err, Event{})
-		return nil, nil, err
+	var c *Conn
+	err := error(deny(ErrDraining, ""))
+	if e.g.sessions.entered() {
+		c, err = a.admit(w, holders)
 	}
-	c, err := a.admit(w, holders)
 	if err != nil {
 		ev := Event{Subject: a.principal.Subject}
+		if !a.client.IsValid() {
+			a.client, _ = e.g.client.Client(r)
+		}
 		if a.client.IsValid() {
 			ev.Client = a.client.String()
 		}
@@ -368,11 +373,20 @@ type admission struct {
 	principal   Principal
 	session     *session
 	value       any
+	conn        *Conn
 	answered    bool
 	attachLater *http.Request
 }
 
-func (a *admission) undo() {
+func (a *admission) undo(holders int32) {
+	a.fl.done()
+	if a.conn != nil { // it has the rest
+		a.conn.end(ErrInternal, "the handshake was cut off")
+		for range holders - 1 {
+			a.conn.done()
+		}
+		return
+	}
 	if a.session != nil {
 		a.g.sessions.unregister(a.session)
 	}
@@ -380,7 +394,6 @@ func (a *admission) undo() {
 		a.lease.Release()
 	}
 	closeValue(a.value)
-	a.fl.done()
 }
 
 // admit is the picture of the design: each step may refuse.
@@ -486,6 +499,7 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 	if await {
 		a.attachLater = detached(stripped)
 	}
+	a.conn = c
 	c.start(await, holders)
 	a.fl.done()
 	return c, nil

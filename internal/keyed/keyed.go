@@ -102,6 +102,21 @@ func (t *Table) Peek(key Key, n float64, now time.Time) (wait time.Duration, ok 
 	return wait, ok
 }
 
+// Charge takes n tokens whether or not they are there: what is owed is paid off
+// before the next one is admitted.
+func (t *Table) Charge(key Key, n float64, now time.Time) {
+	at := now.Sub(t.born).Seconds() * t.rate
+	s := &t.shard[uint64(key)%shards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.find(uint64(key))
+	if e == nil {
+		e = t.place(s, uint64(key), at)
+		*e = entry{hash: uint64(key)}
+	}
+	e.tat = max(e.tat, at) + n
+}
+
 // judge returns what a take of n would make of e, which may be nil.
 func (t *Table) judge(e *entry, n, at float64) (tat float64, wait time.Duration, ok bool) {
 	tat = at + n

@@ -6,17 +6,19 @@ import (
 	"time"
 )
 
-// End ends the connection. The first call wins and returns true: cause is what
-// Cause returns from now on, and the peer is sent code and reason; code 0
-// sends no close frame. End does not block: done is called from a goroutine of
-// its own when the socket is closed, after no more than the grace, the linger
-// and what a write that is under way still takes of the grace.
-func (c *Conn) End(cause error, code int, reason string, done func()) bool {
-	c.mu.Lock()
-	if c.cause != nil {
-		c.mu.Unlock()
-		return false
+// End ends the connection. The first call wins: cause is what Cause returns from
+// now on, and the peer is sent code and reason; code 0 sends no close frame.
+// first is called before anybody can see the cause; done from a goroutine of its
+// own when the socket is closed, after no more than the grace, the linger and
+// what a write that is under way still takes of the grace. When End returns, a
+// cause is set.
+func (c *Conn) End(cause error, code int, reason string, first, done func()) {
+	if c.ending.Swap(true) {
+		<-c.closing
+		return
 	}
+	first()
+	c.mu.Lock()
 	c.cause = cause
 	close(c.closing)
 	// The reader stops at once. A writer has the grace: if its frame gets
@@ -27,7 +29,6 @@ func (c *Conn) End(cause error, code int, reason string, done func()) bool {
 	c.nc.SetWriteDeadline(c.born.Add(c.warmed))
 	c.mu.Unlock()
 	go c.finish(code, reason, done)
-	return true
 }
 
 // Cut closes the socket without waiting for the peer any longer. It is for

@@ -78,14 +78,15 @@ func parseHeader(b []byte, open bool) (h header, n int, fault string) {
 		if len(b) > 2 && b[2]&0x80 != 0 {
 			return h, 0, "length with the top bit set"
 		}
+		// And the first six, whether 16 bits would have done.
+		if len(b) >= 8 && b[2]|b[3]|b[4]|b[5]|b[6]|b[7] == 0 {
+			return h, 0, "length not minimal"
+		}
 		n = 10
 		if len(b) < n {
 			return h, 0, ""
 		}
 		h.length = int64(binary.BigEndian.Uint64(b[2:]))
-		if h.length <= 0xffff {
-			return h, 0, "length not minimal"
-		}
 	}
 	if len(b) < n+4 {
 		// The length is known; the caller may refuse it already.

@@ -175,7 +175,8 @@ type Conn struct {
 	pingData [8]byte         // mu: what the awaited pong must carry
 	cut      bool            // mu: no waiting for the peer any more
 
-	closing chan struct{} // closed once cause is set
+	ending  atomic.Bool   // the cause is being set
+	closing chan struct{} // closed once it is
 	ended   chan struct{} // closed once the socket is closed
 }
 

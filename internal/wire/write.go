@@ -103,8 +103,8 @@ func (c *Conn) flushControl() {
 			c.pendPing = false
 		}
 		c.mu.Unlock()
-		if op == 0 {
-			return
+		if op == 0 || c.broken {
+			return // who broke it has said so
 		}
 		if err := c.writeFrame(op, c.wctl[:n]); err != nil {
 			if _, failed := err.(*WriteError); failed && c.onBroken != nil {
