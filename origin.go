@@ -2,6 +2,7 @@ package wsguard
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/wsguard/wsguard/internal/clientip"
@@ -107,7 +108,7 @@ func (g *originGuard) check(r *http.Request) error {
 		if len(r.Header["Cookie"]) > 0 {
 			return deny(ErrOriginDenied, "a cookie and no Origin header")
 		}
-		if site, ok := single(r.Header, "Sec-Fetch-Site"); ok && site == "cross-site" {
+		if slices.Contains(r.Header["Sec-Fetch-Site"], "cross-site") {
 			return deny(ErrFetchMetadata, "cross-site and no Origin header")
 		}
 	case !g.list.Match(origins[0]):

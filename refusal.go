@@ -234,7 +234,8 @@ func (d *denied) write(w http.ResponseWriter) {
 		if error(d.refusal) == ErrVersion {
 			h.Set("Sec-WebSocket-Version", "13")
 		}
-		h.Set("Connection", "Upgrade, close")
+		// Two lines: net/http closes only where the first is just "close".
+		h["Connection"] = []string{"close", "Upgrade"}
 		h.Set("Upgrade", "websocket")
 	case http.StatusMethodNotAllowed:
 		h.Set("Allow", d.allow())

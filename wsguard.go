@@ -378,8 +378,14 @@ type admission struct {
 	attachLater *http.Request
 }
 
-func (a *admission) undo(holders int32) {
+// land gives the place in flight back.
+func (a *admission) land() {
 	a.fl.done()
+	a.fl = nil
+}
+
+func (a *admission) undo(holders int32) {
+	a.land()
 	if a.conn != nil { // it has the rest
 		a.conn.end(ErrInternal, "the handshake was cut off")
 		for range holders - 1 {
@@ -500,7 +506,7 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 		a.attachLater = detached(stripped)
 	}
 	a.conn = c
+	a.land()
 	c.start(await, holders)
-	a.fl.done()
 	return c, nil
 }

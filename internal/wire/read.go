@@ -120,6 +120,10 @@ func (c *Conn) Next() (Segment, error) {
 			seg.Binary = c.buf[c.r]&0x0f == opBinary
 		}
 		if seg.Last {
+			// Nobody can answer a ping in the middle of a message.
+			if sent := c.pongs.Load(); sent != 0 && c.filled > c.started {
+				c.pongs.CompareAndSwap(sent, min(sent+int64(c.filled-c.started), int64(c.filled)))
+			}
 			c.open, c.frags, c.size = false, 0, 0
 			c.started = c.filled
 			c.lastApp.Store(int64(c.filled))
@@ -188,16 +192,14 @@ func (c *Conn) boundary() (start, ready bool, err error) {
 }
 
 func (c *Conn) controlFrame(op byte, p []byte) error {
-	if op != opClose && !c.control.take(c.filled) {
+	// The answers to our own pings are no flood, even if they come all at
+	// once because the application was busy.
+	if op != opClose && !(op == opPong && c.answersPing(p)) && !c.control.take(c.filled) {
 		return &Error{Fault: FaultControl, Detail: "too many control frames"}
 	}
 	switch op {
 	case opPing:
 		c.pong(p)
-	case opPong:
-		if c.answersPing(p) {
-			c.pongs.Store(0)
-		}
 	case opClose:
 		code, reason, fault, detail := parseClose(p)
 		// Nothing may follow a close frame.

@@ -132,19 +132,30 @@ func (c *Conn) Ping() {
 	c.mu.Lock()
 	if c.pongs.Load() == 0 {
 		rand.Read(c.pingData[:])
+		c.asked = 0
 		c.pongs.Store(int64(c.now()))
 	}
-	c.pendPing = true
+	if !c.pendPing {
+		c.pendPing = true
+		c.asked++
+	}
 	c.mu.Unlock()
 	if c.tryLockWriter() {
 		c.unlockWriter()
 	}
 }
 
+// answersPing takes a pong. It reports whether it answers a ping of ours; each
+// is answered once.
 func (c *Conn) answersPing(p []byte) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.pongs.Load() != 0 && string(p) == string(c.pingData[:])
+	if c.asked == 0 || string(p) != string(c.pingData[:]) {
+		return false
+	}
+	c.asked--
+	c.pongs.Store(0)
+	return true
 }
 
 // writeFrame sends one frame within the write timeout. The caller is the

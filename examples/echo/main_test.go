@@ -1,0 +1,506 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/wsguard/wsguard/internal/wstest"
+)
+
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// server is run with flags.
+type server struct {
+	t      *testing.T
+	addr   string
+	stderr *buffer
+	stop   func() error // as SIGTERM does
+}
+
+func start(t *testing.T, args ...string) *server {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	r, w := io.Pipe()
+	s := &server{t: t, stderr: &buffer{}}
+	done := make(chan error, 1)
+	go func() {
+		err := run(ctx, append([]string{"-addr", "127.0.0.1:0"}, args...), w, s.stderr)
+		w.Close()
+		done <- err
+	}()
+	s.stop = sync.OnceValue(func() error {
+		cancel()
+		select {
+		case err := <-done:
+			return err
+		case <-time.After(20 * time.Second):
+			return fmt.Errorf("run does not return")
+		}
+	})
+	t.Cleanup(func() {
+		if err := s.stop(); err != nil {
+			t.Errorf("run: %v", err)
+		}
+	})
+	line, err := bufio.NewReader(r).ReadString('\n')
+	if err != nil {
+		t.Fatalf("no line on standard output: %v; %v; %s", err, s.stop(), s.stderr)
+	}
+	go io.Copy(io.Discard, r)
+	var ok bool
+	if s.addr, ok = strings.CutPrefix(strings.TrimSpace(line), "listening on http://"); !ok {
+		t.Fatalf("the first line is %q", line)
+	}
+	return s
+}
+
+func (s *server) header(kv ...string) http.Header {
+	h := http.Header{"Origin": {"http://" + s.addr}}
+	for i := 0; i < len(kv); i += 2 {
+		h[kv[i]] = []string{kv[i+1]}
+		if kv[i+1] == "" {
+			h[kv[i]] = nil
+		}
+	}
+	return h
+}
+
+func (s *server) try(path string, kv ...string) (*wstest.Client, *http.Response) {
+	s.t.Helper()
+	return s.tryWith(wstest.HandshakeOptions{Path: path, Header: s.header(kv...)})
+}
+
+func (s *server) tryWith(o wstest.HandshakeOptions) (*wstest.Client, *http.Response) {
+	s.t.Helper()
+	c := wstest.Dial(s.t, s.addr)
+	res, err := c.HandshakeWith(o)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return c, res
+}
+
+func (s *server) status(want int, path string, kv ...string) {
+	s.t.Helper()
+	c, res := s.try(path, kv...)
+	c.Close()
+	if res.StatusCode != want {
+		s.t.Errorf("%s %q: status %d, want %d\n%s", path, kv, res.StatusCode, want, s.stderr)
+	}
+}
+
+func (s *server) open(kv ...string) *wstest.Client {
+	s.t.Helper()
+	c, res := s.try("/ws", kv...)
+	if res.StatusCode != 101 {
+		s.t.Fatalf("%q: status %d\n%s", kv, res.StatusCode, s.stderr)
+	}
+	return c
+}
+
+func echoes(t *testing.T, c *wstest.Client, text string) {
+	t.Helper()
+	c.WriteFrame(wstest.Text(text))
+	if _, p, err := c.ReadMessage(); string(p) != text {
+		t.Errorf("%q, %v", p, err)
+	}
+}
+
+func closes(t *testing.T, c *wstest.Client, code int, reason string) {
+	t.Helper()
+	if got, why, err := c.ReadClose(); got != code || why != reason {
+		t.Errorf("closed with %d %q, %v; want %d %q", got, why, err, code, reason)
+	}
+}
+
+// do makes a plain request.
+func (s *server) do(method, path, host, body string, kv ...string) (int, string) {
+	s.t.Helper()
+	req, _ := http.NewRequest(method, "http://"+s.addr+path, strings.NewReader(body))
+	if host != "" {
+		req.Host = host
+	}
+	for i := 0; i < len(kv); i += 2 {
+		req.Header.Set(kv[i], kv[i+1])
+	}
+	tr := &http.Transport{DisableKeepAlives: true}
+	res, err := tr.RoundTrip(req)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, _ := io.ReadAll(res.Body)
+	return res.StatusCode, string(b)
+}
+
+func texts(n int, s string) (fs []wstest.Frame) {
+	return slices.Repeat([]wstest.Frame{wstest.Text(s)}, n)
+}
+
+func TestFlags(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	schema := filepath.Join(t.TempDir(), "schema.json")
+	os.WriteFile(schema, []byte(`{"type":"object","required":["a"],"additionalProperties":{"type":"integer"}}`), 0o600)
+	fragments := func(n int) (fs []wstest.Frame) {
+		for i := range n {
+			f := wstest.Text("x")
+			f.Fin = i == n-1
+			if i > 0 {
+				f.Opcode = wstest.OpContinuation
+			}
+			fs = append(fs, f)
+		}
+		return fs
+	}
+	for _, tt := range []struct {
+		name   string
+		flags  string
+		header []string
+		frames []wstest.Frame
+		code   int // 0: the last frame is answered with reply
+		reason string
+		reply  string // a part of the last of the answers
+	}{
+		{name: "defaults", frames: texts(1, "hi"), reply: "hi"},
+		{name: "text only", frames: []wstest.Frame{wstest.Binary([]byte("x"))}, code: 1003, reason: "message_type"},
+		{name: "-binary", flags: "-binary", frames: []wstest.Frame{wstest.Binary([]byte("x"))}, reply: "x"},
+		{name: "-message-rate", flags: "-message-rate 1/3", frames: texts(4, "x"), code: 1008, reason: "rate_limited"},
+		{name: "-message-rate, last wins", flags: "-message-rate 1/1 -message-rate 1/9", frames: texts(4, "x"), reply: "x"},
+		{name: "-message-rate 0", flags: "-message-rate 0", frames: texts(60, "x"), code: 1008, reason: "rate_limited"},
+		{name: "-message-rate 0/0", flags: "-message-rate 0/0", frames: texts(30, "x"), reply: "x"},
+		{name: "-message-rate -1", flags: "-message-rate -1", frames: texts(300, "x"), reply: "x"},
+		{name: "-message-rate -1/-1", flags: "-message-rate -1/-1", frames: texts(300, "x"), reply: "x"},
+		{name: "-message-rate 1e9/1e9", flags: "-message-rate 1e9/1e9", frames: texts(300, "x"), reply: "x"},
+		{name: "-message-rate 1000000000/1000000000", flags: "-message-rate=1000000000/1000000000", frames: texts(300, "x"), reply: "x"},
+		{name: "-rate-action reply", flags: "-rate-action reply -message-rate 0.001/2", frames: texts(3, "x"), reply: `{"error":"rate_limited"`},
+		{name: "-rate-action delay", flags: "-rate-action delay -message-rate 100/1", frames: texts(5, "x"), reply: "x"},
+		{name: "-byte-rate", flags: "-byte-rate 1/100 -max-message-bytes 100", frames: texts(2, strings.Repeat("x", 60)), code: 1008, reason: "rate_limited"},
+		{name: "-subject-message-rate", flags: "-subject-message-rate 0.001/2 -tokens alice=T1", header: []string{"Authorization", "Bearer T1"}, frames: texts(3, "x"), code: 1008, reason: "rate_limited"},
+		{name: "-max-message-bytes", flags: "-max-message-bytes 5", frames: texts(1, "123456"), code: 1009, reason: "message_too_big"},
+		{name: "-max-message-bytes, exactly", flags: "-max-message-bytes 5", frames: texts(1, "12345"), reply: "12345"},
+		{name: "-max-fragments", flags: "-max-fragments 3", frames: fragments(4), code: 1008, reason: "fragments"},
+		{name: "-max-fragments, exactly", flags: "-max-fragments 3", frames: fragments(3), reply: "xxx"},
+		{name: "-max-fragments -1", flags: "-max-fragments -1", frames: fragments(100), reply: "xxx"},
+		{name: "-control-rate", flags: "-control-rate 0.001/2", frames: slices.Repeat([]wstest.Frame{wstest.Ping(nil)}, 3), code: 1008, reason: "control_flood"},
+		{name: "-message-timeout", flags: "-message-timeout 100ms", frames: fragments(2)[:1], code: 1008, reason: "message_timeout"},
+		{name: "-idle", flags: "-idle 150ms", code: 3008, reason: "idle"},
+		{name: "-lifetime", flags: "-lifetime 100ms", code: 1001, reason: "lifetime"},
+		{name: "-ping, -pong-timeout", flags: "-ping 100ms -pong-timeout 50ms", code: 3008, reason: "pong_timeout"},
+		{name: "-pong-timeout before -ping", flags: "-pong-timeout 50ms -ping 100ms", code: 3008, reason: "pong_timeout"},
+		{name: "-schema", flags: "-schema " + schema, frames: texts(1, `{"a":"x"}`), code: 1008, reason: "schema"},
+		{name: "-schema, no JSON", flags: "-schema " + schema, frames: texts(1, `{`), code: 1007, reason: "invalid_json"},
+		{name: "-schema, good", flags: "-schema " + schema, frames: texts(1, `{"a":1}`), reply: `{"a":1}`},
+		{name: "-schema-action reply", flags: "-schema-action reply -schema " + schema, frames: texts(1, `{"a":"x"}`), reply: `{"error":"invalid_message"`},
+		{name: "-token-ttl", flags: "-tokens alice=T1 -token-ttl 300ms", header: []string{"Authorization", "Bearer T1"}, code: 3000, reason: "expired"},
+		{name: "-token-from first-message", flags: "-tokens alice=T1 -token-from first-message", frames: append(texts(1, `{"type":"auth","token":"T1"}`), texts(1, "x")...), reply: "x"},
+		{name: "-token-from first-message, wrong", flags: "-tokens alice=T1 -token-from first-message", frames: texts(1, `{"type":"auth","token":"T2"}`), code: 3000, reason: "unauthenticated"},
+		{name: "-auth-timeout", flags: "-tokens alice=T1 -token-from first-message -auth-timeout 100ms", code: 3008, reason: "auth_timeout"},
+		{name: "-write-timeout", flags: "-write-timeout 1s", frames: texts(1, "x"), reply: "x"},
+		{name: "everything off", flags: "-message-rate -1 -byte-rate -1 -subject-message-rate -1 -control-rate -1 -handshake-rate -1 -auth-failures -1 -max-conns -1 -max-conns-per-client -1 -max-conns-per-subject -1 -max-fragments -1 -message-timeout -1 -ping -1 -pong-timeout -1 -idle -1 -lifetime -1", frames: texts(100, "x"), reply: "x"},
+		{name: "everything 0", flags: "-message-rate 0 -byte-rate 0/0 -control-rate 0 -handshake-rate 0 -auth-failures 0 -max-conns 0 -max-conns-per-client 0 -max-conns-per-subject 0 -max-fragments 0 -max-message-bytes 0 -message-timeout 0 -write-timeout 0 -ping 0 -pong-timeout 0 -idle 0 -lifetime 0 -auth-timeout 0", frames: texts(10, "x"), reply: "x"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t, strings.Fields(tt.flags)...)
+			c := s.open(tt.header...)
+			var b []byte
+			for _, f := range tt.frames {
+				b = wstest.AppendFrame(b, f)
+			}
+			c.Write(b)
+			if tt.code != 0 {
+				closes(t, c, tt.code, tt.reason)
+				return
+			}
+			deadline := len(tt.frames)
+			var last string
+			for range deadline {
+				_, p, err := c.ReadMessage()
+				if err != nil {
+					t.Fatalf("after %q: %v", last, err)
+				}
+				if last = string(p); strings.HasPrefix(tt.name, "-max-fragments") || strings.HasPrefix(tt.name, "-token-from") {
+					break
+				}
+			}
+			if !strings.Contains(last, tt.reply) {
+				t.Errorf("the last answer is %q, want %q", last, tt.reply)
+			}
+		})
+	}
+}
+
+func TestFlagsOfHandshakes(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	s := start(t, "-tokens", "alice=T1,bob=T2", "-token-from", "header,cookie,query,subprotocol", "-subprotocols", "chat,v2", "-max-conns-per-subject", "1", "-handshake-rate", "-1")
+	for _, tt := range []struct {
+		status int
+		path   string
+		kv     []string
+	}{
+		{101, "/ws", []string{"Authorization", "Bearer T1"}},
+		{101, "/ws", []string{"Cookie", "session=T1"}},
+		{101, "/ws?token=T1", nil},
+		{101, "/ws", []string{"Sec-WebSocket-Protocol", "v2, bearer.T1"}},
+		{401, "/ws", []string{"Sec-WebSocket-Protocol", "bearer.T1"}},
+		{401, "/ws", nil},
+		{401, "/ws", []string{"Authorization", "Bearer alice"}},
+		{401, "/ws?token=T1", []string{"Cookie", "session=T1"}},
+		{403, "/ws", []string{"Authorization", "Bearer T1", "Origin", "http://evil.test"}},
+		{403, "/ws", []string{"Authorization", "Bearer T1", "Origin", ""}},
+		{403, "/ws", []string{"Authorization", "Bearer T1", "Via", "x"}},
+		{404, "/", nil},
+	} {
+		c, res := s.try(tt.path, tt.kv...)
+		if res.StatusCode != tt.status {
+			t.Errorf("%s %q: status %d, want %d", tt.path, tt.kv, res.StatusCode, tt.status)
+		}
+		if res.StatusCode == 101 {
+			echoes(t, c, "hi")
+			s.status(429, "/ws", "Authorization", "Bearer T1")
+			s.status(101, "/ws", "Authorization", "Bearer T2")
+			c.WriteFrame(wstest.CloseFrame(1000, ""))
+			closes(t, c, 1000, "")
+		}
+		c.Close()
+		s.connections(0)
+	}
+
+	s = start(t, "-hosts", "a.test,b.test", "-origins", "https://a.test,https://b.test", "-allow-missing-origin")
+	for _, tt := range []struct {
+		host, origin string
+		status       int
+	}{{"a.test", "https://a.test", 101}, {"b.test", "https://a.test", 101}, {"c.test", "https://a.test", 421}, {"a.test", "", 101}, {"a.test", "https://c.test", 403}} {
+		c, res := s.tryWith(wstest.HandshakeOptions{Path: "/ws", Host: tt.host, Header: s.header("Origin", tt.origin)})
+		c.Close()
+		if res.StatusCode != tt.status {
+			t.Errorf("%+v: status %d", tt, res.StatusCode)
+		}
+	}
+	if code, _ := s.do("GET", "/healthz", "elsewhere.test", ""); code != 200 {
+		t.Errorf("/healthz of another host: %d", code)
+	}
+
+	s = start(t, "-trusted-proxies", "127.0.0.0/8", "-max-conns-per-client", "1")
+	s.status(403, "/ws")
+	s.open("X-Forwarded-Proto", "https", "X-Forwarded-For", "192.0.2.1")
+	s.status(429, "/ws", "X-Forwarded-Proto", "https", "X-Forwarded-For", "192.0.2.1")
+	s.open("X-Forwarded-Proto", "https", "X-Forwarded-For", "192.0.2.2")
+
+	s = start(t, "-allow-http", "-handshake-rate", "0.001/2", "-max-conns", "1")
+	s.open("Via", "x")
+	s.status(503, "/ws")
+	s.status(429, "/ws")
+
+	s = start(t, "-tokens", "alice=T1", "-auth-failures", "0.001/2")
+	s.status(401, "/ws", "Authorization", "Bearer x")
+	s.status(401, "/ws", "Authorization", "Bearer y")
+	s.status(429, "/ws", "Authorization", "Bearer z")
+}
+
+// connections waits until /healthz says n.
+func (s *server) connections(n int) {
+	s.t.Helper()
+	var got struct{ Connections, Goroutines int }
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		code, body := s.do("GET", "/healthz", "", "")
+		if code != 200 || json.Unmarshal([]byte(body), &got) != nil || got.Goroutines < 1 {
+			s.t.Fatalf("/healthz: %d %s", code, body)
+		}
+		if got.Connections == n {
+			return
+		}
+		if time.Now().After(end) {
+			s.t.Fatalf("%d connections, want %d", got.Connections, n)
+		}
+	}
+}
+
+func TestCap80(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	s := start(t, "-max-conns", "10", "-handshake-rate", "1000/1000")
+	for range 2 {
+		got := make(chan *wstest.Client, 80)
+		for range 80 {
+			c := wstest.Dial(t, s.addr)
+			go func() {
+				if res, err := c.Handshake("/ws", s.header()); err != nil || res.StatusCode != 101 {
+					c.Close()
+					c = nil
+				}
+				got <- c
+			}()
+		}
+		n := 0
+		var open []*wstest.Client
+		for range 80 {
+			if c := <-got; c != nil {
+				open = append(open, c)
+				n++
+			}
+		}
+		if n != 10 {
+			t.Errorf("%d of 80 admitted, want 10", n)
+		}
+		s.connections(n)
+		for _, c := range open {
+			c.Close()
+		}
+		s.connections(0)
+	}
+}
+
+func TestTicketsAndRevoke(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	s := start(t, "-tickets", "-tokens", "alice=T1,bob=T2", "-admin-token", "ADMIN")
+	origin := "http://" + s.addr
+	ticket := func(token string) string {
+		t.Helper()
+		code, body := s.do("POST", "/ticket", "", "", "Authorization", "Bearer "+token, "Origin", origin)
+		var got struct {
+			Ticket    string `json:"ticket"`
+			ExpiresIn int    `json:"expires_in"`
+		}
+		if err := json.Unmarshal([]byte(body), &got); err != nil || code != 200 || got.ExpiresIn != 30 {
+			t.Fatalf("%d %s", code, body)
+		}
+		return got.Ticket
+	}
+	a := ticket("T1")
+	c, res := s.try("/ws?ticket=" + a)
+	if res.StatusCode != 101 {
+		t.Fatal(res.StatusCode)
+	}
+	echoes(t, c, "hi")
+	s.status(401, "/ws?ticket="+a)
+	bob := s.open("Authorization", "Bearer T2")
+	b := ticket("T1")
+	for _, tt := range []struct {
+		method, auth, form string
+		want               int
+	}{
+		{"POST", "", "subject=alice", 401}, {"POST", "Bearer T1", "subject=alice", 401}, {"POST", "Bearer ADMIN", "", 400},
+		{"GET", "Bearer ADMIN", "", 405}, {"POST", "Bearer ADMIN", "subject=alice", 204},
+	} {
+		if code, _ := s.do(tt.method, "/revoke", "", tt.form, "Authorization", tt.auth, "Content-Type", "application/x-www-form-urlencoded"); code != tt.want && !(tt.want == 204 && code/100 == 2) {
+			t.Errorf("%+v: %d", tt, code)
+		}
+	}
+	closes(t, c, 3000, "revoked")
+	echoes(t, bob, "still here")
+	s.status(401, "/ws", "Authorization", "Bearer T1")
+	s.status(401, "/ws?ticket="+b)
+	if code, _ := s.do("POST", "/ticket", "", "", "Authorization", "Bearer T1"); code != 401 {
+		t.Errorf("a ticket for the revoked: %d", code)
+	}
+	if s := s.stderr.String(); strings.Contains(s, a) || strings.Contains(s, "ADMIN") || strings.Contains(s, "T1") {
+		t.Errorf("the log tells:\n%s", s)
+	}
+}
+
+func TestDrain(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	s := start(t, "-drain", "10s")
+	c := s.open()
+	stopped := make(chan error, 1)
+	go func() { stopped <- s.stop() }()
+	closes(t, c, 1012, "draining")
+	c.WriteFrame(wstest.CloseFrame(1012, ""))
+	c.Close()
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+	// A client that refuses to go is cut, and that is no error.
+	s = start(t, "-drain", "300ms", "-log", "json")
+	s.open()
+	begin := time.Now()
+	if err := s.stop(); err != nil || time.Since(begin) > 5*time.Second {
+		t.Errorf("%v after %v", err, time.Since(begin))
+	}
+	for line := range strings.Lines(s.stderr.String()) {
+		if !json.Valid([]byte(line)) {
+			t.Errorf("no JSON: %s", line)
+		}
+	}
+}
+
+func TestLog(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	s := start(t, "-log", "json")
+	c := s.open()
+	c.WriteFrame(wstest.CloseFrame(4001, "x"))
+	c.ReadClose()
+	s.status(403, "/ws", "Origin", "http://evil.test")
+	s.connections(0)
+	s.stop()
+	want := map[string]bool{}
+	for line := range strings.Lines(s.stderr.String()) {
+		var m map[string]any
+		if err := json.Unmarshal([]byte(line), &m); err != nil {
+			t.Errorf("%v: %s", err, line)
+			continue
+		}
+		switch {
+		case m["level"] == "INFO" && m["peer_code"] == 4001.0 && m["origin"] == "http://"+s.addr:
+			want["close"] = true
+		case m["level"] == "INFO" && m["origin"] == "http://"+s.addr:
+			want["open"] = true
+		case m["level"] == "WARN" && m["origin"] == "http://evil.test":
+			want["refusal"] = true
+		}
+	}
+	if len(want) != 3 {
+		t.Errorf("only %v in\n%s", want, s.stderr)
+	}
+}
+
+func TestWrongFlags(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	for _, tt := range []struct{ flags, want string }{
+		{"-nonsense", "nonsense"}, {"-message-rate x", "message-rate"}, {"-message-rate 5", "Rates.Messages"}, {"-message-rate NaN/5", "Rates.Messages"},
+		{"-message-rate -2/5", "Rates.Messages"}, {"-message-rate 5/x", "message-rate"}, {"-message-rate 5/1e10", "message-rate"}, {"-message-rate 5/-5", "Rates.Messages"},
+		{"-rate-action x", "rate-action"}, {"-schema-action delay", "schema-action"}, {"-log x", "log"}, {"-max-conns -2", "Caps.MaxConns"},
+		{"-max-message-bytes -1", "Messages.MaxBytes"}, {"-write-timeout 5s", "Heartbeat.Write"}, {"-write-timeout -1", "Heartbeat.Write"}, {"-ping 1s -pong-timeout 1s", "Heartbeat.P"},
+		{"-byte-rate 10/10", "Rates.Bytes"}, {"-allow-missing-origin", "AllowMissingOrigin"}, {"-token-from header", "Auth.Verifier"}, {"-tokens alice", "tokens"},
+		{"-tokens a=b -token-from x", "token-from"}, {"-origins *", "Origins"}, {"-hosts *", "Hosts"}, {"-trusted-proxies x", "Proxies"}, {"-schema /nonexistent", "/nonexistent"},
+		{"-ping 5", "ping"}, {"surplus", "surplus"}, {"-subprotocols a,a", "Subprotocols"}, {"-auth-timeout -5s", "Auth.FirstMessageTimeout"},
+	} {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		var out, errs buffer
+		err := run(ctx, append([]string{"-addr", "127.0.0.1:0"}, strings.Fields(tt.flags)...), &out, &errs)
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want one that names %s", tt.flags, err, tt.want)
+		}
+		if out.String() != "" {
+			t.Errorf("%s: on standard output: %s", tt.flags, out.String())
+		}
+		cancel()
+	}
+}
