@@ -223,7 +223,7 @@ func (a *Authenticator) find(r *http.Request) (credential, error) {
 		switch s.kind {
 		case sourceHeader:
 			for _, v := range r.Header["Authorization"] {
-				if scheme, token, ok := strings.Cut(v, " "); ok && strings.EqualFold(scheme, "Bearer") {
+				if scheme, token, _ := strings.Cut(v, " "); strings.EqualFold(scheme, "Bearer") {
 					add(s, strings.TrimSpace(token))
 				}
 			}
@@ -280,6 +280,7 @@ func (a *Authenticator) strip(r *http.Request) *http.Request {
 				u.RawQuery = q
 				out.URL = &u
 				out.RequestURI = u.RequestURI()
+				out.Form, out.PostForm = nil, nil // parsed from it, perhaps
 			}
 		case sourceSubprotocol:
 			var kept []string

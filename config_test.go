@@ -1,0 +1,276 @@
+package wsguard_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/wsguard/wsguard"
+)
+
+// faultsOf returns the fields of all the faults in err.
+func faultsOf(t *testing.T, err error) []string {
+	t.Helper()
+	if err == nil {
+		return nil
+	}
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		t.Fatalf("%T is not joined", err)
+	}
+	var fields []string
+	for _, e := range joined.Unwrap() {
+		var ce *wsguard.ConfigError
+		if !errors.As(e, &ce) || ce.Field == "" || ce.Reason == "" {
+			t.Errorf("%T %v is no *ConfigError with Field and Reason", e, e)
+			continue
+		}
+		if !strings.HasPrefix(e.Error(), "wsguard: "+ce.Field) {
+			t.Errorf("%q does not begin with the field", e)
+		}
+		fields = append(fields, ce.Field)
+	}
+	return fields
+}
+
+// T15, T50: each fault by itself.
+func TestConfigFaults(t *testing.T) {
+	nan := wsguard.Rate{PerSecond: math.NaN(), Burst: 1}
+	v := newTokens()
+	type fault struct {
+		name  string
+		edit  func(*wsguard.Config)
+		field string // empty: no fault
+	}
+	tests := []fault{
+		{"T15 the least", func(*wsguard.Config) {}, ""},
+		{"T15 no origins", func(c *wsguard.Config) { c.Origins = nil }, "Origins"},
+		{"T15 empty origins", func(c *wsguard.Config) { c.Origins = []string{} }, "Origins"},
+		{"T15 missing allowed", func(c *wsguard.Config) { c.Origins = nil; c.AllowMissingOrigin = true; c.Hosts = []string{"a.test"} }, ""},
+		{"T15 missing allowed, no hosts", func(c *wsguard.Config) { c.AllowMissingOrigin = true }, "AllowMissingOrigin"},
+		{"T15 missing allowed by a piece, no hosts", func(c *wsguard.Config) {
+			c.Pieces.Origin = must(wsguard.NewOriginCheck(wsguard.OriginConfig{AllowMissing: true}))
+		}, "AllowMissingOrigin"},
+		{"T15 missing allowed by a piece, hosts", func(c *wsguard.Config) {
+			c.Pieces.Origin = must(wsguard.NewOriginCheck(wsguard.OriginConfig{AllowMissing: true}))
+			c.Hosts = []string{"a.test"}
+		}, ""},
+		{"T15 a host list for an origin list", func(c *wsguard.Config) {
+			c.Pieces.Origin = must(wsguard.NewHostCheck([]string{"a.test"}))
+		}, "Pieces.Origin"},
+		{"T15 an origin list for a host list", func(c *wsguard.Config) {
+			c.Pieces.Host = must(wsguard.NewOriginCheck(wsguard.OriginConfig{Origins: []string{appOrigin}}))
+		}, "Pieces.Host"},
+		{"T15 an origin list for TLS", func(c *wsguard.Config) {
+			c.Pieces.TLS = must(wsguard.NewOriginCheck(wsguard.OriginConfig{Origins: []string{appOrigin}}))
+		}, "Pieces.TLS"},
+		{"T15 nobody may connect", func(c *wsguard.Config) { c.Auth = wsguard.AuthConfig{} }, "Auth.Verifier"},
+		{"T15 source without verifier", func(c *wsguard.Config) { c.Auth.Sources = []wsguard.TokenSource{wsguard.HeaderToken()} }, "Auth.Verifier"},
+		{"T15 zero source", func(c *wsguard.Config) {
+			c.Auth = wsguard.AuthConfig{Verifier: v, Sources: []wsguard.TokenSource{{}}}
+		}, "Auth.Sources"},
+		{"T15 source twice", func(c *wsguard.Config) {
+			c.Auth = wsguard.AuthConfig{Verifier: v, Sources: []wsguard.TokenSource{wsguard.HeaderToken(), wsguard.HeaderToken()}}
+		}, "Auth.Sources"},
+		{"T15 cookie without a name", func(c *wsguard.Config) {
+			c.Auth = wsguard.AuthConfig{Verifier: v, Sources: []wsguard.TokenSource{wsguard.CookieToken("")}}
+		}, "Auth.Sources"},
+		{"T15 proxy", func(c *wsguard.Config) { c.Proxies.Trusted = []string{"10.0.0.1/8"} }, "Proxies"},
+		{"T15 everybody a proxy", func(c *wsguard.Config) { c.Proxies.Trusted = []string{"0.0.0.0/0"} }, "Proxies"},
+		{"T15 subprotocol", func(c *wsguard.Config) { c.Subprotocols = []string{"a b"} }, "Subprotocols"},
+		{"T15 subprotocol twice", func(c *wsguard.Config) { c.Subprotocols = []string{"a", "a"} }, "Subprotocols"},
+		{"T15 close code", func(c *wsguard.Config) { c.CloseCodes = map[error]wsguard.StatusCode{wsguard.ErrIdle: 1006} }, "CloseCodes"},
+		{"T15 close code of another", func(c *wsguard.Config) {
+			c.CloseCodes = map[error]wsguard.StatusCode{context.Canceled: 4000}
+		}, "CloseCodes"},
+		{"T15 ping = pong", func(c *wsguard.Config) { c.Heartbeat.Ping, c.Heartbeat.Pong = time.Second, time.Second }, "Heartbeat.Pong"},
+		{"T15 ping < default pong", func(c *wsguard.Config) { c.Heartbeat.Ping = time.Second }, ""},
+		{"T15 ping < pong", func(c *wsguard.Config) { c.Heartbeat.Pong = 26 * time.Second }, "Heartbeat.Pong"},
+		{"T15 no ping", func(c *wsguard.Config) { c.Heartbeat.Ping, c.Heartbeat.Pong = wsguard.Off, time.Hour }, ""},
+		{"T15 write 5 s", func(c *wsguard.Config) { c.Heartbeat.Write = 5 * time.Second }, "Heartbeat.Write"},
+		{"T15 write just under", func(c *wsguard.Config) { c.Heartbeat.Write = 5*time.Second - 1 }, ""},
+		{"T15 byte burst < message", func(c *wsguard.Config) { c.Messages.MaxBytes = 1<<20 + 1 }, "Rates.Bytes"},
+		{"T15 byte burst = message", func(c *wsguard.Config) { c.Messages.MaxBytes = 1 << 20 }, ""},
+		{"T15 no byte rate", func(c *wsguard.Config) { c.Messages.MaxBytes = 1 << 30; c.Rates.Bytes.PerSecond = wsguard.Off }, ""},
+		{"T15 action", func(c *wsguard.Config) { c.Rates.Action = 9 }, "Rates.Action"},
+		{"T15 delay of what is invalid", func(c *wsguard.Config) { c.Messages.OnInvalid = wsguard.ActionDelay }, "Messages.OnInvalid"},
+	}
+	for _, origin := range []string{
+		"*", "https://*", "*.example.com", "app.example.com", "https://app.example.com/", "https://a.*.example.com", "https://*.com",
+		"https://*.co.uk", "https://u@app.example.com", "wss://app.example.com", "https://app.example.com:0", "", " ", "https://äpp.test", "NULL",
+		"https://*app.example.com", "https://app.example.com, https://b.example.com", "https://*.*.example.com", "https://*.1.2.3",
+	} {
+		tests = append(tests, fault{"T15 origin " + origin, func(c *wsguard.Config) { c.Origins = []string{appOrigin, origin} }, "Origins"})
+	}
+	for _, host := range []string{"*", "https://app.example.com", "*.com", "a b", "app.example.com:99999"} {
+		tests = append(tests, fault{"T15 host " + host, func(c *wsguard.Config) { c.Hosts = []string{host} }, "Hosts"})
+	}
+	for field, rate := range map[string]func(*wsguard.Config) *wsguard.Rate{
+		"Rates.Messages": func(c *wsguard.Config) *wsguard.Rate { return &c.Rates.Messages }, "Rates.Bytes": func(c *wsguard.Config) *wsguard.Rate { return &c.Rates.Bytes },
+		"Rates.ClientMessages": func(c *wsguard.Config) *wsguard.Rate { return &c.Rates.ClientMessages }, "Rates.ClientBytes": func(c *wsguard.Config) *wsguard.Rate { return &c.Rates.ClientBytes },
+		"Rates.SubjectMessages": func(c *wsguard.Config) *wsguard.Rate { return &c.Rates.SubjectMessages }, "Rates.SubjectBytes": func(c *wsguard.Config) *wsguard.Rate { return &c.Rates.SubjectBytes },
+		"Rates.Handshakes": func(c *wsguard.Config) *wsguard.Rate { return &c.Rates.Handshakes }, "Auth.Failures": func(c *wsguard.Config) *wsguard.Rate { return &c.Auth.Failures },
+		"Messages.Control": func(c *wsguard.Config) *wsguard.Rate { return &c.Messages.Control },
+	} {
+		for name, r := range map[string]wsguard.Rate{
+			"NaN": nan, "infinite": {PerSecond: math.Inf(1), Burst: 1}, "negative": {PerSecond: -2, Burst: 1}, "-Inf": {PerSecond: math.Inf(-1), Burst: 1},
+			"negative burst": {PerSecond: 1, Burst: -2}, "rate without burst": {PerSecond: 1}, "-0.5": {PerSecond: -0.5, Burst: 1}, "burst Off": {PerSecond: 1, Burst: wsguard.Off},
+		} {
+			tests = append(tests, fault{"T50 " + field + " " + name, func(c *wsguard.Config) { *rate(c) = r }, field})
+		}
+		for name, r := range map[string]wsguard.Rate{
+			"Off": {PerSecond: wsguard.Off}, "Off, Off": {PerSecond: wsguard.Off, Burst: wsguard.Off}, "large": {PerSecond: 1e9, Burst: 1e9}, "zero": {},
+		} {
+			tests = append(tests, fault{"T50 " + field + " " + name, func(c *wsguard.Config) { *rate(c) = r }, ""})
+		}
+	}
+	for field, n := range map[string]func(*wsguard.Config) *int{
+		"Caps.MaxConns": func(c *wsguard.Config) *int { return &c.Caps.MaxConns }, "Caps.MaxConnsPerClient": func(c *wsguard.Config) *int { return &c.Caps.MaxConnsPerClient },
+		"Caps.MaxConnsPerNetwork": func(c *wsguard.Config) *int { return &c.Caps.MaxConnsPerNetwork }, "Caps.MaxConnsPerSubject": func(c *wsguard.Config) *int { return &c.Caps.MaxConnsPerSubject },
+		"Caps.MaxUnauthenticated": func(c *wsguard.Config) *int { return &c.Caps.MaxUnauthenticated }, "Rates.MaxInFlight": func(c *wsguard.Config) *int { return &c.Rates.MaxInFlight },
+		"Rates.MaxInFlightPerClient": func(c *wsguard.Config) *int { return &c.Rates.MaxInFlightPerClient }, "Messages.MaxFragments": func(c *wsguard.Config) *int { return &c.Messages.MaxFragments },
+	} {
+		tests = append(tests,
+			fault{"T50 " + field + " -2", func(c *wsguard.Config) { *n(c) = -2 }, field},
+			fault{"T50 " + field + " Off", func(c *wsguard.Config) { *n(c) = wsguard.Off }, ""})
+	}
+	type duration struct {
+		d        func(*wsguard.Config) *time.Duration
+		required bool
+	}
+	for field, d := range map[string]duration{
+		"Heartbeat.Ping": {func(c *wsguard.Config) *time.Duration { return &c.Heartbeat.Ping }, false}, "Heartbeat.Pong": {func(c *wsguard.Config) *time.Duration { return &c.Heartbeat.Pong }, false},
+		"Heartbeat.Idle": {func(c *wsguard.Config) *time.Duration { return &c.Heartbeat.Idle }, false}, "Heartbeat.Lifetime": {func(c *wsguard.Config) *time.Duration { return &c.Heartbeat.Lifetime }, false},
+		"Messages.Timeout": {func(c *wsguard.Config) *time.Duration { return &c.Messages.Timeout }, false}, "Heartbeat.Write": {func(c *wsguard.Config) *time.Duration { return &c.Heartbeat.Write }, true},
+		"Heartbeat.CloseGrace": {func(c *wsguard.Config) *time.Duration { return &c.Heartbeat.CloseGrace }, true}, "Heartbeat.Linger": {func(c *wsguard.Config) *time.Duration { return &c.Heartbeat.Linger }, true},
+		"Auth.VerifyTimeout": {func(c *wsguard.Config) *time.Duration { return &c.Auth.VerifyTimeout }, true}, "Auth.FirstMessageTimeout": {func(c *wsguard.Config) *time.Duration { return &c.Auth.FirstMessageTimeout }, true},
+	} {
+		off := ""
+		if d.required {
+			off = field
+		}
+		tests = append(tests,
+			fault{"T50 " + field + " -1 s", func(c *wsguard.Config) { *d.d(c) = -time.Second }, field},
+			fault{"T50 " + field + " Off", func(c *wsguard.Config) { *d.d(c) = wsguard.Off }, off})
+	}
+	for field, n := range map[string]func(*wsguard.Config) *int64{
+		"Messages.MaxBytes": func(c *wsguard.Config) *int64 { return &c.Messages.MaxBytes }, "Auth.FirstMessageBytes": func(c *wsguard.Config) *int64 { return &c.Auth.FirstMessageBytes },
+	} {
+		tests = append(tests,
+			fault{"T50 " + field + " Off", func(c *wsguard.Config) { *n(c) = wsguard.Off }, field},
+			fault{"T50 " + field + " -2", func(c *wsguard.Config) { *n(c) = -2 }, field})
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := wsguard.Config{Origins: []string{appOrigin}, Auth: wsguard.AuthConfig{InsecureAnonymous: true}}
+			tt.edit(&cfg)
+			g, err := wsguard.New(cfg)
+			fields := faultsOf(t, err)
+			if tt.field == "" {
+				if err != nil || g == nil {
+					t.Errorf("%v", err)
+				}
+				return
+			}
+			if g != nil {
+				t.Error("a Guard beside the error")
+			}
+			// What follows from it may be named as well.
+			if !slices.Contains(fields, tt.field) {
+				t.Errorf("faults %v, want %s: %v", fields, tt.field, err)
+			}
+		})
+	}
+}
+
+// T15: all of them at once.
+func TestConfigEveryFault(t *testing.T) {
+	_, err := wsguard.New(wsguard.Config{
+		Origins:   []string{"*", "https://ok.example.com", "ftp://x"},
+		Hosts:     []string{"*"},
+		Proxies:   wsguard.Proxies{Trusted: []string{"x"}, Header: "a b"},
+		Auth:      wsguard.AuthConfig{Sources: []wsguard.TokenSource{{}}, Failures: wsguard.Rate{PerSecond: 1}, VerifyTimeout: -1, Tickets: &wsguard.TicketConfig{TTL: -1, MaxTotal: -2}},
+		Caps:      wsguard.CapConfig{MaxConns: -2},
+		Rates:     wsguard.RateConfig{Messages: wsguard.Rate{PerSecond: math.NaN()}, Action: -1},
+		Messages:  wsguard.MessageConfig{MaxBytes: -1, Validators: map[string]wsguard.Validator{"x": nil}},
+		Heartbeat: wsguard.HeartbeatConfig{Write: time.Minute, Ping: -5},
+
+		Subprotocols: []string{""},
+		CloseCodes:   map[error]wsguard.StatusCode{wsguard.ErrIdle: 999},
+	})
+	fields := faultsOf(t, err)
+	for _, want := range []string{
+		"Origins", "Hosts", "Proxies", "Auth.Verifier", "Auth.Sources", "Auth.Failures", "Auth.VerifyTimeout", "Auth.Tickets.TTL", "Auth.Tickets.MaxTotal",
+		"Caps.MaxConns", "Rates.Messages", "Rates.Action", "Messages.MaxBytes", "Messages.Validators", "Heartbeat.Write", "Heartbeat.Ping", "Subprotocols", "CloseCodes",
+	} {
+		if !slices.Contains(fields, want) {
+			t.Errorf("%s is not among the faults: %v", want, fields)
+		}
+	}
+	if n := len(slices.DeleteFunc(slices.Clone(fields), func(f string) bool { return f != "Origins" })); n != 2 {
+		t.Errorf("%d faults of Origins, want 2", n)
+	}
+}
+
+// A Guard keeps nothing of its Config that the caller can change.
+func TestConfigCopies(t *testing.T) {
+	origins, hosts, subprotocols := []string{appOrigin}, []string{"127.0.0.1"}, []string{"chat"}
+	sources := []wsguard.TokenSource{wsguard.HeaderToken()}
+	codes := map[error]wsguard.StatusCode{wsguard.ErrMessageType: 4003}
+	e := serveGuard(t, wsguard.Config{Origins: origins, Hosts: hosts, Subprotocols: subprotocols, CloseCodes: codes, Auth: wsguard.AuthConfig{Verifier: newTokens(), Sources: sources}})
+	origins[0], hosts[0], subprotocols[0], sources[0] = "https://evil.test", "evil.test", "evil", wsguard.InsecureQueryToken("token")
+	clear(codes)
+	c, res := e.try(header("Authorization", "Bearer alice", "Sec-WebSocket-Protocol", "evil, chat"))
+	if res.StatusCode != 101 || res.Header.Get("Sec-WebSocket-Protocol") != "chat" {
+		t.Errorf("status %d %v", res.StatusCode, res.Header)
+	}
+	c.Write([]byte{0x82, 0x80, 0, 0, 0, 0})
+	wantClose(t, c, 4003, "message_type")
+}
+
+func TestConfigPieces(t *testing.T) {
+	for name, f := range map[string]func() (any, error){
+		"NewOriginCheck": func() (any, error) { return wsguard.NewOriginCheck(wsguard.OriginConfig{}) },
+		"NewHostCheck":   func() (any, error) { return wsguard.NewHostCheck(nil) },
+		"NewTLSCheck": func() (any, error) {
+			return wsguard.NewTLSCheck(wsguard.Proxies{Trusted: []string{"x"}})
+		},
+		"NewAuthenticator": func() (any, error) { return wsguard.NewAuthenticator(wsguard.AuthConfig{}, wsguard.Proxies{}) },
+		"NewAuthenticator, first message": func() (any, error) {
+			return wsguard.NewAuthenticator(wsguard.AuthConfig{Verifier: newTokens(), Sources: []wsguard.TokenSource{wsguard.FirstMessageToken()}}, wsguard.Proxies{})
+		},
+		"NewAuthenticator, tickets": func() (any, error) {
+			return wsguard.NewAuthenticator(wsguard.AuthConfig{Verifier: newTokens(), Tickets: &wsguard.TicketConfig{}}, wsguard.Proxies{})
+		},
+		"NewConnCap": func() (any, error) { return wsguard.NewConnCap(wsguard.CapConfig{MaxConns: -3}, wsguard.Proxies{}) },
+	} {
+		if _, err := f(); len(faultsOf(t, err)) == 0 {
+			t.Errorf("%s: no fault", name)
+		}
+	}
+	g := must(wsguard.New(wsguard.Config{Origins: []string{appOrigin}, Auth: wsguard.AuthConfig{InsecureAnonymous: true}}))
+	for name, f := range map[string]func(){
+		"Endpoint":             func() { g.Endpoint(wsguard.EndpointConfig{Messages: wsguard.MessageConfig{MaxBytes: -1}}) },
+		"Endpoint, byte burst": func() { g.Endpoint(wsguard.EndpointConfig{Messages: wsguard.MessageConfig{MaxBytes: 1 << 30}}) },
+		"TicketHandler without": func() {
+			g.TicketHandler(func(*http.Request) (wsguard.Principal, error) { return wsguard.Principal{}, nil })
+		},
+	} {
+		func() {
+			defer func() {
+				if v := recover(); v == nil {
+					t.Errorf("%s: no panic", name)
+				} else if s := fmt.Sprint(v); !strings.HasPrefix(s, "wsguard: ") {
+					t.Errorf("%s: %s", name, s)
+				}
+			}()
+			f()
+		}()
+	}
+}

@@ -1,0 +1,338 @@
+package wsguard_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+	"unicode/utf8"
+
+	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/internal/wstest"
+)
+
+// syncBuffer is a log file.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// T75: what the log has of a connection and of a refusal.
+func TestEventT75Fields(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens()}})
+	c := e.open(bearer("alice"))
+	roundTrip(t, c, "hello")
+	c.WriteFrame(wstest.CloseFrame(4321, "done"))
+	c.ReadClose()
+	c.Close()
+	e.events.wait(t, wsguard.EventClose, 1)
+	e.refused(header("Origin", "https://evil.test"), 403, "origin")
+	check := func(msg string, level slog.Level, want map[string]string, present ...string) wstest.Record {
+		t.Helper()
+		got := e.log.Find(msg)
+		if len(got) != 1 {
+			t.Fatalf("%d records %q:\n%s", len(got), msg, e.log)
+		}
+		if got[0].Level != level {
+			t.Errorf("%s at %v", msg, got[0].Level)
+		}
+		for k, v := range want {
+			if a := got[0].Attr(k).String(); a != v {
+				t.Errorf("%s: %s is %q, want %q", msg, k, a, v)
+			}
+		}
+		for _, k := range present {
+			if got[0].Attr(k).Any() == nil {
+				t.Errorf("%s: no %s", msg, k)
+			}
+		}
+		return got[0]
+	}
+	open := check("websocket open", slog.LevelInfo, map[string]string{"subject": "alice", "client": "127.0.0.1", "origin": appOrigin}, "id")
+	check("websocket close", slog.LevelInfo, map[string]string{
+		"id": open.Attr("id").String(), "subject": "alice", "client": "127.0.0.1", "origin": appOrigin, "reason": "peer_closed", "peer_code": "4321",
+		"code": "4321", "remote": "true", "detail": "done", "messages_in": "1", "messages_out": "1", "bytes_in": "5", "bytes_out": "5",
+	}, "duration")
+	check("websocket refusal", slog.LevelWarn, map[string]string{"status": "403", "reason": "origin", "origin": "https://evil.test", "client": "127.0.0.1", "host": e.s.Addr})
+}
+
+// An address is written in one way, whatever refused the request.
+func TestEventClientIsAnAddress(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	e := serveGuard(t, wsguard.Config{})
+	e.refused(header("Upgrade", ""), 426, "not_upgrade")
+	e.refused(header("Origin", "https://evil.test"), 403, "origin")
+	e.g.Shutdown(context.Background())
+	e.refused(header(), 503, "draining")
+	for _, ev := range e.events.all() {
+		if ev.Client != "127.0.0.1" {
+			t.Errorf("%s: client %q", ev.Reason, ev.Client)
+		}
+	}
+}
+
+// unsafe says whether a log, a terminal or a page should not see r as it is.
+func unsafe(r rune) bool {
+	return r < 0x20 || r >= 0x7f && r < 0xa0 || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 || r == 0x200e || r == 0x200f || r == 0x2028 || r == 0x2029
+}
+
+const nasty = "a\r\nlevel=ERROR\x00\x1b[31m\x7f\u0085\u009b\u202e\u2066\u200f\u2028\xff\xfez"
+
+// T73: nothing of a peer's choosing reaches the log as it is.
+func TestEventT73Injection(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	var text, js syncBuffer
+	var log wstest.Log
+	handlers := []slog.Handler{slog.NewTextHandler(&text, nil), slog.NewJSONHandler(&js, nil), &log}
+	e := serveWith(t, wsguard.Config{
+		Logger: slog.New(fan(handlers)),
+		Auth: wsguard.AuthConfig{InsecureAnonymous: true, Verifier: wsguard.VerifierFunc(func(context.Context, string) (wsguard.Principal, error) {
+			return wsguard.Principal{Subject: nasty}, nil
+		})},
+		Messages: wsguard.MessageConfig{Validator: must(wsguard.CompileSchema([]byte(`{"additionalProperties":{"type":"integer"}}`))), OnInvalid: wsguard.ActionReply},
+		Attach: func(r *http.Request, p wsguard.Principal) (any, error) {
+			if r.Header.Get("X-Attach") != "" {
+				return nil, errors.New("no: " + nasty)
+			}
+			return nil, nil
+		},
+	}, func(g *wsguard.Guard) http.Handler {
+		return g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+			_, msg, err := c.Read(ctx)
+			switch {
+			case err != nil:
+				return err
+			case string(msg) == "1":
+				return errors.New(nasty)
+			case string(msg) == "2":
+				panic(nasty)
+			case string(msg) == "3":
+				return c.Close(4001, nasty)
+			}
+			return &wsguard.CloseError{Code: 4002, Reason: nasty}
+		})
+	})
+	// What net/http lets through on the wire.
+	wire := "https://\u0085\u009b\u202e.test"
+	e.refused(header("Origin", wire), 403, "origin")
+	e.refused(header("X-Attach", "1"), 403, "forbidden")
+	for _, msg := range []string{"1", "2", "3", "4", `{"x\u202e\n":"1"}`, "close"} {
+		c := e.open(header("Authorization", "Bearer x"))
+		if msg == "close" {
+			c.WriteFrame(wstest.CloseFrame(4000, "a\r\n\x1b\x7f\u0085\u202ez"))
+		} else {
+			c.WriteFrame(wstest.Text(msg))
+		}
+		if strings.HasPrefix(msg, "{") {
+			c.ReadMessage()
+			bye(c)
+		} else {
+			c.ReadClose()
+			c.Close()
+		}
+	}
+	// What a middleware makes of a request.
+	for _, edit := range []func(*http.Request){
+		func(r *http.Request) { r.Header.Set("Origin", nasty) },
+		func(r *http.Request) { r.Host = nasty },
+		func(r *http.Request) { r.RemoteAddr = nasty },
+		func(r *http.Request) { r.RemoteAddr = nasty; r.Header.Del("Upgrade") },
+	} {
+		r := upgradeRequest()
+		edit(r)
+		e.g.Handler(echo).ServeHTTP(fakeHijacker{httptest.NewRecorder()}, r)
+	}
+	e.events.wait(t, wsguard.EventClose, 6)
+	e.idle()
+	bad := func(where, s string) {
+		if !utf8.ValidString(s) || strings.ContainsFunc(s, unsafe) {
+			t.Errorf("%s: %q", where, s)
+		}
+	}
+	for _, ev := range e.events.all() {
+		for name, s := range map[string]string{"Subject": ev.Subject, "Client": ev.Client, "Origin": ev.Origin, "Host": ev.Host, "Reason": ev.Reason, "Detail": ev.Detail} {
+			bad(fmt.Sprint("event ", ev.Kind, " ", name), s)
+		}
+	}
+	for _, r := range log.Records() {
+		for _, a := range r.Attrs {
+			if a.Key != "stack" {
+				bad("slog "+r.Message+" "+a.Key, a.Value.String())
+			}
+		}
+	}
+	for _, line := range strings.Split(strings.TrimSuffix(text.String(), "\n"), "\n") {
+		bad("text", line)
+		if !strings.HasPrefix(line, "time=") {
+			t.Errorf("a line of the peer's: %q", line)
+		}
+	}
+	for _, line := range strings.Split(strings.TrimSuffix(js.String(), "\n"), "\n") {
+		bad("JSON", line)
+		if !json.Valid([]byte(line)) {
+			t.Errorf("no JSON: %q", line)
+		}
+	}
+}
+
+// fakeHijacker is a recorder whose connection nobody takes.
+type fakeHijacker struct{ *httptest.ResponseRecorder }
+
+func (f fakeHijacker) Unwrap() http.ResponseWriter {
+	return &brokenWriter{ResponseWriter: f.ResponseRecorder}
+}
+
+// fan hands each record to several handlers.
+type fan []slog.Handler
+
+func (f fan) Enabled(context.Context, slog.Level) bool { return true }
+func (f fan) Handle(ctx context.Context, r slog.Record) error {
+	for _, h := range f {
+		h.Handle(ctx, r.Clone())
+	}
+	return nil
+}
+func (f fan) WithAttrs([]slog.Attr) slog.Handler { return f }
+func (f fan) WithGroup(string) slog.Handler      { return f }
+
+// T74: repeated refusals are sampled, and counted.
+func TestEventT74Sampled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEnv(t, wsguard.Config{})
+		h := e.g.Handler(echo)
+		refuse := func(origin string) {
+			r := upgradeRequest()
+			r.Header.Set("Origin", origin)
+			if origin == "" {
+				r.Header.Del("Upgrade")
+			}
+			h.ServeHTTP(fakeHijacker{httptest.NewRecorder()}, r)
+		}
+		for i := range 1000 {
+			refuse(fmt.Sprintf("https://evil%d.test", i))
+		}
+		if n := len(e.log.Find("websocket refusal")); n != 20 {
+			t.Errorf("%d lines for 1,000 refusals, want 20", n)
+		}
+		// Another kind has lines of its own.
+		refuse("")
+		if n := len(e.log.Find("websocket refusal")); n != 21 {
+			t.Errorf("%d lines, want 21", n)
+		}
+		time.Sleep(time.Second)
+		refuse("https://evil.test")
+		got := e.log.Find("websocket refusal")
+		if last := got[len(got)-1]; last.Attr("suppressed").String() != "980" {
+			t.Errorf("suppressed: %v, want 980", last.Attr("suppressed"))
+		}
+		if n := len(e.events.of(wsguard.EventRefusal)); n != 1002 {
+			t.Errorf("%d events for 1,002 refusals", n)
+		}
+	})
+}
+
+// T76: a hook or a logger that panics loses the event, nothing else.
+func TestEventT76Panics(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	for _, tt := range []struct {
+		name string
+		cfg  wsguard.Config
+	}{
+		{"T76 OnEvent", wsguard.Config{OnEvent: func(wsguard.Event) { panic("hook") }}},
+		{"T76 logger", wsguard.Config{Logger: slog.New(panicHandler{slog.NewTextHandler(io.Discard, nil)})}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			e := serveGuard(t, tt.cfg)
+			c := e.open(header())
+			roundTrip(t, c, "hello")
+			bye(c)
+			e.refused(header("Origin", "https://evil.test"), 403, "origin")
+			e.idle()
+			if n := len(e.events.of(wsguard.EventClose)); n != 1 {
+				t.Errorf("%d close events", n)
+			}
+		})
+	}
+}
+
+type panicHandler struct{ slog.Handler }
+
+func (panicHandler) Handle(context.Context, slog.Record) error { panic("logger") }
+
+// T29, T30, T75: no credential is in any event or log, on any path.
+func TestEventNoSecrets(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	var text, js syncBuffer
+	var log wstest.Log
+	const secret = "5ecr3t"
+	e := newEnv(t, wsguard.Config{
+		Logger: slog.New(fan{slog.NewTextHandler(&text, nil), slog.NewJSONHandler(&js, nil), &log}),
+		Auth: wsguard.AuthConfig{Verifier: newTokens(), Tickets: &wsguard.TicketConfig{}, VerifyTimeout: 50 * time.Millisecond, Sources: []wsguard.TokenSource{
+			wsguard.HeaderToken(), wsguard.SubprotocolToken("bearer."), wsguard.CookieToken("session"), wsguard.InsecureQueryToken("token"), wsguard.FirstMessageToken(),
+		}},
+		Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}},
+	})
+	t.Cleanup(e.idle)
+	e.s = wstest.Serve(t, ticketMux(e.g))
+	for _, name := range []string{"alice", "wrong", "unavailable", "panic", "nobody", "expired", "hang"} {
+		token := name + "-" + secret
+		for _, o := range []wstest.HandshakeOptions{
+			{Path: "/ws", Header: header("Authorization", "Bearer "+token)},
+			{Path: "/ws", Header: header("Cookie", "session="+token)},
+			{Path: "/ws", Header: header("Sec-WebSocket-Protocol", "chat, bearer."+token)},
+			{Path: "/ws", Header: header("Sec-WebSocket-Protocol", "bearer."+token)},
+			{Path: "/ws?token=" + token, Header: header()},
+			{Path: "/ws?ticket=" + token, Header: header()},
+			{Path: "/ws?token=" + token + "&token=" + token, Header: header()},
+			{Path: "/ws?token=" + token, Header: header("Origin", "https://evil.test")},
+			{Path: "/ws?token=" + token, Header: header("Upgrade", "")},
+			{Path: "/ws", Header: header(), Early: wstest.AppendFrame(nil, first(token))},
+			{Path: "/ws", Header: header(), Early: wstest.AppendFrame(nil, wstest.Text(`{"auth":"`+token+`"}`))},
+			{Path: "/ws", Header: header(), Early: wstest.AppendFrame(nil, wstest.Text(`{"type":"auth","token":"`+token+`"`))},
+			{Path: "/ws", Header: header(), Early: wstest.AppendFrame(nil, first(token+strings.Repeat("x", 5000)))},
+		} {
+			c, res := e.tryWith(o)
+			if res.StatusCode == 101 {
+				c.WriteFrame(wstest.Text("payload-" + secret))
+				c.WriteFrame(wstest.CloseFrame(1000, ""))
+				c.ReadClose()
+			}
+			c.Close()
+		}
+		e.request("POST", "/ticket", bearer(token))
+	}
+	e.idle()
+	for _, ev := range e.events.all() {
+		if s := renderEvent(ev); strings.Contains(s, secret) {
+			t.Errorf("event: %s", s)
+		}
+	}
+	for name, s := range map[string]string{"text": text.String(), "JSON": js.String(), "records": log.String()} {
+		if i := strings.Index(s, secret); i >= 0 {
+			t.Errorf("%s: …%s", name, s[max(0, i-200):i+20])
+		}
+	}
+}

@@ -1,0 +1,576 @@
+package wsguard_test
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/internal/wstest"
+)
+
+// connNextPing reads a frame, which is to be a ping.
+func connNextPing(t *testing.T, c *wstest.Client) (payload []byte, at time.Time) {
+	t.Helper()
+	f, err := c.ReadFrame()
+	if err != nil || f.Opcode != wstest.OpPing {
+		t.Fatalf("%+v, %v; want a ping", f, err)
+	}
+	return f.Payload, time.Now()
+}
+
+func connBetween(t *testing.T, what string, d, least, most time.Duration) {
+	t.Helper()
+	if d < least || d > most {
+		t.Errorf("%s after %v, want %v to %v", what, d, least, most)
+	}
+}
+
+// connTick is what the guard's clock may be late, which has no zero.
+const connTick = 2 * time.Nanosecond
+
+const connPing, connJitter = 25 * time.Second, 2500 * time.Millisecond
+
+func TestPingAndPongTimeout(t *testing.T) {
+	intervals := map[time.Duration]bool{}
+	for range 8 {
+		connBubble(t, func(t *testing.T) {
+			g, ev := connGuard(t, nil)
+			ev.patience = connPatience
+			s := wstest.ServePipe(t, g.Handler(echo))
+			c := connDial(t, s, "")
+			c.Timeout = connPatience
+			last := time.Now()
+			for range 3 {
+				p, at := connNextPing(t, c)
+				intervals[at.Sub(last)] = true
+				connBetween(t, "ping", at.Sub(last), connPing-connJitter, connPing+connJitter)
+				last = at
+				time.Sleep(9999 * time.Millisecond)
+				c.WriteFrame(wstest.Pong(p))
+			}
+			_, at := connNextPing(t, c)
+			connWantClose(t, c, 3008, "pong_timeout")
+			connBetween(t, "pong timeout", time.Since(at), 10*time.Second, 10*time.Second+connTick)
+			if e := ev.closed(); !errors.Is(e.Err, wsguard.ErrPongTimeout) || e.Remote {
+				t.Errorf("%v", e.Err)
+			}
+		})
+	}
+	if len(intervals) < 12 {
+		t.Errorf("24 intervals, %d different ones: no jitter?", len(intervals))
+	}
+}
+
+// Only a pong that carries the ping's payload answers it.
+func TestWrongPong(t *testing.T) {
+	for name, answer := range map[string]func([]byte) []byte{
+		"empty":   func([]byte) []byte { return nil },
+		"other":   func(p []byte) []byte { return append([]byte{p[0] ^ 1}, p[1:]...) },
+		"shorter": func(p []byte) []byte { return p[:len(p)-1] },
+		"longer":  func(p []byte) []byte { return append(p, 0) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			connBubble(t, func(t *testing.T) {
+				g, _ := connGuard(t, nil)
+				s := wstest.ServePipe(t, g.Handler(echo))
+				c := connDial(t, s, "")
+				c.Timeout = connPatience
+				p, at := connNextPing(t, c)
+				if len(p) < 8 {
+					t.Errorf("a ping of %d bytes can be guessed", len(p))
+				}
+				c.WriteFrame(wstest.Pong(answer(p)))
+				c.WriteFrame(wstest.Text("hello"))
+				connWantMessage(t, c, "hello")
+				connWantClose(t, c, 3008, "pong_timeout")
+				connBetween(t, "pong timeout", time.Since(at), 10*time.Second, 10*time.Second+connTick)
+			})
+		})
+	}
+}
+
+// The pong of an earlier ping does not answer a later one.
+func TestOldPong(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		g, _ := connGuard(t, nil)
+		s := wstest.ServePipe(t, g.Handler(echo))
+		c := connDial(t, s, "")
+		c.Timeout = connPatience
+		old, _ := connNextPing(t, c)
+		c.WriteFrame(wstest.Pong(old))
+		connNextPing(t, c)
+		c.WriteFrame(wstest.Pong(old))
+		connWantClose(t, c, 3008, "pong_timeout")
+	})
+}
+
+// A peer that was in the middle of a message when its pong was due sends it
+// right behind.
+func TestPongBehindSlowMessage(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		g, _ := connGuard(t, nil)
+		s := wstest.ServePipe(t, g.Handler(echo))
+		c := connDial(t, s, "")
+		c.Timeout = connPatience
+		p, _ := connNextPing(t, c)
+		b := wstest.AppendFrame(nil, wstest.Text("hello"))
+		time.Sleep(5 * time.Second)
+		c.Write(b[:8])
+		time.Sleep(6 * time.Second)
+		c.Write(b[8:])
+		time.Sleep(time.Millisecond)
+		c.WriteFrame(wstest.Pong(p))
+		connWantMessage(t, c, "hello")
+		connNextPing(t, c) // and not the close frame
+	})
+}
+
+func TestIdle(t *testing.T) {
+	const idle = 5 * time.Minute
+	tests := []struct {
+		name    string
+		handler func(context.Context, *wsguard.Conn) error
+		client  func(*wstest.Client)
+		want    time.Duration
+	}{
+		{"pongs only", echo, nil, idle},
+		{"unsolicited pongs", echo, func(c *wstest.Client) {
+			for range 100 {
+				time.Sleep(20 * time.Second)
+				if c.WriteFrame(wstest.Pong([]byte("here"))) != nil {
+					return
+				}
+			}
+		}, idle},
+		{"pings of the peer's", echo, func(c *wstest.Client) {
+			for range 100 {
+				time.Sleep(20 * time.Second)
+				if c.WriteFrame(wstest.Ping([]byte("here"))) != nil {
+					return
+				}
+			}
+		}, idle},
+		{"a message of the peer's", echo, func(c *wstest.Client) {
+			time.Sleep(2 * time.Minute)
+			c.WriteFrame(wstest.Text("x"))
+		}, idle + 2*time.Minute},
+		{"a message just in time", echo, func(c *wstest.Client) {
+			time.Sleep(idle - 1)
+			c.WriteFrame(wstest.Text("x"))
+		}, 2*idle - 1},
+		{"a message of the application's", func(ctx context.Context, c *wsguard.Conn) error {
+			time.AfterFunc(3*time.Minute, func() { c.Write(ctx, wsguard.MessageText, []byte("x")) })
+			return echo(ctx, c)
+		}, nil, idle + 3*time.Minute},
+		{"Send", func(ctx context.Context, c *wsguard.Conn) error {
+			time.AfterFunc(3*time.Minute, func() { c.Send(wsguard.MessageText, []byte("x")) })
+			return echo(ctx, c)
+		}, nil, idle + 3*time.Minute},
+		{"CloseRead", func(ctx context.Context, c *wsguard.Conn) error { c.CloseRead(); <-ctx.Done(); return nil }, nil, idle},
+		{"polling", func(ctx context.Context, c *wsguard.Conn) error {
+			for {
+				rctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+				_, _, err := c.Read(rctx)
+				cancel()
+				if err != nil && err != context.DeadlineExceeded {
+					return err
+				}
+			}
+		}, nil, idle},
+		{"the application thinks", func(ctx context.Context, c *wsguard.Conn) error {
+			_, msg, err := c.Read(ctx)
+			if err != nil {
+				return err
+			}
+			time.Sleep(10 * time.Minute)
+			if err := c.Write(ctx, wsguard.MessageText, msg); err != nil {
+				return err
+			}
+			time.Sleep(10 * time.Minute)
+			return echo(ctx, c)
+		}, func(c *wstest.Client) { c.WriteFrame(wstest.Text("x")) }, 20*time.Minute + idle},
+		{"half a message", echo, func(c *wstest.Client) {
+			time.Sleep(idle - 5*time.Second)
+			c.Write([]byte("\x81\x85\x00\x00\x00\x00h")) // the message's own deadline
+		}, idle + 5*time.Second},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			connBubble(t, func(t *testing.T) {
+				g, ev := connGuard(t, func(cfg *wsguard.Config) {
+					if tt.name == "half a message" {
+						cfg.Heartbeat.Ping = wsguard.Off // its pong would be payload
+					}
+				})
+				ev.patience = connPatience
+				s := wstest.ServePipe(t, g.Handler(tt.handler))
+				c := connDial(t, s, "")
+				c.Timeout = connPatience
+				start := time.Now()
+				answer := connBrowse(c)
+				if tt.client != nil {
+					go tt.client(c)
+				}
+				a := <-answer
+				want, reason := 3008, "idle"
+				if tt.name == "half a message" {
+					want, reason = 1008, "message_timeout"
+				}
+				if a.code != want || a.reason != reason {
+					t.Errorf("%d %q", a.code, a.reason)
+				}
+				connBetween(t, "closed", a.codedAt.Sub(start), tt.want, tt.want+connTick)
+				ev.closed()
+			})
+		})
+	}
+}
+
+// Ten minutes of thought are no missed pong, whoever sent the ping, and the
+// peer is told all the while that somebody is there.
+func TestProcessingIsNoMissedPong(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		g, _ := connGuard(t, nil)
+		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+			for range 3 {
+				typ, msg, err := c.Read(ctx)
+				if err != nil {
+					return err
+				}
+				time.Sleep(10 * time.Minute)
+				if err := c.Write(ctx, typ, msg); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+		c := connDial(t, s, "")
+		c.Timeout = connPatience
+		start := time.Now()
+		answer := connBrowse(c)
+		for range 3 {
+			c.WriteFrame(wstest.Text("x"))
+		}
+		a := <-answer
+		if a.code != 1000 || len(a.texts) != 3 || a.codedAt.Sub(start) != 30*time.Minute {
+			t.Errorf("%d, %d messages, after %v", a.code, len(a.texts), a.codedAt.Sub(start))
+		}
+		if n := len(a.pings); n < 30 || n > 80 {
+			t.Errorf("%d pings in half an hour", n)
+		}
+	})
+}
+
+// While nobody reads, the sweeper pings, and sees a peer that is gone.
+func TestSweeperPings(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		g, ev := connGuard(t, nil)
+		ev.patience = connPatience
+		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error { <-ctx.Done(); return nil }))
+		c := connDial(t, s, "")
+		c.Timeout = connPatience
+		start := time.Now()
+		var last time.Time
+		for i := range 20 {
+			_, at := connNextPing(t, c)
+			if i > 0 {
+				connBetween(t, "ping", at.Sub(last), connPing-connJitter, 2*connPing)
+			} else {
+				connBetween(t, "first ping", at.Sub(start), connPing-connJitter, 2*connPing)
+			}
+			last = at
+		}
+		c.Conn().(*wstest.PipeConn).Reset()
+		start = time.Now()
+		if e := ev.closed(); !errors.Is(e.Err, wsguard.ErrConnectionLost) || time.Since(start) > 2*connPing {
+			t.Errorf("a peer that is gone was noticed after %v: %v", time.Since(start), e.Err)
+		}
+	})
+}
+
+// The same for a peer that is there and takes nothing.
+func TestSweeperWatchesWrites(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		g, ev := connGuard(t, nil)
+		ev.patience = connPatience
+		s := wstest.ServeListener(t, wstest.NewListener(wstest.PipeOptions{BufferBytes: 256}), g.Handler(func(ctx context.Context, c *wsguard.Conn) error { <-ctx.Done(); return nil }))
+		c := connDial(t, s, "")
+		wstest.KeepAlive(t, c)
+		start := time.Now()
+		e := ev.closed()
+		if d := time.Since(start); d > 20*time.Minute {
+			t.Errorf("a peer that takes no ping was noticed after %v: %v", d, e.Err)
+		}
+	})
+}
+
+func TestLifetime(t *testing.T) {
+	for _, reads := range []bool{true, false} {
+		seen := map[time.Duration]bool{}
+		for range 2 {
+			connBubble(t, func(t *testing.T) {
+				g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Heartbeat.Idle = wsguard.Off })
+				ev.patience = connPatience
+				s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+					if reads {
+						return echo(ctx, c)
+					}
+					<-ctx.Done()
+					return nil
+				}))
+				c := connDial(t, s, "")
+				c.Timeout = connPatience
+				start := time.Now()
+				a := <-connBrowse(c)
+				if a.code != 1001 || a.reason != "lifetime" {
+					t.Errorf("%d %q", a.code, a.reason)
+				}
+				d := a.codedAt.Sub(start)
+				seen[d] = true
+				connBetween(t, "lifetime", d, 12*time.Hour-72*time.Minute, 12*time.Hour+72*time.Minute+250*time.Millisecond)
+				ev.closed()
+			})
+		}
+		if len(seen) < 2 {
+			t.Errorf("no jitter: %v", seen)
+		}
+	}
+}
+
+// A credential's expiry ends the connection at once, whatever the application
+// does and whatever else is due.
+func TestExpiry(t *testing.T) {
+	for name, handler := range map[string]func(context.Context, *wsguard.Conn) error{
+		"reads": echo,
+		"never reads": func(ctx context.Context, c *wsguard.Conn) error {
+			<-ctx.Done()
+			return nil
+		},
+		"is stuck in a write": func(ctx context.Context, c *wsguard.Conn) error {
+			time.Sleep(1900 * time.Millisecond)
+			return c.Write(ctx, wsguard.MessageText, make([]byte, 1<<20))
+		},
+	} {
+		for _, off := range []bool{false, true} {
+			for _, in := range []time.Duration{2 * time.Second, 7 * time.Minute} {
+				if in > time.Minute && strings.Contains(name, "stuck") {
+					continue
+				}
+				t.Run(name+", "+in.String(), func(t *testing.T) {
+					connBubble(t, func(t *testing.T) {
+						g, ev := connGuard(t, func(cfg *wsguard.Config) {
+							connExpires(in)(cfg)
+							cfg.Heartbeat.Idle = wsguard.Off
+							if off {
+								cfg.Heartbeat.Ping, cfg.Heartbeat.Lifetime = wsguard.Off, wsguard.Off
+							}
+						})
+						ev.patience = connPatience
+						ended := make(chan time.Time, 1)
+						s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+							context.AfterFunc(ctx, func() { ended <- time.Now() })
+							return handler(ctx, c)
+						}))
+						c := connDial(t, s, "alice")
+						c.Timeout = time.Hour
+						start := time.Now()
+						if !strings.Contains(name, "stuck") {
+							a := <-connBrowse(c)
+							if a.code != 3000 || a.reason != "expired" {
+								t.Errorf("%d %q", a.code, a.reason)
+							}
+						}
+						select {
+						case at := <-ended:
+							connBetween(t, "expired", at.Sub(start), in, in+250*time.Millisecond)
+						case <-time.After(time.Hour):
+							t.Error("not ended an hour later")
+							g.Kick(connIDs(ev)[0])
+						}
+						if e := ev.closed(); !errors.Is(e.Err, wsguard.ErrExpired) {
+							t.Error(e.Err)
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// The message deadline runs from the first byte of the header, whatever comes.
+func TestDribble(t *testing.T) {
+	frame := string(wstest.AppendFrame(nil, wstest.Text(strings.Repeat("x", 100))))
+	ping := string(wstest.AppendFrame(nil, wstest.Ping([]byte("p"))))
+	fragment := string(connFrame(wstest.OpText, false, []byte("a")))
+	more := string(connFrame(wstest.OpContinuation, false, []byte("a")))
+	for name, send := range map[string]string{
+		"payload":             frame,
+		"header":              "\x81\xfe\x01\x00\x00\x00\x00\x00" + strings.Repeat("x", 100),
+		"fragments":           fragment + strings.Repeat(more, 60),
+		"a control frame":     string(wstest.AppendFrame(nil, wstest.Ping(make([]byte, 120)))),
+		"after a message":     frame,
+		"pings in between":    "PINGS",
+		"pongs in a fragment": fragment + strings.Repeat(ping, 60),
+	} {
+		t.Run(name, func(t *testing.T) {
+			connBubble(t, func(t *testing.T) {
+				g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Heartbeat.Ping = wsguard.Off })
+				ev.patience = connPatience
+				s := wstest.ServePipe(t, g.Handler(echo))
+				c := connDial(t, s, "")
+				c.Timeout = connPatience
+				start := time.Now()
+				if name == "after a message" {
+					time.Sleep(time.Minute)
+					connWantEcho(t, c, "hello")
+					time.Sleep(time.Minute)
+					start = time.Now()
+				}
+				answer := connBrowse(c)
+				go func() {
+					if send == "PINGS" {
+						c.Write([]byte(fragment))
+						for range 60 {
+							time.Sleep(time.Second)
+							c.Write([]byte(ping))
+						}
+						return
+					}
+					for i := range len(send) {
+						if _, err := c.Write([]byte(send[i : i+1])); err != nil {
+							return
+						}
+						time.Sleep(time.Second)
+					}
+				}()
+				a := <-answer
+				if a.code != 1008 || a.reason != "message_timeout" {
+					t.Errorf("%d %q", a.code, a.reason)
+				}
+				connBetween(t, "closed", a.codedAt.Sub(start), 10*time.Second, 10*time.Second+connTick)
+				ev.closed()
+			})
+		})
+	}
+}
+
+// No Read ends the deadline, and each new message has its own.
+func TestMessageDeadlineOverReads(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Heartbeat.Ping = wsguard.Off })
+		ev.patience = connPatience
+		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+			for {
+				rctx, cancel := context.WithTimeout(context.Background(), 700*time.Millisecond)
+				_, _, err := c.Read(rctx)
+				cancel()
+				if err != nil && err != context.DeadlineExceeded {
+					return err
+				}
+			}
+		}))
+		c := connDial(t, s, "")
+		c.Timeout = connPatience
+		b := wstest.AppendFrame(nil, wstest.Text("hello"))
+		for range 5 { // 9 s each are allowed
+			c.Write(b[:7])
+			time.Sleep(9 * time.Second)
+			c.Write(b[7:])
+		}
+		c.Write(b[:7])
+		start := time.Now()
+		a := <-connBrowse(c)
+		if a.code != 1008 || a.reason != "message_timeout" {
+			t.Errorf("%d %q", a.code, a.reason)
+		}
+		connBetween(t, "closed", a.codedAt.Sub(start), 10*time.Second, 10*time.Second+connTick)
+		ev.closed()
+	})
+}
+
+func TestReportIdle(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Heartbeat.ReportIdle = true })
+		s := wstest.ServePipe(t, g.Handler(echo))
+		c := connDial(t, s, "")
+		c.Timeout = connPatience
+		done := connBrowse(c)
+		time.Sleep(16 * time.Minute)
+		c.Close()
+		<-done
+		n := 0
+		for _, e := range ev.of(wsguard.EventViolation) {
+			if errors.Is(e.Err, wsguard.ErrIdle) && e.Report {
+				n++
+			}
+		}
+		if n != 3 {
+			t.Errorf("%d reports in 16 minutes", n)
+		}
+	})
+}
+
+// connBubbled counts the goroutines of bubbles.
+func connBubbled() int {
+	b := make([]byte, 1<<20)
+	return strings.Count(string(b[:runtime.Stack(b, true)]), ", synctest bubble ")
+}
+
+// One goroutine per connection, one sweeper, and nothing when all are gone.
+func TestGoroutinesPerConnection(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		g, _ := connGuard(t, func(cfg *wsguard.Config) { cfg.Heartbeat.Idle = wsguard.Off })
+		s := wstest.ServePipe(t, g.Handler(echo))
+		time.Sleep(time.Second)
+		before := connBubbled()
+		const n = 50
+		var clients []*wstest.Client
+		for range n {
+			c := connDial(t, s, "")
+			c.Timeout = connPatience
+			clients = append(clients, c)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if got := connBubbled() - before; got != n+1 {
+			t.Errorf("%d goroutines for %d connections", got, n)
+		}
+		for _, c := range clients {
+			c.Close()
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if got := connBubbled() - before; got != 0 {
+			t.Errorf("%d goroutines are left", got)
+		}
+		c := connDial(t, s, "") // the sweeper is back
+		c.Timeout = connPatience
+		connNextPing(t, c)
+	})
+}
+
+// First-message authentication has its own deadline, whatever dribbles in.
+func TestAuthTimeout(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		g, ev := connGuard(t, func(cfg *wsguard.Config) {
+			connTokens(cfg)
+			cfg.Auth.Sources = []wsguard.TokenSource{wsguard.FirstMessageToken()}
+		})
+		ev.patience = connPatience
+		s := wstest.ServePipe(t, g.Handler(echo))
+		c := connDial(t, s, "")
+		c.Timeout = connPatience
+		start := time.Now()
+		a := <-connBrowse(c)
+		if a.code != 3008 || a.reason != "auth_timeout" {
+			t.Errorf("%d %q", a.code, a.reason)
+		}
+		connBetween(t, "auth timeout", a.codedAt.Sub(start), 10*time.Second, 10*time.Second+250*time.Millisecond)
+		ev.closed()
+	})
+}

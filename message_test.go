@@ -1,0 +1,744 @@
+package wsguard_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+	"unicode/utf8"
+
+	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/internal/wstest"
+)
+
+// connBig admits messages of 16 MiB as fast as they come.
+func connBig(cfg *wsguard.Config) {
+	connNoRates(cfg)
+	cfg.Messages.MaxBytes = 16 << 20
+	cfg.Messages.Binary = true
+	cfg.Messages.Control = wsguard.Rate{PerSecond: wsguard.Off}
+}
+
+func TestMessageSizes(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	g, ev := connGuard(t, connBig)
+	for _, secure := range []bool{false, true} {
+		serve := wstest.Serve
+		if secure {
+			serve = wstest.ServeTLS
+		}
+		s := serve(t, g.Handler(echo))
+		c := connDial(t, s, "")
+		for _, n := range []int{0, 1, 125, 126, 127, 4095, 4096, 4097, 4216, 4217, 4218, 4224, 65535, 65536, 65537, 1 << 20, 16 << 20} {
+			msg := make([]byte, n)
+			for i := range msg {
+				msg[i] = byte(i * 31)
+			}
+			for _, op := range []byte{wstest.OpText, wstest.OpBinary} {
+				if n > 1<<20 && secure == (op == wstest.OpText) {
+					continue // once each
+				}
+				if op == wstest.OpText {
+					for i := range msg {
+						msg[i] &= 0x7f
+					}
+				}
+				go c.Write(connFrame(op, true, msg))
+				gotOp, p, err := c.ReadMessage()
+				if err != nil || gotOp != op || !bytes.Equal(p, msg) {
+					t.Fatalf("%d bytes, TLS %t: opcode %d, %d bytes, %v", n, secure, gotOp, len(p), err)
+				}
+			}
+		}
+		go c.Write(connFrame(wstest.OpBinary, true, make([]byte, 16<<20+1)))
+		connWantClose(t, c, 1009, "message_too_big")
+		connSettled(t, g, ev, c)
+	}
+}
+
+// However a conversation is cut into frames and into segments, and whatever
+// control frames are in between, the echo is what was sent and each ping is
+// answered (the last one that waits, at least).
+func TestFragmentation(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	g, ev := connGuard(t, connBig)
+	for _, secure := range []bool{false, true} {
+		serve := wstest.Serve
+		if secure {
+			serve = wstest.ServeTLS
+		}
+		s := serve(t, g.Handler(echo))
+		for round := range 8 {
+			var want [][]byte
+			var ops []byte
+			var wire []byte
+			for range 20 {
+				op := wstest.OpBinary
+				msg := make([]byte, []int{0, 1, 125, 126, 300, 5000, 70_000}[rand.N(7)])
+				for i := range msg {
+					msg[i] = byte(rand.Uint32())
+				}
+				if rand.N(2) == 0 {
+					op = wstest.OpText
+					msg = []byte(strings.ToValidUTF8(string(msg), "€"))
+				}
+				want, ops = append(want, msg), append(ops, op)
+				for _, f := range connSplit(op, msg, 63) {
+					wire = append(wire, f...)
+					for rand.N(3) == 0 {
+						wire = append(wire, connFrame(wstest.OpPing+byte(rand.N(2)), true, make([]byte, rand.N(126)))...)
+					}
+				}
+			}
+			wire = append(wire, wstest.AppendFrame(nil, wstest.Ping([]byte("the last")))...)
+			c := connDial(t, s, "")
+			go func() {
+				for len(wire) > 0 {
+					n := len(wire)
+					switch {
+					case round == 0: // all in one
+					case round == 1 && len(wire) > 1 && n < 1<<16:
+						n = 1
+					default:
+						n = min(n, 1+rand.N([]int{10, 200, 5000, 60_000}[rand.N(4)]))
+					}
+					if _, err := c.Write(wire[:n]); err != nil {
+						t.Error(err)
+						return
+					}
+					wire = wire[n:]
+				}
+			}()
+			for i := 0; ; {
+				f, err := c.ReadFrame()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if f.Opcode == wstest.OpPong {
+					if string(f.Payload) == "the last" {
+						if i != len(want) {
+							t.Fatalf("the last pong after %d messages", i)
+						}
+						break
+					}
+					continue
+				}
+				if f.Opcode != ops[i] || !f.Fin || !bytes.Equal(f.Payload, want[i]) {
+					t.Fatalf("message %d: opcode %d, %d bytes, want %d, %d", i, f.Opcode, len(f.Payload), ops[i], len(want[i]))
+				}
+				i++
+			}
+			connSettled(t, g, ev, c)
+		}
+	}
+}
+
+// A whole conversation, byte by byte and in one write.
+func TestConversation(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	g, ev := connGuard(t, connBig)
+	s := wstest.Serve(t, g.Handler(echo))
+	var wire []byte
+	for _, f := range [][]byte{
+		connFrame(1, true, []byte("one")),
+		connFrame(1, false, []byte("t")), connFrame(9, true, []byte("p1")), connFrame(0, false, nil), connFrame(10, true, []byte("x")), connFrame(0, true, []byte("wo")),
+		connFrame(1, true, nil),
+		connFrame(1, false, nil), connFrame(0, false, nil), connFrame(0, true, nil),
+		connFrame(2, true, bytes.Repeat([]byte{0xff}, 126)),
+		connFrame(1, false, []byte("\xf0\x9f")), connFrame(0, false, []byte("\x98")), connFrame(0, true, []byte("\x80")),
+		connFrame(9, true, bytes.Repeat([]byte("p"), 125)),
+		connFrame(8, true, []byte("\x03\xe8bye")),
+	} {
+		wire = append(wire, f...)
+	}
+	for _, how := range []string{"byte by byte", "one write", "with the handshake"} {
+		c := s.Dial(t)
+		if how == "with the handshake" {
+			res, err := c.HandshakeWith(wstest.HandshakeOptions{Header: connHeader(""), Early: wire})
+			if err != nil || res.StatusCode != 101 {
+				t.Fatal(res, err)
+			}
+		} else {
+			connUpgrade(t, c, "")
+			c.Conn().(*net.TCPConn).SetNoDelay(true)
+			n := len(wire)
+			if how == "byte by byte" {
+				n = 1
+			}
+			go func() {
+				for b := wire; len(b) > 0; b = b[n:] {
+					c.Write(b[:n])
+				}
+			}()
+		}
+		for i, want := range []string{"one", "two", "", "", strings.Repeat("\xff", 126), "😀"} {
+			if _, p, err := c.ReadMessage(); err != nil || string(p) != want {
+				t.Fatalf("%s: message %d is %q, %v", how, i, p, err)
+			}
+		}
+		connWantClose(t, c, 1000, "bye")
+		if err := c.ReadEOF(); err != nil {
+			t.Error(err)
+		}
+		connSettled(t, g, ev, c)
+	}
+}
+
+func TestFragmentLimit(t *testing.T) {
+	for n, code := range map[int]int{63: 0, 64: 0, 65: 1008} {
+		connBubble(t, func(t *testing.T) {
+			g, _ := connGuard(t, connNoRates)
+			s := wstest.ServePipe(t, g.Handler(echo))
+			c := connDial(t, s, "")
+			for range 3 { // counted for each message
+				b := connFrame(1, false, []byte("x"))
+				for range n - 2 {
+					b = append(b, connFrame(0, false, []byte("x"))...)
+				}
+				c.Write(append(b, connFrame(0, true, []byte("x"))...))
+				if code != 0 {
+					connWantClose(t, c, code, "fragments")
+					return
+				}
+				connWantMessage(t, c, strings.Repeat("x", n))
+			}
+		})
+	}
+}
+
+// UTF-8 that is split at every byte is fine; bad UTF-8 is refused wherever it
+// is split, and at the latest when the message ends.
+func TestUTF8Split(t *testing.T) {
+	texts := []string{"κόσμε", "a\u0080b\u07ffc\u0800d\uffffe\U00010000f\U0010ffffg", "\xed\x9f\xbf\xee\x80\x80\xef\xbf\xbd", "\x00\x7f"}
+	bad := []string{
+		"ab\x80", "ab\xbf\xbfx", "\xc0\x80", "\xc1\xbf", "\xe0\x80\x80", "\xe0\x9f\xbf", "\xed\xa0\x80", "\xed\xbf\xbf", "\xf0\x80\x80\x80", "\xf0\x8f\xbf\xbf",
+		"\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xfe", "\xff", "κόσ\xce", "κόσ\xe2\x82", "κόσ\xf0\x9f\x98", "\xc2a", "\xe2\x82a", "\xf0\x9f\x98a",
+	}
+	connBubble(t, func(t *testing.T) {
+		g, ev := connGuard(t, connNoRates)
+		ev.patience = connPatience
+		s := wstest.ServePipe(t, g.Handler(echo))
+		c := connDial(t, s, "")
+		for _, text := range texts {
+			if !utf8.ValidString(text) {
+				t.Fatalf("%q", text)
+			}
+			for i := range len(text) + 1 {
+				for j := i; j <= len(text); j++ {
+					c.Write(append(append(connFrame(1, false, []byte(text[:i])), connFrame(0, false, []byte(text[i:j]))...), connFrame(0, true, []byte(text[j:]))...))
+					connWantMessage(t, c, text)
+				}
+			}
+			// And within a frame, in segments.
+			f := connFrame(1, true, []byte(text))
+			for i := range f {
+				c.Write(f[:i])
+				synctest.Wait()
+				c.Write(f[i:])
+				connWantMessage(t, c, text)
+			}
+		}
+		for _, text := range bad {
+			for i := range len(text) + 1 {
+				c := connDial(t, s, "")
+				c.Write(append(connFrame(1, false, []byte(text[:i])), connFrame(0, true, []byte(text[i:]))...))
+				connWantClose(t, c, 1007, "invalid_utf8")
+				c.Close()
+				ev.closed()
+			}
+		}
+	})
+}
+
+// The message rate: forty at once, then twenty a second.
+func TestRateClose(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		g, ev := connGuard(t, nil)
+		ev.patience = connPatience
+		s := wstest.ServePipe(t, g.Handler(echo))
+		c := connDial(t, s, "")
+		for range 40 {
+			connWantEcho(t, c, "x")
+		}
+		for range 100 {
+			time.Sleep(50 * time.Millisecond)
+			connWantEcho(t, c, "x")
+		}
+		c.WriteFrame(wstest.Text("x"))
+		connWantClose(t, c, 1008, "rate_limited")
+		if e := ev.closed(); e.MessagesIn != 140 || e.MessagesOut != 140 || e.Violations != 1 {
+			t.Errorf("%+v", e)
+		}
+	})
+}
+
+func TestRateReply(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		g, ev := connGuard(t, func(cfg *wsguard.Config) {
+			cfg.Rates.Messages, cfg.Rates.Action = wsguard.Rate{PerSecond: 1, Burst: 2}, wsguard.ActionReply
+		})
+		ev.patience = connPatience
+		s := wstest.ServePipe(t, g.Handler(echo))
+		c := connDial(t, s, "")
+		c.Timeout = connPatience
+		answer := connBrowse(c)
+		for range 102 {
+			c.WriteFrame(wstest.Text("x"))
+		}
+		synctest.Wait()
+		time.Sleep(5 * time.Second) // one token of each bucket at least
+		for range 2 {
+			c.WriteFrame(wstest.Text("y"))
+		}
+		synctest.Wait()
+		c.WriteFrame(wstest.CloseFrame(1000, ""))
+		a := <-answer
+		echoes, notices := 0, 0
+		for _, text := range a.texts {
+			if text == "x" || text == "y" {
+				echoes++
+			} else if strings.HasPrefix(text, `{"error":"rate_limited"`) {
+				notices++
+			} else {
+				t.Errorf("%q", text)
+			}
+		}
+		if echoes != 4 || notices != 20 {
+			t.Errorf("%d echoes, %d notices", echoes, notices)
+		}
+		if e := ev.closed(); e.Violations != 100 || e.ViolationsWithoutNotice != 80 || e.Code != 1000 {
+			t.Errorf("%+v", e)
+		}
+		if n := len(ev.of(wsguard.EventViolation)); n != 100 {
+			t.Errorf("%d events", n)
+		}
+	})
+}
+
+func TestRateDelay(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		g, ev := connGuard(t, func(cfg *wsguard.Config) {
+			cfg.Rates.Messages, cfg.Rates.Action = wsguard.Rate{PerSecond: 0.25, Burst: 2}, wsguard.ActionDelay
+		})
+		ev.patience = connPatience
+		s := wstest.ServePipe(t, g.Handler(echo))
+		c := connDial(t, s, "")
+		c.Timeout = connPatience
+		for i := range 5 {
+			c.WriteFrame(wstest.Text(fmt.Sprint(i)))
+		}
+		start := time.Now()
+		for i, want := range []time.Duration{0, 0, 4, 8, 12} {
+			connWantMessage(t, c, fmt.Sprint(i))
+			connBetween(t, "message", time.Since(start), want*time.Second-time.Microsecond, want*time.Second+time.Microsecond)
+		}
+		connSettledPipe(c)
+		ev.closed()
+	})
+	connBubble(t, func(t *testing.T) { // too long a delay
+		g, ev := connGuard(t, func(cfg *wsguard.Config) {
+			cfg.Rates.Messages, cfg.Rates.Action = wsguard.Rate{PerSecond: 0.19, Burst: 1}, wsguard.ActionDelay
+		})
+		ev.patience = connPatience
+		s := wstest.ServePipe(t, g.Handler(echo))
+		c := connDial(t, s, "")
+		c.WriteFrame(wstest.Text("a"))
+		c.WriteFrame(wstest.Text("b"))
+		start := time.Now()
+		connWantClose(t, c, 1008, "rate_limited")
+		if d := time.Since(start); d > 5*time.Second {
+			t.Errorf("after %v", d)
+		}
+		ev.closed()
+	})
+}
+
+func connSettledPipe(c *wstest.Client) { c.Close(); synctest.Wait() }
+
+// What the byte rate holds back takes nothing from the message rate, and the
+// other way round.
+func TestRateTakesOnce(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		g, ev := connGuard(t, func(cfg *wsguard.Config) {
+			connNoRates(cfg)
+			cfg.Messages.MaxBytes = 100
+			cfg.Rates.Messages = wsguard.Rate{PerSecond: 0.001, Burst: 3}
+			cfg.Rates.Bytes = wsguard.Rate{PerSecond: 100, Burst: 100}
+			cfg.Rates.Action = wsguard.ActionDelay
+		})
+		ev.patience = connPatience
+		s := wstest.ServePipe(t, g.Handler(echo))
+		c := connDial(t, s, "")
+		for range 3 {
+			connWantEcho(t, c, strings.Repeat("x", 100))
+		}
+		connSettledPipe(c)
+	})
+	connBubble(t, func(t *testing.T) {
+		g, ev := connGuard(t, func(cfg *wsguard.Config) {
+			connNoRates(cfg)
+			cfg.Messages.MaxBytes = 100
+			cfg.Rates.Bytes = wsguard.Rate{PerSecond: 50, Burst: 200}
+			cfg.Rates.ClientBytes = wsguard.Rate{PerSecond: 100, Burst: 100}
+			cfg.Rates.Action = wsguard.ActionDelay
+		})
+		ev.patience = connPatience
+		s := wstest.ServePipe(t, g.Handler(echo))
+		c := connDial(t, s, "")
+		c.Timeout = time.Minute
+		start := time.Now()
+		for range 2 { // what the connection's bucket holds; the client's makes the second wait 1 s
+			c.WriteFrame(wstest.Text(strings.Repeat("x", 100)))
+		}
+		for range 2 {
+			connWantMessage(t, c, strings.Repeat("x", 100))
+		}
+		connBetween(t, "two messages", time.Since(start), time.Second-time.Microsecond, time.Second+time.Microsecond)
+		connSettledPipe(c)
+	})
+}
+
+func TestRateReport(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Rates.Action = wsguard.ActionReport })
+		ev.patience = connPatience
+		s := wstest.ServePipe(t, g.Handler(echo))
+		c := connDial(t, s, "")
+		for range 50 {
+			connWantEcho(t, c, "x")
+		}
+		c.Close()
+		if e := ev.closed(); e.Violations != 10 || e.MessagesIn != 50 {
+			t.Errorf("%+v", e)
+		}
+		for _, e := range ev.of(wsguard.EventViolation) {
+			if !e.Report || !errors.Is(e.Err, wsguard.ErrRateLimited) {
+				t.Errorf("%+v", e)
+			}
+		}
+	})
+}
+
+// The byte rate, and the buckets that connections share.
+func TestSharedRates(t *testing.T) {
+	tests := []struct {
+		name   string
+		rates  func(*wsguard.RateConfig)
+		token  func(i int) string
+		client func(i int) netip.AddrPort
+		all    int // messages of 1,000 bytes that ten connections get through, in all
+	}{
+		{"bytes of a connection", func(r *wsguard.RateConfig) { r.Bytes = wsguard.Rate{PerSecond: 1, Burst: 5000} }, nil, nil, 50},
+		{"messages of a subject", func(r *wsguard.RateConfig) { r.SubjectMessages = wsguard.Rate{PerSecond: 0.01, Burst: 20} }, func(int) string { return "alice" }, nil, 20},
+		{"messages of two subjects", func(r *wsguard.RateConfig) { r.SubjectMessages = wsguard.Rate{PerSecond: 0.01, Burst: 20} }, func(i int) string { return []string{"alice", "bob"}[i%2] }, nil, 40},
+		{"bytes of a subject", func(r *wsguard.RateConfig) { r.SubjectBytes = wsguard.Rate{PerSecond: 0.01, Burst: 7000} }, func(int) string { return "alice" }, nil, 7},
+		{"messages of a client", func(r *wsguard.RateConfig) { r.ClientMessages = wsguard.Rate{PerSecond: 0.01, Burst: 15} }, func(i int) string { return fmt.Sprint(i) }, nil, 15},
+		{"messages of a /64", func(r *wsguard.RateConfig) { r.ClientMessages = wsguard.Rate{PerSecond: 0.01, Burst: 15} }, nil, func(i int) netip.AddrPort {
+			return netip.MustParseAddrPort(fmt.Sprintf("[2001:db8::%d]:1000", i+1))
+		}, 15},
+		{"messages of two clients", func(r *wsguard.RateConfig) { r.ClientMessages = wsguard.Rate{PerSecond: 0.01, Burst: 15} }, nil, func(i int) netip.AddrPort {
+			return netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i % 2)}), uint16(1000+i))
+		}, 30},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			connBubble(t, func(t *testing.T) {
+				g, ev := connGuard(t, func(cfg *wsguard.Config) {
+					connTokens(cfg)
+					connNoRates(cfg)
+					cfg.Messages.MaxBytes = 1000
+					cfg.InsecureAllowHTTP = true
+					tt.rates(&cfg.Rates)
+				})
+				ev.patience = connPatience
+				s := wstest.ServePipe(t, g.Handler(echo))
+				got := 0
+				for i := range 10 {
+					token := "alice"
+					if tt.token != nil {
+						token = tt.token(i)
+					}
+					c := s.Dial(t)
+					if tt.client != nil {
+						nc, err := s.Pipe.DialFrom(tt.client(i))
+						if err != nil {
+							t.Fatal(err)
+						}
+						c = wstest.NewClient(t, nc)
+					}
+					connUpgrade(t, c, token)
+					for range 12 {
+						if c.WriteFrame(wstest.Text(strings.Repeat("x", 1000))) != nil {
+							break
+						}
+						_, _, err := c.ReadMessage()
+						if err == nil {
+							got++
+							continue
+						}
+						var ce *wstest.CloseError
+						if !errors.As(err, &ce) || ce.Code != 1008 || ce.Reason != "rate_limited" {
+							t.Errorf("%v", err)
+						}
+						break
+					}
+					c.Close()
+					synctest.Wait()
+				}
+				if got != tt.all {
+					t.Errorf("%d messages came through, want %d", got, tt.all)
+				}
+			})
+		})
+	}
+}
+
+func TestSchemaClose(t *testing.T) {
+	for msg, want := range map[string]struct {
+		code   int
+		reason string
+	}{
+		`{"n":1}`:                               {0, ""},
+		`{"n":1.0}`:                             {0, ""},
+		`{"n":-1}`:                              {1008, "schema"},
+		`{"n":1,"x":2}`:                         {1008, "schema"},
+		`{}`:                                    {1008, "schema"},
+		`[]`:                                    {1008, "schema"},
+		`{"n":1`:                                {1007, "invalid_json"},
+		``:                                      {1007, "invalid_json"},
+		`{"n":1}{"n":1}`:                        {1007, "invalid_json"},
+		`{"n":1,"n":1}`:                         {1007, "invalid_json"},
+		`{"n":1,"\u006e":1}`:                    {1007, "invalid_json"},
+		"\ufeff{\"n\":1}":                       {1007, "invalid_json"},
+		`{"\ud800":1}`:                          {1007, "invalid_json"},
+		"{\"n\":1}\x00":                         {1007, "invalid_json"},
+		"{\"n\":\xff}":                          {1007, "invalid_utf8"},
+		`{"n":1e1000001}`:                       {1008, "json_limit"},
+		`{"n":1e999999}`:                        {1008, "json_limit"},
+		`{"n":` + strings.Repeat("1", 65) + `}`: {1008, "json_limit"},
+		strings.Repeat("[", 100) + strings.Repeat("]", 100):                       {1008, "json_limit"},
+		`{"` + strings.Repeat("k", 300) + `":1}`:                                  {1008, "json_limit"},
+		strings.Repeat("[", 32<<10):                                               {1008, "json_limit"},
+		`{"n":` + strings.Repeat(`{"n":`, 4000) + "1" + strings.Repeat("}", 4001): {1008, "json_limit"},
+	} {
+		connBubble(t, func(t *testing.T) {
+			g, ev := connGuard(t, connSchema(wsguard.ActionClose))
+			ev.patience = connPatience
+			s := wstest.ServePipe(t, g.Handler(echo))
+			c := connDial(t, s, "")
+			c.Write(connFrame(1, true, []byte(msg)))
+			if want.code == 0 {
+				connWantMessage(t, c, msg)
+				return
+			}
+			code, reason, err := c.ReadClose()
+			if code != want.code || reason != want.reason || err != nil {
+				t.Errorf("%.60q: %d %q %v, want %d %q", msg, code, reason, err, want.code, want.reason)
+			}
+			if e := ev.closed(); strings.Contains(fmt.Sprint(e), strings.Repeat("k", 200)) {
+				t.Errorf("the event holds a payload: %v", e)
+			}
+		})
+	}
+}
+
+func TestSchemaReply(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		g, ev := connGuard(t, func(cfg *wsguard.Config) { connSchema(wsguard.ActionReply)(cfg); connNoRates(cfg) })
+		ev.patience = connPatience
+		s := wstest.ServePipe(t, g.Handler(echo))
+		c := connDial(t, s, "")
+		c.Timeout = time.Minute
+		connWantEcho(t, c, `{"n":1}`)
+		for msg, want := range map[string]string{
+			`{"n":-1}`: `"pointer":"/n"`,
+			`{"n":`:    `"error":"invalid_message"`,
+			`{"n":1,"<script>\u202e` + strings.Repeat("y", 200) + `":1}`: `"error":"invalid_message"`,
+		} {
+			c.Write(connFrame(1, true, []byte(msg)))
+			_, p, err := c.ReadMessage()
+			if err != nil || !strings.Contains(string(p), want) || !strings.Contains(string(p), `"error":"invalid_message"`) {
+				t.Errorf("%q: %q, %v", msg, p, err)
+			}
+			if strings.ContainsAny(string(p), "<>\u202e") || len(p) > 1000 || !utf8.Valid(p) {
+				t.Errorf("a notice of %d bytes: %q", len(p), p)
+			}
+		}
+		// Notices are few, the messages are refused nevertheless.
+		for range 100 {
+			c.WriteFrame(wstest.Text(`{"n":"no"}`))
+		}
+		c.WriteFrame(wstest.Text(`{"n":2}`))
+		notices := 3
+		for {
+			_, p, err := c.ReadMessage()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(p) == `{"n":2}` {
+				break
+			}
+			notices++
+		}
+		c.WriteFrame(wstest.CloseFrame(1000, ""))
+		connWantClose(t, c, 1000, "")
+		e := ev.closed()
+		if notices != 20 || e.Violations != 103 || e.ViolationsWithoutNotice != 83 {
+			t.Errorf("%d notices; %+v", notices, e)
+		}
+	})
+}
+
+// Everything at once. What must hold at the end: each connection ended exactly
+// once, and nothing is left of any.
+func TestStorm(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	rounds := 1000
+	if testing.Short() {
+		rounds = 150
+	}
+	g, ev := connGuard(t, func(cfg *wsguard.Config) {
+		connTokens(cfg)
+		connSchema(wsguard.ActionReply)(cfg)
+		cfg.Rates.Action = wsguard.ActionDelay
+		cfg.Heartbeat.Ping, cfg.Heartbeat.Pong = 20*time.Millisecond, 10*time.Millisecond
+		cfg.Heartbeat.Idle, cfg.Heartbeat.Lifetime = 100*time.Millisecond, 300*time.Millisecond
+		cfg.Heartbeat.CloseGrace, cfg.Heartbeat.Linger, cfg.Heartbeat.Write = 50*time.Millisecond, 50*time.Millisecond, 500*time.Millisecond
+		cfg.Messages.Timeout = 50 * time.Millisecond
+	})
+	ev.closes = nil
+	handler := func(ctx context.Context, c *wsguard.Conn) error {
+		switch rand.N(12) {
+		case 0:
+			return nil
+		case 1:
+			panic("storm")
+		case 2:
+			runtime.Goexit()
+		case 3:
+			return &wsguard.CloseError{Code: 4000}
+		case 4:
+			c.CloseRead()
+			for c.Send(wsguard.MessageText, make([]byte, 100)) == nil {
+				runtime.Gosched()
+			}
+			return nil
+		case 5:
+			return c.Write(ctx, wsguard.MessageText, make([]byte, 4<<20))
+		case 6:
+			<-ctx.Done()
+			return nil
+		case 7:
+			go func() { c.Close(4001, "x") }()
+		case 8:
+			for {
+				rctx, cancel := context.WithTimeout(ctx, rand.N(3*time.Millisecond))
+				_, _, err := c.Read(rctx)
+				c.Write(rctx, wsguard.MessageText, []byte("{}"))
+				cancel()
+				var ce *wsguard.CloseError
+				if errors.As(err, &ce) {
+					return err
+				}
+			}
+		}
+		return echo(ctx, c)
+	}
+	plain, secure := wstest.Serve(t, g.Handler(handler)), wstest.ServeTLS(t, g.Handler(handler))
+	jobs := make(chan int)
+	var wg sync.WaitGroup
+	opened := 0
+	var mu sync.Mutex
+	for range 32 {
+		wg.Go(func() {
+			for i := range jobs {
+				s := plain
+				if i%5 == 0 {
+					s = secure
+				}
+				c := s.Dial(t)
+				c.Timeout = 2 * time.Second
+				subject := fmt.Sprint("s", i%50)
+				if res, err := c.Handshake("/", connHeader(fmt.Sprint(subject, "-", i))); err != nil || res.StatusCode != 101 {
+					t.Error(res, err)
+					continue
+				}
+				mu.Lock()
+				opened++
+				mu.Unlock()
+				browse := func() { <-connBrowse(c) }
+				go func() {
+					switch i % 7 {
+					case 0:
+						g.Revoke(fmt.Sprint(subject, "-", i))
+					case 1:
+						if evs := ev.of(wsguard.EventOpen); len(evs) > 0 {
+							g.Kick(evs[rand.N(len(evs))].ConnID)
+						}
+					}
+				}()
+				switch rand.N(8) {
+				case 0:
+					browse()
+				case 1:
+					for range 60 {
+						c.WriteFrame(wstest.Text(`{"n":1}`))
+					}
+					browse()
+				case 2:
+					c.Write([]byte{0x81, 0xfe, 1})
+					time.Sleep(rand.N(20 * time.Millisecond))
+				case 3:
+					for range 30 {
+						c.WriteFrame(wstest.Ping([]byte("x")))
+					}
+					browse()
+				case 4:
+					b := make([]byte, 1+rand.N(200))
+					for i := range b {
+						b[i] = byte(rand.Uint32())
+					}
+					c.Write(b)
+					browse()
+				case 5:
+					c.WriteFrame(wstest.CloseFrame(1000, ""))
+					c.ReadEOF()
+				case 6: // reads nothing for a while
+					c.WriteFrame(wstest.Text(`{"n":1}`))
+					time.Sleep(rand.N(100 * time.Millisecond))
+				case 7:
+					for _, f := range connSplit(1, []byte(`{"n":"bad"}`), 10) {
+						c.Write(f)
+					}
+					browse()
+				}
+				c.Close()
+			}
+		})
+	}
+	for i := range rounds {
+		jobs <- i
+	}
+	close(jobs)
+	wg.Wait()
+	connGone(t, g)
+	connOnce(t, ev)
+	if n := len(ev.of(wsguard.EventClose)); n != opened {
+		t.Errorf("%d opened, %d close events", opened, n)
+	}
+	for _, e := range ev.of(wsguard.EventClose) {
+		var ce *wsguard.CloseError
+		if !errors.As(e.Err, &ce) || ce.Code != e.Code || e.Duration > 3*time.Second {
+			t.Errorf("%+v", e)
+		}
+	}
+}

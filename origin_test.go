@@ -1,0 +1,259 @@
+package wsguard_test
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/internal/wstest"
+)
+
+func TestOriginWire(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	type try struct {
+		name   string
+		header http.Header
+		host   string
+		status int
+		reason string
+	}
+	origin := func(name, origin string, status int) try {
+		reason := ""
+		if status == 403 {
+			reason = "origin"
+		}
+		return try{name: name, header: header("Origin", origin), status: status, reason: reason}
+	}
+	for _, group := range []struct {
+		name  string
+		cfg   wsguard.Config
+		tries []try
+	}{
+		{"exact", wsguard.Config{Origins: []string{appOrigin}}, []try{
+			origin("T01 listed", appOrigin, 101),
+			origin("T01 foreign", "https://evil.test", 403),
+			{"T01 foreign, Host alike", header("Origin", "https://evil.test"), "evil.test", 403, "origin"},
+			origin("T02 other port", appOrigin+":444", 403),
+			origin("T02 longer", appOrigin+".evil.test", 403),
+			origin("T02 user info", "https://app.example.com@evil.test", 403),
+			origin("T04 http", "http://app.example.com", 403),
+			origin("T04 ftp", "ftp://app.example.com", 403),
+			origin("T04 wss", "wss://app.example.com", 403),
+			origin("T04 no scheme", "//app.example.com", 403),
+			origin("T04 host only", "app.example.com", 403),
+			origin("T05 default port", appOrigin+":443", 101),
+			origin("T05 case and port", "HTTPS://APP.EXAMPLE.COM:443", 101),
+			origin("T05 trailing dot", appOrigin+".", 403),
+			origin("T05 raw UTF-8", "https://äpp.example.com", 403),
+			origin("T06 path", appOrigin+"/", 403),
+			origin("T06 query", appOrigin+"?", 403),
+			origin("T06 fragment", appOrigin+"#x", 403),
+			origin("T06 password", "https://u:p@app.example.com", 403),
+			origin("T06 comma", appOrigin+", https://evil.test", 403),
+			origin("T06 comma, reversed", "https://evil.test, "+appOrigin, 403),
+			origin("T06 space", appOrigin+" https://evil.test", 403),
+			origin("T06 backslash", appOrigin+`\@evil.test`, 403),
+			origin("T06 over-long", "https://"+strings.Repeat("a.", 2000)+"example.com", 403),
+			origin("T06 port 0443", appOrigin+":0443", 403),
+			origin("T06 empty port", appOrigin+":", 403),
+			{"T06 two, good first", header("Origin", appOrigin, "Origin", "https://evil.test"), "", 403, "origin"},
+			{"T06 two, good last", header("Origin", "https://evil.test", "Origin", appOrigin), "", 403, "origin"},
+			{"T06 twice the same", header("Origin", appOrigin, "Origin", appOrigin), "", 403, "origin"},
+			origin("T07 null", "null", 403),
+			origin("T07 NULL", "NULL", 403),
+			origin("T08 missing", "", 403),
+			{"T08 empty", http.Header{"Origin": {""}}, "", 403, "origin"},
+			{"T08 missing, with a cookie", header("Origin", "", "Cookie", "session=x"), "", 403, "origin"},
+			{"T12 mode websocket", header("Sec-Fetch-Mode", "websocket"), "", 101, ""},
+			{"T12 mode navigate", header("Sec-Fetch-Mode", "navigate"), "", 403, "fetch_metadata"},
+			{"T12 mode cors", header("Sec-Fetch-Mode", "cors"), "", 403, "fetch_metadata"},
+			{"T12 mode empty", http.Header{"Origin": {appOrigin}, "Sec-Fetch-Mode": {""}}, "", 403, "fetch_metadata"},
+			{"T12 two modes", header("Sec-Fetch-Mode", "websocket", "Sec-Fetch-Mode", "navigate"), "", 403, "fetch_metadata"},
+			{"T12 cross-site, listed", header("Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "websocket"), "", 101, ""},
+			{"T12 same-origin, foreign", header("Origin", "https://evil.test", "Sec-Fetch-Site", "same-origin"), "", 403, "origin"},
+		}},
+		{"wildcard", wsguard.Config{Origins: []string{"https://*.example.com", "https://dash.corp"}}, []try{
+			origin("T02 suffix", "https://dash.corp.evil.test", 403),
+			origin("T02 prefix", "https://evildash.corp", 403),
+			origin("T02 port", "https://dash.corp:444", 403),
+			origin("T02 listed", "https://dash.corp", 101),
+			origin("T03 one label", "https://a.example.com", 101),
+			origin("T03 two labels", "https://a.b.example.com", 403),
+			origin("T03 no label", "https://.example.com", 403),
+			origin("T03 apex", "https://example.com", 403),
+			origin("T03 prefix", "https://evilexample.com", 403),
+			origin("T03 star itself", "https://*.example.com", 403),
+			origin("T03 port", "https://a.example.com:8443", 403),
+			origin("T03 scheme", "http://a.example.com", 403),
+		}},
+		{"loopback and null", wsguard.Config{Origins: []string{"http://127.0.0.1:3000", "http://[::1]:3000", "http://localhost", "null"}}, []try{
+			origin("T07 null listed", "null", 101),
+			origin("T07 Null", "Null", 403),
+			origin("T10 itself", "http://127.0.0.1:3000", 101),
+			origin("T10 IPv6", "http://[::1]:3000", 101),
+			origin("T10 look-alike", "http://127.0.0.1.evil.test", 403),
+			origin("T10 look-alike with port", "http://127.0.0.1.evil.test:3000", 403),
+			origin("T10 other loopback", "http://127.0.0.2:3000", 403),
+			origin("T10 short form", "http://127.1:3000", 403),
+			origin("T10 decimal", "http://2130706433:3000", 403),
+			origin("T10 hex", "http://0x7f000001:3000", 403),
+			origin("T10 octal", "http://0177.0.0.1:3000", 403),
+			origin("T10 IPv6, long form", "http://[0:0:0:0:0:0:0:1]:3000", 403),
+			origin("T10 IPv4-mapped", "http://[::ffff:127.0.0.1]:3000", 403),
+			origin("T10 localhost look-alike", "http://localhost.evil.test", 403),
+		}},
+		{"missing allowed", wsguard.Config{Origins: []string{appOrigin}, AllowMissingOrigin: true, Hosts: []string{"app.example.com", "*.api.example.com", "127.0.0.1:8443"}}, []try{
+			{"T08 missing", header("Origin", ""), "app.example.com", 101, ""},
+			{"T08 empty", http.Header{"Origin": {""}}, "app.example.com", 101, ""},
+			{"T08 missing, with a cookie", header("Origin", "", "Cookie", "session=x"), "app.example.com", 403, "origin"},
+			{"T08 missing, with an empty cookie", http.Header{"Cookie": {""}}, "app.example.com", 403, "origin"},
+			{"T08 foreign", header("Origin", "https://evil.test"), "app.example.com", 403, "origin"},
+			{"T08 null", header("Origin", "null"), "app.example.com", 403, "origin"},
+			{"T09 rebinding", header("Origin", "http://evil.test"), "evil.test", 421, "host"},
+			{"T09 rebinding, no origin", header("Origin", ""), "evil.test", 421, "host"},
+			{"T09 any port", header("Origin", ""), "app.example.com:9999", 101, ""},
+			{"T09 case", header("Origin", ""), "APP.Example.COM", 101, ""},
+			{"T09 suffix", header("Origin", ""), "app.example.com.evil.test", 421, "host"},
+			{"T09 trailing dot", header("Origin", ""), "app.example.com.", 421, "host"},
+			{"T09 one label", header("Origin", ""), "a.api.example.com", 101, ""},
+			{"T09 two labels", header("Origin", ""), "a.b.api.example.com", 421, "host"},
+			{"T09 port of an entry", header("Origin", ""), "127.0.0.1:8443", 101, ""},
+			{"T09 another port", header("Origin", ""), "127.0.0.1:8444", 421, "host"},
+			{"T09 X-Forwarded-Host is no Host", header("Origin", "", "X-Real-Host", "app.example.com"), "evil.test", 421, "host"},
+			{"T12 cross-site, no origin", header("Origin", "", "Sec-Fetch-Site", "cross-site"), "app.example.com", 403, "fetch_metadata"},
+			{"T12 cross-site twice, no origin", header("Origin", "", "Sec-Fetch-Site", "cross-site", "Sec-Fetch-Site", "cross-site"), "app.example.com", 403, "fetch_metadata"},
+			{"T12 navigate, no origin", header("Origin", "", "Sec-Fetch-Mode", "navigate"), "app.example.com", 403, "fetch_metadata"},
+		}},
+	} {
+		t.Run(group.name, func(t *testing.T) {
+			t.Parallel()
+			v := newTokens()
+			var attached, handled atomic.Int64
+			group.cfg.Auth.Verifier = v
+			group.cfg.Auth.InsecureAnonymous = true
+			group.cfg.Rates.Handshakes = wsguard.Rate{PerSecond: never, Burst: len(group.tries)}
+			group.cfg.Attach = func(*http.Request, wsguard.Principal) (any, error) { attached.Add(1); return nil, nil }
+			e := serveWith(t, group.cfg, func(g *wsguard.Guard) http.Handler {
+				return g.Handler(func(ctx context.Context, c *wsguard.Conn) error { handled.Add(1); return echo(ctx, c) })
+			})
+			for _, try := range group.tries {
+				t.Run(try.name, func(t *testing.T) {
+					e := *e
+					e.t = t
+					calls, at, ha := v.calls.Load(), attached.Load(), handled.Load()
+					try.header["Authorization"] = []string{"Bearer alice"}
+					o := wstest.HandshakeOptions{Header: try.header, Host: try.host}
+					if try.status == 101 {
+						c, res := e.tryWith(o)
+						if res.StatusCode != 101 {
+							t.Fatalf("status %d, want 101; events:\n%s", res.StatusCode, e.events)
+						}
+						roundTrip(t, c, "hello")
+						bye(c)
+						return
+					}
+					e.refusedWith(o, try.status, try.reason)
+					if v.calls.Load() != calls || attached.Load() != at || handled.Load() != ha {
+						t.Error("the verifier, Attach or the handler was called")
+					}
+				})
+			}
+		})
+	}
+}
+
+// Nothing is charged to the handshake rate of a client for foreign origins:
+// any page that its user visits could use it up.
+func TestOriginForeignIsNotCharged(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	e := serveGuard(t, wsguard.Config{
+		Hosts: []string{"127.0.0.1"},
+		Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: never, Burst: 1}},
+	})
+	for range 30 {
+		e.refused(header("Origin", "https://evil.test"), 403, "origin")
+		e.refused(header("Sec-Fetch-Mode", "navigate"), 403, "fetch_metadata")
+		e.refusedWith(wstest.HandshakeOptions{Host: "evil.test", Header: header()}, 421, "host")
+		e.refused(header("Upgrade", ""), 426, "not_upgrade")
+	}
+	e.open(header())
+	e.refused(header(), 429, "handshake_rate")
+}
+
+// T11: the standard library's protection passes every GET.
+func TestOriginT11BehindCrossOriginProtection(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	e := serveWith(t, wsguard.Config{}, func(g *wsguard.Guard) http.Handler {
+		return http.NewCrossOriginProtection().Handler(g.Handler(echo))
+	})
+	e.refused(header("Origin", "https://evil.test", "Sec-Fetch-Site", "cross-site"), 403, "origin")
+	roundTrip(t, e.open(header()), "hello")
+}
+
+// T15: what only reports logs, and lets pass.
+func TestOriginT15ReportOnly(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	e := serveGuard(t, wsguard.Config{InsecureReportOrigin: true})
+	roundTrip(t, e.open(header("Origin", "https://evil.test")), "hello")
+	ev := e.events.wait(t, wsguard.EventViolation, 1)
+	if !ev.Report || ev.Reason != "origin" || ev.Origin != "https://evil.test" {
+		t.Errorf("event %+v", ev)
+	}
+	if n := len(e.events.of(wsguard.EventRefusal)); n != 0 {
+		t.Errorf("%d refusals", n)
+	}
+	if n := len(e.log.Find("websocket violation")); n != 1 {
+		t.Errorf("%d lines in the log", n)
+	}
+}
+
+// T23: clear text.
+func TestOriginT23ClearText(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	proxied := wsguard.Proxies{Trusted: []string{"127.0.0.1"}}
+	other := wsguard.Proxies{Trusted: []string{"192.0.2.0/24"}}
+	for _, tt := range []struct {
+		name    string
+		proxies wsguard.Proxies
+		allow   bool
+		header  http.Header
+		status  int
+	}{
+		{"T23 loopback", wsguard.Proxies{}, false, header(), 101},
+		{"T23 loopback, Forwarded", wsguard.Proxies{}, false, header("Forwarded", "proto=https"), 403},
+		{"T23 loopback, X-Forwarded-For", wsguard.Proxies{}, false, header("X-Forwarded-For", "127.0.0.1"), 403},
+		{"T23 loopback, X-Forwarded-Proto https, spoofed", wsguard.Proxies{}, false, header("X-Forwarded-Proto", "https"), 403},
+		{"T23 loopback, X-Forwarded-Host", wsguard.Proxies{}, false, header("X-Forwarded-Host", "a"), 403},
+		{"T23 loopback, X-Real-IP", wsguard.Proxies{}, false, header("X-Real-IP", "127.0.0.1"), 403},
+		{"T23 loopback, Via", wsguard.Proxies{}, false, header("Via", "1.1 x"), 403},
+		{"T23 proxy elsewhere, spoofed", other, false, header("X-Forwarded-Proto", "https"), 403},
+		{"T23 proxy elsewhere, loopback", other, false, header(), 403},
+		{"T23 proxy says https", proxied, false, header("X-Forwarded-Proto", "https"), 101},
+		{"T23 proxy says http", proxied, false, header("X-Forwarded-Proto", "http"), 403},
+		{"T23 proxy says HTTPS", proxied, false, header("X-Forwarded-Proto", "HTTPS"), 403},
+		{"T23 proxy says nothing", proxied, false, header(), 403},
+		{"T23 proxy says both", proxied, false, header("X-Forwarded-Proto", "https,http"), 403},
+		{"T23 proxy says it twice", proxied, false, header("X-Forwarded-Proto", "https", "X-Forwarded-Proto", "https"), 403},
+		{"T23 allowed", other, true, header("X-Forwarded-Proto", "http"), 101},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			e := serveGuard(t, wsguard.Config{Proxies: tt.proxies, InsecureAllowHTTP: tt.allow})
+			if tt.status == 101 {
+				e.open(tt.header)
+			} else if res := e.refused(tt.header, 403, "insecure_transport"); res.Header.Get("Location") != "" {
+				t.Error("redirected")
+			}
+		})
+	}
+	t.Run("T23 TLS", func(t *testing.T) {
+		t.Parallel()
+		e := newEnv(t, wsguard.Config{Proxies: other})
+		t.Cleanup(e.idle)
+		e.s = wstest.ServeTLS(t, e.g.Handler(echo))
+		roundTrip(t, e.open(header("X-Forwarded-Proto", "http")), "hello")
+	})
+}

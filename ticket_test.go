@@ -1,0 +1,365 @@
+package wsguard_test
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/internal/wstest"
+)
+
+// ticketEnv serves a guard at /ws and its tickets at /ticket.
+func ticketEnv(t *testing.T, cfg wsguard.Config) *env {
+	t.Helper()
+	e := ticketGuard(t, cfg)
+	t.Cleanup(e.idle)
+	e.s = wstest.Serve(t, ticketMux(e.g))
+	return e
+}
+
+func ticketGuard(t *testing.T, cfg wsguard.Config) *env {
+	t.Helper()
+	if cfg.Auth.Verifier == nil {
+		cfg.Auth.Verifier = newTokens()
+	}
+	if cfg.Auth.Tickets == nil {
+		cfg.Auth.Tickets = &wsguard.TicketConfig{}
+	}
+	if cfg.Rates.Handshakes == (wsguard.Rate{}) {
+		cfg.Rates.Handshakes = wsguard.Rate{PerSecond: wsguard.Off}
+	}
+	return newEnv(t, cfg)
+}
+
+func ticketMux(g *wsguard.Guard) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/ws", g.Handler(echo))
+	mux.Handle("/ticket", g.TicketHandler(nil))
+	return mux
+}
+
+// request makes a plain HTTP request on a connection of its own.
+func (e *env) request(method, path string, h http.Header) *http.Response {
+	e.t.Helper()
+	c := e.s.Dial(e.t)
+	defer c.Close()
+	req := method + " " + path + " HTTP/1.1\r\nHost: " + e.s.Addr + "\r\nContent-Length: 0\r\n"
+	for name, values := range h {
+		for _, v := range values {
+			req += name + ": " + v + "\r\n"
+		}
+	}
+	c.Write([]byte(req + "\r\n"))
+	res, err := c.ReadResponse()
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return res
+}
+
+// buy returns a ticket.
+func (e *env) buy(h http.Header) string {
+	e.t.Helper()
+	res := e.request("POST", "/ticket", h)
+	b := body(e.t, res)
+	if res.StatusCode != 200 {
+		e.t.Fatalf("status %d %s", res.StatusCode, b)
+	}
+	if res.Header.Get("Cache-Control") != "no-store" || res.Header.Get("Content-Type") != "application/json" {
+		e.t.Errorf("header %v", res.Header)
+	}
+	var got struct {
+		Ticket    string `json:"ticket"`
+		ExpiresIn int    `json:"expires_in"`
+	}
+	if err := json.Unmarshal([]byte(b), &got); err != nil {
+		e.t.Fatal(err)
+	}
+	if raw, err := base64.RawURLEncoding.DecodeString(got.Ticket); err != nil || len(raw) < 16 {
+		e.t.Errorf("ticket %q: %d bytes, %v", got.Ticket, len(raw), err)
+	}
+	return got.Ticket
+}
+
+func (e *env) redeem(ticket string, h http.Header) (*wstest.Client, *http.Response) {
+	e.t.Helper()
+	return e.tryWith(wstest.HandshakeOptions{Path: "/ws?ticket=" + ticket, Header: h})
+}
+
+func (e *env) redeemRefused(ticket string, h http.Header, status int, reason string) {
+	e.t.Helper()
+	e.refusedWith(wstest.HandshakeOptions{Path: "/ws?ticket=" + ticket, Header: h}, status, reason)
+}
+
+func TestTicketT31(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	t.Run("T31 once", func(t *testing.T) {
+		t.Parallel()
+		e := ticketEnv(t, wsguard.Config{})
+		ticket := e.buy(bearer("alice"))
+		c, res := e.redeem(ticket, header())
+		if res.StatusCode != 101 {
+			t.Fatal(res.StatusCode)
+		}
+		roundTrip(t, c, "hello")
+		if ev := e.events.wait(t, wsguard.EventOpen, 1); ev.Subject != "alice" {
+			t.Errorf("subject %q", ev.Subject)
+		}
+		e.redeemRefused(ticket, header(), 401, "unauthenticated")
+		if s := e.events.String() + e.log.String(); strings.Contains(s, ticket) {
+			t.Error("the ticket is in the log")
+		}
+	})
+	t.Run("T31 at once", func(t *testing.T) {
+		t.Parallel()
+		e := ticketEnv(t, wsguard.Config{Auth: wsguard.AuthConfig{Failures: wsguard.Rate{PerSecond: wsguard.Off}}})
+		for range 20 {
+			ticket := e.buy(bearer("alice"))
+			got := make(chan int, 4)
+			for range cap(got) {
+				c := e.s.Dial(t)
+				go func() {
+					res, err := c.Handshake("/ws?ticket="+ticket, header())
+					if err != nil {
+						t.Error(err)
+						got <- 0
+						return
+					}
+					got <- res.StatusCode
+					c.Close()
+				}()
+			}
+			statuses := map[int]int{}
+			for range cap(got) {
+				statuses[<-got]++
+			}
+			if statuses[101] != 1 {
+				t.Fatalf("statuses %v, want one 101", statuses)
+			}
+			e.idle()
+		}
+	})
+	t.Run("T31 other origin", func(t *testing.T) {
+		t.Parallel()
+		e := ticketEnv(t, wsguard.Config{Origins: []string{appOrigin, "https://other.example.com"}})
+		ticket := e.buy(bearer("alice"))
+		e.redeemRefused(ticket, header("Origin", "https://other.example.com"), 401, "unauthenticated")
+		e.redeemRefused(ticket, header(), 401, "unauthenticated") // used up
+	})
+	t.Run("T31 forged", func(t *testing.T) {
+		t.Parallel()
+		e := ticketEnv(t, wsguard.Config{})
+		ticket := e.buy(bearer("alice"))
+		for _, bad := range []string{"", "x", ticket + "A", ticket[1:], strings.ToUpper(ticket) + "_", ticket + "&ticket=" + ticket} {
+			e.redeemRefused(bad, header(), 401, "unauthenticated")
+		}
+		e.redeemRefused(ticket, bearer("alice"), 401, "unauthenticated") // two credentials
+		if _, res := e.redeem(ticket, header()); res.StatusCode != 101 {
+			t.Error("the ticket was lost", res.StatusCode)
+		}
+	})
+	t.Run("T31 as another credential", func(t *testing.T) {
+		t.Parallel()
+		e := ticketEnv(t, wsguard.Config{})
+		e.refusedWith(wstest.HandshakeOptions{Path: "/ws", Header: bearer(e.buy(bearer("alice")))}, 401, "unauthenticated")
+		e.redeemRefused("alice", header(), 401, "unauthenticated") // nor the other way round
+	})
+	t.Run("T31 seventeen", func(t *testing.T) {
+		t.Parallel()
+		e := ticketEnv(t, wsguard.Config{})
+		var last string
+		for range 16 {
+			last = e.buy(bearer("alice"))
+		}
+		res := e.request("POST", "/ticket", bearer("alice"))
+		checkRefusal(t, res)
+		if res.StatusCode != 429 {
+			t.Errorf("status %d", res.StatusCode)
+		}
+		e.buy(bearer("bob"))
+		e.redeem(last, header())
+		e.buy(bearer("alice"))
+	})
+	t.Run("T31 in all", func(t *testing.T) {
+		t.Parallel()
+		e := ticketEnv(t, wsguard.Config{Auth: wsguard.AuthConfig{Tickets: &wsguard.TicketConfig{MaxTotal: 2}}})
+		e.buy(bearer("alice"))
+		e.buy(bearer("bob"))
+		res := e.request("POST", "/ticket", bearer("carol"))
+		if checkRefusal(t, res); res.StatusCode != 503 {
+			t.Errorf("status %d", res.StatusCode)
+		}
+	})
+	t.Run("T31 revoked", func(t *testing.T) {
+		t.Parallel()
+		e := ticketEnv(t, wsguard.Config{})
+		tickets := []string{e.buy(bearer("alice")), e.buy(bearer("alice"))}
+		bobs := e.buy(bearer("bob"))
+		e.g.Revoke("alice")
+		e.redeemRefused(tickets[0], header(), 401, "unauthenticated")
+		if res := e.request("POST", "/ticket", bearer("alice")); res.StatusCode != 401 {
+			t.Errorf("a ticket for a revoked subject: %d", res.StatusCode)
+		}
+		e.g.Restore("alice")
+		e.redeemRefused(tickets[1], header(), 401, "unauthenticated") // died then
+		for range 16 {
+			e.buy(bearer("alice"))
+		}
+		if _, res := e.redeem(bobs, header()); res.StatusCode != 101 {
+			t.Errorf("bob's: %d", res.StatusCode)
+		}
+	})
+}
+
+// T31: a ticket dies after its time, and carries what the credential has.
+func TestTicketT31Time(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		expires := time.Now().Add(40 * time.Second)
+		e := ticketGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: wsguard.VerifierFunc(func(context.Context, string) (wsguard.Principal, error) {
+			return wsguard.Principal{Subject: "alice", Scopes: []string{"read"}, Expires: expires}, nil
+		})}})
+		t.Cleanup(e.endBubble)
+		e.s = wstest.ServePipe(t, ticketMux(e.g))
+		old := e.buy(bearer("x"))
+		time.Sleep(30*time.Second - time.Nanosecond)
+		young := e.buy(bearer("x"))
+		c, res := e.redeem(old, header())
+		if res.StatusCode != 101 {
+			t.Errorf("just before its time: %d", res.StatusCode)
+		}
+		old = young
+		time.Sleep(9 * time.Second)
+		third := e.buy(bearer("x"))
+		c.Timeout = time.Minute
+		wantClose(t, c, 3000, "expired")
+		e.redeemRefused(third, header(), 401, "unauthenticated") // its credential has expired
+		time.Sleep(30 * time.Second)
+		e.redeemRefused(old, header(), 401, "unauthenticated")
+		if res := e.request("POST", "/ticket", bearer("x")); res.StatusCode != 401 {
+			t.Errorf("an expired credential buys: %d", res.StatusCode)
+		}
+	})
+}
+
+func TestTicketRefusals(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	for _, tt := range []struct {
+		name, method string
+		header       http.Header
+		host         string
+		status       int
+	}{
+		{"T31 GET", "GET", bearer("alice"), "", 405},
+		{"T31 PUT", "PUT", bearer("alice"), "", 405},
+		{"T31 OPTIONS", "OPTIONS", bearer("alice"), "", 405},
+		{"T31 no credential", "POST", header(), "", 401},
+		{"T31 wrong credential", "POST", bearer("wrong"), "", 401},
+		{"T31 credential twice", "POST", header("Authorization", "Bearer alice", "Authorization", "Bearer alice"), "", 401},
+		{"T31 unavailable", "POST", bearer("unavailable"), "", 503},
+		{"T31 panic", "POST", bearer("panic"), "", 503},
+		{"T31 foreign origin", "POST", header("Origin", "https://evil.test", "Authorization", "Bearer alice"), "", 403},
+		{"T31 null origin", "POST", header("Origin", "null", "Authorization", "Bearer alice"), "", 403},
+		{"T31 two origins", "POST", header("Origin", appOrigin, "Origin", appOrigin, "Authorization", "Bearer alice"), "", 403},
+		{"T31 cookie, no origin", "POST", header("Origin", "", "Cookie", "a=b", "Authorization", "Bearer alice"), "", 403},
+		{"T31 clear text", "POST", header("Via", "1.1 x", "Authorization", "Bearer alice"), "", 403},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			e := ticketEnv(t, wsguard.Config{})
+			res := e.request(tt.method, "/ticket", tt.header)
+			checkRefusal(t, res)
+			if res.StatusCode != tt.status {
+				t.Errorf("status %d, want %d", res.StatusCode, tt.status)
+			}
+			if tt.status == 405 && res.Header.Get("Allow") != "POST" {
+				t.Errorf("Allow is %q", res.Header.Get("Allow"))
+			}
+			if n := len(e.events.of(wsguard.EventRefusal)); n != 1 {
+				t.Errorf("%d events", n)
+			}
+		})
+	}
+	t.Run("T31 host", func(t *testing.T) {
+		t.Parallel()
+		e := ticketEnv(t, wsguard.Config{Hosts: []string{"app.example.com"}})
+		if res := e.request("POST", "/ticket", bearer("alice")); res.StatusCode != 421 {
+			t.Errorf("status %d", res.StatusCode)
+		}
+	})
+	t.Run("T31 shares the handshake rate", func(t *testing.T) {
+		t.Parallel()
+		e := ticketEnv(t, wsguard.Config{Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: never, Burst: 2}}})
+		e.buy(bearer("alice"))
+		e.refusedWith(wstest.HandshakeOptions{Path: "/ws", Header: header()}, 401, "unauthenticated")
+		if res := e.request("POST", "/ticket", bearer("alice")); res.StatusCode != 429 {
+			t.Errorf("status %d", res.StatusCode)
+		}
+		// Foreign pages take nothing from it.
+		e2 := ticketEnv(t, wsguard.Config{Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: never, Burst: 1}}})
+		for range 5 {
+			e2.request("POST", "/ticket", header("Origin", "https://evil.test"))
+			e2.request("GET", "/ticket", header())
+		}
+		e2.buy(bearer("alice"))
+	})
+	t.Run("T31 shares the failure bucket", func(t *testing.T) {
+		t.Parallel()
+		e := ticketEnv(t, wsguard.Config{Auth: wsguard.AuthConfig{Failures: wsguard.Rate{PerSecond: never, Burst: 3}}})
+		for i := range 3 {
+			e.request("POST", "/ticket", bearer(fmt.Sprint("guess", i)))
+		}
+		if res := e.request("POST", "/ticket", bearer("alice")); res.StatusCode != 429 {
+			t.Errorf("status %d", res.StatusCode)
+		}
+		e.redeemRefused("guess", header(), 429, "guessing")
+	})
+	t.Run("T31 draining", func(t *testing.T) {
+		t.Parallel()
+		e := ticketEnv(t, wsguard.Config{})
+		e.g.Shutdown(context.Background())
+		res := e.request("POST", "/ticket", bearer("alice"))
+		if checkRefusal(t, res); res.StatusCode != 503 {
+			t.Errorf("status %d", res.StatusCode)
+		}
+	})
+	t.Run("T31 login of the user's own", func(t *testing.T) {
+		t.Parallel()
+		e := ticketGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{VerifyTimeout: 50 * time.Millisecond}})
+		t.Cleanup(e.idle)
+		login := func(r *http.Request) (wsguard.Principal, error) {
+			switch c, _ := r.Cookie("session"); {
+			case c == nil:
+				return wsguard.Principal{}, errors.New("no session")
+			case c.Value == "down":
+				return wsguard.Principal{}, wsguard.ErrUnavailable
+			case c.Value == "hang":
+				<-r.Context().Done()
+				return wsguard.Principal{}, r.Context().Err()
+			case c.Value == "panic":
+				panic("login")
+			default:
+				return wsguard.Principal{Subject: c.Value}, nil
+			}
+		}
+		mux := http.NewServeMux()
+		mux.Handle("/ws", e.g.Handler(echo))
+		mux.Handle("/ticket", e.g.TicketHandler(login))
+		e.s = wstest.Serve(t, mux)
+		for cookie, want := range map[string]int{"session=alice": 200, "x=y": 401, "session=down": 503, "session=hang": 503, "session=panic": 503} {
+			if res := e.request("POST", "/ticket", header("Cookie", cookie)); res.StatusCode != want {
+				t.Errorf("%s: status %d, want %d", cookie, res.StatusCode, want)
+			}
+		}
+		if _, res := e.redeem(e.buy(header("Cookie", "session=alice")), header()); res.StatusCode != 101 {
+			t.Errorf("status %d", res.StatusCode)
+		}
+	})
+}
