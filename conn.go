@@ -22,7 +22,6 @@ import (
 // MessageType is MessageText or MessageBinary, as in coder/websocket.
 type MessageType = websocket.MessageType
 
-// Types of messages.
 const (
 	MessageText   = websocket.MessageText
 	MessageBinary = websocket.MessageBinary

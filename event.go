@@ -13,33 +13,16 @@ import (
 )
 
 // EventKind is what happened.
-type EventKind int
+type EventKind string
 
 // Kinds of events.
 const (
-	EventOpen      EventKind = iota + 1 // a connection is open and authenticated
-	EventClose                          // a connection has ended; Err says why
-	EventRefusal                        // a handshake, or a ticket, was refused
-	EventViolation                      // a message was refused, or would have been
-	EventWarning                        // something is wrong with the server's side
+	EventOpen      EventKind = "open"      // a connection is open and authenticated
+	EventClose     EventKind = "close"     // a connection has ended; Err says why
+	EventRefusal   EventKind = "refusal"   // a handshake, or a ticket, was refused
+	EventViolation EventKind = "violation" // a message was refused, or would have been
+	EventWarning   EventKind = "warning"   // something is wrong on the server's side
 )
-
-// String returns a word for logs.
-func (k EventKind) String() string {
-	switch k {
-	case EventOpen:
-		return "open"
-	case EventClose:
-		return "close"
-	case EventRefusal:
-		return "refusal"
-	case EventViolation:
-		return "violation"
-	case EventWarning:
-		return "warning"
-	}
-	return fmt.Sprintf("EventKind(%d)", int(k))
-}
 
 // Event is something that happened. What a peer chose is escaped and cut to 256
 // bytes. No event holds a payload or a credential.
@@ -175,12 +158,12 @@ func (s *sink) write(e Event) {
 	if suppressed > 0 {
 		attrs = append(attrs, slog.Uint64("suppressed", suppressed))
 	}
-	log.LogAttrs(context.Background(), level, "websocket "+e.Kind.String(), attrs...)
+	log.LogAttrs(context.Background(), level, "websocket "+string(e.Kind), attrs...)
 }
 
 // sample reports whether this one is written, and how many before it were not.
 func (s *sink) sample(e Event) (suppressed uint64, ok bool) {
-	key := e.Kind.String() + e.Reason // both from closed sets
+	key := string(e.Kind) + e.Reason // both from closed sets
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k := s.kinds[key]

@@ -59,7 +59,7 @@ func TestMessageSizes(t *testing.T) {
 				}
 			}
 		}
-		go c.Write(connFrame(wstest.OpBinary, true, make([]byte, 16<<20+1)))
+		c.Write([]byte("\x82\xff\x00\x00\x00\x00\x01\x00\x00\x01")) // one byte too many
 		connWantClose(t, c, 1009, "message_too_big")
 		connSettled(t, g, ev, c)
 	}

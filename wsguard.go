@@ -247,8 +247,8 @@ func (g *Guard) Handler(fn func(ctx context.Context, c *Conn) error) http.Handle
 
 // Accept guards and upgrades one request, for those who need the request's own
 // middleware around the connection: the loop is theirs, and so is the end; see
-// [Conn.End]. A connection that is still open when the request's context ends is
-// closed with 1011. When Accept returns an error, the refusal has been written.
+// [Conn.End]. What is still open when the request's context ends is closed with
+// 1011. When Accept returns an error, the refusal has been written.
 func (g *Guard) Accept(w http.ResponseWriter, r *http.Request) (*Conn, error) {
 	return g.endpoint.Accept(w, r)
 }
@@ -290,8 +290,7 @@ func (e *Endpoint) Accept(w http.ResponseWriter, r *http.Request) (*Conn, error)
 // Draining reports whether Shutdown has been called; readiness probes ask.
 func (g *Guard) Draining() bool { return g.sessions.isDraining() }
 
-// Conns returns how many slots are held: by connections, and by handshakes
-// that have got that far.
+// Conns returns how many slots are held, by connections and by handshakes.
 func (g *Guard) Conns() int { return g.cap.conns() }
 
 // Revoke ends the sessions of a subject with 3000 revoked, handshakes under way

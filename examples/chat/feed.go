@@ -49,7 +49,7 @@ func (f *feed) events(guard string) func(wsguard.Event) {
 			number = int(e.Code)
 		}
 		select {
-		case f.queue <- event{e.Time.UnixMilli(), guard, e.Kind.String(), e.Subject, e.Reason, number, 1}:
+		case f.queue <- event{e.Time.UnixMilli(), guard, string(e.Kind), e.Subject, e.Reason, number, 1}:
 		default:
 			f.missed.Add(1)
 		}

@@ -33,7 +33,7 @@ type dialect struct {
 }
 
 var (
-	draft4, draft6, draft7, draft2019, draft2020 *dialect
+	draft2020 *dialect
 
 	dialects = map[string]*dialect{}
 )
@@ -65,12 +65,12 @@ func init() {
 		dialects[url] = d
 		return d
 	}
-	draft4 = make("draft 4", "json-schema.org/draft-04/schema", v5.Draft4, "id", true, map[string]keywordKind{"id": kwNote})
-	draft6 = make("draft 6", "json-schema.org/draft-06/schema", v5.Draft6, "$id", true, map[string]keywordKind{
+	make("draft 4", "json-schema.org/draft-04/schema", v5.Draft4, "id", true, map[string]keywordKind{"id": kwNote})
+	make("draft 6", "json-schema.org/draft-06/schema", v5.Draft6, "$id", true, map[string]keywordKind{
 		"$id": kwNote, "const": kwPlain, "propertyNames": kwSchema, "contains": kwSchema}, "id")
-	draft7 = make("draft 7", "json-schema.org/draft-07/schema", v5.Draft7, "$id", true, map[string]keywordKind{
+	make("draft 7", "json-schema.org/draft-07/schema", v5.Draft7, "$id", true, map[string]keywordKind{
 		"if": kwSchema, "then": kwSchema, "else": kwSchema})
-	draft2019 = make("draft 2019-09", "json-schema.org/draft/2019-09/schema", v5.Draft2019, "$id", false, map[string]keywordKind{
+	make("draft 2019-09", "json-schema.org/draft/2019-09/schema", v5.Draft2019, "$id", false, map[string]keywordKind{
 		"$anchor": kwNote, "$recursiveAnchor": kwNote, "$vocabulary": kwNote, "$recursiveRef": kwRef, "contentSchema": kwSchema,
 		"minContains": kwCount, "maxContains": kwCount, "dependentRequired": kwPlain, "dependentSchemas": kwSchemaMap,
 		"unevaluatedProperties": kwSchema, "unevaluatedItems": kwSchema})

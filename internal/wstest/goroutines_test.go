@@ -109,7 +109,7 @@ func TestCheckGoroutinesRealTime(t *testing.T) {
 }
 
 func TestKeepAlive(t *testing.T) {
-	type conn struct{ buf [64]byte }
+	type conn struct{ _ [64]byte }
 	var kept, lost atomic.Bool
 	collect := func(gone *atomic.Bool) bool {
 		for range 200 {
