@@ -70,12 +70,12 @@ type Conn struct {
 	delayed time.Duration
 	notices [2]*rate.Limiter // for rates, for messages; made when needed
 
-	in, out, bytesIn, bytesOut, violations, unnoticed atomic.Uint64
+	in, out, bytesIn, bytesOut, violations, unnoticed, dropped atomic.Uint64
 
-	sendMu  sync.Mutex
-	queue   []queued // sendMu
-	queued  int      // sendMu: bytes
-	sending bool     // sendMu: a goroutine drains the queue
+	queue queue
+
+	reportMu sync.Mutex
+	reported bool // reportMu: the end is
 }
 
 // ID identifies the connection in events.
@@ -509,9 +509,10 @@ func (c *Conn) lost(err error) error {
 // ended runs once, on a goroutine of its own, when the socket is closed.
 func (c *Conn) ended(cause *CloseError, detail string) {
 	defer c.done() // whatever a hook does
-	c.sendMu.Lock()
-	c.queue, c.queued = nil, 0
-	c.sendMu.Unlock()
+	c.dropQueue()
+	c.reportMu.Lock()
+	c.reported = true
+	c.reportMu.Unlock()
 	e := c.event(EventClose)
 	e.Err, e.Reason, e.Detail = cause, cause.err.(*refusal).token, detail
 	e.Code, e.Remote = cause.Code, cause.Remote
@@ -524,6 +525,7 @@ func (c *Conn) ended(cause *CloseError, detail string) {
 	e.Duration = time.Since(c.opened)
 	e.MessagesIn, e.MessagesOut = c.in.Load(), c.out.Load()
 	e.BytesIn, e.BytesOut = c.bytesIn.Load(), c.bytesOut.Load()
+	e.Dropped = c.dropped.Load()
 	e.Violations, e.ViolationsWithoutNotice = c.violations.Load(), c.unnoticed.Load()
 	c.g.events.emit(e)
 }
@@ -678,6 +680,16 @@ func (c *Conn) start(await bool, holders int32) {
 	}
 }
 
+// reportOpen reports that the connection is open, unless its end has been
+// reported already.
+func (c *Conn) reportOpen() {
+	c.reportMu.Lock()
+	defer c.reportMu.Unlock()
+	if !c.reported {
+		c.g.events.emit(c.event(EventOpen))
+	}
+}
+
 // begin opens the connection to the application.
 func (c *Conn) begin() {
 	p := c.Principal()
@@ -685,10 +697,7 @@ func (c *Conn) begin() {
 		c.expires.Store(&p.Expires)
 	}
 	c.schedule(time.Now())
-	if c.w.Cause() != nil {
-		return
-	}
-	c.g.events.emit(c.event(EventOpen))
+	c.reportOpen()
 	// A revocation since it was registered ends it here.
 	c.session.attach(c)
 }

@@ -48,6 +48,7 @@ type Event struct {
 	BytesIn, BytesOut       uint64
 	Violations              uint64 // messages refused or reported
 	ViolationsWithoutNotice uint64 // of them, for whom the notices were used up
+	Dropped                 uint64 // messages that a full queue refused
 
 	stack []byte // of a panic, for the log
 }
@@ -150,6 +151,9 @@ func (s *sink) write(e Event) {
 			slog.Uint64("bytes_in", e.BytesIn), slog.Uint64("bytes_out", e.BytesOut))
 		if e.Violations > 0 {
 			attrs = append(attrs, slog.Uint64("violations", e.Violations), slog.Uint64("violations_without_notice", e.ViolationsWithoutNotice))
+		}
+		if e.Dropped > 0 {
+			attrs = append(attrs, slog.Uint64("dropped", e.Dropped))
 		}
 	}
 	if e.stack != nil {

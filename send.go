@@ -1,67 +1,213 @@
 package wsguard
 
-import "context"
+import (
+	"container/list"
+	"context"
+	"sync"
+	"sync/atomic"
+)
+
+// SendConfig bounds what Send queues. In each field 0 is the default.
+type SendConfig struct {
+	MaxMessages   int   // in a connection's queue; default 256, required
+	MaxBytes      int64 // in a connection's queue; default 1 MiB, required
+	MaxTotalBytes int64 // in all queues of the Guard; default 256 MiB, required
+	DropNewest    bool  // a full queue refuses the message; else → 1008 queue_full
+}
+
+func (s SendConfig) resolve(f *faults) SendConfig {
+	s.MaxMessages = int(requiredBytes(int64(s.MaxMessages), 256, "Send.MaxMessages", f))
+	s.MaxBytes = requiredBytes(s.MaxBytes, 1<<20, "Send.MaxBytes", f)
+	s.MaxTotalBytes = requiredBytes(s.MaxTotalBytes, 256<<20, "Send.MaxTotalBytes", f)
+	return s
+}
+
+// queues knows what is queued in all, and who has waited longest.
+type queues struct {
+	cfg   SendConfig
+	total atomic.Int64
+
+	mu      sync.Mutex
+	waiting list.List // of *Conn with something queued; the front has made no progress for longest
+}
+
+// queue is what a connection has yet to write. A message counts until it is
+// written.
+type queue struct {
+	mu       sync.Mutex
+	messages []queued
+	bytes    int64
+	draining bool          // a goroutine writes
+	closed   bool          // nothing is queued any more
+	place    *list.Element // queues.mu: in waiting
+}
 
 type queued struct {
 	typ MessageType
 	msg []byte
+	key string // of SendLatest
 }
 
-// The bounds of a connection's Send queue.
-const (
-	maxQueue      = 256
-	maxQueueBytes = 1 << 20
-)
-
 // Send queues a message and never blocks. The message is not copied: it must not
-// be changed, and may be sent to many connections. A queue that is full (256
-// messages, 1 MiB) ends the connection with 1008 queue_full.
-func (c *Conn) Send(typ MessageType, msg []byte) error {
-	if typ != MessageText && typ != MessageBinary {
-		return errMessageType(typ)
+// be changed, and may be sent to many connections. A queue that is full ends the
+// connection with 1008 queue_full, or refuses the message with ErrQueueFull; see
+// SendConfig. When all queues together are full, the connection that has made no
+// progress for longest is ended; an empty queue always takes one message.
+func (c *Conn) Send(typ MessageType, msg []byte) error { return c.send(queued{typ: typ, msg: msg}) }
+
+// SendLatest is Send for what only the newest counts of, such as a price: it
+// replaces a message of the same key that is still in the queue.
+func (c *Conn) SendLatest(key string, typ MessageType, msg []byte) error {
+	if key == "" {
+		key = "\x00" // a key like any other
+	}
+	return c.send(queued{typ: typ, msg: msg, key: key})
+}
+
+func (c *Conn) send(m queued) error {
+	if m.typ != MessageText && m.typ != MessageBinary {
+		return errMessageType(m.typ)
 	}
 	if c.w.Cause() != nil {
 		return c.closed()
 	}
-	c.sendMu.Lock()
-	if len(c.queue) > 0 && (len(c.queue) >= maxQueue || c.queued+len(msg) > maxQueueBytes) {
-		c.sendMu.Unlock()
+	qs, q := &c.g.queues, &c.queue
+	size := int64(len(m.msg))
+	q.mu.Lock()
+	if q.closed {
+		q.mu.Unlock()
+		<-c.w.Closing()
+		return c.closed()
+	}
+	if m.key != "" && q.replace(m, qs) {
+		q.mu.Unlock()
+		c.relieve()
+		return nil
+	}
+	if len(q.messages) > 0 && (len(q.messages) >= qs.cfg.MaxMessages || q.bytes+size > qs.cfg.MaxBytes) {
+		q.mu.Unlock()
+		if qs.cfg.DropNewest {
+			c.dropped.Add(1)
+			return ErrQueueFull
+		}
 		return c.end(ErrQueueFull, "")
 	}
-	c.queue = append(c.queue, queued{typ, msg})
-	c.queued += len(msg)
-	start := !c.sending
-	c.sending = true
-	c.sendMu.Unlock()
+	first := len(q.messages) == 0
+	q.messages = append(q.messages, m)
+	q.bytes += size
+	start := !q.draining
+	q.draining = true
+	qs.total.Add(size)
+	if first {
+		qs.wait(c)
+	}
+	q.mu.Unlock()
 	if start {
 		go c.drain()
+	}
+	if !first {
+		c.relieve()
 	}
 	return nil
 }
 
-// drain writes until the queue is empty. A message counts until it is written.
-func (c *Conn) drain() {
-	for {
-		c.sendMu.Lock()
-		if len(c.queue) == 0 {
-			c.queue, c.sending = nil, false
-			c.sendMu.Unlock()
-			return
+// replace puts m in place of a message of its key. The first is being written,
+// perhaps, and stays.
+func (q *queue) replace(m queued, qs *queues) bool {
+	for i := 1; i < len(q.messages); i++ {
+		if old := &q.messages[i]; old.key == m.key {
+			grown := int64(len(m.msg) - len(old.msg))
+			*old = m
+			q.bytes += grown
+			qs.total.Add(grown)
+			return true
 		}
-		next := c.queue[0]
-		c.sendMu.Unlock()
-		err := c.Write(context.Background(), next.typ, next.msg)
-		c.sendMu.Lock()
-		if err != nil {
-			c.queue, c.queued, c.sending = nil, 0, false
-			c.sendMu.Unlock()
-			return
-		}
-		if len(c.queue) > 0 { // else the end has emptied it
-			c.queue[0] = queued{}
-			c.queue = c.queue[1:]
-			c.queued -= len(next.msg)
-		}
-		c.sendMu.Unlock()
 	}
+	return false
+}
+
+// relieve ends connections that make no progress until the total is within
+// bounds. Each has at least one message, so it ends.
+func (c *Conn) relieve() {
+	qs := &c.g.queues
+	for qs.total.Load() > qs.cfg.MaxTotalBytes {
+		victim := qs.oldest()
+		if victim == nil {
+			return
+		}
+		victim.end(ErrQueueFull, "all queues together are full")
+		victim.dropQueue()
+	}
+}
+
+func (qs *queues) oldest() *Conn {
+	qs.mu.Lock()
+	defer qs.mu.Unlock()
+	if e := qs.waiting.Front(); e != nil {
+		return e.Value.(*Conn)
+	}
+	return nil
+}
+
+// wait puts c at the end of the line: it has something queued, or has just made
+// progress.
+func (qs *queues) wait(c *Conn) {
+	qs.mu.Lock()
+	defer qs.mu.Unlock()
+	if c.queue.place == nil {
+		c.queue.place = qs.waiting.PushBack(c)
+	} else {
+		qs.waiting.MoveToBack(c.queue.place)
+	}
+}
+
+func (qs *queues) leave(c *Conn) {
+	qs.mu.Lock()
+	defer qs.mu.Unlock()
+	if c.queue.place != nil {
+		qs.waiting.Remove(c.queue.place)
+		c.queue.place = nil
+	}
+}
+
+// drain writes until the queue is empty.
+func (c *Conn) drain() {
+	qs, q := &c.g.queues, &c.queue
+	for {
+		q.mu.Lock()
+		if len(q.messages) == 0 {
+			q.messages, q.draining = nil, false
+			q.mu.Unlock()
+			return
+		}
+		next := q.messages[0]
+		q.mu.Unlock()
+		if c.Write(context.Background(), next.typ, next.msg) != nil {
+			return // the end empties the queue
+		}
+		q.mu.Lock()
+		if len(q.messages) > 0 { // else the end has emptied it
+			q.messages[0] = queued{}
+			q.messages = q.messages[1:]
+			q.bytes -= int64(len(next.msg))
+			qs.total.Add(-int64(len(next.msg)))
+			if len(q.messages) > 0 {
+				qs.wait(c)
+			} else {
+				qs.leave(c)
+			}
+		}
+		q.mu.Unlock()
+	}
+}
+
+// dropQueue forgets what is queued, for good.
+func (c *Conn) dropQueue() {
+	qs, q := &c.g.queues, &c.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	qs.total.Add(-q.bytes)
+	q.messages, q.bytes = nil, 0
+	qs.leave(c)
 }

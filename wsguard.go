@@ -63,6 +63,7 @@ type Config struct {
 	Rates     RateConfig
 	Messages  MessageConfig
 	Heartbeat HeartbeatConfig
+	Send      SendConfig
 
 	Subprotocols []string // by preference, compared to the letter; none negotiated is no error
 
@@ -105,6 +106,7 @@ type Guard struct {
 	events    *sink
 	reporter  reporter
 	sessions  *sessions
+	queues    queues
 	endings   chan struct{}
 	attach    func(*http.Request, Principal) (any, error)
 	endpoint  *Endpoint
@@ -162,6 +164,7 @@ func New(cfg Config) (*Guard, error) {
 	}
 	g.rates = newRates(cfg.Rates, &f)
 	g.heartbeat = cfg.Heartbeat.resolve(&f)
+	g.queues.cfg = cfg.Send.resolve(&f)
 	g.codes = maps.Clone(cfg.CloseCodes)
 	for err, code := range g.codes {
 		if r, ok := err.(*refusal); !ok || r.code == 0 || err == ErrClosed || err == ErrPeerClosed {

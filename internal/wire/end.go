@@ -97,9 +97,6 @@ func (c *Conn) sendClose(code int, reason string) bool {
 		return false
 	}
 	var payload []byte
-	if code == 1010 {
-		code = 1000 // only clients send it
-	}
 	if code != 1005 { // the answer to a close frame without a code has none
 		payload = appendClose(nil, code, reason)
 	}
@@ -182,7 +179,7 @@ func (c *Conn) awaitClose(limit int64) int64 {
 			skip = int64(n) + h.length
 		}
 		c.makeRoom()
-		n, err := c.nc.Read(c.buf[c.w:])
+		n, err := c.receive()
 		c.w += n
 		limit -= int64(n)
 		if err != nil {

@@ -256,7 +256,6 @@ func (c *Conn) fill() error {
 		c.takeEarly()
 		return nil
 	}
-	c.makeRoom()
 	now := c.now()
 	for {
 		wake, err := c.due(now)
@@ -266,7 +265,7 @@ func (c *Conn) fill() error {
 		if err := c.armRead(now, wake); err != nil {
 			return err
 		}
-		n, err := c.nc.Read(c.buf[c.w:])
+		n, err := c.receive()
 		now = c.now()
 		if n > 0 {
 			if c.r == c.w && !c.open {

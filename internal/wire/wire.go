@@ -128,6 +128,7 @@ type Conn struct {
 	resumes bool
 
 	rlock chan struct{}
+	raw   *rawReader         // reader; nil: the net.Conn's Read
 	buf   *[bufferBytes]byte // reader; nil while there is nothing in it
 	r, w  int                // reader: buf[r:w] is unread
 	early []byte             // reader: bytes that came with the handshake
@@ -200,6 +201,7 @@ func newConn(nc net.Conn, early []byte, cfg *Config) *Conn {
 	}
 	c.control = bucket{rate: cfg.ControlRate, burst: float64(cfg.ControlBurst), tokens: float64(cfg.ControlBurst)}
 	c.pingAt = c.nextPing(0)
+	c.rawRead()
 	c.rctx.fire = c.interruptRead
 	c.wctx.fire = c.interruptWrite
 	c.away.Store(1)
