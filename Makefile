@@ -1,4 +1,5 @@
-# Targets: test (all modules), check (what CI adds to it), fuzz (a short run of each fuzz test).
+# Targets: test (all modules), check (what CI adds to it), fuzz (a short run of
+# each fuzz test), bench (wsguard beside the bare library and its peers).
 
 GO ?= go
 MODULES := $(sort $(dir $(shell find . -name go.mod -not -path '*/node_modules/*')))
@@ -7,7 +8,7 @@ RACE := $(shell if [ "$$($(GO) env CGO_ENABLED)" = 1 ] && command -v "$$($(GO) e
 FUZZTIME ?= 20s
 export GOWORK := off
 
-.PHONY: test check tidy fuzz
+.PHONY: test check fuzz bench
 test:
 	@for m in $(MODULES); do echo "== $$m"; (cd $$m && $(GO) test $(RACE) -shuffle=on ./...) || exit 1; done
 
@@ -24,3 +25,6 @@ fuzz:
 			echo "== $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
 		done; \
 	done
+
+bench:
+	cd bench && $(GO) run .
