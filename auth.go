@@ -29,9 +29,6 @@ type Principal struct {
 
 func (p Principal) anonymous() bool { return p.Subject == "" }
 
-// HasScope reports whether the credential carries scope.
-func (p Principal) HasScope(scope string) bool { return slices.Contains(p.Scopes, scope) }
-
 // Verifier says whom a credential stands for, from several goroutines and within
 // AuthConfig.VerifyTimeout. An error is a 401 and counts as a guess; one that
 // wraps ErrUnavailable or a context's, or a panic, is a 503 and does not.
@@ -42,7 +39,6 @@ type Verifier interface {
 // VerifierFunc is a function as a Verifier.
 type VerifierFunc func(ctx context.Context, token string) (Principal, error)
 
-// Verify calls f.
 func (f VerifierFunc) Verify(ctx context.Context, token string) (Principal, error) {
 	return f(ctx, token)
 }
@@ -95,8 +91,7 @@ func (s TokenSource) label() string {
 	return [...]string{"none", "header", "subprotocol", "cookie", "query", "first-message", "ticket"}[s.kind]
 }
 
-// HeaderToken is "Authorization: Bearer TOKEN" (RFC 6750 §2.1): for programs,
-// for a browser's script cannot set it.
+// HeaderToken is "Authorization: Bearer TOKEN" (RFC 6750 §2.1), for programs.
 func HeaderToken() TokenSource { return TokenSource{sourceHeader, "Authorization"} }
 
 // SubprotocolToken is one entry of Sec-WebSocket-Protocol that begins with
@@ -111,23 +106,19 @@ func CookieToken(name string) TokenSource { return TokenSource{sourceCookie, nam
 // is consumed; the handler starts, and Accept returns, after it.
 func FirstMessageToken() TokenSource { return TokenSource{sourceFirstMessage, "first message"} }
 
-// InsecureQueryToken is a query parameter. It is removed before Attach and
-// events see the URL, but every server and middleware on the way has seen it,
-// and has perhaps logged it. A ticket is better.
+// InsecureQueryToken is a query parameter. It is removed before Attach sees the
+// URL, but servers and middleware in front have seen, and perhaps logged, it.
 func InsecureQueryToken(name string) TokenSource { return TokenSource{sourceQuery, name} }
 
 // AuthConfig says who may connect.
 type AuthConfig struct {
-	// Verifier judges credentials. Nil needs InsecureAnonymous or Tickets.
-	Verifier Verifier
+	Verifier Verifier      // judges credentials; nil needs InsecureAnonymous or Tickets
+	Tickets  *TicketConfig // not nil: the tickets of Guard.TicketHandler are accepted
 
 	// Sources are where a credential is looked for; default HeaderToken and
 	// SubprotocolToken("bearer."). More than one credential, in two places
 	// or twice in one, is a 401.
 	Sources []TokenSource
-
-	// Tickets, when not nil, accepts the tickets of Guard.TicketHandler.
-	Tickets *TicketConfig
 
 	// InsecureAnonymous admits handshakes without a credential. One that is
 	// presented must still be valid.
@@ -321,8 +312,7 @@ func cutQuery(raw, name string) (string, bool) {
 	return strings.Join(kept, "&"), cut
 }
 
-// Authenticate returns the Principal of a handshake, which may be anonymous where
-// that is admitted.
+// Authenticate returns the Principal of a handshake.
 func (a *Authenticator) Authenticate(r *http.Request) (Principal, error) {
 	client, err := a.client.Client(r)
 	if err != nil {

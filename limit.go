@@ -107,9 +107,8 @@ const maxDelay = 5 * time.Second
 
 // RateConfig bounds how often and how much clients may send: payload only, for
 // pings and pongs have a budget of their own. A client is an IPv4 address or
-// an IPv6 /64; a subject is whom the credential stands for, and anonymous
-// connections have none. A bucket belongs to its key: reconnecting does not
-// refill it.
+// an IPv6 /64; anonymous connections have no subject. A bucket belongs to its
+// key: reconnecting does not refill it.
 type RateConfig struct {
 	Messages        Rate   // of a connection; default 20/s, burst 40
 	Bytes           Rate   // of a connection; default 256 KiB/s, burst 1 MiB

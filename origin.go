@@ -175,9 +175,8 @@ func newHostCheck(hosts []string, f *faults) *Check {
 // The zero value is a server that clients reach directly: the client is the
 // peer of the TCP connection, and no header is believed.
 type Proxies struct {
-	// Trusted are the prefixes ("10.0.0.0/8") and addresses whose headers
-	// are believed, and "unix" for the peers of a unix socket, which are
-	// refused otherwise.
+	// Trusted are prefixes ("10.0.0.0/8") and addresses whose headers are
+	// believed; "unix" are the peers of a unix socket, refused otherwise.
 	Trusted []string
 
 	// Header is the one that carries the client's address: X-Forwarded-For
@@ -197,7 +196,7 @@ func (p Proxies) resolver(f *faults) *clientip.Resolver {
 // NewTLSCheck returns a check that refuses clear text (RFC 6455 §10.6). It lets
 // pass TLS; a trusted proxy that sends exactly one X-Forwarded-Proto, equal to
 // https; and, for development, a loopback peer where no proxy is configured and
-// none has left a trace. It never redirects: what came in clear text is known.
+// none has left a trace. It never redirects.
 func NewTLSCheck(proxies Proxies) (*Check, error) {
 	var f faults
 	c := newTLSCheck(proxies.resolver(&f), false)

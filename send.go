@@ -49,10 +49,10 @@ type queued struct {
 }
 
 // Send queues a message and never blocks. The message is not copied: it must not
-// be changed, and may be sent to many connections. A queue that is full ends the
-// connection with 1008 queue_full, or refuses the message with ErrQueueFull; see
-// SendConfig. When all queues together are full, the connection that has made no
-// progress for longest is ended; an empty queue always takes one message.
+// be changed, and may be sent to many connections. A full queue ends the
+// connection, or refuses the message with ErrQueueFull. When all queues together
+// are full, the connection that made no progress for longest is ended; an empty
+// queue always takes one message.
 func (c *Conn) Send(typ MessageType, msg []byte) error { return c.send(queued{typ: typ, msg: msg}) }
 
 // SendLatest is Send for what only the newest counts of, such as a price: it

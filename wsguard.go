@@ -118,7 +118,6 @@ const (
 )
 
 // New returns a Guard, or every mistake in cfg at once, each a *ConfigError.
-// It keeps no part of cfg that the caller can change.
 func New(cfg Config) (*Guard, error) {
 	var f faults
 	sink := newSink(cfg.Logger, cfg.OnEvent)
@@ -181,16 +180,15 @@ func New(cfg Config) (*Guard, error) {
 	return g, nil
 }
 
-// EndpointConfig is what endpoints of one Guard need not share. What is not
-// set is the package's default, but Attach, which is the Guard's.
+// EndpointConfig is what endpoints of one Guard need not share. Attach defaults to
+// the Guard's, the others to the package's defaults.
 type EndpointConfig struct {
 	Subprotocols []string
 	Messages     MessageConfig
 	Attach       func(*http.Request, Principal) (any, error)
 }
 
-// Endpoint is an endpoint of a Guard: limits, credentials and sessions are the
-// Guard's, messages its own.
+// Endpoint is an endpoint of a Guard, with messages of its own.
 type Endpoint struct {
 	g            *Guard
 	subprotocols []string
