@@ -244,7 +244,11 @@ func (c *Conn) stillUTF8() bool {
 // application gets it; a message that is refused is gone.
 func (c *Conn) pass(ctx context.Context) (bool, error) {
 	for {
-		wait, ok := c.rates.take(len(c.msg), time.Now())
+		now := c.w.Arrived()
+		if c.held {
+			now = time.Now()
+		}
+		wait, ok := c.rates.take(len(c.msg), now)
 		if ok {
 			break
 		}

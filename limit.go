@@ -201,6 +201,7 @@ type connRates struct {
 	set             *rates
 	messages, bytes *rate.Limiter
 	shared          []sharedBucket
+	last            time.Time
 }
 
 type sharedBucket struct {
@@ -229,6 +230,11 @@ func (r *rates) conn(client netip.Addr, subject string) *connRates {
 // take charges a message of n bytes. What refuses it takes nothing, and says
 // how long it would have to wait.
 func (c *connRates) take(n int, now time.Time) (wait time.Duration, ok bool) {
+	// A now that steps back would make x/time/rate admit too much.
+	if now.Before(c.last) {
+		now = c.last
+	}
+	c.last = now
 	// Looked at first, taken last: nobody else takes from these two.
 	if c.messages != nil && c.messages.TokensAt(now) < 1 {
 		return missing(c.messages, 1, now), false
@@ -267,7 +273,8 @@ func missing(l *rate.Limiter, n int, now time.Time) time.Duration {
 	if !r.OK() {
 		return rate.InfDuration
 	}
-	return r.DelayFrom(now)
+	// What is missing may round to no time at all.
+	return max(r.DelayFrom(now), time.Microsecond)
 }
 
 // counter counts what is held, in all and per client.

@@ -492,7 +492,8 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 		subprotocol: a.subprotocol, value: a.value, session: a.session, leases: a.leases, lease: a.lease,
 		validator: a.e.messages.validator(a.subprotocol),
 	}
-	c.principal.Store(&a.principal)
+	p := a.principal // a pointer into a would keep the request
+	c.principal.Store(&p)
 	c.w, err = wire.Upgrade(w, stripped, a.subprotocol, a.e.wire)
 	if err != nil {
 		// Once the connection is taken nothing more can be answered.

@@ -24,23 +24,30 @@ type Segment struct {
 func (c *Conn) Enter(ctx context.Context) error {
 	select {
 	case c.rlock <- struct{}{}:
-	case <-c.closing:
-		return ErrClosing
-	}
-	select {
-	case <-c.closing:
-		<-c.rlock
-		return ErrClosing
 	default:
+		select {
+		case c.rlock <- struct{}{}:
+		case <-c.closing:
+			return ErrClosing
+		}
 	}
 	c.rctx.watch(ctx)
 	c.mu.Lock()
 	c.rcur, c.rintr = ctx.Done(), false
+	closing := c.cause != nil
 	c.mu.Unlock()
+	if closing {
+		<-c.rlock
+		return ErrClosing
+	}
 	now := c.now()
 	c.absent(now-time.Duration(c.away.Swap(0)), now)
 	return nil
 }
+
+// Arrived is when the last bytes came, or later by the time that the application
+// has taken since. Only the reader may call it.
+func (c *Conn) Arrived() time.Time { return c.born.Add(c.filled - 1) } // see now
 
 // Absent says that the reader was busy for d with what is not the peer's
 // doing. Only the reader may call it.

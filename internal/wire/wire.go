@@ -173,6 +173,7 @@ type Conn struct {
 	pendPing bool            // mu: control frames for whoever unlocks wlock next
 	pongData [125]byte       // mu
 	pendPong int             // mu: the pong that waits is pongData[:pendPong]; -1: none
+	pending  atomic.Bool     // pendPing or pendPong is set; written under mu
 	asked    int             // mu: pings with pingData that no pong has answered
 	pingData [8]byte         // mu: what the awaited pong must carry
 	cut      bool            // mu: no waiting for the peer any more

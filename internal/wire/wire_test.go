@@ -2,7 +2,12 @@ package wire
 
 import (
 	"context"
+	"errors"
+	"io"
 	"math/rand/v2"
+	"net"
+	"os"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -124,4 +129,179 @@ func TestCtxWatchAllocs(t *testing.T) {
 		t.Errorf("a context that is watched already: %v allocations", n)
 	}
 	w.clear()
+}
+
+// narrow is a net.Conn that takes room bytes and then waits for its deadline:
+// no kernel can be kept full to the last byte.
+type narrow struct {
+	mu      sync.Mutex
+	changed *sync.Cond
+	room    int
+	by      time.Time
+	got     []byte
+	net.Conn
+}
+
+func newNarrow(room int) *narrow {
+	n := &narrow{room: room}
+	n.changed = sync.NewCond(&n.mu)
+	return n
+}
+
+func (n *narrow) Write(p []byte) (k int, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for {
+		if !n.by.IsZero() && !time.Now().Before(n.by) {
+			return k, os.ErrDeadlineExceeded
+		}
+		m := min(n.room, len(p)-k)
+		n.got = append(n.got, p[k:k+m]...)
+		n.room -= m
+		if k += m; k == len(p) {
+			return k, nil
+		}
+		n.changed.Wait()
+	}
+}
+
+func (n *narrow) SetWriteDeadline(t time.Time) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.by = t
+	n.changed.Broadcast()
+	if d := time.Until(t); !t.IsZero() && d > 0 {
+		time.AfterFunc(d, n.changed.Broadcast)
+	}
+	return nil
+}
+
+func (n *narrow) widen(room int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.room += room
+	n.changed.Broadcast()
+}
+
+func (n *narrow) Read([]byte) (int, error)        { return 0, io.EOF }
+func (n *narrow) SetReadDeadline(time.Time) error { return nil }
+func (n *narrow) Close() error                    { return nil }
+func (n *narrow) taken() string                   { n.mu.Lock(); defer n.mu.Unlock(); return string(n.got) }
+
+// full returns a connection to a peer that takes nothing, like TCP's: a write
+// that has timed out may go on.
+func full() (*Conn, *narrow) {
+	n := newNarrow(0)
+	c := newConn(n, nil, &Config{WriteTimeout: 4 * time.Second, CloseGrace: time.Second, Linger: time.Second})
+	c.resumes = true
+	return c, n
+}
+
+// Before a byte has left, a Write that is interrupted leaves everything as it
+// was: the next one is written, or fails in its own time, and never says that
+// it was written when it was not.
+func TestWriteInterrupted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, size := range []int{0, 1, 100, 5000, 100_000} {
+			c, n := full()
+			msg := make([]byte, size)
+			ended, cancel := context.WithCancel(context.Background())
+			cancel()
+			for _, ctx := range []context.Context{ended, ended} {
+				if err := c.Write(ctx, Text, msg); err != ErrInterrupted {
+					t.Fatalf("an ended context: %v", err)
+				}
+				synctest.Wait()
+			}
+			for range 3 {
+				ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+				start := time.Now()
+				if err := c.Write(ctx, Text, msg); err != ErrInterrupted || time.Since(start) != time.Second {
+					t.Fatalf("interrupted: %v after %v", err, time.Since(start))
+				}
+				cancel()
+				synctest.Wait()
+			}
+			var failed *WriteError
+			start := time.Now()
+			if err := c.Write(context.Background(), Text, msg); !errors.As(err, &failed) || !failed.Timeout || failed.Broken {
+				t.Fatalf("a write that times out after one that was interrupted: %v", err)
+			}
+			if d := time.Since(start); d < 4*time.Second || d > 4*time.Second+time.Millisecond {
+				t.Errorf("timed out after %v", d)
+			}
+			n.widen(1 << 20)
+			want := string(appendHeader(nil, Text, size)) + string(msg)
+			if err := c.Write(context.Background(), Text, msg); err != nil || n.taken() != want {
+				t.Fatalf("then %v, %d bytes", err, len(n.taken()))
+			}
+		}
+	})
+}
+
+// Control frames that wait do not make a Write take longer than its time: each
+// of them would otherwise have a time of its own.
+func TestWriteTimesOutDespiteControl(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, _ := full()
+		c.OnBroken(func(err error) { // as an end does
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if c.cause == nil {
+				c.cause = err
+				close(c.closing)
+			}
+		})
+		stop := make(chan struct{})
+		go func() { // a peer that pings and reads nothing
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(50 * time.Millisecond):
+					c.pong([]byte("are you there"))
+				}
+			}
+		}()
+		time.Sleep(10 * time.Millisecond)
+		done := make(chan error, 1)
+		start := time.Now()
+		go func() { done <- c.Write(context.Background(), Text, []byte("x")) }()
+		select {
+		case err := <-done:
+			var failed *WriteError
+			if d := time.Since(start); !errors.As(err, &failed) || !failed.Timeout || d > 5*time.Second {
+				t.Errorf("a Write with 4 s returned after %v: %v", d, err)
+			}
+		case <-time.After(time.Minute):
+			t.Error("a Write with 4 s has not returned after a minute")
+		}
+		close(stop)
+		synctest.Wait()
+		time.Sleep(time.Minute)
+	})
+}
+
+// A write that was given less than its time by the deadline of an earlier one
+// gets the rest.
+func TestWriteGetsItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, n := full()
+		n.widen(10)
+		if err := c.Write(context.Background(), Text, nil); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(1500 * time.Millisecond)
+		n.mu.Lock()
+		n.room = 1
+		n.mu.Unlock()
+		go func() { time.Sleep(3900 * time.Millisecond); n.widen(1000) }()
+		start := time.Now()
+		if err := c.Write(context.Background(), Text, []byte("hello")); err != nil {
+			t.Errorf("a write that needed %v of 4 s: %v", time.Since(start), err)
+		}
+		if got, want := n.taken(), "\x81\x00\x81\x05hello"; got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	})
 }

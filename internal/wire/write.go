@@ -33,9 +33,10 @@ func (c *Conn) Write(ctx context.Context, op byte, p []byte) error {
 			return ErrInterrupted
 		}
 	}
-	err := c.writeFrame(op, p)
+	start := c.now()
+	err := c.writeFrame(op, p, start)
 	if err == nil {
-		c.lastApp.Store(int64(c.now()))
+		c.lastApp.Store(int64(start))
 	}
 	return err
 }
@@ -76,13 +77,12 @@ func (c *Conn) tryLockWriter() bool {
 // it: so the reader never waits for a stuck writer.
 func (c *Conn) unlockWriter() {
 	for {
-		c.flushControl()
+		if c.pending.Load() {
+			c.flushControl()
+		}
 		<-c.wlock
 		// One may have been left between the flush and the unlock.
-		c.mu.Lock()
-		more := (c.pendPing || c.pendPong >= 0) && c.cause == nil
-		c.mu.Unlock()
-		if !more || !c.tryLockWriter() {
+		if !c.pending.Load() || !c.tryLockWriter() {
 			return
 		}
 	}
@@ -102,11 +102,12 @@ func (c *Conn) flushControl() {
 			op, n = opPing, copy(c.wctl[:], c.pingData[:])
 			c.pendPing = false
 		}
+		c.pending.Store(c.pendPing || c.pendPong >= 0)
 		c.mu.Unlock()
 		if op == 0 || c.broken {
 			return // who broke it has said so
 		}
-		if err := c.writeFrame(op, c.wctl[:n]); err != nil {
+		if err := c.writeFrame(op, c.wctl[:n], c.now()); err != nil {
 			if _, failed := err.(*WriteError); failed && c.onBroken != nil {
 				c.onBroken(err)
 			}
@@ -120,6 +121,7 @@ func (c *Conn) flushControl() {
 func (c *Conn) pong(p []byte) {
 	c.mu.Lock()
 	c.pendPong = copy(c.pongData[:], p)
+	c.pending.Store(true)
 	c.mu.Unlock()
 	if c.tryLockWriter() {
 		c.unlockWriter()
@@ -139,6 +141,7 @@ func (c *Conn) Ping() {
 		c.pendPing = true
 		c.asked++
 	}
+	c.pending.Store(true)
 	c.mu.Unlock()
 	if c.tryLockWriter() {
 		c.unlockWriter()
@@ -158,13 +161,12 @@ func (c *Conn) answersPing(p []byte) bool {
 	return true
 }
 
-// writeFrame sends one frame within the write timeout. The caller is the
-// writer.
-func (c *Conn) writeFrame(op byte, p []byte) error {
+// writeFrame sends one frame within the write timeout, from start on. The caller
+// is the writer.
+func (c *Conn) writeFrame(op byte, p []byte, start time.Duration) error {
 	if c.broken {
 		return &WriteError{Broken: true, Err: errBroken}
 	}
-	start := c.now()
 	if err := c.armWrite(start); err != nil {
 		return err
 	}

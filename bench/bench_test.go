@@ -1,0 +1,116 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"strings"
+	"testing"
+)
+
+// The children are this test binary.
+func TestMain(m *testing.M) {
+	if name := os.Getenv(childEnv); name != "" {
+		exit(child(name, os.Stdin, os.Stdout))
+	}
+	os.Exit(m.Run())
+}
+
+// tiny is less than quick: of what it measures, only counts are looked at.
+func tiny() options {
+	return options{
+		sizes: []echoSize{
+			{"150 B", 150, 4000},
+			{"4 KB", 4 << 10, 2000},
+			{"32 KB", 32 << 10, 400},
+		},
+		conns:     4,
+		rounds:    1,
+		idleConns: 40,
+		refusals:  20,
+	}
+}
+
+func TestEchoAllocatesNothing(t *testing.T) {
+	results, err := runEcho(tiny(), t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range results {
+		for _, s := range echoServers {
+			if n := len(e.rounds[s.name]); n != 1 {
+				t.Errorf("%s, %s: %d rounds, want 1", e.size.label, s.name, n)
+			}
+		}
+		allocs := e.rounds[guarded][0].allocs
+		t.Logf("%s: %.3f allocations per message", e.size.label, allocs)
+		// A round is short here: the few allocations of the runtime and of
+		// asking for the numbers come to hundredths, one per message to 1.
+		if !raceEnabled && allocs > 0.5 {
+			t.Errorf("%s: %.3f allocations per message, want 0", e.size.label, allocs)
+		}
+	}
+}
+
+func TestOneGoroutinePerConnection(t *testing.T) {
+	o := tiny()
+	o.servers = []string{guarded, bare}
+	results, err := runIdle(o, t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, ok := findIdle(results, guarded)
+	if !ok || r.goroutines != 1 {
+		t.Errorf("%.3f goroutines per connection (measured: %t), want 1", r.goroutines, ok)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	rounds, err := runRefuse(tiny(), t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range refuseServers {
+		if len(rounds[s.name]) != 1 {
+			t.Errorf("%s: %d rounds, want 1", s.name, len(rounds[s.name]))
+		}
+	}
+}
+
+// The tables are made from numbers given here, so that the test does not depend
+// on the machine.
+func TestReport(t *testing.T) {
+	o := tiny()
+	echo := []echoResult{
+		{o.sizes[0], map[string][]echoRound{
+			guarded: {{cpu: 90}, {cpu: 110}, {cpu: 99}},
+			gorilla: {{cpu: 100}, {cpu: 100}, {cpu: 100}},
+		}},
+		{o.sizes[1], map[string][]echoRound{
+			guarded: {{cpu: 130}, {cpu: 130}, {cpu: 130}},
+			gwsName: {{cpu: 100}, {cpu: 100}, {cpu: 100}},
+		}},
+	}
+	idle := []idleResult{
+		{name: guarded, fresh: memory{inUse: 50}, used: memory{inUse: 51}, goroutines: 1},
+		{name: bare, fresh: memory{inUse: 100}, used: memory{inUse: 100}, goroutines: 1},
+	}
+	var b bytes.Buffer
+	o.servers = []string{guarded, gorilla, gwsName, bare}
+	goals(&b, echo, idle)
+	want := []string{
+		"at every size: 0.00, goal 0: **reached**",
+		"÷ gorilla: 0.99 (rounds 0.90 to 1.10), goal ≤ 1.0: **reached**",
+		"÷ gws: 1.30 (rounds 1.30 to 1.30), goal ≤ 1.25: **NOT reached**",
+		"0.50 opened, 0.51 after one message, goal ≤ 0.50: **NOT reached**",
+		"goroutines per connection: 1.00, goal 1.00: **reached**",
+	}
+	lines := strings.Split(strings.TrimSpace(b.String()), "\n")
+	if len(lines) != len(want) {
+		t.Fatalf("%d lines, want %d:\n%s", len(lines), len(want), b.String())
+	}
+	for i, w := range want {
+		if !strings.HasSuffix(lines[i], w) {
+			t.Errorf("line %q does not end with %q", lines[i], w)
+		}
+	}
+}

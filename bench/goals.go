@@ -1,0 +1,60 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+)
+
+// goals prints what wsguard has to reach, a line for each.
+func goals(w io.Writer, echo []echoResult, idle []idleResult) {
+	line := func(reached bool, format string, args ...any) {
+		verdict := "NOT reached"
+		if reached {
+			verdict = "reached"
+		}
+		fmt.Fprintf(w, "- %s: **%s**\n", fmt.Sprintf(format, args...), verdict)
+	}
+	if allocs, ok := worstAllocs(echo); ok {
+		line(allocs < 0.005, "allocations per message, Read and Write, at every size: %.2f, goal 0", allocs)
+	}
+	if e, ok := sized(echo, 150); ok {
+		if r, ok := ratioOf(e.cpu(guarded), e.cpu(gorilla)); ok {
+			line(r.mid <= 1.0, "CPU per message of 150 B ÷ gorilla: %s, goal ≤ 1.0", r.spread())
+		}
+	}
+	if e, ok := sized(echo, 4<<10); ok {
+		if r, ok := ratioOf(e.cpu(guarded), e.cpu(gwsName)); ok {
+			line(r.mid <= 1.25, "CPU per message of 4 KB ÷ gws: %s, goal ≤ 1.25", r.spread())
+		}
+	}
+	g, ok := findIdle(idle, guarded)
+	if !ok {
+		return
+	}
+	if b, ok := findIdle(idle, bare); ok {
+		fresh, used := g.fresh.inUse/b.fresh.inUse, g.used.inUse/b.used.inUse
+		line(max(fresh, used) <= 0.50, "memory of an idle connection ÷ bare coder/websocket: %.2f opened, %.2f after one message, goal ≤ 0.50", fresh, used)
+	}
+	line(g.goroutines == 1, "goroutines per connection: %.2f, goal 1.00", g.goroutines)
+}
+
+// worstAllocs is of the size that allocates most, in its best round: what each
+// message allocates shows in every round, a pool that is filling only in some.
+func worstAllocs(echo []echoResult) (worst float64, ok bool) {
+	for _, e := range echo {
+		if rounds := e.rounds[guarded]; len(rounds) > 0 {
+			worst, ok = max(worst, slices.Min(collect(rounds, func(r echoRound) float64 { return r.allocs }))), true
+		}
+	}
+	return worst, ok
+}
+
+func sized(echo []echoResult, bytes int) (echoResult, bool) {
+	for _, e := range echo {
+		if e.size.bytes == bytes {
+			return e, true
+		}
+	}
+	return echoResult{}, false
+}

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"io"
+	"log/slog"
+	"net/http"
+
+	"github.com/wsguard/wsguard"
+)
+
+// guardHandler is a Guard with every guard on but a schema. Limits that the load
+// would hit are high, not off: each message passes every bucket there is.
+func guardHandler(origin string) http.Handler {
+	plenty := wsguard.Rate{PerSecond: 1e9, Burst: 1e9}
+	guard, err := wsguard.New(wsguard.Config{
+		Origins: []string{origin},
+		Hosts:   []string{origin[len("http://"):]},
+		Auth: wsguard.AuthConfig{
+			Verifier: wsguard.APIKeys(map[[sha256.Size]byte]wsguard.Principal{
+				sha256.Sum256([]byte(token)): {Subject: "bench"},
+			}),
+		},
+		Caps: wsguard.CapConfig{MaxConnsPerClient: 10000, MaxConnsPerSubject: 10000},
+		Rates: wsguard.RateConfig{
+			Messages: plenty, ClientMessages: plenty, SubjectMessages: plenty,
+			Bytes: plenty, ClientBytes: plenty, SubjectBytes: plenty,
+			Handshakes: plenty,
+		},
+		Messages: wsguard.MessageConfig{MaxBytes: maxMessage},
+		// Lines are formatted and thrown away: their cost is the guard's.
+		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	})
+	if err != nil {
+		panic(err) // a fault in this file
+	}
+	return guard.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+		for {
+			typ, msg, err := c.Read(ctx)
+			if err != nil {
+				return err
+			}
+			if err := c.Write(ctx, typ, msg); err != nil {
+				return err
+			}
+		}
+	})
+}
