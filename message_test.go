@@ -339,7 +339,7 @@ func TestRateDelay(t *testing.T) {
 		start := time.Now()
 		for i, want := range []time.Duration{0, 0, 4, 8, 12} {
 			connWantMessage(t, c, fmt.Sprint(i))
-			connBetween(t, "message", time.Since(start), want*time.Second-time.Microsecond, want*time.Second+time.Microsecond)
+			connBetween(t, "message", time.Since(start), want*time.Second-10*time.Microsecond, want*time.Second+10*time.Microsecond)
 		}
 		connSettledPipe(c)
 		ev.closed()
@@ -402,7 +402,7 @@ func TestRateTakesOnce(t *testing.T) {
 		for range 2 {
 			connWantMessage(t, c, strings.Repeat("x", 100))
 		}
-		connBetween(t, "two messages", time.Since(start), time.Second-time.Microsecond, time.Second+time.Microsecond)
+		connBetween(t, "two messages", time.Since(start), time.Second-10*time.Microsecond, time.Second+10*time.Microsecond)
 		connSettledPipe(c)
 	})
 }

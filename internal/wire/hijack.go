@@ -60,7 +60,7 @@ func Upgrade(w http.ResponseWriter, r *http.Request, subprotocol string, cfg *Co
 		if uw.conn == nil {
 			return nil, errors.Join(ErrNotHijackable, uw.err, err)
 		}
-		uw.conn.nc.Close()
+		uw.conn.socket().Close()
 		return nil, err
 	}
 	// The guard measures messages at their headers, before the library

@@ -160,6 +160,7 @@ type Conn struct {
 	wvec   [2][]byte   // writer: the array behind wbufs
 	wbufs  net.Buffers // writer: a field, so that writing allocates nothing
 	broken bool        // writer: half a frame has left, no other can follow
+	failed bool        // writer: a *WriteError was returned
 	wctx   ctxWatch    // writer
 
 	mu       sync.Mutex

@@ -104,8 +104,8 @@ func (c *Conn) flushControl() {
 		}
 		c.pending.Store(c.pendPing || c.pendPong >= 0)
 		c.mu.Unlock()
-		if op == 0 || c.broken {
-			return // who broke it has said so
+		if op == 0 || c.failed {
+			return // whose write failed has said so, and is not to wait again
 		}
 		if err := c.writeFrame(op, c.wctl[:n], c.now()); err != nil {
 			if _, failed := err.(*WriteError); failed && c.onBroken != nil {
@@ -165,6 +165,7 @@ func (c *Conn) answersPing(p []byte) bool {
 // is the writer.
 func (c *Conn) writeFrame(op byte, p []byte, start time.Duration) error {
 	if c.broken {
+		c.failed = true
 		return &WriteError{Broken: true, Err: errBroken}
 	}
 	if err := c.armWrite(start); err != nil {
@@ -185,6 +186,7 @@ func (c *Conn) writeFrame(op byte, p []byte, start time.Duration) error {
 	case intr && !c.broken:
 		return ErrInterrupted
 	}
+	c.failed = true
 	return &WriteError{Timeout: isTimeout(err) && !intr, Broken: c.broken, Err: err}
 }
 
