@@ -40,7 +40,7 @@ func serve(t *testing.T, change func(*wsguard.Config), fn func(context.Context, 
 		t.Fatal(err)
 	}
 	if fn == nil {
-		fn = echo
+		fn = echoMessages
 	}
 	srv := httptest.NewServer(guard.Handler(fn))
 	t.Cleanup(func() {
@@ -55,18 +55,6 @@ func serve(t *testing.T, change func(*wsguard.Config), fn func(context.Context, 
 		srv.Close()
 	})
 	return guard, "ws" + strings.TrimPrefix(srv.URL, "http")
-}
-
-func echo(ctx context.Context, c *wsguard.Conn) error {
-	for {
-		typ, msg, err := c.Read(ctx)
-		if err != nil {
-			return err
-		}
-		if err := c.Write(ctx, typ, msg); err != nil {
-			return err
-		}
-	}
 }
 
 func dialGorilla(t *testing.T, url string) *websocket.Conn {
