@@ -145,12 +145,12 @@ func (c *Conn) plain(ctx context.Context) context.Context {
 	return ctx
 }
 
-func (c *Conn) read(ctx context.Context) (MessageType, []byte, error) {
+func (c *Conn) read(ctx context.Context) (_ MessageType, _ []byte, err error) {
 	ctx = c.plain(ctx)
 	if c.w.Enter(ctx) != nil {
 		return 0, nil, c.closed()
 	}
-	defer c.w.Leave()
+	defer func() { c.w.Leave(err != nil) }()
 	if ctx.Err() != nil {
 		return 0, nil, c.stopped(ctx)
 	}

@@ -235,12 +235,13 @@ func (c *connRates) take(n int, now time.Time) (wait time.Duration, ok bool) {
 		now = c.last
 	}
 	c.last = now
-	// Looked at first, taken last: nobody else takes from these two.
-	if c.messages != nil && c.messages.TokensAt(now) < 1 {
+	if c.messages != nil && !c.messages.AllowN(now, 1) {
 		return missing(c.messages, 1, now), false
 	}
-	if c.bytes != nil && c.bytes.TokensAt(now) < float64(n) {
-		return missing(c.bytes, n, now), false
+	if c.bytes != nil && !c.bytes.AllowN(now, n) {
+		wait = missing(c.bytes, n, now)
+		giveBack(c.messages, 1, now)
+		return wait, false
 	}
 	for i, b := range c.shared {
 		tokens := 1.0
@@ -255,16 +256,20 @@ func (c *connRates) take(n int, now time.Time) (wait time.Duration, ok bool) {
 					b.table.Give(b.key, 1)
 				}
 			}
+			giveBack(c.messages, 1, now)
+			giveBack(c.bytes, n, now)
 			return wait, false
 		}
 	}
-	if c.messages != nil {
-		c.messages.AllowN(now, 1)
-	}
-	if c.bytes != nil {
-		c.bytes.AllowN(now, n)
-	}
 	return 0, true
+}
+
+// giveBack undoes an AllowN of the same moment: x/time/rate has no name for it,
+// but taking less than nothing adds.
+func giveBack(l *rate.Limiter, n int, now time.Time) {
+	if l != nil {
+		l.AllowN(now, -n)
+	}
 }
 
 func missing(l *rate.Limiter, n int, now time.Time) time.Duration {

@@ -31,18 +31,27 @@ func (c *Conn) Enter(ctx context.Context) error {
 			return ErrClosing
 		}
 	}
-	c.rctx.watch(ctx)
-	c.mu.Lock()
-	c.rcur, c.rintr = ctx.Done(), false
-	closing := c.cause != nil
-	c.mu.Unlock()
-	if closing {
+	if c.ending.Load() {
 		<-c.rlock
+		<-c.closing
 		return ErrClosing
 	}
-	now := c.now()
-	c.absent(now-time.Duration(c.away.Swap(0)), now)
+	if done := ctx.Done(); done != nil || c.rctx.done != nil {
+		c.rctx.watch(ctx)
+		c.mu.Lock()
+		c.rcur, c.rintr = done, false
+		c.mu.Unlock()
+	}
 	return nil
+}
+
+// back ends the time that the application took, once the reader has to wait:
+// until then no deadline is looked at.
+func (c *Conn) back(now time.Duration) {
+	if away := time.Duration(c.away.Load()); away != 0 {
+		c.away.Store(0)
+		c.absent(now-away, now)
+	}
 }
 
 // Arrived is when the last bytes came, or later by the time that the application
@@ -63,9 +72,16 @@ func (c *Conn) absent(gap, now time.Duration) {
 	c.filled = min(c.filled+gap, now)
 }
 
-// Leave ends what Enter began.
-func (c *Conn) Leave() {
-	c.away.Store(int64(c.now()))
+// Leave ends what Enter began. A Read that waited and got nothing says so: its
+// wait was not the application's time.
+func (c *Conn) Leave(nothing bool) {
+	if c.away.Load() == 0 {
+		at := c.filled
+		if nothing {
+			at = c.now()
+		}
+		c.away.Store(int64(at))
+	}
 	<-c.rlock
 }
 
@@ -264,6 +280,7 @@ func (c *Conn) fill() error {
 		return nil
 	}
 	now := c.now()
+	c.back(now)
 	for {
 		wake, err := c.due(now)
 		if err != nil {
