@@ -824,12 +824,13 @@ func TestKickLetsWriterFinish(t *testing.T) {
 
 func TestManyConnections(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	n := 1000
+	n := 5000
 	if testing.Short() {
 		n = 200
 	}
 	g, ev := connGuard(t, nil)
 	s := wstest.Serve(t, g.Handler(echo))
+	heap := connHeap()
 	next := make(chan int)
 	var wg sync.WaitGroup
 	for range 16 {
@@ -871,6 +872,18 @@ func TestManyConnections(t *testing.T) {
 		t.Errorf("%d close events of %d", got, n)
 	}
 	connOnce(t, ev)
+	// What the test itself keeps of each: its client, and two events.
+	if grown := connHeap() - heap; grown > int64(n)*8<<10 {
+		t.Errorf("the heap has grown by %d KiB", grown>>10)
+	}
+}
+
+func connHeap() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 // connOnce checks that each connection opened and closed exactly once.
