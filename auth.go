@@ -203,14 +203,14 @@ type credential struct {
 const maxToken = 8 << 10
 
 // find returns the credential of r; its kind is sourceNone when there is none.
-func (a *Authenticator) find(r *http.Request) (credential, error) {
+func find(r *http.Request, sources []TokenSource) (credential, error) {
 	var found credential
 	n := 0
 	add := func(s TokenSource, token string) {
 		found = credential{s.kind, token}
 		n++
 	}
-	for _, s := range a.cfg.Sources {
+	for _, s := range sources {
 		switch s.kind {
 		case sourceHeader:
 			for _, v := range r.Header["Authorization"] {
@@ -339,7 +339,7 @@ func (a *Authenticator) alone(r *http.Request, client netip.Addr) (p Principal, 
 // credential is to come in the first message. flight is held for as long as a
 // verifier runs, even if nobody waits for it any more.
 func (a *Authenticator) authenticate(r *http.Request, client netip.Addr, fl *flight) (p Principal, await bool, err error) {
-	cred, err := a.find(r)
+	cred, err := find(r, a.cfg.Sources)
 	if err != nil {
 		return Principal{}, false, err
 	}
@@ -443,8 +443,7 @@ func settle(p Principal, err error) (Principal, error) {
 
 // bearer returns the token of the Authorization header.
 func bearer(r *http.Request) (string, error) {
-	a := Authenticator{cfg: AuthConfig{Sources: []TokenSource{HeaderToken()}}}
-	cred, err := a.find(r)
+	cred, err := find(r, []TokenSource{HeaderToken()})
 	if err == nil && cred.kind == sourceNone {
 		err = deny(ErrUnauthenticated, "no credential")
 	}

@@ -198,7 +198,6 @@ func (r *rates) checkBytes(maxMessage int64, f *faults) {
 // connRates are the buckets that one connection's messages pass. The reader
 // owns it.
 type connRates struct {
-	set             *rates
 	messages, bytes *rate.Limiter
 	shared          []sharedBucket
 	last            time.Time
@@ -211,7 +210,7 @@ type sharedBucket struct {
 }
 
 func (r *rates) conn(client netip.Addr, subject string) *connRates {
-	c := &connRates{set: r, messages: r.cfg.Messages.limiter(), bytes: r.cfg.Bytes.limiter()}
+	c := &connRates{messages: r.cfg.Messages.limiter(), bytes: r.cfg.Bytes.limiter()}
 	prefix := clientip.Key(client)
 	add := func(t *keyed.Table, key func() keyed.Key, bytes bool) {
 		if t != nil {

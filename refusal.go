@@ -1,6 +1,7 @@
 package wsguard
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -161,6 +162,7 @@ type denied struct {
 	*refusal
 	status int           // where it differs from the sentinel's
 	retry  time.Duration // Retry-After; 0: none, or the default of 429 and 503
+	allow  string        // Allow of a 405; empty: GET
 	detail string
 	cause  error
 }
@@ -238,7 +240,7 @@ func (d *denied) write(w http.ResponseWriter) {
 		h["Connection"] = []string{"close", "Upgrade"}
 		h.Set("Upgrade", "websocket")
 	case http.StatusMethodNotAllowed:
-		h.Set("Allow", d.allow())
+		h.Set("Allow", cmp.Or(d.allow, http.MethodGet))
 	case http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", "Bearer")
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
@@ -247,15 +249,6 @@ func (d *denied) write(w http.ResponseWriter) {
 	w.WriteHeader(status)
 	io.WriteString(w, http.StatusText(status)+"\n")
 }
-
-func (d *denied) allow() string {
-	if d.detail == detailPost {
-		return http.MethodPost
-	}
-	return http.MethodGet
-}
-
-const detailPost = "not a POST"
 
 // retrySeconds rounds up: a client that obeys is not refused again.
 func retrySeconds(d time.Duration) int {

@@ -159,7 +159,9 @@ func (g *Guard) issue(r *http.Request, login func(*http.Request) (Principal, err
 		return "", deny(ErrDraining, "")
 	}
 	if r.Method != http.MethodPost {
-		return "", deny(ErrMethod, detailPost)
+		d := deny(ErrMethod, "not a POST")
+		d.allow = http.MethodPost
+		return "", d
 	}
 	client, err := g.client.Client(r)
 	if err != nil {

@@ -71,7 +71,6 @@ func (c *Conn) finish(code int, reason string, done func()) {
 	c.socket().Close()
 	// Drops the library's finalizer, without which it is never collected.
 	c.ws.CloseNow()
-	close(c.ended)
 }
 
 // sendClose writes the close frame and reports whether it is worth waiting for
@@ -158,7 +157,6 @@ func (c *Conn) awaitClose(limit int64) int64 {
 		c.takeEarly()
 	}
 	for limit > 0 {
-		c.makeRoom()
 		for c.w > c.r {
 			if skip > 0 {
 				n := int(min(skip, int64(c.w-c.r)))
@@ -178,7 +176,6 @@ func (c *Conn) awaitClose(limit int64) int64 {
 			}
 			skip = int64(n) + h.length
 		}
-		c.makeRoom()
 		n, err := c.receive()
 		c.w += n
 		limit -= int64(n)

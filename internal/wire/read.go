@@ -89,7 +89,7 @@ func (c *Conn) Leave(nothing bool) {
 // is no limit. Only the reader may call it.
 func (c *Conn) SetMax(n int64) { c.max = n }
 
-// Away returns for how long no Read has been on; 0 while one is.
+// Away returns for how long no Read has waited for the peer; 0 while one does.
 func (c *Conn) Away() time.Duration {
 	at := time.Duration(c.away.Load())
 	if at == 0 {
@@ -239,12 +239,12 @@ func (c *Conn) controlFrame(op byte, p []byte) error {
 // they had been read just now.
 func (c *Conn) takeEarly() {
 	c.makeRoom()
-	n := copy(c.buf[c.w:], c.early)
-	if c.r == c.w && !c.open {
-		c.started = c.now()
-	}
-	c.w += n
 	c.filled = c.now()
+	if c.r == c.w && !c.open {
+		c.started = c.filled
+	}
+	n := copy(c.buf[c.w:], c.early)
+	c.w += n
 	if c.early = c.early[n:]; len(c.early) == 0 {
 		c.early = nil
 	}

@@ -152,7 +152,7 @@ type Conn struct {
 	rctx     ctxWatch      // reader
 
 	lastApp atomic.Int64 // Duration: the last application message, either way
-	away    atomic.Int64 // Duration at which the last Read left; 0: a Read is on
+	away    atomic.Int64 // Duration from which on the time is the application's; 0: a Read waits
 	pongs   atomic.Int64 // Duration at which the ping that waits was sent; 0: none
 
 	wlock  chan struct{}
@@ -181,7 +181,6 @@ type Conn struct {
 
 	ending  atomic.Bool   // the cause is being set
 	closing chan struct{} // closed once it is
-	ended   chan struct{} // closed once the socket is closed
 }
 
 func newConn(nc net.Conn, early []byte, cfg *Config) *Conn {
@@ -193,7 +192,6 @@ func newConn(nc net.Conn, early []byte, cfg *Config) *Conn {
 		rlock:   make(chan struct{}, 1),
 		wlock:   make(chan struct{}, 1),
 		closing: make(chan struct{}),
-		ended:   make(chan struct{}),
 
 		pendPong: -1,
 	}
@@ -229,12 +227,8 @@ func (c *Conn) Cause() error {
 	return c.cause
 }
 
-// Closing is closed when the cause is set, Ended when the socket is closed.
+// Closing is closed when the cause is set.
 func (c *Conn) Closing() <-chan struct{} { return c.closing }
-func (c *Conn) Ended() <-chan struct{}   { return c.ended }
-
-// NetConn returns the net.Conn, for its addresses and its TLS state.
-func (c *Conn) NetConn() net.Conn { return c.nc }
 
 // ctxWatch turns the end of a context into an interrupt. It registers a
 // context once however often it is passed; two contexts are the same when
