@@ -19,6 +19,7 @@ func TestEndingsThatLinger(t *testing.T) {
 		for i := range clients {
 			clients[i] = connDial(t, s, "")
 		}
+		synctest.Wait() // the 101 arrives before the open event
 		for _, id := range connIDs(ev) {
 			g.Kick(id)
 		}
@@ -44,6 +45,7 @@ func TestEndingReadsNotForEver(t *testing.T) {
 		g, ev := connGuard(t, nil)
 		s := wstest.ServePipe(t, g.Handler(echo))
 		c := connDial(t, s, "")
+		synctest.Wait()
 		g.Kick(connIDs(ev)[0])
 		synctest.Wait()
 		junk := wstest.AppendFrame(nil, wstest.Binary(make([]byte, 32<<10)))
