@@ -21,10 +21,11 @@ import (
 
 // Principal is who a credential stands for.
 type Principal struct {
-	Subject  string    // empty: anonymous, no credential was presented
-	Scopes   []string  // what it may do
-	Expires  time.Time // the connection is closed then; zero: not by expiry
-	IssuedAt time.Time // what Revoke compares with; zero: always before
+	Subject   string    // empty: anonymous, no credential was presented
+	SessionID string    // of the login that the credential belongs to, for SignOut; may be empty
+	Scopes    []string  // what it may do
+	Expires   time.Time // the connection is closed then; zero: not by expiry
+	IssuedAt  time.Time // what Revoke compares with; zero: always before
 }
 
 func (p Principal) anonymous() bool { return p.Subject == "" }
@@ -32,16 +33,7 @@ func (p Principal) anonymous() bool { return p.Subject == "" }
 // Verifier says whom a credential stands for, from several goroutines and within
 // AuthConfig.VerifyTimeout. An error is a 401 and counts as a guess; one that
 // wraps ErrUnavailable or a context's, or a panic, is a 503 and does not.
-type Verifier interface {
-	Verify(ctx context.Context, token string) (Principal, error)
-}
-
-// VerifierFunc is a function as a Verifier.
-type VerifierFunc func(ctx context.Context, token string) (Principal, error)
-
-func (f VerifierFunc) Verify(ctx context.Context, token string) (Principal, error) {
-	return f(ctx, token)
-}
+type Verifier func(ctx context.Context, token string) (Principal, error)
 
 // APIKeys verifies keys of which only the SHA-256 is kept. Keys must be
 // random, of 128 bits or more: a fast hash does not protect a password.
@@ -54,7 +46,7 @@ func APIKeys(keys map[[sha256.Size]byte]Principal) Verifier {
 	for digest, p := range keys {
 		entries = append(entries, entry{digest, p})
 	}
-	return VerifierFunc(func(_ context.Context, token string) (Principal, error) {
+	return func(_ context.Context, token string) (Principal, error) {
 		digest := sha256.Sum256([]byte(token))
 		found := -1
 		for i := range entries {
@@ -66,11 +58,22 @@ func APIKeys(keys map[[sha256.Size]byte]Principal) Verifier {
 			return Principal{}, ErrUnauthenticated
 		}
 		return entries[found].principal, nil
-	})
+	}
 }
 
-// TokenSource is a place of the handshake that a credential may come in.
-type TokenSource struct {
+// TokenSources are the places of a handshake that a credential may come in. The
+// zero value is Header and Subprotocol "bearer.". More than one credential, in
+// two places or twice in one, is a 401.
+type TokenSources struct {
+	Header        bool   // Authorization: Bearer TOKEN (RFC 6750 §2.1), for programs
+	Subprotocol   string // prefix of one entry beside a real one, never echoed: new WebSocket(url, ["chat", "bearer."+token])
+	Cookie        string // of this name; it counts only with a listed Origin
+	FirstMessage  bool   // {"type":"auth","token":"TOKEN"}; the handler starts, and Accept returns, after it
+	InsecureQuery string // parameter, removed before Attach sees the URL; what stands in front has seen, and perhaps logged, it
+}
+
+// source is one of them.
+type source struct {
 	kind sourceKind
 	name string
 }
@@ -87,38 +90,28 @@ const (
 	sourceTicket
 )
 
-func (s TokenSource) label() string {
-	return [...]string{"none", "header", "subprotocol", "cookie", "query", "first-message", "ticket"}[s.kind]
+func (t TokenSources) list() (sources []source) {
+	if t.Header {
+		sources = append(sources, source{kind: sourceHeader})
+	}
+	if t.Subprotocol != "" {
+		sources = append(sources, source{sourceSubprotocol, t.Subprotocol})
+	}
+	if t.Cookie != "" {
+		sources = append(sources, source{sourceCookie, t.Cookie})
+	}
+	if t.InsecureQuery != "" {
+		sources = append(sources, source{sourceQuery, t.InsecureQuery})
+	}
+	return sources
 }
-
-// HeaderToken is "Authorization: Bearer TOKEN" (RFC 6750 §2.1), for programs.
-func HeaderToken() TokenSource { return TokenSource{sourceHeader, "Authorization"} }
-
-// SubprotocolToken is one entry of Sec-WebSocket-Protocol that begins with
-// prefix, beside a real one: new WebSocket(url, ["chat", "bearer."+token]). The
-// rest of it is the token, verbatim. It is never echoed.
-func SubprotocolToken(prefix string) TokenSource { return TokenSource{sourceSubprotocol, prefix} }
-
-// CookieToken is the cookie of this name. It counts only with a listed Origin.
-func CookieToken(name string) TokenSource { return TokenSource{sourceCookie, name} }
-
-// FirstMessageToken is {"type":"auth","token":"TOKEN"} as the first message. It
-// is consumed; the handler starts, and Accept returns, after it.
-func FirstMessageToken() TokenSource { return TokenSource{sourceFirstMessage, "first message"} }
-
-// InsecureQueryToken is a query parameter. It is removed before Attach sees the
-// URL, but servers and middleware in front have seen, and perhaps logged, it.
-func InsecureQueryToken(name string) TokenSource { return TokenSource{sourceQuery, name} }
 
 // AuthConfig says who may connect.
 type AuthConfig struct {
 	Verifier Verifier      // judges credentials; nil needs InsecureAnonymous or Tickets
 	Tickets  *TicketConfig // not nil: the tickets of Guard.TicketHandler are accepted
 
-	// Sources are where a credential is looked for; default HeaderToken and
-	// SubprotocolToken("bearer."). More than one credential, in two places
-	// or twice in one, is a 401.
-	Sources []TokenSource
+	Sources TokenSources // where a credential is looked for
 
 	// InsecureAnonymous admits handshakes without a credential. One that is
 	// presented must still be valid.
@@ -133,21 +126,21 @@ type AuthConfig struct {
 // Authenticator finds and verifies the credential of a handshake.
 type Authenticator struct {
 	reporter
-	cfg          AuthConfig // resolved
-	client       *clientip.Resolver
-	failures     *keyed.Table // nil: no limit
-	tickets      *tickets     // nil: none
-	inFlight     *counter     // of a stand-alone piece; a Guard has its own
-	firstMessage bool
+	cfg      AuthConfig // resolved
+	client   *clientip.Resolver
+	failures *keyed.Table // nil: no limit
+	tickets  *tickets     // nil: none
+	inFlight *counter     // of a stand-alone piece; a Guard has its own
+	sources  []source
 }
 
 // NewAuthenticator returns a token extractor that can stand in front of any
-// handler. FirstMessageToken and Tickets need a Guard and are errors here.
+// handler. A first message and Tickets need a Guard and are errors here.
 func NewAuthenticator(cfg AuthConfig, proxies Proxies) (*Authenticator, error) {
 	var f faults
 	a := newAuthenticator(cfg, proxies.resolver(&f), &f)
-	if a.firstMessage {
-		f.add("Auth.Sources", "first-message", "needs a Guard")
+	if a.cfg.Sources.FirstMessage {
+		f.add("Auth.Sources.FirstMessage", "", "needs a Guard")
 	}
 	if a.tickets != nil {
 		f.add("Auth.Tickets", "", "needs a Guard")
@@ -156,34 +149,24 @@ func NewAuthenticator(cfg AuthConfig, proxies Proxies) (*Authenticator, error) {
 }
 
 func newAuthenticator(cfg AuthConfig, client *clientip.Resolver, f *faults) *Authenticator {
-	if cfg.Verifier == nil && len(cfg.Sources) > 0 {
+	none := cfg.Sources == TokenSources{}
+	if cfg.Verifier == nil && !none {
 		f.add("Auth.Verifier", "", "a token source without a Verifier")
 	}
 	if cfg.Verifier == nil && cfg.Tickets == nil && !cfg.InsecureAnonymous {
 		f.add("Auth.Verifier", "", "say who may connect: a Verifier, Tickets, or InsecureAnonymous")
 	}
 	a := &Authenticator{client: client, inFlight: newCounter(256, 8)}
-	cfg.Sources = slices.Clone(cfg.Sources)
-	if cfg.Verifier != nil && len(cfg.Sources) == 0 {
-		cfg.Sources = []TokenSource{HeaderToken(), SubprotocolToken("bearer.")}
+	if cfg.Verifier != nil && none {
+		cfg.Sources = TokenSources{Header: true, Subprotocol: "bearer."}
 	}
-	for i, s := range cfg.Sources {
-		switch {
-		case s.kind == sourceNone:
-			f.add("Auth.Sources", "", "not a source: use HeaderToken and its like")
-		case s.name == "":
-			f.add("Auth.Sources", s.label(), "needs a name")
-		case slices.Contains(cfg.Sources[:i], s):
-			f.add("Auth.Sources", s.label(), "listed twice")
-		}
-		a.firstMessage = a.firstMessage || s.kind == sourceFirstMessage
-	}
+	a.sources = cfg.Sources.list()
 	if cfg.Tickets != nil {
 		a.tickets = newTickets(*cfg.Tickets, f)
-		if slices.Contains(cfg.Sources, InsecureQueryToken(a.tickets.cfg.Param)) {
+		if cfg.Sources.InsecureQuery == a.tickets.cfg.Param {
 			f.add("Auth.Tickets.Param", a.tickets.cfg.Param, "is a token's parameter too")
 		}
-		cfg.Sources = append(cfg.Sources, TokenSource{sourceTicket, a.tickets.cfg.Param})
+		a.sources = append(a.sources, source{sourceTicket, a.tickets.cfg.Param})
 	}
 	a.failures = cfg.Failures.resolve(Rate{1, 10}, "Auth.Failures", f).table()
 	cfg.VerifyTimeout = required(cfg.VerifyTimeout, 5*time.Second, "Auth.VerifyTimeout", f)
@@ -203,10 +186,10 @@ type credential struct {
 const maxToken = 8 << 10
 
 // find returns the credential of r; its kind is sourceNone when there is none.
-func find(r *http.Request, sources []TokenSource) (credential, error) {
+func find(r *http.Request, sources []source) (credential, error) {
 	var found credential
 	n := 0
-	add := func(s TokenSource, token string) {
+	add := func(s source, token string) {
 		found = credential{s.kind, token}
 		n++
 	}
@@ -262,7 +245,7 @@ func (a *Authenticator) strip(r *http.Request) *http.Request {
 			*out = *r
 		}
 	}
-	for _, s := range a.cfg.Sources {
+	for _, s := range a.sources {
 		switch s.kind {
 		case sourceQuery, sourceTicket:
 			if q, cut := cutQuery(out.URL.RawQuery, s.name); cut {
@@ -339,13 +322,13 @@ func (a *Authenticator) alone(r *http.Request, client netip.Addr) (p Principal, 
 // credential is to come in the first message. flight is held for as long as a
 // verifier runs, even if nobody waits for it any more.
 func (a *Authenticator) authenticate(r *http.Request, client netip.Addr, fl *flight) (p Principal, await bool, err error) {
-	cred, err := find(r, a.cfg.Sources)
+	cred, err := find(r, a.sources)
 	if err != nil {
 		return Principal{}, false, err
 	}
 	if cred.kind == sourceNone {
 		switch {
-		case a.firstMessage:
+		case a.cfg.Sources.FirstMessage:
 			return Principal{}, true, nil
 		case a.cfg.InsecureAnonymous:
 			return Principal{}, false, nil
@@ -367,7 +350,7 @@ func (a *Authenticator) verify(ctx context.Context, cred credential, client neti
 		return Principal{}, deny(ErrUnauthenticated, "nobody to ask")
 	}
 	return a.guarded(ctx, client, cred.token, fl, func(ctx context.Context) (Principal, error) {
-		return a.cfg.Verifier.Verify(ctx, cred.token)
+		return a.cfg.Verifier(ctx, cred.token)
 	})
 }
 
@@ -443,7 +426,7 @@ func settle(p Principal, err error) (Principal, error) {
 
 // bearer returns the token of the Authorization header.
 func bearer(r *http.Request) (string, error) {
-	cred, err := find(r, []TokenSource{HeaderToken()})
+	cred, err := find(r, []source{{kind: sourceHeader}})
 	if err == nil && cred.kind == sourceNone {
 		err = deny(ErrUnauthenticated, "no credential")
 	}

@@ -21,13 +21,11 @@ import (
 // T26, T30: what counts as a credential, and what does not.
 func TestAuthSources(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	all := []wsguard.TokenSource{
-		wsguard.HeaderToken(), wsguard.SubprotocolToken("bearer."), wsguard.CookieToken("session"), wsguard.InsecureQueryToken("token"),
-	}
-	standard := []wsguard.TokenSource(nil)
+	all := wsguard.TokenSources{Header: true, Subprotocol: "bearer.", Cookie: "session", InsecureQuery: "token"}
+	standard := wsguard.TokenSources{}
 	for _, tt := range []struct {
 		name    string
-		sources []wsguard.TokenSource
+		sources wsguard.TokenSources
 		path    string
 		header  http.Header
 		subject string // empty: refused with 401
@@ -73,7 +71,7 @@ func TestAuthSources(t *testing.T) {
 			v := newTokens()
 			var proto atomic.Value
 			e := serveGuard(t, wsguard.Config{
-				Auth:         wsguard.AuthConfig{Verifier: v, Sources: tt.sources},
+				Auth:         wsguard.AuthConfig{Verifier: v.Verify, Sources: tt.sources},
 				Subprotocols: []string{"chat"},
 				Attach: func(r *http.Request, p wsguard.Principal) (any, error) {
 					proto.Store(r.Header.Get("Sec-WebSocket-Protocol") + " " + r.RequestURI + " " + r.URL.String())
@@ -109,7 +107,7 @@ func TestAuthSources(t *testing.T) {
 // With InsecureAnonymous, what is presented must still be valid.
 func TestAuthT26Anonymous(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens(), InsecureAnonymous: true}})
+	e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, InsecureAnonymous: true}})
 	e.refused(bearer("wrong"), 401, "unauthenticated")
 	e.open(header())
 	if ev := e.events.wait(t, wsguard.EventOpen, 1); ev.Subject != "" {
@@ -124,7 +122,7 @@ func TestAuthT76FailingVerifiers(t *testing.T) {
 		t.Run("T76 "+token, func(t *testing.T) {
 			t.Parallel()
 			e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{
-				Verifier: newTokens(), VerifyTimeout: 20 * time.Millisecond,
+				Verifier: newTokens().Verify, VerifyTimeout: 20 * time.Millisecond,
 				// None of them is a guess.
 				Failures: wsguard.Rate{PerSecond: never, Burst: 1},
 			}})
@@ -168,7 +166,7 @@ func TestAuthT28Guessing(t *testing.T) {
 	t.Run("T28 per client", func(t *testing.T) {
 		t.Parallel()
 		v := newTokens()
-		e := serveGuard(t, proxied(wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v, Failures: wsguard.Rate{PerSecond: never, Burst: 5}}}))
+		e := serveGuard(t, proxied(wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v.Verify, Failures: wsguard.Rate{PerSecond: never, Burst: 5}}}))
 		for i := range 5 {
 			e.refused(from("192.0.2.1", "Authorization", fmt.Sprintf("Bearer guess%d", i)), 401, "unauthenticated")
 		}
@@ -185,7 +183,7 @@ func TestAuthT28Guessing(t *testing.T) {
 	t.Run("T28 per credential", func(t *testing.T) {
 		t.Parallel()
 		v := newTokens()
-		e := serveGuard(t, proxied(wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v, Failures: wsguard.Rate{PerSecond: never, Burst: 5}}}))
+		e := serveGuard(t, proxied(wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v.Verify, Failures: wsguard.Rate{PerSecond: never, Burst: 5}}}))
 		for i := range 5 {
 			e.refused(from(fmt.Sprintf("192.0.2.%d", i), "Authorization", "Bearer guess"), 401, "unauthenticated")
 		}
@@ -195,7 +193,7 @@ func TestAuthT28Guessing(t *testing.T) {
 	t.Run("T28 missing credentials and good ones do not count", func(t *testing.T) {
 		t.Parallel()
 		e := serveGuard(t, wsguard.Config{
-			Auth: wsguard.AuthConfig{Verifier: newTokens(), Failures: wsguard.Rate{PerSecond: never, Burst: 1}},
+			Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, Failures: wsguard.Rate{PerSecond: never, Burst: 1}},
 		})
 		for range 5 {
 			e.refused(header(), 401, "unauthenticated")
@@ -210,7 +208,7 @@ func TestAuthT28Guessing(t *testing.T) {
 		// them ever again.
 		gate := make(chan struct{})
 		var asked atomic.Int64
-		v := wsguard.VerifierFunc(func(ctx context.Context, token string) (wsguard.Principal, error) {
+		v := wsguard.Verifier(func(ctx context.Context, token string) (wsguard.Principal, error) {
 			asked.Add(1)
 			<-gate
 			return wsguard.Principal{}, errNoSuchToken
@@ -234,7 +232,7 @@ func TestAuthT28Guessing(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
 			var asked atomic.Int64
-			v := wsguard.VerifierFunc(func(ctx context.Context, token string) (wsguard.Principal, error) {
+			v := wsguard.Verifier(func(ctx context.Context, token string) (wsguard.Principal, error) {
 				asked.Add(1)
 				time.Sleep(50 * time.Millisecond)
 				return wsguard.Principal{}, errNoSuchToken
@@ -258,7 +256,7 @@ func TestAuthT28Guessing(t *testing.T) {
 		t.Parallel()
 		v := newTokens()
 		e := serveGuard(t, proxied(wsguard.Config{
-			Auth: wsguard.AuthConfig{Verifier: v},
+			Auth: wsguard.AuthConfig{Verifier: v.Verify},
 			Caps: wsguard.CapConfig{MaxConnsPerSubject: wsguard.Off},
 		}))
 		statuses := e.atOnce(30, func(i int) http.Header {
@@ -275,7 +273,7 @@ func TestAuthT28Guessing(t *testing.T) {
 		t.Parallel()
 		v := newTokens()
 		e := serveGuard(t, wsguard.Config{
-			Auth: wsguard.AuthConfig{Verifier: v, Failures: wsguard.Rate{PerSecond: 1, Burst: 3}},
+			Auth: wsguard.AuthConfig{Verifier: v.Verify, Failures: wsguard.Rate{PerSecond: 1, Burst: 3}},
 		})
 		statuses := e.atOnce(8, func(i int) http.Header { return bearer("alice-stuck") }, func(done func(int) int) {
 			eventually(t, "all at the verifier, or refused", func() bool { return len(v.entered)+done(429) == 8 })
@@ -341,7 +339,7 @@ func TestAuthT29Query(t *testing.T) {
 			t.Parallel()
 			var seen atomic.Value
 			e := serveGuard(t, wsguard.Config{
-				Auth: wsguard.AuthConfig{Verifier: newTokens(), Sources: []wsguard.TokenSource{wsguard.InsecureQueryToken("token")}},
+				Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, Sources: wsguard.TokenSources{InsecureQuery: "token"}},
 				Attach: func(r *http.Request, p wsguard.Principal) (any, error) {
 					seen.Store([]string{r.URL.RawQuery, r.RequestURI, fmt.Sprintf("%+v", r)})
 					return nil, nil
@@ -378,7 +376,7 @@ func TestAuthT29Query(t *testing.T) {
 	t.Run("T29 standalone", func(t *testing.T) {
 		t.Parallel()
 		a := must(wsguard.NewAuthenticator(wsguard.AuthConfig{
-			Verifier: newTokens(), Sources: []wsguard.TokenSource{wsguard.InsecureQueryToken("token"), wsguard.SubprotocolToken("bearer.")},
+			Verifier: newTokens().Verify, Sources: wsguard.TokenSources{InsecureQuery: "token", Subprotocol: "bearer."},
 		}, wsguard.Proxies{}))
 		for _, r := range []*http.Request{
 			httptest.NewRequest("GET", "/ws?x=1&token="+secret, nil),
@@ -424,7 +422,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	cfg := func(v wsguard.Verifier) wsguard.Config {
 		return wsguard.Config{Auth: wsguard.AuthConfig{
-			Verifier: v, Sources: []wsguard.TokenSource{wsguard.HeaderToken(), wsguard.FirstMessageToken()},
+			Verifier: v, Sources: wsguard.TokenSources{Header: true, FirstMessage: true},
 			FirstMessageTimeout: 300 * time.Millisecond, VerifyTimeout: 100 * time.Millisecond,
 		}}
 	}
@@ -461,7 +459,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			c := cfg(newTokens())
+			c := cfg(newTokens().Verify)
 			c.Attach = func(*http.Request, wsguard.Principal) (any, error) { t.Error("Attach called"); return nil, nil }
 			e := serveWith(t, c, func(g *wsguard.Guard) http.Handler {
 				return g.Handler(func(context.Context, *wsguard.Conn) error { t.Error("handler called"); return nil })
@@ -490,7 +488,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 		t.Parallel()
 		v := newTokens()
 		var attached atomic.Bool
-		c := cfg(v)
+		c := cfg(v.Verify)
 		c.Attach = func(r *http.Request, p wsguard.Principal) (any, error) {
 			attached.Store(true)
 			if r.URL.Path != "/ws" || p.Subject != "alice" {
@@ -519,7 +517,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 	})
 	t.Run("T32 early, fragmented, between pings", func(t *testing.T) {
 		t.Parallel()
-		e := serveGuard(t, cfg(newTokens()))
+		e := serveGuard(t, cfg(newTokens().Verify))
 		var early []byte
 		for _, f := range []wstest.Frame{
 			{Opcode: wstest.OpText, Masked: true, Payload: []byte(`{"type":"auth",`)},
@@ -539,14 +537,14 @@ func TestAuthT32FirstMessage(t *testing.T) {
 	})
 	t.Run("T32 header instead", func(t *testing.T) {
 		t.Parallel()
-		e := serveGuard(t, cfg(newTokens()))
+		e := serveGuard(t, cfg(newTokens().Verify))
 		cl := e.open(bearer("alice"))
 		roundTrip(t, cl, "hello")
 		e.refused(bearer("wrong"), 401, "unauthenticated")
 	})
 	t.Run("T32 cap on those not authenticated", func(t *testing.T) {
 		t.Parallel()
-		c := cfg(newTokens())
+		c := cfg(newTokens().Verify)
 		c.Auth.FirstMessageTimeout = 10 * time.Second
 		c.Caps.MaxUnauthenticated = 3
 		e := serveGuard(t, c)
@@ -566,7 +564,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 	})
 	t.Run("T32 default cap is a tenth", func(t *testing.T) {
 		t.Parallel()
-		c := cfg(newTokens())
+		c := cfg(newTokens().Verify)
 		c.Auth.FirstMessageTimeout = 10 * time.Second
 		c.Caps.MaxConns = 20
 		e := serveGuard(t, c)
@@ -576,7 +574,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 	})
 	t.Run("T32 cap only reports", func(t *testing.T) {
 		t.Parallel()
-		c := cfg(newTokens())
+		c := cfg(newTokens().Verify)
 		c.Auth.FirstMessageTimeout = 10 * time.Second
 		c.Caps.MaxUnauthenticated = 1
 		c.Caps.ReportOnly = true
@@ -588,7 +586,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 	})
 	t.Run("T32 subject cap", func(t *testing.T) {
 		t.Parallel()
-		c := cfg(newTokens())
+		c := cfg(newTokens().Verify)
 		c.Caps.MaxConnsPerSubject = 1
 		e := serveGuard(t, c)
 		cl := e.open(header())
@@ -603,7 +601,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 	})
 	t.Run("T32 Attach refuses", func(t *testing.T) {
 		t.Parallel()
-		c := cfg(newTokens())
+		c := cfg(newTokens().Verify)
 		c.Attach = func(*http.Request, wsguard.Principal) (any, error) { return nil, errors.New("no") }
 		e := serveWith(t, c, func(g *wsguard.Guard) http.Handler {
 			return g.Handler(func(context.Context, *wsguard.Conn) error { t.Error("handler called"); return nil })
@@ -615,7 +613,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 	})
 	t.Run("T32 guessing", func(t *testing.T) {
 		t.Parallel()
-		c := cfg(newTokens())
+		c := cfg(newTokens().Verify)
 		c.Auth.Failures = wsguard.Rate{PerSecond: never, Burst: 2}
 		e := serveGuard(t, c)
 		for i, want := range []string{"unauthenticated", "unauthenticated", "guessing"} {
@@ -630,7 +628,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 	})
 	t.Run("T32 revoked", func(t *testing.T) {
 		t.Parallel()
-		e := serveGuard(t, cfg(newTokens()))
+		e := serveGuard(t, cfg(newTokens().Verify))
 		cl := e.open(header())
 		e.g.Revoke("alice")
 		cl.WriteFrame(first("alice"))
@@ -643,7 +641,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 	t.Run("T32 Accept returns afterwards", func(t *testing.T) {
 		t.Parallel()
 		accepted := make(chan error, 2)
-		e := serveWith(t, cfg(newTokens()), func(g *wsguard.Guard) http.Handler {
+		e := serveWith(t, cfg(newTokens().Verify), func(g *wsguard.Guard) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				c, err := g.Accept(w, r)
 				accepted <- err
@@ -678,7 +676,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 	// credential's own.
 	t.Run("T32 messages smaller than the credential", func(t *testing.T) {
 		t.Parallel()
-		c := cfg(newTokens())
+		c := cfg(newTokens().Verify)
 		c.Messages.MaxBytes = 16
 		e := serveGuard(t, c)
 		cl := e.open(header())
@@ -689,7 +687,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 	})
 	t.Run("T32 a schema is for the messages after it", func(t *testing.T) {
 		t.Parallel()
-		c := cfg(newTokens())
+		c := cfg(newTokens().Verify)
 		c.Messages.Validator = must(wsguard.CompileSchema([]byte(`{"type":"integer"}`)))
 		e := serveGuard(t, c)
 		cl := e.open(header())
@@ -704,7 +702,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 		t.Parallel()
 		attaching, go_ := make(chan struct{}), make(chan struct{})
 		var closed atomic.Int64
-		c := cfg(newTokens())
+		c := cfg(newTokens().Verify)
 		c.Auth.FirstMessageTimeout = 10 * time.Second
 		c.Auth.VerifyTimeout = 10 * time.Second
 		c.Attach = func(*http.Request, wsguard.Principal) (any, error) {
@@ -748,7 +746,7 @@ func (c *closerFunc) Close() error { c.f(); return nil }
 func TestAuthT32Dribble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := servePipe(t, wsguard.Config{
-			Auth: wsguard.AuthConfig{Verifier: newTokens(), Sources: []wsguard.TokenSource{wsguard.FirstMessageToken()}},
+			Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, Sources: wsguard.TokenSources{FirstMessage: true}},
 		}, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
 		cl := e.open(header())
 		cl.Timeout = time.Minute
@@ -785,11 +783,11 @@ func TestAuthT34Expiry(t *testing.T) {
 		for _, source := range []string{"header", "first-message"} {
 			t.Run(tt.name+", "+source, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					v := wsguard.VerifierFunc(func(context.Context, string) (wsguard.Principal, error) {
+					v := wsguard.Verifier(func(context.Context, string) (wsguard.Principal, error) {
 						return wsguard.Principal{Subject: "alice", Expires: time.Now().Add(2 * time.Second)}, nil
 					})
 					e := servePipe(t, wsguard.Config{
-						Auth:      wsguard.AuthConfig{Verifier: v, Sources: []wsguard.TokenSource{wsguard.HeaderToken(), wsguard.FirstMessageToken()}},
+						Auth:      wsguard.AuthConfig{Verifier: v, Sources: wsguard.TokenSources{Header: true, FirstMessage: true}},
 						Heartbeat: wsguard.HeartbeatConfig{Ping: tt.ping},
 					}, func(g *wsguard.Guard) http.Handler { return g.Handler(tt.handler) })
 					o := wstest.HandshakeOptions{Header: bearer("x")}
@@ -830,7 +828,7 @@ func TestAuthT34Expiry(t *testing.T) {
 func TestAuthT35Revoke(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	v := newTokens()
-	e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v}})
+	e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v.Verify}})
 	var alice []*wstest.Client
 	for range 3 {
 		alice = append(alice, e.open(bearer("alice")))
@@ -864,11 +862,11 @@ func TestAuthT36RevokeRace(t *testing.T) {
 	for _, source := range []string{"header", "first-message"} {
 		t.Run("T36 "+source, func(t *testing.T) {
 			t.Parallel()
-			v := wsguard.VerifierFunc(func(_ context.Context, token string) (wsguard.Principal, error) {
+			v := wsguard.Verifier(func(_ context.Context, token string) (wsguard.Principal, error) {
 				return wsguard.Principal{Subject: token}, nil
 			})
 			cfg := wsguard.Config{
-				Auth:   wsguard.AuthConfig{Verifier: v, Sources: []wsguard.TokenSource{wsguard.HeaderToken(), wsguard.FirstMessageToken()}},
+				Auth:   wsguard.AuthConfig{Verifier: v, Sources: wsguard.TokenSources{Header: true, FirstMessage: true}},
 				Rates:  wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}, ClientMessages: wsguard.Rate{PerSecond: wsguard.Off}},
 				Attach: func(*http.Request, wsguard.Principal) (any, error) { return nil, nil },
 			}
@@ -923,7 +921,7 @@ func TestAuthT36RevokeRace(t *testing.T) {
 func TestAuthT41Alike(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	e := serveGuard(t, wsguard.Config{
-		Auth:         wsguard.AuthConfig{Verifier: newTokens(), Tickets: &wsguard.TicketConfig{}},
+		Auth:         wsguard.AuthConfig{Verifier: newTokens().Verify, Tickets: &wsguard.TicketConfig{}},
 		Subprotocols: []string{"chat"},
 		Rates:        wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}},
 	})

@@ -42,7 +42,6 @@ func faultsOf(t *testing.T, err error) []string {
 // T15, T50: each fault by itself.
 func TestConfigFaults(t *testing.T) {
 	nan := wsguard.Rate{PerSecond: math.NaN(), Burst: 1}
-	v := newTokens()
 	type fault struct {
 		name  string
 		edit  func(*wsguard.Config)
@@ -55,32 +54,23 @@ func TestConfigFaults(t *testing.T) {
 		{"T15 missing allowed", func(c *wsguard.Config) { c.Origins = nil; c.AllowMissingOrigin = true; c.Hosts = []string{"a.test"} }, ""},
 		{"T15 missing allowed, no hosts", func(c *wsguard.Config) { c.AllowMissingOrigin = true }, "AllowMissingOrigin"},
 		{"T15 missing allowed by a piece, no hosts", func(c *wsguard.Config) {
-			c.Pieces.Origin = must(wsguard.NewOriginCheck(wsguard.OriginConfig{AllowMissing: true}))
+			c.Pieces.Origin = must(wsguard.NewOriginCheck(wsguard.Config{AllowMissingOrigin: true}))
 		}, "AllowMissingOrigin"},
 		{"T15 missing allowed by a piece, hosts", func(c *wsguard.Config) {
-			c.Pieces.Origin = must(wsguard.NewOriginCheck(wsguard.OriginConfig{AllowMissing: true}))
+			c.Pieces.Origin = must(wsguard.NewOriginCheck(wsguard.Config{AllowMissingOrigin: true}))
 			c.Hosts = []string{"a.test"}
 		}, ""},
 		{"T15 a host list for an origin list", func(c *wsguard.Config) {
 			c.Pieces.Origin = must(wsguard.NewHostCheck([]string{"a.test"}))
 		}, "Pieces.Origin"},
 		{"T15 an origin list for a host list", func(c *wsguard.Config) {
-			c.Pieces.Host = must(wsguard.NewOriginCheck(wsguard.OriginConfig{Origins: []string{appOrigin}}))
+			c.Pieces.Host = must(wsguard.NewOriginCheck(wsguard.Config{Origins: []string{appOrigin}}))
 		}, "Pieces.Host"},
 		{"T15 an origin list for TLS", func(c *wsguard.Config) {
-			c.Pieces.TLS = must(wsguard.NewOriginCheck(wsguard.OriginConfig{Origins: []string{appOrigin}}))
+			c.Pieces.TLS = must(wsguard.NewOriginCheck(wsguard.Config{Origins: []string{appOrigin}}))
 		}, "Pieces.TLS"},
 		{"T15 nobody may connect", func(c *wsguard.Config) { c.Auth = wsguard.AuthConfig{} }, "Auth.Verifier"},
-		{"T15 source without verifier", func(c *wsguard.Config) { c.Auth.Sources = []wsguard.TokenSource{wsguard.HeaderToken()} }, "Auth.Verifier"},
-		{"T15 zero source", func(c *wsguard.Config) {
-			c.Auth = wsguard.AuthConfig{Verifier: v, Sources: []wsguard.TokenSource{{}}}
-		}, "Auth.Sources"},
-		{"T15 source twice", func(c *wsguard.Config) {
-			c.Auth = wsguard.AuthConfig{Verifier: v, Sources: []wsguard.TokenSource{wsguard.HeaderToken(), wsguard.HeaderToken()}}
-		}, "Auth.Sources"},
-		{"T15 cookie without a name", func(c *wsguard.Config) {
-			c.Auth = wsguard.AuthConfig{Verifier: v, Sources: []wsguard.TokenSource{wsguard.CookieToken("")}}
-		}, "Auth.Sources"},
+		{"T15 source without verifier", func(c *wsguard.Config) { c.Auth.Sources = wsguard.TokenSources{Header: true} }, "Auth.Verifier"},
 		{"T15 proxy", func(c *wsguard.Config) { c.Proxies.Trusted = []string{"10.0.0.1/8"} }, "Proxies"},
 		{"T15 everybody a proxy", func(c *wsguard.Config) { c.Proxies.Trusted = []string{"0.0.0.0/0"} }, "Proxies"},
 		{"T15 subprotocol", func(c *wsguard.Config) { c.Subprotocols = []string{"a b"} }, "Subprotocols"},
@@ -195,7 +185,7 @@ func TestConfigEveryFault(t *testing.T) {
 		Origins:   []string{"*", "https://ok.example.com", "ftp://x"},
 		Hosts:     []string{"*"},
 		Proxies:   wsguard.Proxies{Trusted: []string{"x"}, Header: "a b"},
-		Auth:      wsguard.AuthConfig{Sources: []wsguard.TokenSource{{}}, Failures: wsguard.Rate{PerSecond: 1}, VerifyTimeout: -1, Tickets: &wsguard.TicketConfig{TTL: -1, MaxTotal: -2}},
+		Auth:      wsguard.AuthConfig{Sources: wsguard.TokenSources{Cookie: "c"}, Failures: wsguard.Rate{PerSecond: 1}, VerifyTimeout: -1, Tickets: &wsguard.TicketConfig{TTL: -1, MaxTotal: -2}},
 		Caps:      wsguard.CapConfig{MaxConns: -2},
 		Rates:     wsguard.RateConfig{Messages: wsguard.Rate{PerSecond: math.NaN()}, Action: -1},
 		Messages:  wsguard.MessageConfig{MaxBytes: -1, Validators: map[string]wsguard.Validator{"x": nil}},
@@ -206,7 +196,7 @@ func TestConfigEveryFault(t *testing.T) {
 	})
 	fields := faultsOf(t, err)
 	for _, want := range []string{
-		"Origins", "Hosts", "Proxies", "Auth.Verifier", "Auth.Sources", "Auth.Failures", "Auth.VerifyTimeout", "Auth.Tickets.TTL", "Auth.Tickets.MaxTotal",
+		"Origins", "Hosts", "Proxies", "Auth.Verifier", "Auth.Failures", "Auth.VerifyTimeout", "Auth.Tickets.TTL", "Auth.Tickets.MaxTotal",
 		"Caps.MaxConns", "Rates.Messages", "Rates.Action", "Messages.MaxBytes", "Messages.Validators", "Heartbeat.Write", "Heartbeat.Ping", "Subprotocols", "CloseCodes",
 	} {
 		if !slices.Contains(fields, want) {
@@ -221,10 +211,9 @@ func TestConfigEveryFault(t *testing.T) {
 // A Guard keeps nothing of its Config that the caller can change.
 func TestConfigCopies(t *testing.T) {
 	origins, hosts, subprotocols := []string{appOrigin}, []string{"127.0.0.1"}, []string{"chat"}
-	sources := []wsguard.TokenSource{wsguard.HeaderToken()}
 	codes := map[error]wsguard.StatusCode{wsguard.ErrMessageType: 4003}
-	e := serveGuard(t, wsguard.Config{Origins: origins, Hosts: hosts, Subprotocols: subprotocols, CloseCodes: codes, Auth: wsguard.AuthConfig{Verifier: newTokens(), Sources: sources}})
-	origins[0], hosts[0], subprotocols[0], sources[0] = "https://evil.test", "evil.test", "evil", wsguard.InsecureQueryToken("token")
+	e := serveGuard(t, wsguard.Config{Origins: origins, Hosts: hosts, Subprotocols: subprotocols, CloseCodes: codes, Auth: wsguard.AuthConfig{Verifier: newTokens().Verify}})
+	origins[0], hosts[0], subprotocols[0] = "https://evil.test", "evil.test", "evil"
 	clear(codes)
 	c, res := e.try(header("Authorization", "Bearer alice", "Sec-WebSocket-Protocol", "evil, chat"))
 	if res.StatusCode != 101 || res.Header.Get("Sec-WebSocket-Protocol") != "chat" {
@@ -236,17 +225,17 @@ func TestConfigCopies(t *testing.T) {
 
 func TestConfigPieces(t *testing.T) {
 	for name, f := range map[string]func() (any, error){
-		"NewOriginCheck": func() (any, error) { return wsguard.NewOriginCheck(wsguard.OriginConfig{}) },
+		"NewOriginCheck": func() (any, error) { return wsguard.NewOriginCheck(wsguard.Config{}) },
 		"NewHostCheck":   func() (any, error) { return wsguard.NewHostCheck(nil) },
 		"NewTLSCheck": func() (any, error) {
 			return wsguard.NewTLSCheck(wsguard.Proxies{Trusted: []string{"x"}})
 		},
 		"NewAuthenticator": func() (any, error) { return wsguard.NewAuthenticator(wsguard.AuthConfig{}, wsguard.Proxies{}) },
 		"NewAuthenticator, first message": func() (any, error) {
-			return wsguard.NewAuthenticator(wsguard.AuthConfig{Verifier: newTokens(), Sources: []wsguard.TokenSource{wsguard.FirstMessageToken()}}, wsguard.Proxies{})
+			return wsguard.NewAuthenticator(wsguard.AuthConfig{Verifier: newTokens().Verify, Sources: wsguard.TokenSources{FirstMessage: true}}, wsguard.Proxies{})
 		},
 		"NewAuthenticator, tickets": func() (any, error) {
-			return wsguard.NewAuthenticator(wsguard.AuthConfig{Verifier: newTokens(), Tickets: &wsguard.TicketConfig{}}, wsguard.Proxies{})
+			return wsguard.NewAuthenticator(wsguard.AuthConfig{Verifier: newTokens().Verify, Tickets: &wsguard.TicketConfig{}}, wsguard.Proxies{})
 		},
 		"NewConnCap": func() (any, error) { return wsguard.NewConnCap(wsguard.CapConfig{MaxConns: -3}, wsguard.Proxies{}) },
 	} {

@@ -98,7 +98,7 @@ func connNoRates(cfg *wsguard.Config) {
 
 // connTokens authenticates "Bearer NAME" as NAME.
 func connTokens(cfg *wsguard.Config) {
-	cfg.Auth = wsguard.AuthConfig{Verifier: wsguard.VerifierFunc(func(_ context.Context, token string) (wsguard.Principal, error) {
+	cfg.Auth = wsguard.AuthConfig{Verifier: wsguard.Verifier(func(_ context.Context, token string) (wsguard.Principal, error) {
 		return wsguard.Principal{Subject: token}, nil
 	})}
 	cfg.Caps.MaxConnsPerSubject = wsguard.Off

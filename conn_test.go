@@ -383,7 +383,7 @@ func connSchema(action wsguard.Action) func(*wsguard.Config) {
 
 func connExpires(in time.Duration) func(*wsguard.Config) {
 	return func(cfg *wsguard.Config) {
-		cfg.Auth = wsguard.AuthConfig{Verifier: wsguard.VerifierFunc(func(_ context.Context, token string) (wsguard.Principal, error) {
+		cfg.Auth = wsguard.AuthConfig{Verifier: wsguard.Verifier(func(_ context.Context, token string) (wsguard.Principal, error) {
 			return wsguard.Principal{Subject: token, Expires: time.Now().Add(in)}, nil
 		})}
 	}

@@ -42,7 +42,7 @@ func (b *syncBuffer) String() string {
 // T75: what the log has of a connection and of a refusal.
 func TestEventT75Fields(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens()}})
+	e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify}})
 	c := e.open(bearer("alice"))
 	roundTrip(t, c, "hello")
 	c.WriteFrame(wstest.CloseFrame(4321, "done"))
@@ -109,7 +109,7 @@ func TestEventT73Injection(t *testing.T) {
 	handlers := []slog.Handler{slog.NewTextHandler(&text, nil), slog.NewJSONHandler(&js, nil), &log}
 	e := serveWith(t, wsguard.Config{
 		Logger: slog.New(fan(handlers)),
-		Auth: wsguard.AuthConfig{InsecureAnonymous: true, Verifier: wsguard.VerifierFunc(func(context.Context, string) (wsguard.Principal, error) {
+		Auth: wsguard.AuthConfig{InsecureAnonymous: true, Verifier: wsguard.Verifier(func(context.Context, string) (wsguard.Principal, error) {
 			return wsguard.Principal{Subject: nasty}, nil
 		})},
 		Messages: wsguard.MessageConfig{Validator: must(wsguard.CompileSchema([]byte(`{"additionalProperties":{"type":"integer"}}`))), OnInvalid: wsguard.ActionReply},
@@ -290,10 +290,8 @@ func TestEventNoSecrets(t *testing.T) {
 	const secret = "5ecr3t"
 	e := newEnv(t, wsguard.Config{
 		Logger: slog.New(fan{slog.NewTextHandler(&text, nil), slog.NewJSONHandler(&js, nil), &log}),
-		Auth: wsguard.AuthConfig{Verifier: newTokens(), Tickets: &wsguard.TicketConfig{}, VerifyTimeout: 50 * time.Millisecond, Sources: []wsguard.TokenSource{
-			wsguard.HeaderToken(), wsguard.SubprotocolToken("bearer."), wsguard.CookieToken("session"), wsguard.InsecureQueryToken("token"), wsguard.FirstMessageToken(),
-		}},
-		Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}},
+		Auth:   wsguard.AuthConfig{Verifier: newTokens().Verify, Tickets: &wsguard.TicketConfig{}, VerifyTimeout: 50 * time.Millisecond, Sources: wsguard.TokenSources{Header: true, Subprotocol: "bearer.", Cookie: "session", InsecureQuery: "token", FirstMessage: true}},
+		Rates:  wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}},
 	})
 	t.Cleanup(e.idle)
 	e.s = wstest.Serve(t, ticketMux(e.g))

@@ -92,7 +92,7 @@ func ExampleCompileSchema() {
 
 // The guards alone, in front of a handler that upgrades by itself.
 func ExampleCheck() {
-	origin, err := wsguard.NewOriginCheck(wsguard.OriginConfig{Origins: []string{"https://app.example.com"}})
+	origin, err := wsguard.NewOriginCheck(wsguard.Config{Origins: []string{"https://app.example.com"}})
 	if err != nil {
 		log.Fatal(err)
 	}

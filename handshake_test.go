@@ -71,7 +71,7 @@ func TestHandshakeForm(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			v := newTokens()
-			e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v, InsecureAnonymous: true}})
+			e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v.Verify, InsecureAnonymous: true}})
 			o := tt.o
 			if o.Header == nil {
 				o.Header = header()
@@ -121,7 +121,7 @@ func TestHandshakeForm(t *testing.T) {
 // T19: nothing behind a refused request is answered.
 func TestHandshakeT19Pipelined(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens()}, Hosts: []string{"127.0.0.1"}})
+	e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify}, Hosts: []string{"127.0.0.1"}})
 	second := "GET /smuggled HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: " + appOrigin + "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer alice\r\n\r\n"
 	for _, tt := range []struct {
@@ -162,7 +162,7 @@ func TestHandshakeT17Body(t *testing.T) {
 		return "GET / " + proto + "\r\nHost: x\r\nOrigin: " + appOrigin + "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" + extra + "\r\n\r\n"
 	}
-	foreign := must(wsguard.NewOriginCheck(wsguard.OriginConfig{Origins: []string{"https://only.example.com"}}))
+	foreign := must(wsguard.NewOriginCheck(wsguard.Config{Origins: []string{"https://only.example.com"}}))
 	for _, tt := range []struct {
 		name    string
 		request string
@@ -262,7 +262,7 @@ func TestHandshakeT20Early(t *testing.T) {
 func TestHandshakeT21HTTP2(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	v := newTokens()
-	e := newEnv(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v}})
+	e := newEnv(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v.Verify}})
 	h := e.g.Handler(echo)
 	t.Run("T21 over TLS", func(t *testing.T) {
 		s := httptest.NewUnstartedServer(h)
@@ -329,7 +329,7 @@ func TestHandshakeT25Echo(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	const mark = "mark3r"
 	e := serveWith(t, wsguard.Config{
-		Auth:  wsguard.AuthConfig{Verifier: newTokens(), Sources: []wsguard.TokenSource{wsguard.HeaderToken(), wsguard.CookieToken("session"), wsguard.InsecureQueryToken("token")}},
+		Auth:  wsguard.AuthConfig{Verifier: newTokens().Verify, Sources: wsguard.TokenSources{Header: true, Cookie: "session", InsecureQuery: "token"}},
 		Hosts: []string{"127.0.0.1"},
 		Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}},
 		Attach: func(r *http.Request, p wsguard.Principal) (any, error) {
@@ -456,7 +456,7 @@ func TestHandshakeOrder(t *testing.T) {
 	both := func(t *testing.T, first, second stage) {
 		t.Parallel()
 		v := newTokens()
-		cfg := wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v, VerifyTimeout: 30 * time.Second}, Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}}}
+		cfg := wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v.Verify, VerifyTimeout: 30 * time.Second}, Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}}}
 		for _, s := range []stage{first, second} {
 			if s.config != nil {
 				s.config(&cfg)
@@ -648,7 +648,7 @@ func TestHandshakeWrappers(t *testing.T) {
 			t.Run(fmt.Sprint(tt.name, " Accept ", accept), func(t *testing.T) {
 				t.Parallel()
 				v := newTokens()
-				e := serveWith(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v}}, func(g *wsguard.Guard) http.Handler {
+				e := serveWith(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v.Verify}}, func(g *wsguard.Guard) http.Handler {
 					h := g.Handler(echo)
 					if accept {
 						h = acceptEcho(g)

@@ -559,7 +559,7 @@ func TestAuthTimeout(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
 		g, ev := connGuard(t, func(cfg *wsguard.Config) {
 			connTokens(cfg)
-			cfg.Auth.Sources = []wsguard.TokenSource{wsguard.FirstMessageToken()}
+			cfg.Auth.Sources = wsguard.TokenSources{FirstMessage: true}
 		})
 		ev.patience = connPatience
 		s := wstest.ServePipe(t, g.Handler(echo))

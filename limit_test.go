@@ -23,7 +23,7 @@ func TestLimitT16InFlight(t *testing.T) {
 	for _, token := range []string{"stuck", "hang"} {
 		t.Run("T16 "+token, func(t *testing.T) {
 			v := newTokens()
-			e := serveGuard(t, proxied(wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v, VerifyTimeout: 5 * time.Second}}))
+			e := serveGuard(t, proxied(wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v.Verify, VerifyTimeout: 5 * time.Second}}))
 			var wg sync.WaitGroup
 			client := func(i int) string { return fmt.Sprintf("192.0.2.%d", i) }
 			for i := range 256 {
@@ -59,7 +59,7 @@ func TestLimitT16InFlight(t *testing.T) {
 	t.Run("T16 ignores its context", func(t *testing.T) {
 		v := newTokens()
 		e := serveGuard(t, wsguard.Config{
-			Auth: wsguard.AuthConfig{Verifier: v, VerifyTimeout: 20 * time.Millisecond},
+			Auth: wsguard.AuthConfig{Verifier: v.Verify, VerifyTimeout: 20 * time.Millisecond},
 			Caps: wsguard.CapConfig{MaxConns: 1},
 		})
 		for i := range 8 {
@@ -99,7 +99,7 @@ func TestLimitT46Caps(t *testing.T) {
 				continue
 			}
 			t.Run(tt.name+" "+token, func(t *testing.T) {
-				e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens(), InsecureAnonymous: true, Failures: wsguard.Rate{PerSecond: wsguard.Off}}, Caps: tt.caps, Rates: tt.rates})
+				e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, InsecureAnonymous: true, Failures: wsguard.Rate{PerSecond: wsguard.Off}}, Caps: tt.caps, Rates: tt.rates})
 				for range 2 {
 					var mu sync.Mutex
 					var open []*wstest.Client
@@ -171,7 +171,7 @@ func TestLimitT46Caps(t *testing.T) {
 	})
 	t.Run("T46 reports only", func(t *testing.T) {
 		e := serveGuard(t, wsguard.Config{
-			Auth: wsguard.AuthConfig{Verifier: newTokens()},
+			Auth: wsguard.AuthConfig{Verifier: newTokens().Verify},
 			Caps: wsguard.CapConfig{MaxConns: 1, MaxConnsPerClient: 1, MaxConnsPerSubject: 1, ReportOnly: true},
 		})
 		e.open(bearer("alice"))
@@ -270,7 +270,7 @@ func TestLimitT47Leaks(t *testing.T) {
 	var typedNil *badError
 	release := make(chan struct{})
 	t.Cleanup(func() { close(release) })
-	verifier := wsguard.VerifierFunc(func(ctx context.Context, token string) (wsguard.Principal, error) {
+	verifier := wsguard.Verifier(func(ctx context.Context, token string) (wsguard.Principal, error) {
 		switch token {
 		case "wrong":
 			return wsguard.Principal{}, unwrapper{errNoSuchToken}

@@ -9,18 +9,6 @@ import (
 	"github.com/wsguard/wsguard/internal/origin"
 )
 
-// OriginConfig says which web origins may connect (RFC 6454, RFC 6455 §10.2).
-type OriginConfig struct {
-	// Origins are scheme, host and, unless it is the default, port:
-	// "https://app.example.com", "http://localhost:3000". A star stands for
-	// exactly one label: "https://*.example.com". "null" must be listed to
-	// be allowed. There are no other patterns.
-	Origins []string
-
-	AllowMissing       bool // no Origin header is let pass, but never with a cookie
-	InsecureReportOnly bool // what would be refused is reported, and passes
-}
-
 // Check judges a request's origin, host or transport, and consumes nothing.
 type Check struct {
 	reporter
@@ -60,28 +48,29 @@ func (c *Check) Handler(next http.Handler) http.Handler {
 // originGuard checks the Origin header and the fetch metadata of a handshake.
 type originGuard struct {
 	list *origin.List
-	cfg  OriginConfig
+	cfg  Config
 }
 
-// NewOriginCheck returns a check of the Origin header and the fetch metadata. An
-// empty list is an error unless AllowMissing is set.
-func NewOriginCheck(cfg OriginConfig) (*Check, error) {
+// NewOriginCheck returns a check of the Origin header and the fetch metadata, as
+// cfg's Origins, AllowMissingOrigin and InsecureReportOrigin say.
+func NewOriginCheck(cfg Config) (*Check, error) {
 	var f faults
 	c := newOriginCheck(cfg, &f)
 	return c, f.err()
 }
 
-func newOriginCheck(cfg OriginConfig, f *faults) *Check {
+func newOriginCheck(cfg Config, f *faults) *Check {
+	cfg = Config{Origins: cfg.Origins, AllowMissingOrigin: cfg.AllowMissingOrigin, InsecureReportOrigin: cfg.InsecureReportOrigin}
 	list, bad := origin.ParseList(cfg.Origins)
 	for _, b := range bad {
 		f.add("Origins", b.Value, b.Reason)
 	}
-	if len(cfg.Origins) == 0 && !cfg.AllowMissing {
+	if len(cfg.Origins) == 0 && !cfg.AllowMissingOrigin {
 		f.add("Origins", "", "list at least one origin: an empty list would refuse every browser")
 	}
 	g := &originGuard{list: list, cfg: cfg}
-	c := &Check{kind: checkOrigin, missing: cfg.AllowMissing, check: g.check, post: g.checkPost}
-	if cfg.InsecureReportOnly {
+	c := &Check{kind: checkOrigin, missing: cfg.AllowMissingOrigin, check: g.check, post: g.checkPost}
+	if cfg.InsecureReportOrigin {
 		c.check, c.post = c.reportOnly(g.check), c.reportOnly(g.checkPost)
 	}
 	return c
@@ -102,7 +91,7 @@ func (g *originGuard) check(r *http.Request) error {
 	case len(origins) > 1:
 		return deny(ErrOriginDenied, "several Origin headers")
 	case len(origins) == 0 || origins[0] == "":
-		if !g.cfg.AllowMissing {
+		if !g.cfg.AllowMissingOrigin {
 			return deny(ErrOriginDenied, "no Origin header")
 		}
 		if len(r.Header["Cookie"]) > 0 {

@@ -132,7 +132,7 @@ func TestOriginWire(t *testing.T) {
 			t.Parallel()
 			v := newTokens()
 			var attached, handled atomic.Int64
-			group.cfg.Auth.Verifier = v
+			group.cfg.Auth.Verifier = v.Verify
 			group.cfg.Auth.InsecureAnonymous = true
 			group.cfg.Rates.Handshakes = wsguard.Rate{PerSecond: never, Burst: len(group.tries)}
 			group.cfg.Attach = func(*http.Request, wsguard.Principal) (any, error) { attached.Add(1); return nil, nil }

@@ -14,7 +14,7 @@ import (
 
 // Each check alone: pure, and enforced by its Handler.
 func TestPiecesChecks(t *testing.T) {
-	origin := must(wsguard.NewOriginCheck(wsguard.OriginConfig{Origins: []string{appOrigin}}))
+	origin := must(wsguard.NewOriginCheck(wsguard.Config{Origins: []string{appOrigin}}))
 	host := must(wsguard.NewHostCheck([]string{"example.com"}))
 	tls := must(wsguard.NewTLSCheck(wsguard.Proxies{}))
 	remote := func() *http.Request { r := upgradeRequest(); r.RemoteAddr = "192.0.2.1:1234"; return r }
@@ -79,7 +79,7 @@ func TestPiecesComposed(t *testing.T) {
 				t.Parallel()
 				v := newTokens()
 				e := serveWith(t, wsguard.Config{
-					Auth:  wsguard.AuthConfig{Verifier: v, Failures: wsguard.Rate{PerSecond: never, Burst: 2}},
+					Auth:  wsguard.AuthConfig{Verifier: v.Verify, Failures: wsguard.Rate{PerSecond: never, Burst: 2}},
 					Hosts: []string{"127.0.0.1"},
 					Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: never, Burst: 5}},
 					Caps:  wsguard.CapConfig{MaxConns: 2, MaxConnsPerSubject: 1},
@@ -142,7 +142,7 @@ func TestPiecesComposed(t *testing.T) {
 // What another Guard's pieces have let pass counts for nothing.
 func TestPiecesForeign(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	mallory := wsguard.VerifierFunc(func(context.Context, string) (wsguard.Principal, error) {
+	mallory := wsguard.Verifier(func(context.Context, string) (wsguard.Principal, error) {
 		return wsguard.Principal{Subject: "mallory"}, nil
 	})
 	lax := newEnv(t, wsguard.Config{
@@ -161,7 +161,7 @@ func TestPiecesForeign(t *testing.T) {
 		{"all good", wstest.HandshakeOptions{Header: bearer("alice")}, 101},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			e := serveWith(t, wsguard.Config{Hosts: []string{"127.0.0.1"}, Auth: wsguard.AuthConfig{Verifier: newTokens()}}, func(g *wsguard.Guard) http.Handler {
+			e := serveWith(t, wsguard.Config{Hosts: []string{"127.0.0.1"}, Auth: wsguard.AuthConfig{Verifier: newTokens().Verify}}, func(g *wsguard.Guard) http.Handler {
 				return chain(g.Handler(echo), allPieces(lax)...)
 			})
 			c, res := e.tryWith(tt.o)
@@ -178,7 +178,7 @@ func TestPiecesForeign(t *testing.T) {
 	}
 	// Its own authenticator outside, the other's inside.
 	t.Run("principal", func(t *testing.T) {
-		e := serveWith(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens()}}, func(g *wsguard.Guard) http.Handler {
+		e := serveWith(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify}}, func(g *wsguard.Guard) http.Handler {
 			return chain(g.Handler(echo), g.Pieces().Auth.Handler, lax.Pieces().Auth.Handler)
 		})
 		bye(e.open(bearer("alice")))
@@ -188,9 +188,9 @@ func TestPiecesForeign(t *testing.T) {
 	})
 	// The cap counted for the other's subject: its own still counts.
 	t.Run("subject of the cap", func(t *testing.T) {
-		e := serveWith(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens()}, Caps: wsguard.CapConfig{MaxConnsPerSubject: 1}}, func(g *wsguard.Guard) http.Handler {
+		e := serveWith(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify}, Caps: wsguard.CapConfig{MaxConnsPerSubject: 1}}, func(g *wsguard.Guard) http.Handler {
 			p := g.Pieces()
-			anybody := must(wsguard.NewAuthenticator(wsguard.AuthConfig{Verifier: wsguard.VerifierFunc(func(_ context.Context, token string) (wsguard.Principal, error) {
+			anybody := must(wsguard.NewAuthenticator(wsguard.AuthConfig{Verifier: wsguard.Verifier(func(_ context.Context, token string) (wsguard.Principal, error) {
 				return wsguard.Principal{Subject: "tenant-" + fmt.Sprint(g.Conns())}, nil
 			})}, wsguard.Proxies{}))
 			return chain(g.Handler(echo), anybody.Handler, p.Cap.Handler)
@@ -281,7 +281,7 @@ func TestPiecesCap(t *testing.T) {
 func TestPiecesEndpoints(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	e := serveWith(t, wsguard.Config{
-		Auth: wsguard.AuthConfig{Verifier: newTokens()},
+		Auth: wsguard.AuthConfig{Verifier: newTokens().Verify},
 		Caps: wsguard.CapConfig{MaxConns: 2},
 	}, func(g *wsguard.Guard) http.Handler {
 		mux := http.NewServeMux()

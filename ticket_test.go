@@ -28,7 +28,7 @@ func ticketEnv(t *testing.T, cfg wsguard.Config) *env {
 func ticketGuard(t *testing.T, cfg wsguard.Config) *env {
 	t.Helper()
 	if cfg.Auth.Verifier == nil {
-		cfg.Auth.Verifier = newTokens()
+		cfg.Auth.Verifier = newTokens().Verify
 	}
 	if cfg.Auth.Tickets == nil {
 		cfg.Auth.Tickets = &wsguard.TicketConfig{}
@@ -223,7 +223,7 @@ func TestTicketT31(t *testing.T) {
 func TestTicketT31Time(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		expires := time.Now().Add(40 * time.Second)
-		e := ticketGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: wsguard.VerifierFunc(func(context.Context, string) (wsguard.Principal, error) {
+		e := ticketGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: wsguard.Verifier(func(context.Context, string) (wsguard.Principal, error) {
 			return wsguard.Principal{Subject: "alice", Scopes: []string{"read"}, Expires: expires}, nil
 		})}})
 		t.Cleanup(e.endBubble)

@@ -51,7 +51,11 @@ import (
 // Config is what New needs to know. Origins and Auth have to be set; every
 // other zero value is a default.
 type Config struct {
-	Origins              []string // that may connect; see OriginConfig
+	// Origins that may connect (RFC 6454, RFC 6455 §10.2): scheme, host and,
+	// unless it is the default, port: "https://app.example.com". A star stands
+	// for exactly one label: "https://*.example.com". "null" must be listed to
+	// be allowed. There are no other patterns.
+	Origins              []string
 	AllowMissingOrigin   bool     // programs without an Origin and without a cookie; needs Hosts
 	InsecureReportOrigin bool     // a foreign origin is reported, and passes
 	Hosts                []string // that are served; see NewHostCheck; nil: not checked
@@ -130,7 +134,7 @@ func New(cfg Config) (*Guard, error) {
 	}
 	g.client = cfg.Proxies.resolver(&f)
 	if g.origin = cfg.Pieces.Origin; g.origin == nil {
-		g.origin = newOriginCheck(OriginConfig{cfg.Origins, cfg.AllowMissingOrigin, cfg.InsecureReportOrigin}, &f)
+		g.origin = newOriginCheck(cfg, &f)
 		g.origin.sink = sink
 	}
 	if g.host = cfg.Pieces.Host; g.host == nil {

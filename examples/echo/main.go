@@ -167,15 +167,15 @@ func authenticate(auth *wsguard.AuthConfig, o *options) error {
 	for _, from := range o.tokenFrom {
 		switch from {
 		case "header":
-			auth.Sources = append(auth.Sources, wsguard.HeaderToken())
+			auth.Sources.Header = true
 		case "subprotocol":
-			auth.Sources = append(auth.Sources, wsguard.SubprotocolToken("bearer."))
+			auth.Sources.Subprotocol = "bearer."
 		case "cookie":
-			auth.Sources = append(auth.Sources, wsguard.CookieToken("session"))
+			auth.Sources.Cookie = "session"
 		case "query":
-			auth.Sources = append(auth.Sources, wsguard.InsecureQueryToken("token"))
+			auth.Sources.InsecureQuery = "token"
 		case "first-message":
-			auth.Sources = append(auth.Sources, wsguard.FirstMessageToken())
+			auth.Sources.FirstMessage = true
 		default:
 			return fmt.Errorf("-token-from: %q is none of header, subprotocol, query, cookie, first-message", from)
 		}
@@ -192,13 +192,13 @@ func authenticate(auth *wsguard.AuthConfig, o *options) error {
 		keys[sha256.Sum256([]byte(token))] = wsguard.Principal{Subject: subject}
 	}
 	known := wsguard.APIKeys(keys)
-	auth.Verifier = wsguard.VerifierFunc(func(ctx context.Context, token string) (wsguard.Principal, error) {
-		p, err := known.Verify(ctx, token)
+	auth.Verifier = func(ctx context.Context, token string) (wsguard.Principal, error) {
+		p, err := known(ctx, token)
 		if err == nil && o.tokenTTL > 0 {
 			p.Expires = time.Now().Add(o.tokenTTL)
 		}
 		return p, err
-	})
+	}
 	return nil
 }
 
