@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +27,8 @@ type Principal struct {
 	Scopes    []string  // what it may do
 	Expires   time.Time // the connection is closed then; zero: not by expiry
 	IssuedAt  time.Time // what Revoke compares with; zero: always before
+
+	bought time.Time // its ticket, if it came with one
 }
 
 func (p Principal) anonymous() bool { return p.Subject == "" }
@@ -117,8 +120,18 @@ type AuthConfig struct {
 	// presented must still be valid.
 	InsecureAnonymous bool
 
+	// Revalidate is asked again and again, from when a connection opens,
+	// whether its Principal is still good: its error is as the Verifier's,
+	// and closes with 3000 or 1013; its answer replaces the Principal.
+	Revalidate      func(context.Context, Principal) (Principal, error)
+	RevalidateEvery time.Duration // ±10 %; default 5 min, required
+
+	RevocationTTL time.Duration // how long Revoke and SignOut count: as long as a credential can live; default: until Restore
+	CacheTTL      time.Duration // how long a Verifier's good answer is used again, till a revocation; default: never
+	MaxExplained  int           // refused handshakes (401, 429) at once that are accepted and closed with 3000 or 1013, so that a page sees why; default: none
+
 	Failures            Rate          // of a client, and of a credential; default 1/s, burst 10 → 429, unasked
-	VerifyTimeout       time.Duration // of the Verifier, and of Attach; default 5 s, required → 503
+	VerifyTimeout       time.Duration // of Verifier, Revalidate, Authorize and Attach; default 5 s, required → 503
 	FirstMessageTimeout time.Duration // default 10 s, required → 3008 auth_timeout
 	FirstMessageBytes   int64         // default 4 KiB, required → 1009
 }
@@ -126,12 +139,14 @@ type AuthConfig struct {
 // Authenticator finds and verifies the credential of a handshake.
 type Authenticator struct {
 	reporter
-	cfg      AuthConfig // resolved
-	client   *clientip.Resolver
-	failures *keyed.Table // nil: no limit
-	tickets  *tickets     // nil: none
-	inFlight *counter     // of a stand-alone piece; a Guard has its own
-	sources  []source
+	cfg          AuthConfig // resolved
+	client       *clientip.Resolver
+	failures     *keyed.Table // nil: no limit
+	tickets      *tickets     // nil: none
+	verified     *verified    // nil: nothing is kept
+	revalidating chan struct{}
+	inFlight     *counter // of a stand-alone piece; a Guard has its own
+	sources      []source
 }
 
 // NewAuthenticator returns a token extractor that can stand in front of any
@@ -169,6 +184,13 @@ func newAuthenticator(cfg AuthConfig, client *clientip.Resolver, f *faults) *Aut
 		a.sources = append(a.sources, source{sourceTicket, a.tickets.cfg.Param})
 	}
 	a.failures = cfg.Failures.resolve(Rate{1, 10}, "Auth.Failures", f).table()
+	cfg.RevalidateEvery = required(cfg.RevalidateEvery, 5*time.Minute, "Auth.RevalidateEvery", f)
+	cfg.RevocationTTL = timeout(cfg.RevocationTTL, 0, "Auth.RevocationTTL", f)
+	if cfg.CacheTTL = timeout(cfg.CacheTTL, 0, "Auth.CacheTTL", f); cfg.CacheTTL > 0 {
+		a.verified = &verified{ttl: cfg.CacheTTL, all: map[[sha256.Size]byte]answer{}}
+	}
+	cfg.MaxExplained = limit(cfg.MaxExplained, 0, "Auth.MaxExplained", f)
+	a.revalidating = make(chan struct{}, maxRevalidating)
 	cfg.VerifyTimeout = required(cfg.VerifyTimeout, 5*time.Second, "Auth.VerifyTimeout", f)
 	cfg.FirstMessageTimeout = required(cfg.FirstMessageTimeout, 10*time.Second, "Auth.FirstMessageTimeout", f)
 	cfg.FirstMessageBytes = requiredBytes(cfg.FirstMessageBytes, 4<<10, "Auth.FirstMessageBytes", f)
@@ -342,15 +364,18 @@ func (a *Authenticator) authenticate(r *http.Request, client netip.Addr, fl *fli
 // verify judges a credential, within the failure budget of its client.
 func (a *Authenticator) verify(ctx context.Context, cred credential, client netip.Addr, origin string, fl *flight) (Principal, error) {
 	if cred.kind == sourceTicket {
-		return a.guarded(ctx, client, cred.token, nil, func(context.Context) (Principal, error) {
-			return a.tickets.redeem(cred.token, origin)
+		if !a.tickets.shared {
+			fl = nil // nothing to wait for
+		}
+		return a.guarded(ctx, client, cred.token, fl, func(ctx context.Context) (Principal, error) {
+			return a.tickets.redeem(ctx, cred.token, origin)
 		})
 	}
 	if a.cfg.Verifier == nil {
 		return Principal{}, deny(ErrUnauthenticated, "nobody to ask")
 	}
 	return a.guarded(ctx, client, cred.token, fl, func(ctx context.Context) (Principal, error) {
-		return a.cfg.Verifier(ctx, cred.token)
+		return a.verified.ask(ctx, cred.token, a.cfg.Verifier)
 	})
 }
 
@@ -368,13 +393,8 @@ func (a *Authenticator) guarded(ctx context.Context, client netip.Addr, secret s
 			return Principal{}, denyRetry(ErrGuessing, wait)
 		}
 	}
-	judge := func(ctx context.Context) (p Principal, err error) {
-		defer func() {
-			if recover() != nil { // with what it was given, perhaps
-				p, err = Principal{}, deny(ErrUnavailable, "verifier panicked")
-			}
-		}()
-		p, err = settle(ask(ctx))
+	judge := func(ctx context.Context) (Principal, error) {
+		p, err := judged(ctx, ask)
 		if errors.Is(err, ErrUnauthenticated) {
 			for _, k := range keys {
 				a.failures.Charge(k, 1, time.Now())
@@ -385,26 +405,127 @@ func (a *Authenticator) guarded(ctx context.Context, client netip.Addr, secret s
 	if fl == nil {
 		return judge(ctx)
 	}
-	type answer struct {
-		p   Principal
+	fl.hold()
+	return within(ctx, a.cfg.VerifyTimeout, fl.done, judge)
+}
+
+// within waits for f no longer than limit. Left behind, f holds what done gives
+// back: it cannot pile up.
+func within[T any](ctx context.Context, limit time.Duration, done func(), f func(context.Context) (T, error)) (T, error) {
+	type result struct {
+		v   T
 		err error
 	}
-	ctx, cancel := context.WithTimeout(ctx, a.cfg.VerifyTimeout)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	answers := make(chan answer, 1)
-	fl.hold()
+	results := make(chan result, 1)
 	go func() {
-		defer fl.done()
-		p, err := judge(ctx)
-		answers <- answer{p, err}
+		defer done()
+		r := result{err: deny(ErrUnavailable, "panicked")}
+		defer func() {
+			_ = recover() // with what it was given, perhaps
+			results <- r
+		}()
+		r.v, r.err = f(ctx)
 	}()
 	select {
-	case got := <-answers:
-		return got.p, got.err
+	case got := <-results:
+		return got.v, got.err
 	case <-ctx.Done():
-		// Left behind, it holds its place in flight: it cannot pile up.
-		return Principal{}, deny(ErrUnavailable, "verifier too slow")
+		var none T
+		return none, deny(ErrUnavailable, "no answer in time")
 	}
+}
+
+// judged asks, and survives.
+func judged(ctx context.Context, ask func(context.Context) (Principal, error)) (p Principal, err error) {
+	defer func() {
+		if recover() != nil { // with what it was given, perhaps
+			p, err = Principal{}, deny(ErrUnavailable, "verifier panicked")
+		}
+	}()
+	return settle(ask(ctx))
+}
+
+// maxRevalidating is how many connections are asked about at once.
+const maxRevalidating = 64
+
+// revalidate asks whether p is still good, in bounded time.
+func (a *Authenticator) revalidate(ctx context.Context, p Principal) (Principal, error) {
+	wait, cancel := context.WithTimeout(ctx, a.cfg.VerifyTimeout)
+	defer cancel()
+	select {
+	case a.revalidating <- struct{}{}:
+	case <-wait.Done():
+		return Principal{}, deny(ErrUnavailable, "too many to revalidate")
+	}
+	done := func() { <-a.revalidating }
+	fresh, err := within(ctx, a.cfg.VerifyTimeout, done, func(ctx context.Context) (Principal, error) {
+		return judged(ctx, func(ctx context.Context) (Principal, error) { return a.cfg.Revalidate(ctx, p) })
+	})
+	if err == nil && fresh.Subject != p.Subject {
+		return Principal{}, deny(ErrUnauthenticated, "revalidated as another subject")
+	}
+	return fresh, err
+}
+
+// verified keeps the good answers of a Verifier, by the hash of what was asked
+// about.
+type verified struct {
+	ttl time.Duration
+
+	mu      sync.Mutex
+	all     map[[sha256.Size]byte]answer
+	cleared uint64
+}
+
+type answer struct {
+	principal Principal
+	until     time.Time
+}
+
+// maxVerified bounds the answers that are kept; beyond it any one goes.
+const maxVerified = 10_000
+
+func (v *verified) ask(ctx context.Context, token string, verify Verifier) (Principal, error) {
+	if v == nil {
+		return verify(ctx, token)
+	}
+	key := sha256.Sum256([]byte(token))
+	v.mu.Lock()
+	got, ok := v.all[key]
+	cleared := v.cleared
+	v.mu.Unlock()
+	if ok && time.Now().Before(got.until) {
+		return got.principal, nil
+	}
+	p, err := verify(ctx, token)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case err != nil:
+		delete(v.all, key)
+	case v.cleared == cleared: // else somebody was revoked while it was asked
+		if len(v.all) >= maxVerified {
+			for k := range v.all {
+				delete(v.all, k)
+				break
+			}
+		}
+		p.Scopes = slices.Clone(p.Scopes)
+		v.all[key] = answer{p, time.Now().Add(v.ttl)}
+	}
+	return p, err
+}
+
+func (v *verified) clear() {
+	if v == nil {
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	clear(v.all)
+	v.cleared++
 }
 
 // settle judges what a verifier has answered. The text of its error may hold

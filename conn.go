@@ -54,6 +54,8 @@ type Conn struct {
 	principal atomic.Pointer[Principal]
 	expires   atomic.Pointer[time.Time]
 	awaiting  atomic.Bool  // the credential is to be the first message
+	begun     atomic.Bool  // it is open to the application
+	recheck   atomic.Int64 // when to revalidate, as due counts; 0: never, or under way
 	due       atomic.Int64 // when the sweeper is to look
 	pinged    time.Time    // the sweeper's
 	index     int          // sessions.mu
@@ -73,6 +75,9 @@ type Conn struct {
 	in, out, bytesIn, bytesOut, violations, unnoticed, dropped atomic.Uint64
 
 	queue queue
+
+	refreshMu sync.Mutex    // one Refresh at a time
+	refreshes *rate.Limiter // refreshMu
 
 	reportMu sync.Mutex
 	reported bool // reportMu: the end is
@@ -527,11 +532,15 @@ func (c *Conn) ended(cause *CloseError, detail string) {
 		e.Detail = cause.Reason // chosen by the application, or by the peer
 	}
 	e.Duration = time.Since(c.opened)
-	e.MessagesIn, e.MessagesOut = c.in.Load(), c.out.Load()
-	e.BytesIn, e.BytesOut = c.bytesIn.Load(), c.bytesOut.Load()
-	e.Dropped = c.dropped.Load()
-	e.Violations, e.ViolationsWithoutNotice = c.violations.Load(), c.unnoticed.Load()
+	e.Stats = c.stats()
 	c.g.events.emit(e)
+}
+
+func (c *Conn) stats() Stats {
+	return Stats{
+		MessagesIn: c.in.Load(), MessagesOut: c.out.Load(), BytesIn: c.bytesIn.Load(), BytesOut: c.bytesOut.Load(),
+		Violations: c.violations.Load(), ViolationsWithoutNotice: c.unnoticed.Load(), Dropped: c.dropped.Load(),
+	}
 }
 
 // done is called by each holder when it is done with the connection. The last
@@ -700,8 +709,113 @@ func (c *Conn) begin() {
 	if !p.Expires.IsZero() {
 		c.expires.Store(&p.Expires)
 	}
+	c.checkAgain(p)
 	c.schedule(time.Now())
+	c.begun.Store(true)
 	c.reportOpen()
 	// A revocation since it was registered ends it here.
 	c.session.attach(c)
+}
+
+// Refresh replaces the credential of a connection by a newer one of the same
+// subject, which the application has got from the peer: its expiry, scopes and
+// session. It is refused three times in a row at most, then every 10 s, with
+// ErrRateLimited. An error that wraps ErrUnauthenticated or ErrUnavailable leaves
+// everything as it was; a revoked credential or another subject (ErrRefresh)
+// closes the connection.
+func (c *Conn) Refresh(ctx context.Context, token string) error {
+	c.refreshMu.Lock()
+	defer c.refreshMu.Unlock()
+	if c.w.Cause() != nil {
+		return c.closed()
+	}
+	old := c.principal.Load()
+	p, err := c.refreshed(ctx, old, token)
+	if err != nil {
+		if c.w.Cause() != nil {
+			return c.closed()
+		}
+		d := asDenied(err)
+		c.violation(d.refusal, "refresh: "+d.detail, false)
+		return err
+	}
+	g := c.g
+	if p.Subject != old.Subject {
+		return c.end(ErrRefresh, "")
+	}
+	g.sessions.identify(c.session, p)
+	if g.sessions.revoked(p) || c.session.isKilled() {
+		return c.end(ErrRevoked, "")
+	}
+	c.adopt(p)
+	c.g.events.emit(c.event(EventRefresh))
+	return nil
+}
+
+// refreshed judges a newer credential.
+func (c *Conn) refreshed(ctx context.Context, old *Principal, token string) (Principal, error) {
+	auth := c.g.auth
+	switch {
+	case old.anonymous():
+		return Principal{}, deny(ErrUnauthenticated, "nobody to refresh")
+	case token == "" || len(token) > maxToken:
+		return Principal{}, deny(ErrUnauthenticated, "empty or over-long credential")
+	}
+	if c.refreshes == nil {
+		c.refreshes = rate.NewLimiter(rate.Every(10*time.Second), 3)
+	}
+	if !c.refreshes.Allow() {
+		return Principal{}, deny(ErrRateLimited, "")
+	}
+	fl, err := c.g.rates.inFlight.fly(c.client)
+	if err != nil {
+		return Principal{}, err
+	}
+	defer fl.done()
+	cred := credential{sourceFirstMessage, token}
+	if auth.cfg.Verifier == nil {
+		cred.kind = sourceTicket
+	}
+	return auth.verify(c.plain(ctx), cred, c.client, c.origin, fl)
+}
+
+// adopt makes p the connection's from now on.
+func (c *Conn) adopt(p Principal) {
+	c.principal.Store(&p)
+	if p.Expires.IsZero() {
+		c.expires.Store(nil)
+	} else {
+		c.expires.Store(&p.Expires)
+	}
+	c.schedule(time.Now())
+}
+
+// checkAgain sets when the connection is to be revalidated.
+func (c *Conn) checkAgain(p Principal) {
+	if c.g.auth.cfg.Revalidate != nil && !p.anonymous() {
+		c.recheck.Store(int64(time.Since(c.g.born) + jitter(c.g.auth.cfg.RevalidateEvery)))
+	}
+}
+
+// revalidate runs on a goroutine of its own, which ends with the connection.
+func (c *Conn) revalidate() {
+	old := c.Principal()
+	p, err := c.g.auth.revalidate(c.ctx, old)
+	c.refreshMu.Lock()
+	defer c.refreshMu.Unlock()
+	if c.w.Cause() != nil {
+		return
+	}
+	if err != nil {
+		d := asDenied(err)
+		c.end(d.refusal, "revalidation: "+d.detail)
+		return
+	}
+	c.g.sessions.identify(c.session, p)
+	if c.g.sessions.revoked(p) || c.session.isKilled() {
+		c.end(ErrRevoked, "")
+		return
+	}
+	c.checkAgain(p)
+	c.adopt(p)
 }

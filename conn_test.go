@@ -219,7 +219,7 @@ func TestPeersFreed(t *testing.T) {
 				synctest.Wait()
 				start := time.Now()
 				for _, id := range connIDs(ev) {
-					g.Kick(id)
+					g.Kick(id, 0, "")
 				}
 				connWantClose(t, c, 3003, "kicked")
 				if p.after == "FIN" {
@@ -304,8 +304,8 @@ func TestOneCause(t *testing.T) {
 			panic("late")
 		}, peer: 4001, reason: "a", is: wsguard.ErrClosed},
 		{name: "Close with nobody reading", handler: func(ctx context.Context, c *wsguard.Conn) error { c.Close(4001, "a"); <-ctx.Done(); return nil }, peer: 4001, reason: "a", is: wsguard.ErrClosed},
-		{name: "kick", act: func(w world) { w.g.Kick(id(w)) }, peer: 3003, reason: "kicked", is: wsguard.ErrKicked},
-		{name: "kick, mapped", config: func(cfg *wsguard.Config) { cfg.CloseCodes = map[error]wsguard.StatusCode{wsguard.ErrKicked: 4403} }, act: func(w world) { w.g.Kick(id(w)) }, peer: 4403, reason: "kicked", is: wsguard.ErrKicked},
+		{name: "kick", act: func(w world) { w.g.Kick(id(w), 0, "") }, peer: 3003, reason: "kicked", is: wsguard.ErrKicked},
+		{name: "kick, mapped", config: func(cfg *wsguard.Config) { cfg.CloseCodes = map[error]wsguard.StatusCode{wsguard.ErrKicked: 4403} }, act: func(w world) { w.g.Kick(id(w), 0, "") }, peer: 4403, reason: "kicked", is: wsguard.ErrKicked},
 		{name: "revoke", act: func(w world) { w.g.Revoke("alice") }, peer: 3000, reason: "revoked", is: wsguard.ErrRevoked},
 		{name: "peer 1000", act: peerClose(1000, "done"), peer: 1000, reason: "done", is: wsguard.ErrPeerClosed, remote: true},
 		{name: "peer 1001", act: peerClose(1001, ""), peer: 1001, is: wsguard.ErrPeerClosed, remote: true},
@@ -413,7 +413,7 @@ func TestContextEndsWithCause(t *testing.T) {
 			runtime.Gosched()
 		}
 		ids := connIDs(ev)
-		g.Kick(ids[len(ids)-1])
+		g.Kick(ids[len(ids)-1], 0, "")
 		c.Close()
 	}
 	connGone(t, g)
@@ -475,7 +475,7 @@ func TestDerivedContextAfterEnd(t *testing.T) {
 				}
 				synctest.Wait()
 				for _, id := range connIDs(ev) {
-					g.Kick(id)
+					g.Kick(id, 0, "")
 				}
 				time.Sleep(10 * time.Second)
 				bad, all := 0, 0
@@ -771,7 +771,7 @@ func TestKick(t *testing.T) {
 				start := time.Now()
 				var wg sync.WaitGroup
 				for range 100 {
-					wg.Go(func() { g.Kick(connIDs(ev)[0]) })
+					wg.Go(func() { g.Kick(connIDs(ev)[0], 0, "") })
 				}
 				wg.Wait()
 				if d := time.Since(start); d > 0 {
@@ -812,7 +812,7 @@ func TestKickLetsWriterFinish(t *testing.T) {
 		}))
 		c := connDial(t, s, "")
 		time.Sleep(time.Second)
-		g.Kick(connIDs(ev)[0])
+		g.Kick(connIDs(ev)[0], 0, "")
 		time.Sleep(500 * time.Millisecond)
 		if _, p, err := c.ReadMessage(); err != nil || len(p) != size {
 			t.Fatalf("%d bytes, %v", len(p), err)
@@ -956,7 +956,7 @@ func TestStormOnOne(t *testing.T) {
 				case 2:
 					c.End(errors.New("x"))
 				case 3:
-					g.Kick(c.ID())
+					g.Kick(c.ID(), 0, "")
 				case 4:
 					g.Revoke(c.Principal().Subject)
 				case 5:

@@ -21,7 +21,7 @@ func TestEndingsThatLinger(t *testing.T) {
 		}
 		synctest.Wait() // the 101 arrives before the open event
 		for _, id := range connIDs(ev) {
-			g.Kick(id)
+			g.Kick(id, 0, "")
 		}
 		synctest.Wait()
 		if left := g.Conns(); left != 256 {
@@ -46,7 +46,7 @@ func TestEndingReadsNotForEver(t *testing.T) {
 		s := wstest.ServePipe(t, g.Handler(echo))
 		c := connDial(t, s, "")
 		synctest.Wait()
-		g.Kick(connIDs(ev)[0])
+		g.Kick(connIDs(ev)[0], 0, "")
 		synctest.Wait()
 		junk := wstest.AppendFrame(nil, wstest.Binary(make([]byte, 32<<10)))
 		sent := 0

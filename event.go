@@ -18,6 +18,7 @@ type EventKind string
 // Kinds of events.
 const (
 	EventOpen      EventKind = "open"      // a connection is open and authenticated
+	EventRefresh   EventKind = "refresh"   // a connection has a newer credential
 	EventClose     EventKind = "close"     // a connection has ended; Err says why
 	EventRefusal   EventKind = "refusal"   // a handshake, or a ticket, was refused
 	EventViolation EventKind = "violation" // a message was refused, or would have been
@@ -41,14 +42,10 @@ type Event struct {
 	Report  bool   // only reported, and let pass
 
 	// Of EventClose. PeerCode is 0 when the peer sent no close frame.
-	Code, PeerCode          StatusCode
-	Remote                  bool // the peer began it
-	Duration                time.Duration
-	MessagesIn, MessagesOut uint64
-	BytesIn, BytesOut       uint64
-	Violations              uint64 // messages refused or reported
-	ViolationsWithoutNotice uint64 // of them, for whom the notices were used up
-	Dropped                 uint64 // messages that a full queue refused
+	Code, PeerCode StatusCode
+	Remote         bool // the peer began it
+	Duration       time.Duration
+	Stats
 
 	stack []byte // of a panic, for the log
 }
@@ -106,7 +103,7 @@ func (s *sink) emit(e Event) {
 func (s *sink) write(e Event) {
 	defer func() { _ = recover() }()
 	level := slog.LevelInfo
-	if e.Kind != EventOpen && e.Kind != EventClose {
+	if e.Kind != EventOpen && e.Kind != EventRefresh && e.Kind != EventClose {
 		level = slog.LevelWarn
 	}
 	log := s.logger()
@@ -134,6 +131,9 @@ func (s *sink) write(e Event) {
 	case EventRefusal:
 		add("host", e.Host)
 		attrs = append(attrs, slog.Int("status", e.Status))
+		if e.Code != 0 {
+			attrs = append(attrs, slog.Int("code", int(e.Code)))
+		}
 	case EventClose:
 		attrs = append(attrs, slog.Int("code", int(e.Code)), slog.Bool("remote", e.Remote))
 		if e.PeerCode != 0 {

@@ -82,6 +82,10 @@ func (c *Conn) sweep() {
 	case c.awaiting.Load() && !now.Before(c.authBy):
 		c.end(ErrAuthTimeout, "")
 	default:
+		if at := c.recheck.Load(); at != 0 && time.Since(c.g.born) >= time.Duration(at) {
+			c.recheck.Store(0)
+			go c.revalidate()
+		}
 		// The reader pings. While the application keeps away from Read for
 		// longer than an interval, the sweeper does.
 		if p := c.g.heartbeat.Ping; p > 0 && c.w.Away() >= p && now.Sub(c.pinged) >= p {
@@ -108,6 +112,9 @@ func (c *Conn) schedule(now time.Time) {
 	}
 	if c.awaiting.Load() {
 		soonest(c.authBy)
+	}
+	if at := c.recheck.Load(); at != 0 {
+		next = min(next, time.Duration(at))
 	}
 	if p := c.g.heartbeat.Ping; p > 0 {
 		soonest(now.Add(p / 2))

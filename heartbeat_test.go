@@ -390,7 +390,7 @@ func TestExpiry(t *testing.T) {
 							connBetween(t, "expired", at.Sub(start), in, in+250*time.Millisecond)
 						case <-time.After(time.Hour):
 							t.Error("not ended an hour later")
-							g.Kick(connIDs(ev)[0])
+							g.Kick(connIDs(ev)[0], 0, "")
 						}
 						if e := ev.closed(); !errors.Is(e.Err, wsguard.ErrExpired) {
 							t.Error(e.Err)

@@ -682,7 +682,7 @@ func TestStorm(t *testing.T) {
 						g.Revoke(fmt.Sprint(subject, "-", i))
 					case 1:
 						if evs := ev.of(wsguard.EventOpen); len(evs) > 0 {
-							g.Kick(evs[rand.N(len(evs))].ConnID)
+							g.Kick(evs[rand.N(len(evs))].ConnID, 0, "")
 						}
 					}
 				}()

@@ -77,6 +77,9 @@ func (p *reporter) events() *sink {
 func (p *reporter) refuse(w http.ResponseWriter, r *http.Request, err error, e Event) {
 	d := asDenied(err)
 	e.Kind, e.Err, e.Reason, e.Detail, e.Status = EventRefusal, err, d.token, d.detail, d.statusCode()
+	if e.Code != 0 {
+		e.Status = http.StatusSwitchingProtocols // and told after it
+	}
 	e.Origin, e.Host = r.Header.Get("Origin"), r.Host
 	if e.Client == "" {
 		e.Client = peerOf(r)

@@ -83,6 +83,7 @@ var (
 	ErrMessageTimeout error = &refusal{"message_timeout", "message not complete in time", 0, 1008}
 	ErrWriteTimeout   error = &refusal{"write_timeout", "peer reads too slowly", 0, 1008}
 	ErrQueueFull      error = &refusal{"queue_full", "send queue full", 0, 1008}
+	ErrRefresh        error = &refusal{"refresh", "refreshed by another subject", 0, 1008}
 	ErrUnexpected     error = &refusal{"unexpected_message", "message although none is read", 0, 1008}
 	ErrIdle           error = &refusal{"idle", "no message for too long", 0, codeTimeout}
 	ErrPongTimeout    error = &refusal{"pong_timeout", "ping not answered", 0, codeTimeout}

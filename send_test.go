@@ -164,7 +164,7 @@ func TestSendTotalComesBack(t *testing.T) {
 		_, conn := dial()
 		stuck(t, conn)
 		stuck(t, conn)
-		g.Kick(conn.ID())
+		g.Kick(conn.ID(), 0, "")
 		if e := <-events; e.Reason != "kicked" {
 			t.Fatalf("%s: the total did not come back", e.Reason)
 		}

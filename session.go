@@ -2,73 +2,116 @@ package wsguard
 
 import (
 	"context"
+	"iter"
 	"math/rand/v2"
+	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/wsguard/wsguard/internal/wire"
 )
 
 // sessions is the registry: who is connected, and who no longer may be.
 type sessions struct {
 	g *Guard
 
-	mu        sync.Mutex
-	conns     []*Conn
-	subjects  map[string]map[*session]struct{}
-	notBefore map[string]time.Time // of revoked subjects
-	sweeping  bool
-	draining  bool
-	entering  int           // handshakes under way
-	drained   chan struct{} // closed when draining and nobody is left
+	mu       sync.Mutex
+	conns    []*Conn
+	who      map[identity]map[*session]struct{}
+	void     map[identity]revocation
+	tidyAt   int // entries of void at which those that are over are dropped
+	sweeping bool
+	draining bool
+	entering int           // handshakes under way
+	drained  chan struct{} // closed when draining and nobody is left
+}
+
+// identity is what can be revoked: a subject, or one login.
+type identity struct {
+	login bool
+	id    string
+}
+
+// identities are those of a principal.
+func (p Principal) identities() []identity {
+	switch {
+	case p.anonymous():
+		return nil
+	case p.SessionID == "":
+		return []identity{{id: p.Subject}}
+	}
+	return []identity{{id: p.Subject}, {true, p.SessionID}}
+}
+
+// revocation voids what was issued before it.
+type revocation struct {
+	at       time.Time
+	until    time.Time // when it is forgotten; zero: never
+	restored bool      // credentials are good again; tickets stay void
 }
 
 // session is one subject's, from before the last look at its revocation until
 // its connection is gone.
 type session struct {
-	set     *sessions
-	subject string
-	conn    *Conn // set.mu: once there is one
-	killed  bool  // set.mu
+	set    *sessions
+	ids    []identity // set.mu
+	conn   *Conn      // set.mu: once there is one
+	killed bool       // set.mu
 }
 
 func newSessions(g *Guard) *sessions {
 	return &sessions{
-		g:         g,
-		subjects:  map[string]map[*session]struct{}{},
-		notBefore: map[string]time.Time{},
-		drained:   make(chan struct{}),
+		g:       g,
+		who:     map[identity]map[*session]struct{}{},
+		void:    map[identity]revocation{},
+		tidyAt:  1024,
+		drained: make(chan struct{}),
 	}
 }
 
 // register is called before the last look at revoked: so a revocation at any
 // time finds the session or is found.
 func (s *sessions) register(p Principal) *session {
-	se := &session{set: s, subject: p.Subject}
-	if p.anonymous() {
-		return se
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	set := s.subjects[p.Subject]
-	if set == nil {
-		set = map[*session]struct{}{}
-		s.subjects[p.Subject] = set
-	}
-	set[se] = struct{}{}
+	se := &session{set: s}
+	s.identify(se, p)
 	return se
 }
 
+// identify lists a session under what p can be revoked by.
+func (s *sessions) identify(se *session, p Principal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forget(se)
+	se.ids = p.identities()
+	for _, id := range se.ids {
+		set := s.who[id]
+		if set == nil {
+			set = map[*session]struct{}{}
+			s.who[id] = set
+		}
+		set[se] = struct{}{}
+	}
+}
+
 func (s *sessions) unregister(se *session) {
-	if se == nil || se.subject == "" {
+	if se == nil {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if set := s.subjects[se.subject]; set != nil {
+	s.forget(se)
+}
+
+// forget is called with mu held.
+func (s *sessions) forget(se *session) {
+	for _, id := range se.ids {
+		set := s.who[id]
 		delete(set, se)
 		if len(set) == 0 {
-			delete(s.subjects, se.subject)
+			delete(s.who, id)
 		}
 	}
+	se.ids = nil
 }
 
 // attach gives the session its connection, and ends it if it has been killed.
@@ -90,20 +133,36 @@ func (se *session) isKilled() bool {
 
 // revoked reports whether p's credential is void.
 func (s *sessions) revoked(p Principal) bool {
-	if p.anonymous() {
-		return false
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	nb, ok := s.notBefore[p.Subject]
-	return ok && (p.IssuedAt.IsZero() || p.IssuedAt.Before(nb))
+	for _, id := range p.identities() {
+		r, ok := s.void[id]
+		switch {
+		case !ok || !r.until.IsZero() && !time.Now().Before(r.until):
+		case !p.bought.IsZero() && p.bought.Before(r.at):
+			return true
+		case !r.restored && (id.login || p.IssuedAt.IsZero() || p.IssuedAt.Before(r.at)):
+			return true
+		}
+	}
+	return false
 }
 
-func (s *sessions) revoke(subject string) {
+// manyRevocations is where somebody should have said how long they count.
+const manyRevocations = 100_000
+
+func (s *sessions) revoke(id identity) {
 	var conns []*Conn
+	now := time.Now()
+	r := revocation{at: now}
+	if ttl := s.g.auth.cfg.RevocationTTL; ttl > 0 {
+		r.until = now.Add(ttl)
+	}
 	s.mu.Lock()
-	s.notBefore[subject] = time.Now()
-	for se := range s.subjects[subject] {
+	s.void[id] = r
+	many := r.until.IsZero() && len(s.void) == manyRevocations
+	s.tidy(now)
+	for se := range s.who[id] {
 		se.killed = true
 		if se.conn != nil {
 			conns = append(conns, se.conn)
@@ -113,12 +172,39 @@ func (s *sessions) revoke(subject string) {
 	for _, c := range conns {
 		c.end(ErrRevoked, "")
 	}
+	if many {
+		s.g.events.emit(Event{Kind: EventWarning, Reason: "revocations", Detail: "100,000 revocations are remembered, for ever: set Auth.RevocationTTL"})
+	}
 }
 
-func (s *sessions) restore(subject string) {
+// tidy drops revocations that are over, each time their number has doubled. It
+// is called with mu held.
+func (s *sessions) tidy(now time.Time) {
+	if len(s.void) < s.tidyAt {
+		return
+	}
+	for id, r := range s.void {
+		if !r.until.IsZero() && !now.Before(r.until) {
+			delete(s.void, id)
+		}
+	}
+	s.tidyAt = max(1024, 2*len(s.void))
+}
+
+// restore undoes revoke, but for the tickets that were outstanding.
+func (s *sessions) restore(id identity) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.notBefore, subject)
+	r, ok := s.void[id]
+	if !ok {
+		return
+	}
+	if s.g.auth.tickets == nil {
+		delete(s.void, id)
+		return
+	}
+	r.restored, r.until = true, time.Now().Add(s.g.auth.tickets.cfg.TTL)
+	s.void[id] = r
 }
 
 func (s *sessions) find(id string) *Conn {
@@ -211,6 +297,80 @@ func (s *sessions) checkDrained() {
 		}
 	}
 }
+
+// Stats are a connection's counts.
+type Stats struct {
+	MessagesIn, MessagesOut uint64
+	BytesIn, BytesOut       uint64 // payload
+	Violations              uint64 // messages refused or reported
+	ViolationsWithoutNotice uint64 // of them, for whom the notices were used up
+	Dropped                 uint64 // messages that a full queue refused
+}
+
+// Session is a connection, as somebody who watches over them sees it.
+type Session struct {
+	ID          string // Conn.ID
+	Principal   Principal
+	Client      netip.Addr
+	Origin      string // as the handshake had it
+	Subprotocol string
+	Since       time.Time
+	LastMessage time.Time // either way; at first, when it was opened
+	Stats       Stats
+}
+
+// Sessions are the connections that are open and authenticated, in no order.
+func (g *Guard) Sessions() iter.Seq[Session] {
+	return func(yield func(Session) bool) {
+		for _, c := range g.sessions.open() {
+			if c.begun.Load() && !yield(c.describe()) {
+				return
+			}
+		}
+	}
+}
+
+func (c *Conn) describe() Session {
+	return Session{
+		ID: c.id, Principal: c.Principal(), Client: c.client, Origin: sanitize(c.origin, maxField),
+		Subprotocol: c.subprotocol, Since: c.opened, LastMessage: c.w.LastMessage(), Stats: c.stats(),
+	}
+}
+
+// Kick ends the connection with this ID, if there is one. A code of 0, or one
+// that cannot be sent, is that of ErrKicked: 3003 kicked.
+func (g *Guard) Kick(id string, code StatusCode, reason string) bool {
+	c := g.sessions.find(id)
+	if c == nil {
+		return false
+	}
+	if sendable(code) {
+		c.endWith(&CloseError{Code: code, Reason: wire.TrimReason(reason), err: ErrKicked}, code, "")
+	} else {
+		c.end(ErrKicked, reason)
+	}
+	return true
+}
+
+// Revoke ends the sessions of a subject with 3000 revoked, handshakes under way
+// included, and voids what was issued to it so far: its tickets, and credentials
+// with no IssuedAt or an earlier one. Restore undoes it.
+func (g *Guard) Revoke(subject string) { g.revoke(identity{id: subject}) }
+
+// SignOut is Revoke for one login, by its Principal.SessionID: its connections
+// end, and its credentials, whenever issued, and tickets open no others.
+func (g *Guard) SignOut(sessionID string) { g.revoke(identity{true, sessionID}) }
+
+func (g *Guard) revoke(id identity) {
+	g.sessions.revoke(id)
+	// What is verified from now on is looked up in the registry; this is so
+	// that a verifier is asked again.
+	g.auth.verified.clear()
+}
+
+// Restore lets credentials of a revoked subject open connections again, and
+// tickets that are bought from now on.
+func (g *Guard) Restore(subject string) { g.sessions.restore(identity{id: subject}) }
 
 // open returns the connections that nothing has ended yet.
 func (s *sessions) open() []*Conn {

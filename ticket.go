@@ -6,10 +6,13 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/wsguard/wsguard/store"
 )
 
 // TicketConfig is for one-time tickets: a page buys one over HTTP with the
@@ -18,25 +21,37 @@ import (
 type TicketConfig struct {
 	Param         string        // the query parameter; default "ticket"
 	TTL           time.Duration // default 30 s, required
-	MaxPerSubject int           // outstanding; default 16, Off none → 429
-	MaxTotal      int           // outstanding; default 100,000, Off none → 503
+	MaxPerSubject int           // outstanding, bought here; default 16, Off none → 429
+	MaxTotal      int           // outstanding, in the default Store; default 100,000, Off none → 503
+	Store         store.Once    // that several instances share; default in memory; when it fails → 503
 }
 
-// tickets are the outstanding ones, by their hash.
+// tickets sells and redeems. The store has them, by their hash; what is counted
+// here is what this instance has sold and not seen again.
 type tickets struct {
-	cfg TicketConfig
+	cfg    TicketConfig
+	shared bool // the store may be slow, or gone
 
 	mu       sync.Mutex
-	all      map[[sha256.Size]byte]*ticket
+	sold     map[string]*sale
 	subjects map[string]int
-	queue    []*ticket // by expiry: the TTL is the same for all
+	queue    []*sale // by expiry: the TTL is the same for all
 }
 
+type sale struct {
+	key, subject string
+	until        time.Time
+}
+
+// ticket is what a store keeps.
 type ticket struct {
-	hash      [sha256.Size]byte
-	principal Principal
-	origin    string // empty: issued to a request without one
-	until     time.Time
+	Subject   string    `json:"subject"`
+	SessionID string    `json:"session_id,omitempty"`
+	Scopes    []string  `json:"scopes,omitempty"`
+	Expires   time.Time `json:"expires,omitzero"`
+	IssuedAt  time.Time `json:"issued_at,omitzero"`
+	Origin    string    `json:"origin,omitempty"` // empty: bought without one
+	Bought    time.Time `json:"bought"`
 }
 
 func newTickets(cfg TicketConfig, f *faults) *tickets {
@@ -46,78 +61,104 @@ func newTickets(cfg TicketConfig, f *faults) *tickets {
 	cfg.TTL = required(cfg.TTL, 30*time.Second, "Auth.Tickets.TTL", f)
 	cfg.MaxPerSubject = limit(cfg.MaxPerSubject, 16, "Auth.Tickets.MaxPerSubject", f)
 	cfg.MaxTotal = limit(cfg.MaxTotal, 100_000, "Auth.Tickets.MaxTotal", f)
-	return &tickets{cfg: cfg, all: map[[sha256.Size]byte]*ticket{}, subjects: map[string]int{}}
+	t := &tickets{cfg: cfg, shared: cfg.Store != nil, sold: map[string]*sale{}, subjects: map[string]int{}}
+	if !t.shared {
+		t.cfg.Store = store.NewOnce(cfg.MaxTotal)
+	}
+	return t
 }
 
-// issue returns a ticket of 128 random bits, of which only the hash is kept.
-func (t *tickets) issue(p Principal, origin string) (string, error) {
+// ticketKey is what a store knows of a ticket.
+func ticketKey(token string) string {
+	hash := sha256.Sum256([]byte(token))
+	return base64.RawURLEncoding.EncodeToString(hash[:])
+}
+
+// issue returns a ticket of 128 random bits.
+func (t *tickets) issue(ctx context.Context, p Principal, origin string) (string, error) {
 	var b [16]byte
 	rand.Read(b[:])
 	token := base64.RawURLEncoding.EncodeToString(b[:])
 	now := time.Now()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.expire(now)
-	if t.cfg.MaxPerSubject > 0 && t.subjects[p.Subject] >= t.cfg.MaxPerSubject {
+	s := &sale{ticketKey(token), p.Subject, now.Add(t.cfg.TTL)}
+	if !t.sell(s, now) {
 		return "", denyRetry(ErrTickets, t.cfg.TTL)
 	}
-	if t.cfg.MaxTotal > 0 && len(t.all) >= t.cfg.MaxTotal {
+	value, err := json.Marshal(ticket{p.Subject, p.SessionID, p.Scopes, p.Expires, p.IssuedAt, origin, now})
+	if err == nil {
+		err = t.cfg.Store.Put(ctx, s.key, value, t.cfg.TTL)
+	}
+	switch {
+	case err == nil:
+		return token, nil
+	case errors.Is(err, store.ErrFull):
+		t.seen(s.key)
 		d := denyRetry(ErrTickets, t.cfg.TTL)
 		d.status = http.StatusServiceUnavailable
 		return "", d
 	}
-	tk := &ticket{hash: sha256.Sum256([]byte(token)), principal: p, origin: origin, until: now.Add(t.cfg.TTL)}
-	t.all[tk.hash] = tk
-	t.subjects[p.Subject]++
-	t.queue = append(t.queue, tk)
-	return token, nil
+	t.seen(s.key)
+	return "", deny(ErrUnavailable, "the ticket store failed")
 }
 
-// redeem takes the ticket, and judges it only then: whoever presents it in the
-// wrong place has used it up.
-func (t *tickets) redeem(token, origin string) (Principal, error) {
-	hash := sha256.Sum256([]byte(token))
+// sell counts a ticket, unless its subject has too many outstanding.
+func (t *tickets) sell(s *sale, now time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.expire(time.Now())
-	tk := t.all[hash]
-	if tk == nil {
-		return Principal{}, deny(ErrUnauthenticated, "no such ticket")
-	}
-	t.drop(tk)
-	if tk.origin != "" && tk.origin != origin {
-		return Principal{}, deny(ErrUnauthenticated, "ticket of another origin")
-	}
-	return tk.principal, nil
-}
-
-func (t *tickets) expire(now time.Time) {
 	for len(t.queue) > 0 && !now.Before(t.queue[0].until) {
 		t.drop(t.queue[0])
 		t.queue[0] = nil
 		t.queue = t.queue[1:]
 	}
-}
-
-func (t *tickets) drop(tk *ticket) {
-	if t.all[tk.hash] == tk {
-		delete(t.all, tk.hash)
-		down(t.subjects, tk.principal.Subject)
+	if t.cfg.MaxPerSubject > 0 && t.subjects[s.subject] >= t.cfg.MaxPerSubject {
+		return false
 	}
+	t.sold[s.key] = s
+	t.subjects[s.subject]++
+	t.queue = append(t.queue, s)
+	return true
 }
 
-// revoke drops what is outstanding for a subject.
-func (t *tickets) revoke(subject string) {
+func (t *tickets) seen(key string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.subjects[subject] == 0 {
-		return
+	if s := t.sold[key]; s != nil {
+		t.drop(s)
 	}
-	for _, tk := range t.queue {
-		if tk != nil && tk.principal.Subject == subject {
-			t.drop(tk)
-		}
+}
+
+func (t *tickets) drop(s *sale) {
+	if t.sold[s.key] == s {
+		delete(t.sold, s.key)
+		down(t.subjects, s.subject)
 	}
+}
+
+// redeem takes the ticket, and judges it only then: whoever presents it in the
+// wrong place has used it up.
+func (t *tickets) redeem(ctx context.Context, token, origin string) (Principal, error) {
+	key := ticketKey(token)
+	value, ok, err := t.cfg.Store.Take(ctx, key)
+	var tk ticket
+	switch {
+	case err != nil:
+		return Principal{}, deny(ErrUnavailable, "the ticket store failed")
+	case !ok:
+		return Principal{}, deny(ErrUnauthenticated, "no such ticket")
+	}
+	t.seen(key)
+	switch {
+	case json.Unmarshal(value, &tk) != nil:
+		return Principal{}, deny(ErrUnavailable, "the ticket store returned something else")
+	case !time.Now().Before(tk.Bought.Add(t.cfg.TTL)): // whatever the store thinks
+		return Principal{}, deny(ErrUnauthenticated, "no such ticket")
+	case tk.Origin != "" && tk.Origin != origin:
+		return Principal{}, deny(ErrUnauthenticated, "ticket of another origin")
+	}
+	return Principal{
+		Subject: tk.Subject, SessionID: tk.SessionID, Scopes: tk.Scopes,
+		Expires: tk.Expires, IssuedAt: tk.IssuedAt, bought: tk.Bought,
+	}, nil
 }
 
 // TicketHandler issues one-time tickets, each bound to its subject and to the
@@ -208,5 +249,12 @@ func (g *Guard) issue(r *http.Request, login func(*http.Request) (Principal, err
 	if g.sessions.revoked(p) {
 		return "", deny(ErrRevoked, "")
 	}
-	return g.auth.tickets.issue(p, r.Header.Get("Origin"))
+	issue := func(ctx context.Context) (string, error) {
+		return g.auth.tickets.issue(ctx, p, r.Header.Get("Origin"))
+	}
+	if !g.auth.tickets.shared {
+		return issue(r.Context())
+	}
+	fl.hold()
+	return within(r.Context(), g.auth.cfg.VerifyTimeout, fl.done, issue)
 }

@@ -204,12 +204,12 @@ func TestTicketT31(t *testing.T) {
 		tickets := []string{e.buy(bearer("alice")), e.buy(bearer("alice"))}
 		bobs := e.buy(bearer("bob"))
 		e.g.Revoke("alice")
-		e.redeemRefused(tickets[0], header(), 401, "unauthenticated")
+		e.redeemRefused(tickets[0], header(), 401, "revoked")
 		if res := e.request("POST", "/ticket", bearer("alice")); res.StatusCode != 401 {
 			t.Errorf("a ticket for a revoked subject: %d", res.StatusCode)
 		}
 		e.g.Restore("alice")
-		e.redeemRefused(tickets[1], header(), 401, "unauthenticated") // died then
+		e.redeemRefused(tickets[1], header(), 401, "revoked") // died then
 		for range 16 {
 			e.buy(bearer("alice"))
 		}

@@ -44,6 +44,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/coder/websocket"
+
 	"github.com/wsguard/wsguard/internal/clientip"
 	"github.com/wsguard/wsguard/internal/wire"
 )
@@ -112,6 +114,7 @@ type Guard struct {
 	sessions  *sessions
 	queues    queues
 	endings   chan struct{}
+	explained chan struct{} // refusals that are told after an upgrade
 	attach    func(*http.Request, Principal) (any, error)
 	endpoint  *Endpoint
 }
@@ -165,6 +168,7 @@ func New(cfg Config) (*Guard, error) {
 		g.cap = newConnCap(cfg.Caps, g.client, &f)
 		g.cap.sink = sink
 	}
+	g.explained = make(chan struct{}, g.auth.cfg.MaxExplained)
 	g.rates = newRates(cfg.Rates, &f)
 	g.heartbeat = cfg.Heartbeat.resolve(&f)
 	g.queues.cfg = cfg.Send.resolve(&f)
@@ -298,29 +302,6 @@ func (g *Guard) Draining() bool { return g.sessions.isDraining() }
 // Conns returns how many slots are held, by connections and by handshakes.
 func (g *Guard) Conns() int { return g.cap.conns() }
 
-// Revoke ends the sessions of a subject with 3000 revoked, handshakes under way
-// included, and voids what was issued to it so far: its tickets, and credentials
-// with no IssuedAt or an earlier one. Restore undoes it.
-func (g *Guard) Revoke(subject string) {
-	if g.auth.tickets != nil {
-		defer g.auth.tickets.revoke(subject)
-	}
-	g.sessions.revoke(subject)
-}
-
-// Restore lets credentials of a revoked subject open connections again.
-func (g *Guard) Restore(subject string) { g.sessions.restore(subject) }
-
-// Kick ends the connection with this ID with 3003 kicked, if there is one.
-func (g *Guard) Kick(id string) bool {
-	c := g.sessions.find(id)
-	if c == nil {
-		return false
-	}
-	c.end(ErrKicked, "")
-	return true
-}
-
 // Pieces are the Guard's own, to stand in front of other middleware. Host is nil
 // when hosts are not checked; with FirstMessageToken among the sources, Auth
 // lets pass who has no credential yet.
@@ -352,7 +333,7 @@ func (e *Endpoint) accept(w http.ResponseWriter, r *http.Request, holders int32)
 		if a.client.IsValid() {
 			ev.Client = a.client.String()
 		}
-		if a.answered {
+		if a.answered || a.explain(w, err, &ev) {
 			w = discardResponse{}
 		}
 		e.g.reporter.refuse(w, r, err, ev)
@@ -360,6 +341,47 @@ func (e *Endpoint) accept(w http.ResponseWriter, r *http.Request, holders int32)
 	}
 	admitted = true
 	return c, a.attachLater, nil
+}
+
+// explain answers a refusal so that a page can see it: a script learns no status
+// of a handshake, but a close code. There is room for few; the others get theirs.
+func (a *admission) explain(w http.ResponseWriter, err error, ev *Event) bool {
+	d, g := asDenied(err), a.g
+	var sentinel error
+	switch status := d.statusCode(); {
+	case !a.known:
+		return false
+	case status == http.StatusUnauthorized:
+		sentinel = ErrUnauthenticated // whatever is wrong with it
+	case status == http.StatusTooManyRequests:
+		sentinel = d.refusal
+	default:
+		return false
+	}
+	code := sentinel.(*refusal).code
+	if own, ok := g.codes[sentinel]; ok {
+		code = own
+	} else if code == 0 {
+		code = websocket.StatusTryAgainLater
+	}
+	select {
+	case g.explained <- struct{}{}:
+	default:
+		return false
+	}
+	c, err := wire.Upgrade(w, g.auth.strip(a.r), a.subprotocol, a.e.wire)
+	if err != nil {
+		<-g.explained
+		return !errors.Is(err, wire.ErrNotHijackable)
+	}
+	token := sentinel.(*refusal).token
+	ev.Code = code
+	g.sessions.entered() // a drain waits for it
+	c.End(&CloseError{Code: code, Reason: token, err: sentinel}, int(code), token, func() {}, func() {
+		<-g.explained
+		g.sessions.left()
+	})
+	return true
 }
 
 // admission is one handshake on its way.
@@ -370,6 +392,7 @@ type admission struct {
 
 	client      netip.Addr
 	subprotocol string
+	known       bool // that host, transport and origin are right
 	fl          *flight
 	leases      []*Lease // all of them move to the Conn
 	lease       *Lease   // of this Guard's cap
@@ -438,6 +461,7 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 	if a.subprotocol, err = a.e.negotiate(r); err != nil {
 		return nil, err
 	}
+	a.known = true
 	if err := g.rates.handshake(a.client); err != nil {
 		return nil, err
 	}

@@ -150,6 +150,7 @@ func (c *Conn) Next() (Segment, error) {
 			c.open, c.frags, c.size = false, 0, 0
 			c.started = c.filled
 			c.lastApp.Store(int64(c.filled))
+			c.lastMessage.Store(int64(c.filled))
 		}
 		return seg, nil
 	}

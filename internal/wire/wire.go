@@ -151,9 +151,10 @@ type Conn struct {
 	one      [1]byte       // reader
 	rctx     ctxWatch      // reader
 
-	lastApp atomic.Int64 // Duration: the last application message, either way
-	away    atomic.Int64 // Duration from which on the time is the application's; 0: a Read waits
-	pongs   atomic.Int64 // Duration at which the ping that waits was sent; 0: none
+	lastApp     atomic.Int64 // Duration: idle counts from here: the last application message, either way, or later
+	lastMessage atomic.Int64 // Duration: that message
+	away        atomic.Int64 // Duration from which on the time is the application's; 0: a Read waits
+	pongs       atomic.Int64 // Duration at which the ping that waits was sent; 0: none
 
 	wlock  chan struct{}
 	wctl   [125]byte   // writer: the control frame that is written
@@ -225,6 +226,11 @@ func (c *Conn) Cause() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.cause
+}
+
+// LastMessage is when the last application message came or went.
+func (c *Conn) LastMessage() time.Time {
+	return c.born.Add(max(0, time.Duration(c.lastMessage.Load())-1)) // see now
 }
 
 // Closing is closed when the cause is set.

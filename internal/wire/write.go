@@ -37,6 +37,7 @@ func (c *Conn) Write(ctx context.Context, op byte, p []byte) error {
 	err := c.writeFrame(op, p, start)
 	if err == nil {
 		c.lastApp.Store(int64(start))
+		c.lastMessage.Store(int64(start))
 	}
 	return err
 }

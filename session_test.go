@@ -1,0 +1,677 @@
+package wsguard_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/internal/wstest"
+	"github.com/wsguard/wsguard/store"
+)
+
+// logins is a Verifier of tokens "SUBJECT SESSION TTL SCOPE…".
+func logins(_ context.Context, token string) (p wsguard.Principal, err error) {
+	part := strings.Fields(token)
+	if len(part) < 3 {
+		return p, errors.New("what is that")
+	}
+	if part[0] == "unavailable" {
+		return p, wsguard.ErrUnavailable
+	}
+	ttl, err := time.ParseDuration(part[2])
+	if err == nil && ttl > 0 {
+		p.Expires = time.Now().Add(ttl)
+	}
+	p.Subject, p.SessionID, p.Scopes, p.IssuedAt = part[0], part[1], part[3:], time.Now()
+	if part[1] == "-" {
+		p.SessionID = ""
+	}
+	return p, err
+}
+
+func loginConfig(cfg *wsguard.Config) {
+	cfg.Auth = wsguard.AuthConfig{Verifier: logins}
+	cfg.Heartbeat.Ping = wsguard.Off
+}
+
+func sessionsOf(g *wsguard.Guard) map[string]wsguard.Session {
+	all := map[string]wsguard.Session{}
+	for s := range g.Sessions() {
+		all[s.Principal.Subject+" "+s.Principal.SessionID] = s
+	}
+	return all
+}
+
+func TestSessions(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		g, _ := connGuard(t, func(cfg *wsguard.Config) {
+			loginConfig(cfg)
+			cfg.Auth.Sources = wsguard.TokenSources{Header: true, FirstMessage: true}
+			cfg.Subprotocols = []string{"chat"}
+		})
+		s := wstest.ServePipe(t, g.Handler(echo))
+		opened := time.Now()
+		c := connDial(t, s, "alice s1 1h read write")
+		connDial(t, s, "bob - 0s")
+		connDial(t, s, "") // owes its first message
+		synctest.Wait()
+		all := sessionsOf(g)
+		if len(all) != 2 {
+			t.Fatalf("%d sessions: %v", len(all), all)
+		}
+		a := all["alice s1"]
+		if !a.Since.Equal(opened) || !a.LastMessage.Equal(opened) || a.Origin != connOrigin || !a.Client.IsLoopback() ||
+			!slices.Equal(a.Principal.Scopes, []string{"read", "write"}) || a.Stats != (wsguard.Stats{}) {
+			t.Errorf("%+v", a)
+		}
+		time.Sleep(time.Minute)
+		connWantEcho(t, c, "hello")
+		a = sessionsOf(g)["alice s1"]
+		if !a.LastMessage.Equal(opened.Add(time.Minute)) || a.Stats != (wsguard.Stats{MessagesIn: 1, MessagesOut: 1, BytesIn: 5, BytesOut: 5}) {
+			t.Errorf("%+v", a)
+		}
+		for range g.Sessions() {
+			break
+		}
+		if !g.Kick(a.ID, 4007, "again") || g.Kick("nobody", 0, "") {
+			t.Error("Kick")
+		}
+		connWantClose(t, c, 4007, "again")
+		if n := len(sessionsOf(g)); n != 1 {
+			t.Errorf("%d sessions after the kick", n)
+		}
+	})
+}
+
+// A code that cannot be sent still kicks.
+func TestKickCodes(t *testing.T) {
+	for _, tt := range []struct {
+		code wsguard.StatusCode
+		want int
+		text string
+	}{{0, 3003, "kicked"}, {1006, 3003, "kicked"}, {4000, 4000, "bye"}, {1000, 1000, "bye"}} {
+		connBubble(t, func(t *testing.T) {
+			g, ev := connGuard(t, nil)
+			c := connDial(t, wstest.ServePipe(t, g.Handler(echo)), "")
+			synctest.Wait()
+			g.Kick(connIDs(ev)[0], tt.code, "bye")
+			connWantClose(t, c, tt.want, tt.text)
+			if e := ev.closed(); !errors.Is(e.Err, wsguard.ErrKicked) || e.Reason != "kicked" || e.Detail != "bye" {
+				t.Errorf("%+v", e)
+			}
+		})
+	}
+}
+
+// T35: one login ends, the others of its subject go on.
+func TestSignOut(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		g, ev := connGuard(t, func(cfg *wsguard.Config) {
+			loginConfig(cfg)
+			cfg.Auth.RevocationTTL = time.Hour
+			cfg.Auth.Tickets = &wsguard.TicketConfig{}
+		})
+		s := wstest.ServePipe(t, ticketMux(g))
+		dial := func(token string) *wstest.Client {
+			c := s.Dial(t)
+			if res, err := c.Handshake("/ws", connHeader(token)); err != nil || res.StatusCode != 101 {
+				t.Fatal(res, err)
+			}
+			return c
+		}
+		status := func(token string) int {
+			c := s.Dial(t)
+			defer c.Close()
+			res, err := c.Handshake("/ws", connHeader(token))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return res.StatusCode
+		}
+		a, b, other := dial("alice s1 0s"), dial("alice s1 0s"), dial("alice s2 0s")
+		anonymous := dial("bob - 0s")
+		synctest.Wait()
+		g.SignOut("s1")
+		connWantClose(t, a, 3000, "revoked")
+		connWantClose(t, b, 3000, "revoked")
+		connWantEcho(t, other, "still here")
+		connWantEcho(t, anonymous, "me too")
+		time.Sleep(time.Minute) // a later credential of the login is no better
+		if got := status("alice s1 0s"); got != 401 {
+			t.Errorf("the login opens another: %d", got)
+		}
+		g.Restore("alice")
+		if got := status("alice s1 0s"); got != 401 {
+			t.Errorf("restoring the subject restores the login: %d", got)
+		}
+		if got := status("alice s3 0s"); got != 101 {
+			t.Errorf("another login: %d", got)
+		}
+		time.Sleep(time.Hour)
+		if got := status("alice s1 0s"); got != 101 {
+			t.Errorf("remembered beyond RevocationTTL: %d", got)
+		}
+		if n := len(ev.of(wsguard.EventRefusal)); n != 2 {
+			t.Errorf("%d refusals", n)
+		}
+	})
+}
+
+func TestRefresh(t *testing.T) {
+	// A message is a credential; what Refresh says is the answer.
+	refresher := func(ctx context.Context, c *wsguard.Conn) error {
+		for {
+			_, msg, err := c.Read(ctx)
+			if err != nil {
+				return err
+			}
+			answer := "ok"
+			if err := c.Refresh(ctx, string(msg)); err != nil {
+				answer = err.Error()
+			}
+			if c.Write(ctx, wsguard.MessageText, []byte(answer)) != nil {
+				<-ctx.Done()
+			}
+		}
+	}
+	refresh := func(t *testing.T, first string, test func(g *wsguard.Guard, ev *connEvents, c *wstest.Client)) {
+		connBubble(t, func(t *testing.T) {
+			g, ev := connGuard(t, func(cfg *wsguard.Config) { loginConfig(cfg); cfg.Auth.InsecureAnonymous = true })
+			c := connDial(t, wstest.ServePipe(t, g.Handler(refresher)), first)
+			c.Timeout = connPatience
+			test(g, ev, c)
+		})
+	}
+	ask := func(t *testing.T, c *wstest.Client, token, want string) {
+		t.Helper()
+		c.WriteFrame(wstest.Text(token))
+		_, p, err := c.ReadMessage()
+		if err != nil || !strings.Contains(string(p), want) {
+			t.Errorf("refreshed with %q: %q, %v; want %q", token, p, err, want)
+		}
+	}
+	t.Run("expiry and scopes", func(t *testing.T) {
+		refresh(t, "alice s1 1m a", func(g *wsguard.Guard, ev *connEvents, c *wstest.Client) {
+			time.Sleep(50 * time.Second)
+			ask(t, c, "alice s2 1m b", "ok")
+			a, ok := sessionsOf(g)["alice s2"]
+			if !ok || !slices.Equal(a.Principal.Scopes, []string{"b"}) {
+				t.Errorf("%+v", sessionsOf(g))
+			}
+			g.SignOut("s1") // the old login
+			start := time.Now()
+			connWantClose(t, c, 3000, "expired")
+			connBetween(t, "expired", time.Since(start), time.Minute, time.Minute+250*time.Millisecond)
+			if n := len(ev.of(wsguard.EventRefresh)); n != 1 {
+				t.Errorf("%d events", n)
+			}
+		})
+	})
+	t.Run("no expiry", func(t *testing.T) {
+		refresh(t, "alice s1 1m", func(g *wsguard.Guard, ev *connEvents, c *wstest.Client) {
+			ask(t, c, "alice s1 0s", "ok")
+			time.Sleep(2 * time.Minute)
+			ask(t, c, "alice s1 0s", "ok")
+		})
+	})
+	t.Run("sooner", func(t *testing.T) {
+		refresh(t, "alice s1 1h", func(g *wsguard.Guard, ev *connEvents, c *wstest.Client) {
+			ask(t, c, "alice s1 1s", "ok")
+			start := time.Now()
+			connWantClose(t, c, 3000, "expired")
+			connBetween(t, "expired", time.Since(start), time.Second, 1250*time.Millisecond)
+		})
+	})
+	t.Run("new login signed out", func(t *testing.T) {
+		refresh(t, "alice s1 1m", func(g *wsguard.Guard, ev *connEvents, c *wstest.Client) {
+			ask(t, c, "alice s2 1m", "ok")
+			g.SignOut("s2")
+			connWantClose(t, c, 3000, "revoked")
+		})
+	})
+	t.Run("T38 another subject", func(t *testing.T) {
+		refresh(t, "alice s1 1m", func(g *wsguard.Guard, ev *connEvents, c *wstest.Client) {
+			c.WriteFrame(wstest.Text("bob s1 1m"))
+			connWantClose(t, c, 1008, "refresh")
+			if e := ev.closed(); !errors.Is(e.Err, wsguard.ErrRefresh) || e.Subject != "alice" {
+				t.Errorf("%+v", e)
+			}
+		})
+	})
+	t.Run("signed out", func(t *testing.T) {
+		refresh(t, "alice s1 1m", func(g *wsguard.Guard, ev *connEvents, c *wstest.Client) {
+			g.SignOut("s2")
+			c.WriteFrame(wstest.Text("alice s2 1m"))
+			connWantClose(t, c, 3000, "revoked")
+		})
+	})
+	t.Run("refused, and everything stays", func(t *testing.T) {
+		refresh(t, "alice s1 1m a", func(g *wsguard.Guard, ev *connEvents, c *wstest.Client) {
+			start := time.Now()
+			ask(t, c, "junk", "no valid credential")
+			ask(t, c, "unavailable s1 1m", "cannot decide now")
+			ask(t, c, "alice s9 -1s", "ok") // no expiry, but it counts
+			ask(t, c, "alice s1 1m", "rate limit exceeded")
+			time.Sleep(10 * time.Second)
+			ask(t, c, strings.Repeat("x", 9<<10), "no valid credential")
+			ask(t, c, "alice s1 1m", "ok")
+			ask(t, c, "alice s1 1m", "rate limit exceeded")
+			connWantClose(t, c, 3000, "expired")
+			connBetween(t, "expired", time.Since(start), 70*time.Second, 71*time.Second)
+			if n := len(ev.of(wsguard.EventViolation)); n != 5 {
+				t.Errorf("%d violations", n)
+			}
+		})
+	})
+	t.Run("anonymous", func(t *testing.T) {
+		refresh(t, "", func(g *wsguard.Guard, ev *connEvents, c *wstest.Client) {
+			ask(t, c, "alice s1 1m", "no valid credential")
+		})
+	})
+	t.Run("a guess is a guess", func(t *testing.T) {
+		connBubble(t, func(t *testing.T) {
+			g, _ := connGuard(t, func(cfg *wsguard.Config) {
+				loginConfig(cfg)
+				cfg.Auth.Failures = wsguard.Rate{PerSecond: never, Burst: 1}
+			})
+			s := wstest.ServePipe(t, g.Handler(refresher))
+			c := connDial(t, s, "alice s1 1m")
+			ask(t, c, "junk", "no valid credential")
+			ask(t, c, "alice s1 1m", "too many failed")
+			if res, err := s.Dial(t).Handshake("/", connHeader("alice s1 1m")); err != nil || res.StatusCode != 429 {
+				t.Error(res, err)
+			}
+		})
+	})
+	t.Run("late", func(t *testing.T) {
+		connBubble(t, func(t *testing.T) {
+			g, ev := connGuard(t, loginConfig)
+			got := make(chan error, 1)
+			s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+				<-ctx.Done()
+				got <- c.Refresh(context.Background(), "alice s1 1m")
+				return nil
+			}))
+			connDial(t, s, "alice s1 1m")
+			synctest.Wait()
+			g.Kick(connIDs(ev)[0], 0, "")
+			if err := <-got; !errors.Is(err, wsguard.ErrKicked) {
+				t.Error(err)
+			}
+		})
+	})
+}
+
+func TestRevalidate(t *testing.T) {
+	type reply func(ctx context.Context, p wsguard.Principal) (wsguard.Principal, error)
+	run := func(t *testing.T, r reply, test func(g *wsguard.Guard, ev *connEvents, c *wstest.Client)) {
+		connBubble(t, func(t *testing.T) {
+			g, ev := connGuard(t, func(cfg *wsguard.Config) {
+				loginConfig(cfg)
+				cfg.Auth.Revalidate = r
+				cfg.Auth.RevalidateEvery = time.Minute
+				cfg.Heartbeat.Ping = 0
+				cfg.Auth.InsecureAnonymous = true
+			})
+			ev.patience = connPatience
+			c := connDial(t, wstest.ServePipe(t, g.Handler(echo)), "alice s1 0s a")
+			c.Timeout = connPatience
+			test(g, ev, c)
+		})
+	}
+	// T37: pongs are answered all the time, and renew nothing.
+	for _, tt := range []struct {
+		name   string
+		reply  reply
+		code   int
+		reason string
+		late   time.Duration
+	}{
+		{"no longer", func(context.Context, wsguard.Principal) (wsguard.Principal, error) {
+			return wsguard.Principal{}, errors.New("gone, and here is a secret")
+		}, 3000, "unauthenticated", 0},
+		{"expired", func(_ context.Context, p wsguard.Principal) (wsguard.Principal, error) {
+			p.Expires = time.Now()
+			return p, nil
+		}, 3000, "unauthenticated", 0},
+		{"nobody", func(context.Context, wsguard.Principal) (wsguard.Principal, error) { return wsguard.Principal{}, nil }, 1013, "unavailable", 0},
+		{"somebody else", func(context.Context, wsguard.Principal) (wsguard.Principal, error) {
+			return wsguard.Principal{Subject: "bob"}, nil
+		}, 3000, "unauthenticated", 0},
+		{"unavailable", func(context.Context, wsguard.Principal) (wsguard.Principal, error) {
+			return wsguard.Principal{}, fmt.Errorf("down: %w", wsguard.ErrUnavailable)
+		}, 1013, "unavailable", 0},
+		{"panic", func(context.Context, wsguard.Principal) (wsguard.Principal, error) { panic("x") }, 1013, "unavailable", 0},
+		{"hangs", func(ctx context.Context, _ wsguard.Principal) (wsguard.Principal, error) {
+			<-ctx.Done()
+			return wsguard.Principal{}, ctx.Err()
+		}, 1013, "unavailable", 5 * time.Second},
+		{"ignores its context", func(_ context.Context, p wsguard.Principal) (wsguard.Principal, error) {
+			time.Sleep(time.Hour)
+			return p, nil
+		}, 1013, "unavailable", 5 * time.Second},
+	} {
+		t.Run("T37 "+tt.name, func(t *testing.T) {
+			run(t, tt.reply, func(g *wsguard.Guard, ev *connEvents, c *wstest.Client) {
+				start := time.Now()
+				a := <-connBrowse(c)
+				if a.code != tt.code || a.reason != tt.reason || len(a.pings) == 0 {
+					t.Errorf("%d %q after %d pings, want %d %q", a.code, a.reason, len(a.pings), tt.code, tt.reason)
+				}
+				connBetween(t, "closed", a.codedAt.Sub(start), 54*time.Second+tt.late, 66*time.Second+250*time.Millisecond+tt.late)
+				if e := ev.closed(); strings.Contains(e.Detail, "secret") || !strings.HasPrefix(e.Detail, "revalidation: ") {
+					t.Errorf("%+v", e)
+				}
+				time.Sleep(time.Hour) // a hook that hangs ends, too
+			})
+		})
+	}
+	t.Run("T37 still good", func(t *testing.T) {
+		var calls, others atomic.Int64
+		run(t, func(_ context.Context, p wsguard.Principal) (wsguard.Principal, error) {
+			if p.Subject != "alice" {
+				others.Add(1)
+			}
+			p.Scopes = []string{fmt.Sprint(calls.Add(1))}
+			return p, nil
+		}, func(g *wsguard.Guard, ev *connEvents, c *wstest.Client) {
+			done := connBrowse(c)
+			time.Sleep(4*time.Minute + 50*time.Second) // of 5 minutes without a message
+			n := calls.Load()
+			if n < 4 || n > 5 || others.Load() > 0 {
+				t.Errorf("asked %d times, of others %d", n, others.Load())
+			}
+			if s := sessionsOf(g)["alice s1"]; !slices.Equal(s.Principal.Scopes, []string{fmt.Sprint(n)}) {
+				t.Errorf("%+v after %d", s, n)
+			}
+			g.Revoke("alice")
+			if a := <-done; a.code != 3000 || a.reason != "revoked" {
+				t.Errorf("%d %q", a.code, a.reason)
+			}
+		})
+	})
+	t.Run("T37 anonymous", func(t *testing.T) {
+		connBubble(t, func(t *testing.T) {
+			g, _ := connGuard(t, func(cfg *wsguard.Config) {
+				cfg.Auth = wsguard.AuthConfig{InsecureAnonymous: true, RevalidateEvery: time.Second, Revalidate: func(context.Context, wsguard.Principal) (wsguard.Principal, error) {
+					t.Error("asked")
+					return wsguard.Principal{}, nil
+				}}
+			})
+			c := connDial(t, wstest.ServePipe(t, g.Handler(echo)), "")
+			time.Sleep(5 * time.Second)
+			connWantEcho(t, c, "still here")
+		})
+	})
+	// Many at once are asked about in turn; whoever's turn does not come in
+	// time goes.
+	t.Run("T76 a store that hangs", func(t *testing.T) {
+		connBubble(t, func(t *testing.T) {
+			var now, most atomic.Int64
+			g, ev := connGuard(t, func(cfg *wsguard.Config) {
+				loginConfig(cfg)
+				cfg.Caps.MaxConnsPerSubject = wsguard.Off
+				cfg.Auth.RevalidateEvery = time.Second
+				cfg.Auth.Revalidate = func(ctx context.Context, p wsguard.Principal) (wsguard.Principal, error) {
+					most.Store(max(most.Load(), now.Add(1)))
+					defer now.Add(-1)
+					time.Sleep(time.Minute)
+					return p, nil
+				}
+			})
+			s := wstest.ServePipe(t, g.Handler(echo))
+			for range 200 {
+				connBrowse(connDial(t, s, "alice s1 0s"))
+			}
+			time.Sleep(30 * time.Second)
+			if n := len(ev.of(wsguard.EventClose)); n != 200 || g.Conns() != 0 {
+				t.Errorf("%d closed, %d slots", n, g.Conns())
+			}
+			if most.Load() > 64 {
+				t.Errorf("%d asked at once", most.Load())
+			}
+			time.Sleep(2 * time.Minute)
+		})
+	})
+}
+
+// A good answer is used again until it is old or somebody was revoked.
+func TestAuthCache(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		var calls atomic.Int64
+		var during func()
+		g, _ := connGuard(t, func(cfg *wsguard.Config) {
+			cfg.Auth = wsguard.AuthConfig{CacheTTL: time.Minute, Verifier: func(ctx context.Context, token string) (wsguard.Principal, error) {
+				calls.Add(1)
+				if during != nil {
+					during()
+				}
+				return logins(ctx, token)
+			}}
+			cfg.Caps.MaxConnsPerSubject = wsguard.Off
+		})
+		s := wstest.ServePipe(t, g.Handler(echo))
+		try := func(what, token string, status int, asked int64) {
+			t.Helper()
+			before := calls.Load()
+			c := s.Dial(t)
+			defer c.Close()
+			res, err := c.Handshake("/", connHeader(token))
+			if err != nil || res.StatusCode != status || calls.Load()-before != asked {
+				t.Errorf("%s: %v %v, asked %d times; want %d, %d", what, res, err, calls.Load()-before, status, asked)
+			}
+		}
+		try("first", "alice s1 0s", 101, 1)
+		try("again", "alice s1 0s", 101, 0)
+		try("another", "alice s2 0s", 101, 1)
+		time.Sleep(time.Minute)
+		try("old", "alice s1 0s", 101, 1)
+		try("bad", "junk", 401, 1)
+		try("bad again", "junk", 401, 1)
+		try("short", "carol s1 1s", 101, 1)
+		time.Sleep(time.Second)
+		try("expired meanwhile", "carol s1 1s", 401, 0)
+		g.Revoke("bob")
+		try("after a revocation", "alice s1 0s", 101, 1)
+		try("again", "alice s1 0s", 101, 0)
+		during = func() { during = nil; g.SignOut("s9") }
+		try("revoked while asked", "dave s1 0s", 101, 1)
+		try("and so not kept", "dave s1 0s", 101, 1)
+		for i := range 10_100 {
+			try("many", fmt.Sprintf("eve e%d 0s", i), 101, 1)
+		}
+	})
+}
+
+// A page learns why, but only what it may, and few at a time.
+func TestExplained(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		g, ev := connGuard(t, func(cfg *wsguard.Config) {
+			loginConfig(cfg)
+			cfg.Auth.MaxExplained = 2
+			cfg.Auth.Failures = wsguard.Rate{PerSecond: never, Burst: 6}
+			cfg.Caps.MaxConnsPerSubject = 1
+			cfg.Subprotocols = []string{"chat"}
+			cfg.Attach = func(*http.Request, wsguard.Principal) (any, error) { return nil, errors.New("no") }
+		})
+		s := wstest.ServePipe(t, g.Handler(func(context.Context, *wsguard.Conn) error {
+			t.Error("application code has run")
+			return nil
+		}))
+		try := func(h http.Header, status int) (*wstest.Client, *http.Response) {
+			t.Helper()
+			c := s.Dial(t)
+			res, err := c.Handshake("/", h)
+			if err != nil || res.StatusCode != status {
+				t.Fatalf("%v %v, want %d", res, err, status)
+			}
+			return c, res
+		}
+		h := connHeader("junk")
+		h.Set("Sec-WebSocket-Protocol", "chat")
+		a, res := try(h, 101)
+		if p := res.Header.Get("Sec-WebSocket-Protocol"); p != "chat" {
+			t.Errorf("subprotocol %q: a browser would fail the connection", p)
+		}
+		b, _ := try(connHeader("junk 2"), 101)
+		try(connHeader("junk 3"), 401) // no room
+		if g.Conns() != 0 || len(sessionsOf(g)) != 0 {
+			t.Error("it holds a slot of the application's")
+		}
+		connWantClose(t, a, 3000, "unauthenticated")
+		a.WriteFrame(wstest.CloseFrame(3000, ""))
+		a.Close()
+		connWantClose(t, b, 3000, "unauthenticated")
+		time.Sleep(3 * time.Second) // b does not answer
+		g.Revoke("carol")
+		time.Sleep(time.Millisecond)
+		c, _ := try(connHeader("carol - 0s"), 403) // issued after it
+		c.Close()
+
+		h = connHeader("junk 4")
+		h.Set("Origin", "https://evil.test")
+		try(h, 403)
+		h = connHeader("junk")
+		h.Set("Sec-WebSocket-Version", "12")
+		try(h, 426)
+
+		for i := range 4 {
+			try(connHeader(fmt.Sprint("junk ", 10+i)), 101)
+			time.Sleep(3 * time.Second)
+		}
+		c, _ = try(connHeader("alice s1 0s"), 101)
+		connWantClose(t, c, 1013, "guessing")
+		events := ev.of(wsguard.EventRefusal)
+		e := events[len(events)-1]
+		if e.Status != 101 || e.Code != 1013 || e.Reason != "guessing" || len(ev.of(wsguard.EventOpen)) != 0 {
+			t.Errorf("%+v", e)
+		}
+		// A drain waits for them.
+		start := time.Now()
+		if err := g.Shutdown(context.Background()); err != nil || time.Since(start) > 3*time.Second {
+			t.Error(err, time.Since(start))
+		}
+	})
+}
+
+// brokenOnce is a store in some state.
+type brokenOnce struct {
+	store.Once
+	state atomic.Pointer[string]
+}
+
+func (b *brokenOnce) is(state string) { b.state.Store(&state) }
+
+func (b *brokenOnce) trouble(ctx context.Context) error {
+	switch *b.state.Load() {
+	case "down":
+		return errors.New("no route to 5ecr3t")
+	case "hangs":
+		<-ctx.Done()
+		return ctx.Err()
+	case "stuck":
+		time.Sleep(time.Minute)
+	case "panics":
+		panic("5ecr3t")
+	case "full":
+		return store.ErrFull
+	}
+	return nil
+}
+
+func (b *brokenOnce) Put(ctx context.Context, key string, value []byte, ttl time.Duration) error {
+	if err := b.trouble(ctx); err != nil {
+		return err
+	}
+	if strings.Contains(string(value), key) {
+		return errors.New("the value gives the key away")
+	}
+	return b.Once.Put(ctx, key, value, ttl)
+}
+
+func (b *brokenOnce) Take(ctx context.Context, key string) ([]byte, bool, error) {
+	if err := b.trouble(ctx); err != nil {
+		return nil, false, err
+	}
+	if *b.state.Load() == "lies" {
+		return []byte("?"), true, nil
+	}
+	return b.Once.Take(ctx, key)
+}
+
+// T31: several instances share a store of tickets, which fails closed.
+func TestTicketStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shared := &brokenOnce{Once: store.NewOnce(0)}
+		shared.is("fine")
+		cfg := wsguard.Config{Auth: wsguard.AuthConfig{Verifier: logins, Tickets: &wsguard.TicketConfig{Store: shared}}, InsecureAllowHTTP: true}
+		here, there := ticketGuard(t, cfg), ticketGuard(t, cfg)
+		for _, e := range []*env{here, there} {
+			e.s = wstest.ServePipe(t, ticketMux(e.g))
+			t.Cleanup(e.endBubble)
+		}
+		ticket := here.buy(bearer("alice s1 1h read"))
+		var wg sync.WaitGroup
+		var got [2]int
+		for i, e := range []*env{here, there} {
+			wg.Go(func() {
+				c, res := e.redeem(ticket, header())
+				got[i] = res.StatusCode
+				if res.StatusCode == 101 {
+					synctest.Wait()
+					s := sessionsOf(e.g)["alice s1"]
+					if !slices.Equal(s.Principal.Scopes, []string{"read"}) || s.Principal.Expires.IsZero() {
+						t.Errorf("%+v", s)
+					}
+					bye(c)
+				}
+				c.Close()
+			})
+		}
+		wg.Wait()
+		if slices.Sort(got[:]); got != [2]int{101, 401} {
+			t.Errorf("%v", got)
+		}
+		// Revoked there, outstanding there.
+		ticket = here.buy(bearer("bob s1 1h"))
+		time.Sleep(time.Second)
+		there.g.Revoke("bob")
+		there.g.Restore("bob")
+		there.redeemRefused(ticket, header(), 401, "revoked")
+
+		for _, state := range []string{"down", "hangs", "stuck", "panics", "full", "lies"} {
+			shared.is("fine")
+			ticket := here.buy(bearer("alice s1 1h"))
+			shared.is(state)
+			start := time.Now()
+			if state != "lies" {
+				if res := here.request("POST", "/ticket", bearer("alice s1 1h")); res.StatusCode != 503 || res.Header.Get("Retry-After") == "" {
+					t.Errorf("%s: bought with %d", state, res.StatusCode)
+				}
+			}
+			if state != "full" {
+				here.redeemRefused(ticket, header(), 503, "unavailable")
+			}
+			connBetween(t, state, time.Since(start), 0, 11*time.Second)
+			time.Sleep(time.Minute)
+		}
+		if s := here.log.String() + here.events.String(); strings.Contains(s, "5ecr3t") {
+			t.Error("the store's error is in the log")
+		}
+		shared.is("fine")
+		c, res := here.redeem(here.buy(bearer("alice s1 1h")), header())
+		if res.StatusCode != 101 {
+			t.Errorf("somebody was charged for it: %d", res.StatusCode)
+		}
+		bye(c)
+	})
+}
