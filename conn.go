@@ -44,8 +44,10 @@ type Conn struct {
 	opened, lifetime time.Time
 	authBy           time.Time
 	leases           []*Lease
-	lease            *Lease // of this Guard's cap
-	validator        Validator
+	lease            *Lease    // of this Guard's cap
+	validator        Validator // nil: none
+	table            *table    // the same, if it is a Table
+	late             *time.Timer
 
 	// Of who authenticates, then of nobody; read again by the last holder.
 	value   any
@@ -67,8 +69,9 @@ type Conn struct {
 	msg     []byte
 	typ     MessageType
 	lib     io.Reader
-	checked int  // msg[:checked] is UTF-8
-	held    bool // msg is complete, but a rate holds it back
+	checked int   // msg[:checked] is UTF-8
+	held    bool  // msg is complete, but a rate holds it back
+	rule    *rule // of the message; never nil in pass
 	delayed time.Duration
 	notices [2]*rate.Limiter // for rates, for messages; made when needed
 
@@ -248,12 +251,17 @@ func (c *Conn) stillUTF8() bool {
 // pass judges a complete message: rate, UTF-8, schema. It reports whether the
 // application gets it; a message that is refused is gone.
 func (c *Conn) pass(ctx context.Context) (bool, error) {
+	if !c.held {
+		if c.rule = anyKind; c.table != nil && !c.awaiting.Load() {
+			c.rule = c.table.rule(c.msg)
+		}
+	}
 	for {
 		now := c.w.Arrived()
 		if c.held {
 			now = time.Now()
 		}
-		wait, ok := c.rates.take(len(c.msg), now)
+		wait, ok := c.rates.take(len(c.msg), max(1, c.rule.Cost), now)
 		if ok {
 			break
 		}
@@ -281,27 +289,54 @@ func (c *Conn) pass(ctx context.Context) (bool, error) {
 	if c.typ == MessageText && !utf8.Valid(c.msg[c.checked:]) {
 		return false, c.end(ErrInvalidUTF8, "")
 	}
-	if c.validator == nil || c.awaiting.Load() {
+	if c.awaiting.Load() {
 		return true, nil
 	}
-	err := validate(c.validator, c.msg)
-	if err == nil {
-		return true, nil
+	if c.validator != nil {
+		if err := c.validate(); err != nil {
+			ok, err := c.refuse(verdict(err), err, c.e.messages.OnInvalid)
+			if !ok {
+				return false, err
+			}
+		}
 	}
-	sentinel := verdict(err)
-	if sentinel == ErrInternal {
-		return false, c.end(ErrInternal, err.Error())
+	if c.rule.Scope != "" || c.e.messages.Authorize != nil {
+		if err := c.authorize(); err != nil {
+			if c.w.Cause() != nil {
+				return false, c.closed()
+			}
+			return c.refuse(forbidden(err), err, c.e.messages.OnForbidden)
+		}
 	}
-	switch c.e.messages.OnInvalid {
-	case ActionReport:
-		c.violation(sentinel, err.Error(), true)
+	return true, nil
+}
+
+// validate judges the message, whoever wrote the validator.
+func (c *Conn) validate() error {
+	if c.table != nil {
+		return validate(c.rule, c.msg)
+	}
+	return validate(c.validator, c.msg)
+}
+
+// refuse does with a message what is to be done. It reports whether the
+// application gets it all the same.
+func (c *Conn) refuse(sentinel, err error, action Action) (bool, error) {
+	detail := err.Error()
+	if c.rule.kind != "" {
+		detail = c.rule.kind + ": " + detail
+	}
+	switch {
+	case sentinel == ErrInternal || sentinel == ErrUnavailable:
+	case action == ActionReport:
+		c.violation(sentinel, detail, true)
 		return true, nil
-	case ActionReply:
-		c.violation(sentinel, err.Error(), false)
+	case action == ActionReply:
+		c.violation(sentinel, detail, false)
 		return false, c.reply(1, func() notice { return invalidNotice(sentinel, err) })
 	}
 	c.violations.Add(1)
-	return false, c.end(sentinel, err.Error())
+	return false, c.end(sentinel, detail)
 }
 
 // delay holds a message back. The time is the guard's: it counts neither as

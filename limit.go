@@ -226,24 +226,24 @@ func (r *rates) conn(client netip.Addr, subject string) *connRates {
 	return c
 }
 
-// take charges a message of n bytes. What refuses it takes nothing, and says
-// how long it would have to wait.
-func (c *connRates) take(n int, now time.Time) (wait time.Duration, ok bool) {
+// take charges a message of n bytes that counts for cost messages. What refuses it
+// takes nothing, and says how long it would have to wait.
+func (c *connRates) take(n, cost int, now time.Time) (wait time.Duration, ok bool) {
 	// A now that steps back would make x/time/rate admit too much.
 	if now.Before(c.last) {
 		now = c.last
 	}
 	c.last = now
-	if c.messages != nil && !c.messages.AllowN(now, 1) {
-		return missing(c.messages, 1, now), false
+	if c.messages != nil && !c.messages.AllowN(now, cost) {
+		return missing(c.messages, cost, now), false
 	}
 	if c.bytes != nil && !c.bytes.AllowN(now, n) {
 		wait = missing(c.bytes, n, now)
-		giveBack(c.messages, 1, now)
+		giveBack(c.messages, cost, now)
 		return wait, false
 	}
 	for i, b := range c.shared {
-		tokens := 1.0
+		tokens := float64(cost)
 		if b.bytes {
 			tokens = float64(n)
 		}
@@ -252,10 +252,10 @@ func (c *connRates) take(n int, now time.Time) (wait time.Duration, ok bool) {
 				if b.bytes {
 					b.table.Give(b.key, float64(n))
 				} else {
-					b.table.Give(b.key, 1)
+					b.table.Give(b.key, float64(cost))
 				}
 			}
-			giveBack(c.messages, 1, now)
+			giveBack(c.messages, cost, now)
 			giveBack(c.bytes, n, now)
 			return wait, false
 		}

@@ -76,6 +76,7 @@ var (
 	ErrInvalidJSON    error = &refusal{"invalid_json", "not JSON", 0, 1007}
 	ErrMessageTooBig  error = &refusal{"message_too_big", "message too big", 0, 1009}
 	ErrSchema         error = &refusal{"schema", "message does not fit its schema", 0, 1008}
+	ErrUnknownType    error = &refusal{"unknown_type", "message of an unknown type", 0, 1008}
 	ErrJSONLimit      error = &refusal{"json_limit", "JSON too complex", 0, 1008}
 	ErrRateLimited    error = &refusal{"rate_limited", "rate limit exceeded", 0, 1008}
 	ErrControlFlood   error = &refusal{"control_flood", "too many control frames", 0, 1008}

@@ -1,6 +1,7 @@
 package wsguard
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,10 +37,13 @@ func CompileSchema(src []byte) (*Schema, error) {
 // surrogates, byte order mark or trailing data; depth, keys and numbers within
 // bounds) that fits the schema. Otherwise the error is a *[MessageError].
 func (s *Schema) Validate(msg []byte) error {
-	err := s.s.Validate(msg)
-	if err == nil {
-		return nil
+	if err := s.s.Validate(msg); err != nil {
+		return messageError(err)
 	}
+	return nil
+}
+
+func messageError(err error) *MessageError {
 	var e *jsonschema.Error
 	if !errors.As(err, &e) {
 		return &MessageError{Reason: "internal", err: ErrInternal}
@@ -99,6 +103,13 @@ type MessageConfig struct {
 	Validator  Validator
 	Validators map[string]Validator
 	OnInvalid  Action
+
+	// Authorize is asked last, for each message, with its type if a Table has
+	// found one. An error is a 3003 forbidden; one that wraps ErrUnavailable a
+	// 1013, and so is VerifyTimeout; a panic a 1011. OnForbidden is as
+	// OnInvalid, for the first and for a Rule's Scope.
+	Authorize   func(ctx context.Context, p Principal, kind string, msg []byte) error
+	OnForbidden Action
 }
 
 func (m MessageConfig) resolve(subprotocols []string, f *faults) MessageConfig {
@@ -109,6 +120,10 @@ func (m MessageConfig) resolve(subprotocols []string, f *faults) MessageConfig {
 	if m.OnInvalid < ActionClose || m.OnInvalid > ActionReport || m.OnInvalid == ActionDelay {
 		f.add("Messages.OnInvalid", int(m.OnInvalid), "must be ActionClose, ActionReply or ActionReport")
 	}
+	if m.OnForbidden < ActionClose || m.OnForbidden > ActionReport || m.OnForbidden == ActionDelay {
+		f.add("Messages.OnForbidden", int(m.OnForbidden), "must be ActionClose, ActionReply or ActionReport")
+	}
+	m.Validator = inUse(m.Validator, "Messages.Validator", f)
 	if m.Validators != nil {
 		own := make(map[string]Validator, len(m.Validators))
 		for name, v := range m.Validators {
@@ -122,11 +137,19 @@ func (m MessageConfig) resolve(subprotocols []string, f *faults) MessageConfig {
 			if v == nil {
 				f.add("Messages.Validators", name, "no Validator")
 			}
-			own[name] = v
+			own[name] = inUse(v, "Messages.Validators", f)
 		}
 		m.Validators = own
 	}
 	return m
+}
+
+// inUse is v, or what a Table becomes.
+func inUse(v Validator, field string, f *faults) Validator {
+	if t, ok := v.(*Table); ok && t != nil {
+		return t.resolve(field, f)
+	}
+	return v
 }
 
 // validator returns who judges the messages of a connection.
@@ -149,12 +172,25 @@ func validate(v Validator, msg []byte) (err error) {
 
 // verdict finds the sentinel of a validator's error.
 func verdict(err error) error {
-	for _, sentinel := range []error{ErrInternal, ErrInvalidJSON, ErrInvalidUTF8, ErrJSONLimit, ErrForbidden, ErrSchema} {
+	for _, sentinel := range []error{
+		ErrInternal, ErrInvalidJSON, ErrInvalidUTF8, ErrJSONLimit, ErrForbidden, ErrUnknownType, ErrMessageTooBig, ErrSchema,
+	} {
 		if errors.Is(err, sentinel) {
 			return sentinel
 		}
 	}
 	return ErrSchema
+}
+
+// forbidden is verdict for what authorize returns.
+func forbidden(err error) error {
+	switch {
+	case errors.Is(err, ErrInternal):
+		return ErrInternal
+	case errors.Is(err, ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return ErrUnavailable
+	}
+	return ErrForbidden
 }
 
 // notice is the reply to a message that was refused.
@@ -168,6 +204,9 @@ type notice struct {
 
 func invalidNotice(sentinel, err error) notice {
 	n := notice{Error: "invalid_message", Reason: sentinel.(*refusal).token}
+	if sentinel == ErrForbidden {
+		return notice{Error: "forbidden"}
+	}
 	var m *MessageError
 	if errors.As(err, &m) {
 		n.Reason, n.Pointer, n.Keyword = m.Reason, m.Pointer, m.Keyword

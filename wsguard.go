@@ -520,6 +520,7 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 		subprotocol: a.subprotocol, value: a.value, session: a.session, leases: a.leases, lease: a.lease,
 		validator: a.e.messages.validator(a.subprotocol),
 	}
+	c.table, _ = c.validator.(*table)
 	p := a.principal // a pointer into a would keep the request
 	c.principal.Store(&p)
 	c.w, err = wire.Upgrade(w, stripped, a.subprotocol, a.e.wire)

@@ -1,0 +1,156 @@
+package wsguard
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/wsguard/wsguard/internal/jsonschema"
+)
+
+// Table is a Validator of JSON messages by their type. A message that names none
+// of its types is refused: ErrUnknownType.
+type Table struct {
+	Pointer string // to the string that names the type (RFC 6901); default "/type"
+	Types   map[string]Rule
+}
+
+// Rule is what a Table says of one type of messages.
+type Rule struct {
+	Validator Validator // a *Schema, say; nil: any strict JSON
+	Scope     string    // that the Principal needs; else → 3003 forbidden
+	MaxBytes  int64     // of the message; 0: as the connection's; else ErrMessageTooBig
+	Cost      int       // how many messages it counts for in Rates; 0: 1
+}
+
+// Validate judges a message by its type, but for the scope that it needs.
+func (t *Table) Validate(msg []byte) error {
+	var f faults
+	own := t.resolve("Table", &f)
+	if err := f.err(); err != nil {
+		return fmt.Errorf("%w: %w", ErrInternal, err)
+	}
+	return own.Validate(msg)
+}
+
+// table is a Table in use.
+type table struct {
+	path  []string
+	rules map[string]*rule
+}
+
+type rule struct {
+	kind string
+	Rule
+}
+
+// anyKind is the rule where there is no Table; noKind that of an unknown type.
+var anyKind, noKind = &rule{}, &rule{}
+
+func (t *Table) resolve(field string, f *faults) *table {
+	own := &table{rules: map[string]*rule{}}
+	var ok bool
+	if own.path, ok = parsePointer(t.Pointer); !ok {
+		f.add(field+".Pointer", t.Pointer, "not a JSON pointer to a member of the message")
+	}
+	if len(t.Types) == 0 {
+		f.add(field+".Types", "", "no types: every message would be refused")
+	}
+	for kind, r := range t.Types {
+		own.rules[kind] = &rule{kind, r}
+		if r.MaxBytes < 0 || r.Cost < 0 {
+			f.add(field+".Types", kind, "MaxBytes and Cost must not be negative")
+		}
+		if _, ok := r.Validator.(*Table); ok {
+			f.add(field+".Types", kind, "a Table within a Table")
+		}
+	}
+	return own
+}
+
+// parsePointer splits a JSON pointer (RFC 6901).
+func parsePointer(p string) (path []string, ok bool) {
+	if p == "" {
+		p = "/type"
+	}
+	if p[0] != '/' {
+		return nil, false
+	}
+	for part := range strings.SplitSeq(p[1:], "/") {
+		rest := strings.NewReplacer("~0", "", "~1", "").Replace(part)
+		if strings.Contains(rest, "~") {
+			return nil, false
+		}
+		path = append(path, strings.NewReplacer("~1", "/", "~0", "~").Replace(part))
+	}
+	return path, true
+}
+
+// rule finds the type of a message that nobody has judged yet.
+func (t *table) rule(msg []byte) *rule {
+	if kind, ok := jsonschema.Discriminator(msg, t.path); ok {
+		if r := t.rules[string(kind)]; r != nil {
+			return r
+		}
+	}
+	return noKind
+}
+
+func (t *table) Validate(msg []byte) error { return t.rule(msg).Validate(msg) }
+
+// Validate judges a message of a Table. Whatever the type's own Validator makes
+// of them, duplicate keys are refused: the application might see another type.
+func (r *rule) Validate(msg []byte) error {
+	if _, ok := r.Validator.(*Schema); !ok {
+		if err := strictJSON(msg); err != nil {
+			return err
+		}
+	}
+	switch {
+	case r == noKind:
+		return ErrUnknownType
+	case r.MaxBytes > 0 && int64(len(msg)) > r.MaxBytes:
+		return ErrMessageTooBig
+	case r.Validator == nil:
+		return nil
+	}
+	return r.Validator.Validate(msg)
+}
+
+func strictJSON(msg []byte) error {
+	if err := jsonschema.Scan(msg, nil); err != nil {
+		return messageError(err)
+	}
+	return nil
+}
+
+// authorize asks whether the peer may send this message.
+func (c *Conn) authorize() error {
+	p := c.principal.Load()
+	if scope := c.rule.Scope; scope != "" && !slices.Contains(p.Scopes, scope) {
+		return fmt.Errorf("%w: needs scope %q", ErrForbidden, scope)
+	}
+	if c.e.messages.Authorize == nil {
+		return nil
+	}
+	return c.askAuthorize(p)
+}
+
+// askAuthorize asks the application. What takes too long ends the connection,
+// whether or not it ever comes back.
+func (c *Conn) askAuthorize(p *Principal) (err error) {
+	limit := c.g.auth.cfg.VerifyTimeout
+	if c.late == nil {
+		c.late = time.AfterFunc(limit, func() { c.end(ErrUnavailable, "Authorize takes too long") })
+	} else {
+		c.late.Reset(limit)
+	}
+	defer c.late.Stop()
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("%w: %s", ErrInternal, panicText("Authorize", v))
+		}
+	}()
+	return c.e.messages.Authorize(c.ctx, *p, c.rule.kind, c.msg)
+}
