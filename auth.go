@@ -18,6 +18,7 @@ import (
 	"github.com/wsguard/wsguard/internal/clientip"
 	"github.com/wsguard/wsguard/internal/jsonschema"
 	"github.com/wsguard/wsguard/internal/keyed"
+	"github.com/wsguard/wsguard/reason"
 )
 
 // Principal is who a credential stands for.
@@ -58,7 +59,7 @@ func APIKeys(keys map[[sha256.Size]byte]Principal) Verifier {
 			}
 		}
 		if found < 0 {
-			return Principal{}, ErrUnauthenticated
+			return Principal{}, reason.Unauthenticated
 		}
 		return entries[found].principal, nil
 	}
@@ -233,7 +234,7 @@ func find(r *http.Request, sources []source) (credential, error) {
 				}
 			}
 			if found.kind == sourceSubprotocol && real == 0 {
-				return credential{}, deny(ErrUnauthenticated, "a token in Sec-WebSocket-Protocol without a subprotocol beside it")
+				return credential{}, deny(reason.Unauthenticated, "a token in Sec-WebSocket-Protocol without a subprotocol beside it")
 			}
 		case sourceCookie:
 			for _, c := range r.CookiesNamed(s.name) {
@@ -250,9 +251,9 @@ func find(r *http.Request, sources []source) (credential, error) {
 	}
 	switch {
 	case n > 1:
-		return credential{}, deny(ErrUnauthenticated, "more than one credential")
+		return credential{}, deny(reason.Unauthenticated, "more than one credential")
 	case n == 1 && (found.token == "" || len(found.token) > maxToken):
-		return credential{}, deny(ErrUnauthenticated, "empty or over-long credential")
+		return credential{}, deny(reason.Unauthenticated, "empty or over-long credential")
 	}
 	return found, nil
 }
@@ -321,11 +322,11 @@ func cutQuery(raw, name string) (string, bool) {
 func (a *Authenticator) Authenticate(r *http.Request) (Principal, error) {
 	client, err := a.client.Client(r)
 	if err != nil {
-		return Principal{}, denyCause(ErrClientAddress, err)
+		return Principal{}, denyCause(reason.ClientAddress, err)
 	}
 	p, await, err := a.alone(r, client)
 	if await {
-		return Principal{}, deny(ErrUnauthenticated, "the credential is to come in the first message")
+		return Principal{}, deny(reason.Unauthenticated, "the credential is to come in the first message")
 	}
 	return p, err
 }
@@ -355,7 +356,7 @@ func (a *Authenticator) authenticate(r *http.Request, client netip.Addr, fl *fli
 		case a.cfg.InsecureAnonymous:
 			return Principal{}, false, nil
 		}
-		return Principal{}, false, deny(ErrUnauthenticated, "no credential")
+		return Principal{}, false, deny(reason.Unauthenticated, "no credential")
 	}
 	p, err = a.verify(r.Context(), cred, client, r.Header.Get("Origin"), fl)
 	return p, false, err
@@ -372,7 +373,7 @@ func (a *Authenticator) verify(ctx context.Context, cred credential, client neti
 		})
 	}
 	if a.cfg.Verifier == nil {
-		return Principal{}, deny(ErrUnauthenticated, "nobody to ask")
+		return Principal{}, deny(reason.Unauthenticated, "nobody to ask")
 	}
 	return a.guarded(ctx, client, cred.token, fl, func(ctx context.Context) (Principal, error) {
 		return a.verified.ask(ctx, cred.token, a.cfg.Verifier)
@@ -390,12 +391,12 @@ func (a *Authenticator) guarded(ctx context.Context, client netip.Addr, secret s
 	}
 	for _, k := range keys {
 		if wait, ok := a.failures.Peek(k, 1, time.Now()); !ok {
-			return Principal{}, denyRetry(ErrGuessing, wait)
+			return Principal{}, denyRetry(reason.Guessing, wait)
 		}
 	}
 	judge := func(ctx context.Context) (Principal, error) {
 		p, err := judged(ctx, ask)
-		if errors.Is(err, ErrUnauthenticated) {
+		if errors.Is(err, reason.Unauthenticated) {
 			for _, k := range keys {
 				a.failures.Charge(k, 1, time.Now())
 			}
@@ -421,7 +422,7 @@ func within[T any](ctx context.Context, limit time.Duration, done func(), f func
 	results := make(chan result, 1)
 	go func() {
 		defer done()
-		r := result{err: deny(ErrUnavailable, "panicked")}
+		r := result{err: deny(reason.Unavailable, "panicked")}
 		defer func() {
 			_ = recover() // with what it was given, perhaps
 			results <- r
@@ -433,7 +434,7 @@ func within[T any](ctx context.Context, limit time.Duration, done func(), f func
 		return got.v, got.err
 	case <-ctx.Done():
 		var none T
-		return none, deny(ErrUnavailable, "no answer in time")
+		return none, deny(reason.Unavailable, "no answer in time")
 	}
 }
 
@@ -441,7 +442,7 @@ func within[T any](ctx context.Context, limit time.Duration, done func(), f func
 func judged(ctx context.Context, ask func(context.Context) (Principal, error)) (p Principal, err error) {
 	defer func() {
 		if recover() != nil { // with what it was given, perhaps
-			p, err = Principal{}, deny(ErrUnavailable, "verifier panicked")
+			p, err = Principal{}, deny(reason.Unavailable, "verifier panicked")
 		}
 	}()
 	return settle(ask(ctx))
@@ -457,14 +458,14 @@ func (a *Authenticator) revalidate(ctx context.Context, p Principal) (Principal,
 	select {
 	case a.revalidating <- struct{}{}:
 	case <-wait.Done():
-		return Principal{}, deny(ErrUnavailable, "too many to revalidate")
+		return Principal{}, deny(reason.Unavailable, "too many to revalidate")
 	}
 	done := func() { <-a.revalidating }
 	fresh, err := within(ctx, a.cfg.VerifyTimeout, done, func(ctx context.Context) (Principal, error) {
 		return judged(ctx, func(ctx context.Context) (Principal, error) { return a.cfg.Revalidate(ctx, p) })
 	})
 	if err == nil && fresh.Subject != p.Subject {
-		return Principal{}, deny(ErrUnauthenticated, "revalidated as another subject")
+		return Principal{}, deny(reason.Unauthenticated, "revalidated as another subject")
 	}
 	return fresh, err
 }
@@ -533,23 +534,23 @@ func (v *verified) clear() {
 func settle(p Principal, err error) (Principal, error) {
 	switch {
 	case err == nil && p.Subject == "":
-		return Principal{}, deny(ErrUnavailable, "the verifier returned no subject")
+		return Principal{}, deny(reason.Unavailable, "the verifier returned no subject")
 	case err == nil && !p.Expires.IsZero() && !time.Now().Before(p.Expires):
-		return Principal{}, deny(ErrUnauthenticated, "credential expired")
+		return Principal{}, deny(reason.Unauthenticated, "credential expired")
 	case err == nil:
 		p.Scopes = slices.Clone(p.Scopes)
 		return p, nil
-	case errors.Is(err, ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return Principal{}, deny(ErrUnavailable, "verifier unavailable")
+	case errors.Is(err, reason.Unavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return Principal{}, deny(reason.Unavailable, "verifier unavailable")
 	}
-	return Principal{}, deny(ErrUnauthenticated, "invalid credential")
+	return Principal{}, deny(reason.Unauthenticated, "invalid credential")
 }
 
 // bearer returns the token of the Authorization header.
 func bearer(r *http.Request) (string, error) {
 	cred, err := find(r, []source{{kind: sourceHeader}})
 	if err == nil && cred.kind == sourceNone {
-		err = deny(ErrUnauthenticated, "no credential")
+		err = deny(reason.Unauthenticated, "no credential")
 	}
 	return cred.token, err
 }
@@ -565,7 +566,7 @@ func (a *Authenticator) Handler(next http.Handler) http.Handler {
 		}
 		client, err := a.client.Client(r)
 		if err != nil {
-			a.refuse(w, r, denyCause(ErrClientAddress, err), Event{})
+			a.refuse(w, r, denyCause(reason.ClientAddress, err), Event{})
 			return
 		}
 		p, await, err := a.alone(r, client)
@@ -594,13 +595,13 @@ func PrincipalOf(r *http.Request) (Principal, bool) {
 // in that spelling.
 func parseFirstMessage(msg []byte) (token string, err error) {
 	if err := jsonschema.Scan(msg, nil); err != nil {
-		return "", deny(ErrUnauthenticated, "first message is not JSON")
+		return "", deny(reason.Unauthenticated, "first message is not JSON")
 	}
 	var m map[string]json.RawMessage
 	var typ string
 	if json.Unmarshal(msg, &m) != nil || json.Unmarshal(m["type"], &typ) != nil || typ != "auth" ||
 		json.Unmarshal(m["token"], &token) != nil || token == "" || len(token) > maxToken {
-		return "", deny(ErrUnauthenticated, "first message is not a credential")
+		return "", deny(reason.Unauthenticated, "first message is not a credential")
 	}
 	return token, nil
 }

@@ -1,7 +1,6 @@
 package wsguard_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/reason"
 )
 
 // faultsOf returns the fields of all the faults in err.
@@ -75,9 +75,9 @@ func TestConfigFaults(t *testing.T) {
 		{"T15 everybody a proxy", func(c *wsguard.Config) { c.Proxies.Trusted = []string{"0.0.0.0/0"} }, "Proxies"},
 		{"T15 subprotocol", func(c *wsguard.Config) { c.Subprotocols = []string{"a b"} }, "Subprotocols"},
 		{"T15 subprotocol twice", func(c *wsguard.Config) { c.Subprotocols = []string{"a", "a"} }, "Subprotocols"},
-		{"T15 close code", func(c *wsguard.Config) { c.CloseCodes = map[error]wsguard.StatusCode{wsguard.ErrIdle: 1006} }, "CloseCodes"},
+		{"T15 close code", func(c *wsguard.Config) { c.CloseCodes = map[*reason.Reason]wsguard.StatusCode{reason.Idle: 1006} }, "CloseCodes"},
 		{"T15 close code of another", func(c *wsguard.Config) {
-			c.CloseCodes = map[error]wsguard.StatusCode{context.Canceled: 4000}
+			c.CloseCodes = map[*reason.Reason]wsguard.StatusCode{nil: 4000}
 		}, "CloseCodes"},
 		{"T15 ping = pong", func(c *wsguard.Config) { c.Heartbeat.Ping, c.Heartbeat.Pong = time.Second, time.Second }, "Heartbeat.Pong"},
 		{"T15 ping < default pong", func(c *wsguard.Config) { c.Heartbeat.Ping = time.Second }, ""},
@@ -192,7 +192,7 @@ func TestConfigEveryFault(t *testing.T) {
 		Heartbeat: wsguard.HeartbeatConfig{Write: time.Minute, Ping: -5},
 
 		Subprotocols: []string{""},
-		CloseCodes:   map[error]wsguard.StatusCode{wsguard.ErrIdle: 999},
+		CloseCodes:   map[*reason.Reason]wsguard.StatusCode{reason.Idle: 999},
 	})
 	fields := faultsOf(t, err)
 	for _, want := range []string{
@@ -211,7 +211,7 @@ func TestConfigEveryFault(t *testing.T) {
 // A Guard keeps nothing of its Config that the caller can change.
 func TestConfigCopies(t *testing.T) {
 	origins, hosts, subprotocols := []string{appOrigin}, []string{"127.0.0.1"}, []string{"chat"}
-	codes := map[error]wsguard.StatusCode{wsguard.ErrMessageType: 4003}
+	codes := map[*reason.Reason]wsguard.StatusCode{reason.MessageType: 4003}
 	e := serveGuard(t, wsguard.Config{Origins: origins, Hosts: hosts, Subprotocols: subprotocols, CloseCodes: codes, Auth: wsguard.AuthConfig{Verifier: newTokens().Verify}})
 	origins[0], hosts[0], subprotocols[0] = "https://evil.test", "evil.test", "evil"
 	clear(codes)

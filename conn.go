@@ -17,6 +17,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/wsguard/wsguard/internal/wire"
+	"github.com/wsguard/wsguard/reason"
 )
 
 // MessageType is MessageText or MessageBinary, as in coder/websocket.
@@ -199,7 +200,7 @@ func (c *Conn) assemble(ctx context.Context) error {
 		}
 		if seg.Start {
 			if seg.Binary && !c.e.messages.Binary {
-				return c.end(ErrMessageType, "")
+				return c.end(reason.MessageType, "")
 			}
 			c.beginMessage(seg.Binary)
 			if c.lib, err = c.w.Start(); err != nil {
@@ -215,7 +216,7 @@ func (c *Conn) assemble(ctx context.Context) error {
 			return nil
 		}
 		if c.typ == MessageText && !c.stillUTF8() {
-			return c.end(ErrInvalidUTF8, "")
+			return c.end(reason.InvalidUTF8, "")
 		}
 	}
 }
@@ -267,11 +268,11 @@ func (c *Conn) pass(ctx context.Context) (bool, error) {
 		}
 		switch action := c.g.rates.cfg.Action; {
 		case action == ActionReport:
-			c.violation(ErrRateLimited, "", true)
+			c.violation(reason.RateLimited, "", true)
 			ok = true
 		case action == ActionReply:
 			c.held = false
-			c.violation(ErrRateLimited, "", false)
+			c.violation(reason.RateLimited, "", false)
 			return false, c.reply(0, func() notice { return rateNotice(wait) })
 		case action == ActionDelay && wait <= maxDelay-c.delayed:
 			if err := c.delay(ctx, wait); err != nil {
@@ -279,7 +280,7 @@ func (c *Conn) pass(ctx context.Context) (bool, error) {
 			}
 		default:
 			c.violations.Add(1)
-			return false, c.end(ErrRateLimited, "")
+			return false, c.end(reason.RateLimited, "")
 		}
 		if ok {
 			break
@@ -287,7 +288,7 @@ func (c *Conn) pass(ctx context.Context) (bool, error) {
 	}
 	c.held, c.delayed = false, 0
 	if c.typ == MessageText && !utf8.Valid(c.msg[c.checked:]) {
-		return false, c.end(ErrInvalidUTF8, "")
+		return false, c.end(reason.InvalidUTF8, "")
 	}
 	if c.awaiting.Load() {
 		return true, nil
@@ -321,22 +322,22 @@ func (c *Conn) validate() error {
 
 // refuse does with a message what is to be done. It reports whether the
 // application gets it all the same.
-func (c *Conn) refuse(sentinel, err error, action Action) (bool, error) {
+func (c *Conn) refuse(why *reason.Reason, err error, action Action) (bool, error) {
 	detail := err.Error()
 	if c.rule.kind != "" {
 		detail = c.rule.kind + ": " + detail
 	}
 	switch {
-	case sentinel == ErrInternal || sentinel == ErrUnavailable:
+	case why == reason.Internal || why == reason.Unavailable:
 	case action == ActionReport:
-		c.violation(sentinel, detail, true)
+		c.violation(why, detail, true)
 		return true, nil
 	case action == ActionReply:
-		c.violation(sentinel, detail, false)
-		return false, c.reply(1, func() notice { return invalidNotice(sentinel, err) })
+		c.violation(why, detail, false)
+		return false, c.reply(1, func() notice { return invalidNotice(why, err) })
 	}
 	c.violations.Add(1)
-	return false, c.end(sentinel, detail)
+	return false, c.end(why, detail)
 }
 
 // delay holds a message back. The time is the guard's: it counts neither as
@@ -376,10 +377,10 @@ func (c *Conn) reply(bucket int, text func() notice) error {
 }
 
 // violation reports a message that was refused and did not end the connection.
-func (c *Conn) violation(sentinel error, detail string, report bool) {
+func (c *Conn) violation(why *reason.Reason, detail string, report bool) {
 	c.violations.Add(1)
 	e := c.event(EventViolation)
-	e.Err, e.Reason, e.Detail, e.Report = sentinel, sentinel.(*refusal).token, detail, report
+	e.Err, e.Reason, e.Detail, e.Report = why, why.Token(), detail, report
 	c.g.events.emit(e)
 }
 
@@ -426,9 +427,9 @@ func (c *Conn) writeFailed(ctx context.Context, err error) error {
 	failed, ok := err.(*wire.WriteError)
 	switch {
 	case ok && ctx.Err() != nil:
-		return c.end(ErrWriteTimeout, "the context ended in the middle of a message")
+		return c.end(reason.WriteTimeout, "the context ended in the middle of a message")
 	case ok && failed.Timeout:
-		return c.end(ErrWriteTimeout, "")
+		return c.end(reason.WriteTimeout, "")
 	}
 	return c.lost(err)
 }
@@ -445,7 +446,7 @@ func (c *Conn) CloseRead() {
 	}
 	go func() {
 		if _, _, err := c.read(context.Background()); err == nil {
-			c.end(ErrUnexpected, "")
+			c.end(reason.Unexpected, "")
 		}
 	}()
 }
@@ -455,10 +456,10 @@ func (c *Conn) CloseRead() {
 // that must not be sent (RFC 6455 §7.4) is an error, and closes with 1011.
 func (c *Conn) Close(code StatusCode, reason string) error {
 	if !sendable(code) {
-		c.end(ErrInternal, fmt.Sprintf("Close with code %d", int(code)))
+		c.fault(fmt.Sprintf("Close with code %d", int(code)))
 		return fmt.Errorf("wsguard: close code %d cannot be sent", int(code))
 	}
-	c.endWith(&CloseError{Code: code, Reason: wire.TrimReason(reason), err: ErrClosed}, code, "")
+	c.byApplication(code, reason)
 	return nil
 }
 
@@ -468,29 +469,28 @@ func (c *Conn) End(err error) {
 	// The error is the application's: its methods may panic.
 	defer func() {
 		if recover() != nil {
-			c.end(ErrInternal, "the handler's error panicked")
+			c.end(reason.Internal, "the handler's error panicked")
 		}
 	}()
 	var ce *CloseError
 	switch {
 	case err == nil:
-		c.end(ErrHandlerDone, "")
+		c.end(reason.HandlerDone, "")
 	case errors.As(err, &ce) && ce != nil && sendable(ce.Code):
-		c.endWith(&CloseError{Code: ce.Code, Reason: wire.TrimReason(ce.Reason), err: ErrClosed}, ce.Code, "")
+		c.byApplication(ce.Code, ce.Reason)
 	default:
-		c.end(ErrInternal, err.Error())
+		c.end(reason.Internal, err.Error())
 	}
 }
 
+// fault ends the connection for a mistake on this side.
+func (c *Conn) fault(detail string) { c.end(reason.Internal, detail) }
+
 // end ends the connection for a reason of the guard's, and returns the error
 // of whatever has ended it.
-func (c *Conn) end(sentinel error, detail string) error {
-	r := sentinel.(*refusal)
-	code := r.code
-	if own, ok := c.g.codes[sentinel]; ok {
-		code = own
-	}
-	return c.endWith(&CloseError{Code: code, Reason: r.token, err: sentinel}, code, detail)
+func (c *Conn) end(why *reason.Reason, detail string) error {
+	code := c.g.closeCode(why)
+	return c.endWith(&CloseError{Code: code, Reason: why.Token(), err: why}, code, detail)
 }
 
 func (c *Conn) endWith(cause *CloseError, code StatusCode, detail string) error {
@@ -518,35 +518,35 @@ func (c *Conn) failed(err error) error {
 	case err == wire.ErrClosing:
 		return c.closed()
 	case !errors.As(err, &e):
-		return c.end(ErrInternal, err.Error())
+		return c.end(reason.Internal, err.Error())
 	}
 	switch e.Fault {
 	case wire.FaultClosed:
-		cause := &CloseError{Code: StatusCode(e.Code), Reason: e.Reason, Remote: true, err: ErrPeerClosed}
+		cause := &CloseError{Code: StatusCode(e.Code), Reason: e.Reason, Remote: true, err: reason.PeerClosed}
 		return c.endWith(cause, cause.Code, "")
 	case wire.FaultLost:
 		return c.lost(e.Err)
 	case wire.FaultTooBig:
-		return c.end(ErrMessageTooBig, "")
+		return c.end(reason.MessageTooBig, "")
 	case wire.FaultFragments:
-		return c.end(ErrFragments, "")
+		return c.end(reason.Fragments, "")
 	case wire.FaultControl:
-		return c.end(ErrControlFlood, "")
+		return c.end(reason.ControlFlood, "")
 	case wire.FaultReason:
-		return c.end(ErrInvalidUTF8, e.Detail)
+		return c.end(reason.InvalidUTF8, e.Detail)
 	case wire.FaultMessageTimeout:
-		return c.end(ErrMessageTimeout, "")
+		return c.end(reason.MessageTimeout, "")
 	case wire.FaultIdle:
-		return c.end(ErrIdle, "")
+		return c.end(reason.Idle, "")
 	case wire.FaultPong:
-		return c.end(ErrPongTimeout, "")
+		return c.end(reason.PongTimeout, "")
 	}
-	return c.end(ErrProtocol, e.Detail)
+	return c.end(reason.Protocol, e.Detail)
 }
 
 // lost ends a connection whose socket is of no use any more.
 func (c *Conn) lost(err error) error {
-	cause := &CloseError{Code: websocket.StatusAbnormalClosure, Remote: true, err: ErrConnectionLost}
+	cause := &CloseError{Code: websocket.StatusAbnormalClosure, Remote: true, err: reason.ConnectionLost}
 	return c.endWith(cause, 0, err.Error())
 }
 
@@ -558,9 +558,9 @@ func (c *Conn) ended(cause *CloseError, detail string) {
 	c.reported = true
 	c.reportMu.Unlock()
 	e := c.event(EventClose)
-	e.Err, e.Reason, e.Detail = cause, cause.err.(*refusal).token, detail
+	e.Err, e.Reason, e.Detail = cause, cause.err.Token(), detail
 	e.Code, e.Remote = cause.Code, cause.Remote
-	if cause.err == ErrPeerClosed {
+	if cause.err == reason.PeerClosed {
 		e.PeerCode = cause.Code
 	}
 	if detail == "" && cause.Reason != e.Reason {
@@ -616,12 +616,12 @@ func (c *Conn) run(fn func(context.Context, *Conn) error, r *http.Request) {
 	defer func() {
 		if v := recover(); v != nil {
 			detail := panicText("handler", v)
-			c.end(ErrInternal, detail)
+			c.end(reason.Internal, detail)
 			e := c.event(EventWarning)
-			e.Err, e.Reason, e.Detail, e.stack = ErrInternal, "panic", detail, debug.Stack()
+			e.Err, e.Reason, e.Detail, e.stack = reason.Internal, "panic", detail, debug.Stack()
 			c.g.events.emit(e)
 		} else if !returned {
-			c.end(ErrInternal, "handler ended its goroutine")
+			c.end(reason.Internal, "handler ended its goroutine")
 		} else {
 			c.End(err)
 		}
@@ -647,7 +647,7 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 	_, msg, err := c.read(ctx)
 	if err != nil {
 		if c.w.Cause() == nil {
-			return c.end(ErrAuthTimeout, "Accept's context ended")
+			return c.end(reason.AuthTimeout, "Accept's context ended")
 		}
 		return err
 	}
@@ -655,7 +655,7 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 	c.awaiting.Store(false)
 	token, err := parseFirstMessage(msg)
 	if err != nil {
-		return c.end(ErrUnauthenticated, asDenied(err).detail)
+		return c.end(reason.Unauthenticated, asDenied(err).detail)
 	}
 	var p Principal
 	fl, err := g.rates.inFlight.fly(c.client)
@@ -670,7 +670,7 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 		c.principal.Store(&p)
 		c.session = g.sessions.register(p)
 		if g.sessions.revoked(p) {
-			err = deny(ErrRevoked, "")
+			err = deny(reason.Revoked, "")
 		}
 	}
 	if err == nil {
@@ -678,10 +678,10 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 	}
 	if err != nil {
 		d := asDenied(err)
-		if d.code == 0 {
-			d = denyCause(ErrUnavailable, err)
+		if d.Code() == 0 {
+			d = denyCause(reason.Unavailable, err)
 		}
-		return c.end(d.refusal, d.detail)
+		return c.end(d.Reason, d.detail)
 	}
 	c.lease.authenticated()
 	c.w.SetMax(c.e.messages.MaxBytes)
@@ -707,7 +707,7 @@ func (c *Conn) start(await bool, holders int32) {
 	c.holders.Store(holders)
 	c.rates = g.rates.conn(c.client, c.Principal().Subject)
 	if g.heartbeat.ReportIdle {
-		c.w.OnIdle(func() { c.violation(ErrIdle, "", true) })
+		c.w.OnIdle(func() { c.violation(reason.Idle, "", true) })
 	}
 	c.w.OnBroken(func(err error) { c.writeFailed(context.Background(), err) })
 	c.awaiting.Store(await)
@@ -724,7 +724,7 @@ func (c *Conn) start(await bool, holders int32) {
 		c.begin()
 	}
 	if draining {
-		c.end(ErrDraining, "")
+		c.end(reason.Draining, "")
 	}
 }
 
@@ -755,8 +755,8 @@ func (c *Conn) begin() {
 // Refresh replaces the credential of a connection by a newer one of the same
 // subject, which the application has got from the peer: its expiry, scopes and
 // session. It is refused three times in a row at most, then every 10 s, with
-// ErrRateLimited. An error that wraps ErrUnauthenticated or ErrUnavailable leaves
-// everything as it was; a revoked credential or another subject (ErrRefresh)
+// reason.RateLimited. An error that wraps ErrUnauthenticated or ErrUnavailable leaves
+// everything as it was; a revoked credential or another subject (reason.Refresh)
 // closes the connection.
 func (c *Conn) Refresh(ctx context.Context, token string) error {
 	c.refreshMu.Lock()
@@ -771,16 +771,16 @@ func (c *Conn) Refresh(ctx context.Context, token string) error {
 			return c.closed()
 		}
 		d := asDenied(err)
-		c.violation(d.refusal, "refresh: "+d.detail, false)
+		c.violation(d.Reason, "refresh: "+d.detail, false)
 		return err
 	}
 	g := c.g
 	if p.Subject != old.Subject {
-		return c.end(ErrRefresh, "")
+		return c.end(reason.Refresh, "")
 	}
 	g.sessions.identify(c.session, p)
 	if g.sessions.revoked(p) || c.session.isKilled() {
-		return c.end(ErrRevoked, "")
+		return c.end(reason.Revoked, "")
 	}
 	c.adopt(p)
 	c.g.events.emit(c.event(EventRefresh))
@@ -792,15 +792,15 @@ func (c *Conn) refreshed(ctx context.Context, old *Principal, token string) (Pri
 	auth := c.g.auth
 	switch {
 	case old.anonymous():
-		return Principal{}, deny(ErrUnauthenticated, "nobody to refresh")
+		return Principal{}, deny(reason.Unauthenticated, "nobody to refresh")
 	case token == "" || len(token) > maxToken:
-		return Principal{}, deny(ErrUnauthenticated, "empty or over-long credential")
+		return Principal{}, deny(reason.Unauthenticated, "empty or over-long credential")
 	}
 	if c.refreshes == nil {
 		c.refreshes = rate.NewLimiter(rate.Every(10*time.Second), 3)
 	}
 	if !c.refreshes.Allow() {
-		return Principal{}, deny(ErrRateLimited, "")
+		return Principal{}, deny(reason.RateLimited, "")
 	}
 	fl, err := c.g.rates.inFlight.fly(c.client)
 	if err != nil {
@@ -843,12 +843,12 @@ func (c *Conn) revalidate() {
 	}
 	if err != nil {
 		d := asDenied(err)
-		c.end(d.refusal, "revalidation: "+d.detail)
+		c.end(d.Reason, "revalidation: "+d.detail)
 		return
 	}
 	c.g.sessions.identify(c.session, p)
 	if c.g.sessions.revoked(p) || c.session.isKilled() {
-		c.end(ErrRevoked, "")
+		c.end(reason.Revoked, "")
 		return
 	}
 	c.checkAgain(p)

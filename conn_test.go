@@ -24,6 +24,7 @@ import (
 
 	"github.com/wsguard/wsguard"
 	"github.com/wsguard/wsguard/internal/wstest"
+	"github.com/wsguard/wsguard/reason"
 )
 
 // Frames that the guard refuses, and what the peer is told (T52-T60).
@@ -278,52 +279,52 @@ func TestOneCause(t *testing.T) {
 		is      error
 		remote  bool
 	}{
-		{name: "handler nil", handler: returns(nil), peer: 1000, is: wsguard.ErrHandlerDone},
-		{name: "handler error", handler: returns(errors.New("secret")), peer: 1011, reason: "internal_error", is: wsguard.ErrInternal},
-		{name: "handler CloseError", handler: returns(&wsguard.CloseError{Code: 4321, Reason: "mine"}), peer: 4321, reason: "mine", is: wsguard.ErrClosed},
-		{name: "handler CloseError wrapped", handler: returns(fmt.Errorf("x: %w", &wsguard.CloseError{Code: 1013})), peer: 1013, is: wsguard.ErrClosed},
-		{name: "handler CloseError, long reason", handler: returns(&wsguard.CloseError{Code: 4321, Reason: long}), peer: 4321, reason: long[:122], is: wsguard.ErrClosed},
-		{name: "handler CloseError 1005", handler: returns(&wsguard.CloseError{Code: 1005}), peer: 1011, reason: "internal_error", is: wsguard.ErrInternal},
-		{name: "handler CloseError 1006", handler: returns(&wsguard.CloseError{Code: 1006}), peer: 1011, reason: "internal_error", is: wsguard.ErrInternal},
-		{name: "handler CloseError 0", handler: returns(&wsguard.CloseError{}), peer: 1011, reason: "internal_error", is: wsguard.ErrInternal},
-		{name: "handler CloseError 66536", handler: returns(&wsguard.CloseError{Code: 66536}), peer: 1011, reason: "internal_error", is: wsguard.ErrInternal},
-		{name: "handler panics", handler: func(context.Context, *wsguard.Conn) error { panic("secret") }, peer: 1011, reason: "internal_error", is: wsguard.ErrInternal},
-		{name: "handler panics with an error", handler: func(context.Context, *wsguard.Conn) error { panic(&wsguard.CloseError{Code: 4000}) }, peer: 1011, reason: "internal_error", is: wsguard.ErrInternal},
-		{name: "handler ends its goroutine", handler: func(context.Context, *wsguard.Conn) error { runtime.Goexit(); return nil }, peer: 1011, reason: "internal_error", is: wsguard.ErrInternal},
-		{name: "Close", handler: closes(4000, "bye"), peer: 4000, reason: "bye", is: wsguard.ErrClosed},
-		{name: "Close, long reason", handler: closes(4000, strings.Repeat("x", 122)+"é"), peer: 4000, reason: strings.Repeat("x", 122), is: wsguard.ErrClosed},
-		{name: "Close, bad reason", handler: closes(4000, "a\xffb"), peer: 4000, reason: "a\ufffdb", is: wsguard.ErrClosed},
-		{name: "Close 1005", handler: closes(1005, ""), peer: 1011, reason: "internal_error", is: wsguard.ErrInternal},
-		{name: "Close 1015", handler: closes(1015, ""), peer: 1011, reason: "internal_error", is: wsguard.ErrInternal},
-		{name: "Close 5000", handler: closes(5000, ""), peer: 1011, reason: "internal_error", is: wsguard.ErrInternal},
-		{name: "Close -1", handler: closes(-1, ""), peer: 1011, reason: "internal_error", is: wsguard.ErrInternal},
-		{name: "Close 66536", handler: closes(66536, ""), peer: 1011, reason: "internal_error", is: wsguard.ErrInternal},
+		{name: "handler nil", handler: returns(nil), peer: 1000, is: reason.HandlerDone},
+		{name: "handler error", handler: returns(errors.New("secret")), peer: 1011, reason: "internal_error", is: reason.Internal},
+		{name: "handler CloseError", handler: returns(&wsguard.CloseError{Code: 4321, Reason: "mine"}), peer: 4321, reason: "mine", is: reason.Closed},
+		{name: "handler CloseError wrapped", handler: returns(fmt.Errorf("x: %w", &wsguard.CloseError{Code: 1013})), peer: 1013, is: reason.Closed},
+		{name: "handler CloseError, long reason", handler: returns(&wsguard.CloseError{Code: 4321, Reason: long}), peer: 4321, reason: long[:122], is: reason.Closed},
+		{name: "handler CloseError 1005", handler: returns(&wsguard.CloseError{Code: 1005}), peer: 1011, reason: "internal_error", is: reason.Internal},
+		{name: "handler CloseError 1006", handler: returns(&wsguard.CloseError{Code: 1006}), peer: 1011, reason: "internal_error", is: reason.Internal},
+		{name: "handler CloseError 0", handler: returns(&wsguard.CloseError{}), peer: 1011, reason: "internal_error", is: reason.Internal},
+		{name: "handler CloseError 66536", handler: returns(&wsguard.CloseError{Code: 66536}), peer: 1011, reason: "internal_error", is: reason.Internal},
+		{name: "handler panics", handler: func(context.Context, *wsguard.Conn) error { panic("secret") }, peer: 1011, reason: "internal_error", is: reason.Internal},
+		{name: "handler panics with an error", handler: func(context.Context, *wsguard.Conn) error { panic(&wsguard.CloseError{Code: 4000}) }, peer: 1011, reason: "internal_error", is: reason.Internal},
+		{name: "handler ends its goroutine", handler: func(context.Context, *wsguard.Conn) error { runtime.Goexit(); return nil }, peer: 1011, reason: "internal_error", is: reason.Internal},
+		{name: "Close", handler: closes(4000, "bye"), peer: 4000, reason: "bye", is: reason.Closed},
+		{name: "Close, long reason", handler: closes(4000, strings.Repeat("x", 122)+"é"), peer: 4000, reason: strings.Repeat("x", 122), is: reason.Closed},
+		{name: "Close, bad reason", handler: closes(4000, "a\xffb"), peer: 4000, reason: "a\ufffdb", is: reason.Closed},
+		{name: "Close 1005", handler: closes(1005, ""), peer: 1011, reason: "internal_error", is: reason.Internal},
+		{name: "Close 1015", handler: closes(1015, ""), peer: 1011, reason: "internal_error", is: reason.Internal},
+		{name: "Close 5000", handler: closes(5000, ""), peer: 1011, reason: "internal_error", is: reason.Internal},
+		{name: "Close -1", handler: closes(-1, ""), peer: 1011, reason: "internal_error", is: reason.Internal},
+		{name: "Close 66536", handler: closes(66536, ""), peer: 1011, reason: "internal_error", is: reason.Internal},
 		{name: "Close twice", handler: func(ctx context.Context, c *wsguard.Conn) error {
 			c.Close(4001, "a")
 			c.Close(4002, "b")
 			panic("late")
-		}, peer: 4001, reason: "a", is: wsguard.ErrClosed},
-		{name: "Close with nobody reading", handler: func(ctx context.Context, c *wsguard.Conn) error { c.Close(4001, "a"); <-ctx.Done(); return nil }, peer: 4001, reason: "a", is: wsguard.ErrClosed},
-		{name: "kick", act: func(w world) { w.g.Kick(id(w), 0, "") }, peer: 3003, reason: "kicked", is: wsguard.ErrKicked},
-		{name: "kick, mapped", config: func(cfg *wsguard.Config) { cfg.CloseCodes = map[error]wsguard.StatusCode{wsguard.ErrKicked: 4403} }, act: func(w world) { w.g.Kick(id(w), 0, "") }, peer: 4403, reason: "kicked", is: wsguard.ErrKicked},
-		{name: "revoke", act: func(w world) { w.g.Revoke("alice") }, peer: 3000, reason: "revoked", is: wsguard.ErrRevoked},
-		{name: "peer 1000", act: peerClose(1000, "done"), peer: 1000, reason: "done", is: wsguard.ErrPeerClosed, remote: true},
-		{name: "peer 1001", act: peerClose(1001, ""), peer: 1001, is: wsguard.ErrPeerClosed, remote: true},
-		{name: "peer 1005", act: peerClose(1005, ""), peer: 1005, is: wsguard.ErrPeerClosed, remote: true},
-		{name: "peer 1011", act: peerClose(1011, ""), peer: 1011, is: wsguard.ErrPeerClosed, remote: true},
-		{name: "peer 4000", act: peerClose(4000, "x"), peer: 4000, reason: "x", is: wsguard.ErrPeerClosed, remote: true},
-		{name: "EOF", act: func(w world) { w.c.Conn().(*wstest.PipeConn).CloseWrite() }, peer: 1006, is: wsguard.ErrConnectionLost, remote: true},
-		{name: "EOF in a frame", act: func(w world) { w.c.Write([]byte("\x81\x85")); w.c.Conn().(*wstest.PipeConn).CloseWrite() }, peer: 1006, is: wsguard.ErrConnectionLost, remote: true},
-		{name: "reset", act: func(w world) { w.c.Conn().(*wstest.PipeConn).Reset() }, peer: 1006, is: wsguard.ErrConnectionLost, remote: true},
-		{name: "rate", act: send(strings.Repeat(string(wstest.AppendFrame(nil, wstest.Text("x"))), 41)), peer: 1008, reason: "rate_limited", is: wsguard.ErrRateLimited},
-		{name: "schema", config: connSchema(wsguard.ActionClose), act: send(string(wstest.AppendFrame(nil, wstest.Text(`{"n":"x"}`)))), peer: 1008, reason: "schema", is: wsguard.ErrSchema},
-		{name: "JSON", config: connSchema(wsguard.ActionClose), act: send(string(wstest.AppendFrame(nil, wstest.Text(`{"n":`)))), peer: 1007, reason: "invalid_json", is: wsguard.ErrInvalidJSON},
-		{name: "idle", config: func(cfg *wsguard.Config) { cfg.Heartbeat.Ping = wsguard.Off }, peer: 3008, reason: "idle", is: wsguard.ErrIdle},
-		{name: "pong", peer: 3008, reason: "pong_timeout", is: wsguard.ErrPongTimeout},
-		{name: "lifetime", config: func(cfg *wsguard.Config) { cfg.Heartbeat.Lifetime = time.Second }, peer: 1001, reason: "lifetime", is: wsguard.ErrLifetime},
-		{name: "expiry", config: connExpires(time.Second), peer: 3000, reason: "expired", is: wsguard.ErrExpired},
-		{name: "message timeout", act: send("\x81\x85\x00\x00\x00\x00h"), peer: 1008, reason: "message_timeout", is: wsguard.ErrMessageTimeout},
-		{name: "shutdown", act: func(w world) { go w.g.Shutdown(context.Background()) }, peer: 1012, reason: "draining", is: wsguard.ErrDraining},
+		}, peer: 4001, reason: "a", is: reason.Closed},
+		{name: "Close with nobody reading", handler: func(ctx context.Context, c *wsguard.Conn) error { c.Close(4001, "a"); <-ctx.Done(); return nil }, peer: 4001, reason: "a", is: reason.Closed},
+		{name: "kick", act: func(w world) { w.g.Kick(id(w), 0, "") }, peer: 3003, reason: "kicked", is: reason.Kicked},
+		{name: "kick, mapped", config: func(cfg *wsguard.Config) { cfg.CloseCodes = map[*reason.Reason]wsguard.StatusCode{reason.Kicked: 4403} }, act: func(w world) { w.g.Kick(id(w), 0, "") }, peer: 4403, reason: "kicked", is: reason.Kicked},
+		{name: "revoke", act: func(w world) { w.g.Revoke("alice") }, peer: 3000, reason: "revoked", is: reason.Revoked},
+		{name: "peer 1000", act: peerClose(1000, "done"), peer: 1000, reason: "done", is: reason.PeerClosed, remote: true},
+		{name: "peer 1001", act: peerClose(1001, ""), peer: 1001, is: reason.PeerClosed, remote: true},
+		{name: "peer 1005", act: peerClose(1005, ""), peer: 1005, is: reason.PeerClosed, remote: true},
+		{name: "peer 1011", act: peerClose(1011, ""), peer: 1011, is: reason.PeerClosed, remote: true},
+		{name: "peer 4000", act: peerClose(4000, "x"), peer: 4000, reason: "x", is: reason.PeerClosed, remote: true},
+		{name: "EOF", act: func(w world) { w.c.Conn().(*wstest.PipeConn).CloseWrite() }, peer: 1006, is: reason.ConnectionLost, remote: true},
+		{name: "EOF in a frame", act: func(w world) { w.c.Write([]byte("\x81\x85")); w.c.Conn().(*wstest.PipeConn).CloseWrite() }, peer: 1006, is: reason.ConnectionLost, remote: true},
+		{name: "reset", act: func(w world) { w.c.Conn().(*wstest.PipeConn).Reset() }, peer: 1006, is: reason.ConnectionLost, remote: true},
+		{name: "rate", act: send(strings.Repeat(string(wstest.AppendFrame(nil, wstest.Text("x"))), 41)), peer: 1008, reason: "rate_limited", is: reason.RateLimited},
+		{name: "schema", config: connSchema(wsguard.ActionClose), act: send(string(wstest.AppendFrame(nil, wstest.Text(`{"n":"x"}`)))), peer: 1008, reason: "schema", is: reason.Schema},
+		{name: "JSON", config: connSchema(wsguard.ActionClose), act: send(string(wstest.AppendFrame(nil, wstest.Text(`{"n":`)))), peer: 1007, reason: "invalid_json", is: reason.InvalidJSON},
+		{name: "idle", config: func(cfg *wsguard.Config) { cfg.Heartbeat.Ping = wsguard.Off }, peer: 3008, reason: "idle", is: reason.Idle},
+		{name: "pong", peer: 3008, reason: "pong_timeout", is: reason.PongTimeout},
+		{name: "lifetime", config: func(cfg *wsguard.Config) { cfg.Heartbeat.Lifetime = time.Second }, peer: 1001, reason: "lifetime", is: reason.Lifetime},
+		{name: "expiry", config: connExpires(time.Second), peer: 3000, reason: "expired", is: reason.Expired},
+		{name: "message timeout", act: send("\x81\x85\x00\x00\x00\x00h"), peer: 1008, reason: "message_timeout", is: reason.MessageTimeout},
+		{name: "shutdown", act: func(w world) { go w.g.Shutdown(context.Background()) }, peer: 1012, reason: "draining", is: reason.Draining},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -485,7 +486,7 @@ func TestDerivedContextAfterEnd(t *testing.T) {
 						continue
 					}
 					all++
-					if !errors.Is(err, wsguard.ErrKicked) {
+					if !errors.Is(err, reason.Kicked) {
 						if bad++; bad == 1 {
 							t.Errorf("%v instead of the cause", err)
 						}
@@ -609,10 +610,10 @@ func TestWriteTimeout(t *testing.T) {
 					}()
 				}
 				r := <-results
-				if !errors.Is(r.err, wsguard.ErrWriteTimeout) || r.d > 5*limit {
+				if !errors.Is(r.err, reason.WriteTimeout) || r.d > 5*limit {
 					t.Errorf("a write to a peer that does not read returned %v after %v", r.err, r.d)
 				}
-				if e := ev.closed(); e.Code != 1008 || !errors.Is(e.Err, wsguard.ErrWriteTimeout) {
+				if e := ev.closed(); e.Code != 1008 || !errors.Is(e.Err, reason.WriteTimeout) {
 					t.Errorf("event %d %v", e.Code, e.Err)
 				}
 				connGone(t, g)
@@ -638,11 +639,11 @@ func TestPongBreaksPipe(t *testing.T) {
 		c.Timeout = connPatience
 		c.Write(bytes.Repeat(wstest.AppendFrame(nil, wstest.Ping(make([]byte, 125))), 3))
 		start := time.Now()
-		if err := <-wrote; !errors.Is(err, wsguard.ErrWriteTimeout) {
+		if err := <-wrote; !errors.Is(err, reason.WriteTimeout) {
 			t.Errorf("Write after half a pong: %v", err)
 		}
 		e := ev.closed()
-		if !errors.Is(e.Err, wsguard.ErrWriteTimeout) || e.Duration > 6*time.Second {
+		if !errors.Is(e.Err, reason.WriteTimeout) || e.Duration > 6*time.Second {
 			t.Errorf("ended with %v after %v", e.Err, e.Duration)
 		}
 		_ = start
@@ -710,7 +711,7 @@ func TestWriteCutMidFrame(t *testing.T) {
 		c := connDial(t, s, "")
 		for range 3 {
 			var ce *wsguard.CloseError
-			if err := <-errs; !errors.As(err, &ce) || !errors.Is(err, wsguard.ErrWriteTimeout) {
+			if err := <-errs; !errors.As(err, &ce) || !errors.Is(err, reason.WriteTimeout) {
 				t.Errorf("%v", err)
 			}
 		}
@@ -781,7 +782,7 @@ func TestKick(t *testing.T) {
 				if d := time.Since(start); d > time.Second || where != "stuck writer" && d > 0 {
 					t.Errorf("the application was freed after %v", d)
 				}
-				if !errors.Is(err, wsguard.ErrKicked) {
+				if !errors.Is(err, reason.Kicked) {
 					t.Errorf("the application saw %v", err)
 				}
 				if where != "stuck writer" {

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/wsguard/wsguard/reason"
 )
 
 // Bounds of the Sec-WebSocket headers.
@@ -20,20 +22,20 @@ const (
 func checkUpgrade(r *http.Request) error {
 	switch {
 	case r.ProtoMajor == 1 && r.ProtoMinor == 0:
-		return denyStatus(ErrHTTPVersion, http.StatusUpgradeRequired, "HTTP/1.0")
+		return denyStatus(reason.HTTPVersion, http.StatusUpgradeRequired, "HTTP/1.0")
 	case r.ProtoMajor != 1 || r.ProtoMinor != 1:
-		return deny(ErrHTTPVersion, "") // extended CONNECT (RFC 8441) is not served
+		return deny(reason.HTTPVersion, "") // extended CONNECT (RFC 8441) is not served
 	case r.ContentLength != 0 || len(r.TransferEncoding) > 0:
-		return deny(ErrBody, "")
+		return deny(reason.Body, "")
 	case r.Method != http.MethodGet:
-		return deny(ErrMethod, "")
+		return deny(reason.Method, "")
 	case !hasToken(r.Header, "Connection", "upgrade"):
-		return deny(ErrNotUpgrade, "Connection header without upgrade")
+		return deny(reason.NotUpgrade, "Connection header without upgrade")
 	case !hasToken(r.Header, "Upgrade", "websocket"):
-		return deny(ErrNotUpgrade, "Upgrade header without websocket")
+		return deny(reason.NotUpgrade, "Upgrade header without websocket")
 	}
 	if v, ok := single(r.Header, "Sec-Websocket-Version"); !ok || strings.TrimSpace(v) != "13" {
-		return deny(ErrVersion, "")
+		return deny(reason.Version, "")
 	}
 	size := 0
 	for name, values := range r.Header {
@@ -44,18 +46,18 @@ func checkUpgrade(r *http.Request) error {
 		}
 	}
 	if size > maxHandshakeBytes {
-		return deny(ErrHeaderTooLarge, "")
+		return deny(reason.HeaderTooLarge, "")
 	}
 	if len(headerTokens(r.Header, "Sec-Websocket-Protocol")) > maxHandshakeTokens ||
 		len(headerTokens(r.Header, "Sec-Websocket-Extensions")) > maxHandshakeTokens {
-		return deny(ErrHeaderTooLarge, "too many values")
+		return deny(reason.HeaderTooLarge, "too many values")
 	}
 	key, ok := single(r.Header, "Sec-Websocket-Key")
 	if !ok {
-		return deny(ErrHandshake, "not one Sec-WebSocket-Key")
+		return deny(reason.Handshake, "not one Sec-WebSocket-Key")
 	}
 	if b, err := base64.StdEncoding.DecodeString(strings.TrimSpace(key)); err != nil || len(b) != 16 {
-		return deny(ErrHandshake, "Sec-WebSocket-Key is not 16 bytes")
+		return deny(reason.Handshake, "Sec-WebSocket-Key is not 16 bytes")
 	}
 	return nil
 }
@@ -73,7 +75,7 @@ func (e *Endpoint) negotiate(r *http.Request) (string, error) {
 
 func (e *Endpoint) hasTable(subprotocol string) error {
 	if len(e.messages.Validators) > 0 && e.messages.validator(subprotocol) == nil {
-		return deny(ErrSubprotocol, "")
+		return deny(reason.Subprotocol, "")
 	}
 	return nil
 }
@@ -87,13 +89,13 @@ func (e *Endpoint) callAttach(r *http.Request, p Principal) (value any, err erro
 	defer cancel()
 	defer func() {
 		if recover() != nil {
-			value, err = nil, deny(ErrUnavailable, "Attach panicked")
+			value, err = nil, deny(reason.Unavailable, "Attach panicked")
 		}
 	}()
 	value, err = e.attach(r.WithContext(ctx), p)
 	if err != nil {
 		closeValue(value)
-		return nil, denyCause(ErrForbidden, err)
+		return nil, denyCause(reason.Forbidden, err)
 	}
 	return value, nil
 }

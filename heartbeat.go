@@ -3,6 +3,8 @@ package wsguard
 import (
 	"math/rand/v2"
 	"time"
+
+	"github.com/wsguard/wsguard/reason"
 )
 
 // HeartbeatConfig bounds how long a connection may be silent, slow or open. In
@@ -76,11 +78,11 @@ func (c *Conn) sweep() {
 	case c.w.Cause() != nil:
 		return
 	case expires != nil && !now.Before(*expires):
-		c.end(ErrExpired, "")
+		c.end(reason.Expired, "")
 	case !c.lifetime.IsZero() && !now.Before(c.lifetime):
-		c.end(ErrLifetime, "")
+		c.end(reason.Lifetime, "")
 	case c.awaiting.Load() && !now.Before(c.authBy):
-		c.end(ErrAuthTimeout, "")
+		c.end(reason.AuthTimeout, "")
 	default:
 		if at := c.recheck.Load(); at != 0 && time.Since(c.g.born) >= time.Duration(at) {
 			c.recheck.Store(0)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/wsguard/wsguard"
 	"github.com/wsguard/wsguard/internal/wstest"
+	"github.com/wsguard/wsguard/reason"
 )
 
 // connNextPing reads a frame, which is to be a ping.
@@ -56,7 +57,7 @@ func TestPingAndPongTimeout(t *testing.T) {
 			_, at := connNextPing(t, c)
 			connWantClose(t, c, 3008, "pong_timeout")
 			connBetween(t, "pong timeout", time.Since(at), 10*time.Second, 10*time.Second+connTick)
-			if e := ev.closed(); !errors.Is(e.Err, wsguard.ErrPongTimeout) || e.Remote {
+			if e := ev.closed(); !errors.Is(e.Err, reason.PongTimeout) || e.Remote {
 				t.Errorf("%v", e.Err)
 			}
 		})
@@ -287,7 +288,7 @@ func TestSweeperPings(t *testing.T) {
 		}
 		c.Conn().(*wstest.PipeConn).Reset()
 		start = time.Now()
-		if e := ev.closed(); !errors.Is(e.Err, wsguard.ErrConnectionLost) || time.Since(start) > 2*connPing {
+		if e := ev.closed(); !errors.Is(e.Err, reason.ConnectionLost) || time.Since(start) > 2*connPing {
 			t.Errorf("a peer that is gone was noticed after %v: %v", time.Since(start), e.Err)
 		}
 	})
@@ -392,7 +393,7 @@ func TestExpiry(t *testing.T) {
 							t.Error("not ended an hour later")
 							g.Kick(connIDs(ev)[0], 0, "")
 						}
-						if e := ev.closed(); !errors.Is(e.Err, wsguard.ErrExpired) {
+						if e := ev.closed(); !errors.Is(e.Err, reason.Expired) {
 							t.Error(e.Err)
 						}
 					})
@@ -505,7 +506,7 @@ func TestReportIdle(t *testing.T) {
 		<-done
 		n := 0
 		for _, e := range ev.of(wsguard.EventViolation) {
-			if errors.Is(e.Err, wsguard.ErrIdle) && e.Report {
+			if errors.Is(e.Err, reason.Idle) && e.Report {
 				n++
 			}
 		}

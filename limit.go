@@ -11,6 +11,7 @@ import (
 
 	"github.com/wsguard/wsguard/internal/clientip"
 	"github.com/wsguard/wsguard/internal/keyed"
+	"github.com/wsguard/wsguard/reason"
 )
 
 // Off switches a limit or a timeout off.
@@ -162,7 +163,7 @@ func (r *rates) handshake(client netip.Addr) error {
 		return nil
 	}
 	if wait, ok := r.handshakes.Take(r.handshakes.Prefix(clientip.Key(client)), 1, time.Now()); !ok {
-		return denyRetry(ErrHandshakeRate, wait)
+		return denyRetry(reason.HandshakeRate, wait)
 	}
 	return nil
 }
@@ -172,9 +173,9 @@ func (c *counter) fly(client netip.Addr) (*flight, error) {
 	key := clientip.Key(client)
 	if ok, own := c.take(key); !ok {
 		if own {
-			return nil, denyStatus(ErrInFlight, http.StatusTooManyRequests, "of the client")
+			return nil, denyStatus(reason.InFlight, http.StatusTooManyRequests, "of the client")
 		}
-		return nil, deny(ErrInFlight, "")
+		return nil, deny(reason.InFlight, "")
 	}
 	fl := &flight{release: func() { c.give(key) }}
 	fl.hold()
@@ -426,7 +427,7 @@ type Lease struct {
 func (c *ConnCap) Acquire(r *http.Request) (*Lease, error) {
 	addr, err := c.client.Client(r)
 	if err != nil {
-		return nil, denyCause(ErrClientAddress, err)
+		return nil, denyCause(reason.ClientAddress, err)
 	}
 	return c.acquire(addr, r)
 }
@@ -437,11 +438,11 @@ func (c *ConnCap) acquire(addr netip.Addr, r *http.Request) (*Lease, error) {
 	var over error
 	switch {
 	case c.cfg.MaxConns > 0 && c.all >= c.cfg.MaxConns:
-		over = deny(ErrMaxConns, "")
+		over = deny(reason.MaxConns, "")
 	case c.cfg.MaxConnsPerClient > 0 && c.clients[l.client] >= c.cfg.MaxConnsPerClient:
-		over = deny(ErrMaxClientConns, "")
+		over = deny(reason.MaxClientConns, "")
 	case c.cfg.MaxConnsPerNetwork > 0 && l.network != l.client && c.networks[l.network] >= c.cfg.MaxConnsPerNetwork:
-		over = deny(ErrMaxClientConns, "of its /48")
+		over = deny(reason.MaxClientConns, "of its /48")
 	}
 	if over == nil || c.cfg.ReportOnly {
 		c.all++
@@ -479,7 +480,7 @@ func (l *Lease) bind(subject string, r *http.Request) error {
 	}
 	c.mu.Unlock()
 	if over {
-		err := deny(ErrMaxSubjectConns, "")
+		err := deny(reason.MaxSubjectConns, "")
 		if !c.cfg.ReportOnly {
 			return err
 		}
@@ -496,7 +497,7 @@ func (l *Lease) await() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cfg.MaxUnauthenticated > 0 && c.waiting >= c.cfg.MaxUnauthenticated && !c.cfg.ReportOnly {
-		return deny(ErrMaxConns, "of those not authenticated yet")
+		return deny(reason.MaxConns, "of those not authenticated yet")
 	}
 	c.waiting++
 	l.waiting = true

@@ -18,6 +18,7 @@ import (
 
 	"github.com/wsguard/wsguard"
 	"github.com/wsguard/wsguard/internal/wstest"
+	"github.com/wsguard/wsguard/reason"
 )
 
 // connBig admits messages of 16 MiB as fast as they come.
@@ -421,7 +422,7 @@ func TestRateReport(t *testing.T) {
 			t.Errorf("%+v", e)
 		}
 		for _, e := range ev.of(wsguard.EventViolation) {
-			if !e.Report || !errors.Is(e.Err, wsguard.ErrRateLimited) {
+			if !e.Report || !errors.Is(e.Err, reason.RateLimited) {
 				t.Errorf("%+v", e)
 			}
 		}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/wsguard/wsguard/internal/clientip"
 	"github.com/wsguard/wsguard/internal/origin"
+	"github.com/wsguard/wsguard/reason"
 )
 
 // Check judges a request's origin, host or transport, and consumes nothing.
@@ -26,8 +27,8 @@ const (
 	checkTLS    checkKind = "TLS"
 )
 
-// Check returns nil, or an error that wraps ErrOriginDenied, ErrFetchMetadata,
-// ErrHostDenied or ErrInsecureTransport.
+// Check returns nil, or an error that wraps reason.Origin, reason.FetchMetadata,
+// reason.Host or reason.InsecureTransport.
 func (c *Check) Check(r *http.Request) error { return c.check(r) }
 
 // Handler lets a request pass to next, or answers 403 or 421.
@@ -89,25 +90,25 @@ func (c *Check) reportOnly(check func(*http.Request) error) func(*http.Request) 
 func (g *originGuard) check(r *http.Request) error {
 	switch origins := r.Header["Origin"]; {
 	case len(origins) > 1:
-		return deny(ErrOriginDenied, "several Origin headers")
+		return deny(reason.Origin, "several Origin headers")
 	case len(origins) == 0 || origins[0] == "":
 		if !g.cfg.AllowMissingOrigin {
-			return deny(ErrOriginDenied, "no Origin header")
+			return deny(reason.Origin, "no Origin header")
 		}
 		if len(r.Header["Cookie"]) > 0 {
-			return deny(ErrOriginDenied, "a cookie and no Origin header")
+			return deny(reason.Origin, "a cookie and no Origin header")
 		}
 		if slices.Contains(r.Header["Sec-Fetch-Site"], "cross-site") {
-			return deny(ErrFetchMetadata, "cross-site and no Origin header")
+			return deny(reason.FetchMetadata, "cross-site and no Origin header")
 		}
 	case !g.list.Match(origins[0]):
-		return deny(ErrOriginDenied, "")
+		return deny(reason.Origin, "")
 	}
 	// Browsers that send fetch metadata send this mode for a WebSocket only;
 	// a page cannot change it.
 	for _, mode := range r.Header["Sec-Fetch-Mode"] {
 		if mode != "websocket" {
-			return deny(ErrFetchMetadata, "Sec-Fetch-Mode is not websocket")
+			return deny(reason.FetchMetadata, "Sec-Fetch-Mode is not websocket")
 		}
 	}
 	return nil
@@ -119,13 +120,13 @@ func (g *originGuard) checkPost(r *http.Request) error {
 	var err error
 	switch origins := r.Header["Origin"]; {
 	case len(origins) > 1:
-		err = deny(ErrOriginDenied, "several Origin headers")
+		err = deny(reason.Origin, "several Origin headers")
 	case len(origins) == 1 && origins[0] != "":
 		if !g.list.Match(origins[0]) {
-			err = deny(ErrOriginDenied, "")
+			err = deny(reason.Origin, "")
 		}
 	case len(r.Header["Cookie"]) > 0:
-		err = deny(ErrOriginDenied, "a cookie and no Origin header")
+		err = deny(reason.Origin, "a cookie and no Origin header")
 	}
 	return err
 }
@@ -156,7 +157,7 @@ func newHostCheck(hosts []string, f *faults) *Check {
 		if list.Match(r.Host, "443") || r.TLS == nil && list.Match(r.Host, "80") {
 			return nil
 		}
-		return deny(ErrHostDenied, "")
+		return deny(reason.Host, "")
 	}}
 }
 
@@ -201,14 +202,14 @@ func newTLSCheck(client *clientip.Resolver, insecure bool) *Check {
 			if proto, ok := single(r.Header, "X-Forwarded-Proto"); ok && proto == "https" {
 				return nil
 			}
-			return deny(ErrInsecureTransport, "the proxy does not say https")
+			return deny(reason.InsecureTransport, "the proxy does not say https")
 		}
 		if !client.Proxied() && !forwarded(r.Header) {
 			if peer, _, err := clientip.Peer(r.RemoteAddr); err == nil && peer.IsLoopback() {
 				return nil
 			}
 		}
-		return deny(ErrInsecureTransport, "")
+		return deny(reason.InsecureTransport, "")
 	}}
 }
 

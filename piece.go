@@ -76,7 +76,7 @@ func (p *reporter) events() *sink {
 // refuse answers a request that a piece does not let pass.
 func (p *reporter) refuse(w http.ResponseWriter, r *http.Request, err error, e Event) {
 	d := asDenied(err)
-	e.Kind, e.Err, e.Reason, e.Detail, e.Status = EventRefusal, err, d.token, d.detail, d.statusCode()
+	e.Kind, e.Err, e.Reason, e.Detail, e.Status = EventRefusal, err, d.Token(), d.detail, d.statusCode()
 	if e.Code != 0 {
 		e.Status = http.StatusSwitchingProtocols // and told after it
 	}
@@ -104,7 +104,7 @@ func peerOf(r *http.Request) string {
 func (p *reporter) report(r *http.Request, err error) {
 	d := asDenied(err)
 	p.events().emit(Event{
-		Kind: EventViolation, Err: err, Reason: d.token, Detail: d.detail, Report: true,
+		Kind: EventViolation, Err: err, Reason: d.Token(), Detail: d.detail, Report: true,
 		Client: peerOf(r), Origin: r.Header.Get("Origin"), Host: r.Host,
 	})
 }

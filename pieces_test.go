@@ -10,6 +10,7 @@ import (
 
 	"github.com/wsguard/wsguard"
 	"github.com/wsguard/wsguard/internal/wstest"
+	"github.com/wsguard/wsguard/reason"
 )
 
 // Each check alone: pure, and enforced by its Handler.
@@ -26,13 +27,13 @@ func TestPiecesChecks(t *testing.T) {
 		status int
 	}{
 		{"T01 listed", origin, upgradeRequest(), nil, 200},
-		{"T01 foreign", origin, withHeader(upgradeRequest(), "Origin", "https://evil.test"), wsguard.ErrOriginDenied, 403},
-		{"T12 navigate", origin, withHeader(upgradeRequest(), "Sec-Fetch-Mode", "navigate"), wsguard.ErrFetchMetadata, 403},
+		{"T01 foreign", origin, withHeader(upgradeRequest(), "Origin", "https://evil.test"), reason.Origin, 403},
+		{"T12 navigate", origin, withHeader(upgradeRequest(), "Sec-Fetch-Mode", "navigate"), reason.FetchMetadata, 403},
 		{"T09 served", host, upgradeRequest(), nil, 200},
-		{"T09 another", host, func() *http.Request { r := upgradeRequest(); r.Host = "evil.test"; return r }(), wsguard.ErrHostDenied, 421},
+		{"T09 another", host, func() *http.Request { r := upgradeRequest(); r.Host = "evil.test"; return r }(), reason.Host, 421},
 		{"T23 loopback", tls, upgradeRequest(), nil, 200},
-		{"T23 remote", tls, remote(), wsguard.ErrInsecureTransport, 403},
-		{"T23 remote, spoofed", tls, withHeader(remote(), "X-Forwarded-Proto", "https"), wsguard.ErrInsecureTransport, 403},
+		{"T23 remote", tls, remote(), reason.InsecureTransport, 403},
+		{"T23 remote, spoofed", tls, withHeader(remote(), "X-Forwarded-Proto", "https"), reason.InsecureTransport, 403},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			before := fmt.Sprintf("%+v", tt.r)
@@ -267,7 +268,7 @@ func TestPiecesCap(t *testing.T) {
 	back()
 	// By hand; twice is once.
 	l := must(limit.Acquire(upgradeRequest()))
-	if _, err := limit.Acquire(upgradeRequest()); !errors.Is(err, wsguard.ErrMaxConns) {
+	if _, err := limit.Acquire(upgradeRequest()); !errors.Is(err, reason.MaxConns) {
 		t.Error(err)
 	}
 	l.Release()

@@ -5,6 +5,8 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+
+	"github.com/wsguard/wsguard/reason"
 )
 
 // SendConfig bounds what Send queues. In each field 0 is the default.
@@ -50,7 +52,7 @@ type queued struct {
 
 // Send queues a message and never blocks. The message is not copied: it must not
 // be changed, and may be sent to many connections. A full queue ends the
-// connection, or refuses the message with ErrQueueFull. When all queues together
+// connection, or refuses the message with reason.QueueFull. When all queues together
 // are full, the connection that made no progress for longest is ended; an empty
 // queue always takes one message.
 func (c *Conn) Send(typ MessageType, msg []byte) error { return c.send(queued{typ: typ, msg: msg}) }
@@ -88,9 +90,9 @@ func (c *Conn) send(m queued) error {
 		q.mu.Unlock()
 		if qs.cfg.DropNewest {
 			c.dropped.Add(1)
-			return ErrQueueFull
+			return reason.QueueFull
 		}
-		return c.end(ErrQueueFull, "")
+		return c.end(reason.QueueFull, "")
 	}
 	first := len(q.messages) == 0
 	q.messages = append(q.messages, m)
@@ -135,7 +137,7 @@ func (c *Conn) relieve() {
 		if victim == nil {
 			return
 		}
-		victim.end(ErrQueueFull, "all queues together are full")
+		victim.end(reason.QueueFull, "all queues together are full")
 		victim.dropQueue()
 	}
 }

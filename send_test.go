@@ -13,6 +13,7 @@ import (
 
 	"github.com/wsguard/wsguard"
 	"github.com/wsguard/wsguard/internal/wstest"
+	"github.com/wsguard/wsguard/reason"
 )
 
 // sendServer accepts connections over pipes whose buffers are small, so that a
@@ -84,7 +85,7 @@ func TestSendDropNewest(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 5 {
-		if err := conn.Send(wsguard.MessageText, []byte("dropped")); err != wsguard.ErrQueueFull {
+		if err := conn.Send(wsguard.MessageText, []byte("dropped")); err != reason.QueueFull {
 			t.Fatal(err)
 		}
 	}

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/wsguard/wsguard/internal/wire"
+	"github.com/wsguard/wsguard/reason"
 )
 
 // sessions is the registry: who is connected, and who no longer may be.
@@ -121,7 +121,7 @@ func (se *session) attach(c *Conn) {
 	killed := se.killed
 	se.set.mu.Unlock()
 	if killed {
-		c.end(ErrRevoked, "")
+		c.end(reason.Revoked, "")
 	}
 }
 
@@ -170,7 +170,7 @@ func (s *sessions) revoke(id identity) {
 	}
 	s.mu.Unlock()
 	for _, c := range conns {
-		c.end(ErrRevoked, "")
+		c.end(reason.Revoked, "")
 	}
 	if many {
 		s.g.events.emit(Event{Kind: EventWarning, Reason: "revocations", Detail: "100,000 revocations are remembered, for ever: set Auth.RevocationTTL"})
@@ -338,18 +338,21 @@ func (c *Conn) describe() Session {
 }
 
 // Kick ends the connection with this ID, if there is one. A code of 0, or one
-// that cannot be sent, is that of ErrKicked: 3003 kicked.
+// that cannot be sent, is that of reason.Kicked: 3003 kicked.
 func (g *Guard) Kick(id string, code StatusCode, reason string) bool {
 	c := g.sessions.find(id)
-	if c == nil {
-		return false
+	if c != nil {
+		c.kick(code, reason)
 	}
+	return c != nil
+}
+
+func (c *Conn) kick(code StatusCode, text string) {
 	if sendable(code) {
-		c.endWith(&CloseError{Code: code, Reason: wire.TrimReason(reason), err: ErrKicked}, code, "")
+		c.endWith(chosen(code, text, reason.Kicked), code, "")
 	} else {
-		c.end(ErrKicked, reason)
+		c.end(reason.Kicked, text)
 	}
-	return true
 }
 
 // Revoke ends the sessions of a subject with 3000 revoked, handshakes under way
@@ -419,7 +422,7 @@ func (g *Guard) Shutdown(ctx context.Context) error {
 	left := append([]*Conn(nil), s.conns...)
 	s.mu.Unlock()
 	for _, c := range left {
-		c.end(ErrDraining, "cut")
+		c.end(reason.Draining, "cut")
 		c.w.Cut()
 	}
 	// What was cut is gone in no time; a handler that goes on is not.
@@ -440,7 +443,7 @@ func (g *Guard) drain(ctx context.Context, pace time.Duration) {
 	for len(conns) > 0 {
 		n := min(batch, len(conns))
 		for _, c := range conns[:n] {
-			c.end(ErrDraining, "")
+			c.end(reason.Draining, "")
 		}
 		if conns = conns[n:]; len(conns) == 0 {
 			return

@@ -15,6 +15,7 @@ import (
 
 	"github.com/wsguard/wsguard"
 	"github.com/wsguard/wsguard/internal/wstest"
+	"github.com/wsguard/wsguard/reason"
 	"github.com/wsguard/wsguard/store"
 )
 
@@ -105,7 +106,7 @@ func TestKickCodes(t *testing.T) {
 			synctest.Wait()
 			g.Kick(connIDs(ev)[0], tt.code, "bye")
 			connWantClose(t, c, tt.want, tt.text)
-			if e := ev.closed(); !errors.Is(e.Err, wsguard.ErrKicked) || e.Reason != "kicked" || e.Detail != "bye" {
+			if e := ev.closed(); !errors.Is(e.Err, reason.Kicked) || e.Reason != "kicked" || e.Detail != "bye" {
 				t.Errorf("%+v", e)
 			}
 		})
@@ -242,7 +243,7 @@ func TestRefresh(t *testing.T) {
 		refresh(t, "alice s1 1m", func(g *wsguard.Guard, ev *connEvents, c *wstest.Client) {
 			c.WriteFrame(wstest.Text("bob s1 1m"))
 			connWantClose(t, c, 1008, "refresh")
-			if e := ev.closed(); !errors.Is(e.Err, wsguard.ErrRefresh) || e.Subject != "alice" {
+			if e := ev.closed(); !errors.Is(e.Err, reason.Refresh) || e.Subject != "alice" {
 				t.Errorf("%+v", e)
 			}
 		})
@@ -304,7 +305,7 @@ func TestRefresh(t *testing.T) {
 			connDial(t, s, "alice s1 1m")
 			synctest.Wait()
 			g.Kick(connIDs(ev)[0], 0, "")
-			if err := <-got; !errors.Is(err, wsguard.ErrKicked) {
+			if err := <-got; !errors.Is(err, reason.Kicked) {
 				t.Error(err)
 			}
 		})

@@ -17,6 +17,7 @@ import (
 
 	"github.com/wsguard/wsguard"
 	"github.com/wsguard/wsguard/internal/wstest"
+	"github.com/wsguard/wsguard/reason"
 )
 
 func TestShutdown(t *testing.T) {
@@ -133,7 +134,7 @@ func TestShutdownCuts(t *testing.T) {
 					t.Errorf("%d slots", g.Conns())
 				}
 				for _, e := range ev.of(wsguard.EventClose) {
-					if e.Code != 1012 || !errors.Is(e.Err, wsguard.ErrDraining) {
+					if e.Code != 1012 || !errors.Is(e.Err, reason.Draining) {
 						t.Errorf("%d %v", e.Code, e.Err)
 					}
 				}
@@ -208,15 +209,15 @@ func TestAccept(t *testing.T) {
 		reason string
 		is     error
 	}{
-		{"still open when the request ends", func(*http.Request, *wsguard.Conn) {}, 1011, "internal_error", wsguard.ErrInternal},
-		{"End(nil)", func(_ *http.Request, c *wsguard.Conn) { c.End(nil) }, 1000, "", wsguard.ErrHandlerDone},
-		{"End(error)", func(_ *http.Request, c *wsguard.Conn) { c.End(io.ErrShortWrite) }, 1011, "internal_error", wsguard.ErrInternal},
+		{"still open when the request ends", func(*http.Request, *wsguard.Conn) {}, 1011, "internal_error", reason.Internal},
+		{"End(nil)", func(_ *http.Request, c *wsguard.Conn) { c.End(nil) }, 1000, "", reason.HandlerDone},
+		{"End(error)", func(_ *http.Request, c *wsguard.Conn) { c.End(io.ErrShortWrite) }, 1011, "internal_error", reason.Internal},
 		{"End(CloseError)", func(_ *http.Request, c *wsguard.Conn) {
 			c.End(fmt.Errorf("x: %w", &wsguard.CloseError{Code: 4004, Reason: "r"}))
-		}, 4004, "r", wsguard.ErrClosed},
-		{"End twice", func(_ *http.Request, c *wsguard.Conn) { c.End(nil); c.End(io.EOF) }, 1000, "", wsguard.ErrHandlerDone},
-		{"panics", func(*http.Request, *wsguard.Conn) { panic(http.ErrAbortHandler) }, 1011, "internal_error", wsguard.ErrInternal},
-		{"kept by another goroutine", func(_ *http.Request, c *wsguard.Conn) { go c.Read(context.Background()) }, 1011, "internal_error", wsguard.ErrInternal},
+		}, 4004, "r", reason.Closed},
+		{"End twice", func(_ *http.Request, c *wsguard.Conn) { c.End(nil); c.End(io.EOF) }, 1000, "", reason.HandlerDone},
+		{"panics", func(*http.Request, *wsguard.Conn) { panic(http.ErrAbortHandler) }, 1011, "internal_error", reason.Internal},
+		{"kept by another goroutine", func(_ *http.Request, c *wsguard.Conn) { go c.Read(context.Background()) }, 1011, "internal_error", reason.Internal},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -363,7 +364,7 @@ func TestSendQueueFull(t *testing.T) {
 						if size > 1 {
 							want = (1<<20 - 4096) / size
 						}
-						if i != want || !errors.Is(err, wsguard.ErrQueueFull) {
+						if i != want || !errors.Is(err, reason.QueueFull) {
 							t.Errorf("after %d messages: %v", i, err)
 						}
 						break
@@ -372,10 +373,10 @@ func TestSendQueueFull(t *testing.T) {
 						t.Error("Send blocked")
 					}
 					_, _, err := c.Read(ctx)
-					if !errors.Is(err, wsguard.ErrQueueFull) {
+					if !errors.Is(err, reason.QueueFull) {
 						t.Errorf("Read: %v", err)
 					}
-					if err := c.Send(wsguard.MessageText, nil); !errors.Is(err, wsguard.ErrQueueFull) {
+					if err := c.Send(wsguard.MessageText, nil); !errors.Is(err, reason.QueueFull) {
 						t.Errorf("Send afterwards: %v", err)
 					}
 					return err
@@ -442,7 +443,7 @@ func TestStalledReader(t *testing.T) {
 			t.Errorf("the others waited %v", d)
 		}
 		e := ev.closed()
-		if !errors.Is(e.Err, wsguard.ErrWriteTimeout) || time.Since(start) > 6*time.Second {
+		if !errors.Is(e.Err, reason.WriteTimeout) || time.Since(start) > 6*time.Second {
 			t.Errorf("%v after %v", e.Err, time.Since(start))
 		}
 	})

@@ -7,10 +7,11 @@ import (
 	"time"
 
 	"github.com/wsguard/wsguard/internal/jsonschema"
+	"github.com/wsguard/wsguard/reason"
 )
 
 // Table is a Validator of JSON messages by their type. A message that names none
-// of its types is refused: ErrUnknownType.
+// of its types is refused: reason.UnknownType.
 type Table struct {
 	Pointer string // to the string that names the type (RFC 6901); default "/type"
 	Types   map[string]Rule
@@ -20,7 +21,7 @@ type Table struct {
 type Rule struct {
 	Validator Validator // a *Schema, say; nil: any strict JSON
 	Scope     string    // that the Principal needs; else → 3003 forbidden
-	MaxBytes  int64     // of the message; 0: as the connection's; else ErrMessageTooBig
+	MaxBytes  int64     // of the message; 0: as the connection's; else reason.MessageTooBig
 	Cost      int       // how many messages it counts for in Rates; 0: 1
 }
 
@@ -29,7 +30,7 @@ func (t *Table) Validate(msg []byte) error {
 	var f faults
 	own := t.resolve("Table", &f)
 	if err := f.err(); err != nil {
-		return fmt.Errorf("%w: %w", ErrInternal, err)
+		return fmt.Errorf("%w: %w", reason.Internal, err)
 	}
 	return own.Validate(msg)
 }
@@ -109,9 +110,9 @@ func (r *rule) Validate(msg []byte) error {
 	}
 	switch {
 	case r == noKind:
-		return ErrUnknownType
+		return reason.UnknownType
 	case r.MaxBytes > 0 && int64(len(msg)) > r.MaxBytes:
-		return ErrMessageTooBig
+		return reason.MessageTooBig
 	case r.Validator == nil:
 		return nil
 	}
@@ -129,7 +130,7 @@ func strictJSON(msg []byte) error {
 func (c *Conn) authorize() error {
 	p := c.principal.Load()
 	if scope := c.rule.Scope; scope != "" && !slices.Contains(p.Scopes, scope) {
-		return fmt.Errorf("%w: needs scope %q", ErrForbidden, scope)
+		return fmt.Errorf("%w: needs scope %q", reason.Forbidden, scope)
 	}
 	if c.e.messages.Authorize == nil {
 		return nil
@@ -142,14 +143,14 @@ func (c *Conn) authorize() error {
 func (c *Conn) askAuthorize(p *Principal) (err error) {
 	limit := c.g.auth.cfg.VerifyTimeout
 	if c.late == nil {
-		c.late = time.AfterFunc(limit, func() { c.end(ErrUnavailable, "Authorize takes too long") })
+		c.late = time.AfterFunc(limit, func() { c.end(reason.Unavailable, "Authorize takes too long") })
 	} else {
 		c.late.Reset(limit)
 	}
 	defer c.late.Stop()
 	defer func() {
 		if v := recover(); v != nil {
-			err = fmt.Errorf("%w: %s", ErrInternal, panicText("Authorize", v))
+			err = fmt.Errorf("%w: %s", reason.Internal, panicText("Authorize", v))
 		}
 	}()
 	return c.e.messages.Authorize(c.ctx, *p, c.rule.kind, c.msg)

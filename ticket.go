@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/wsguard/wsguard/reason"
 	"github.com/wsguard/wsguard/store"
 )
 
@@ -82,7 +83,7 @@ func (t *tickets) issue(ctx context.Context, p Principal, origin string) (string
 	now := time.Now()
 	s := &sale{ticketKey(token), p.Subject, now.Add(t.cfg.TTL)}
 	if !t.sell(s, now) {
-		return "", denyRetry(ErrTickets, t.cfg.TTL)
+		return "", denyRetry(reason.Tickets, t.cfg.TTL)
 	}
 	value, err := json.Marshal(ticket{p.Subject, p.SessionID, p.Scopes, p.Expires, p.IssuedAt, origin, now})
 	if err == nil {
@@ -93,12 +94,12 @@ func (t *tickets) issue(ctx context.Context, p Principal, origin string) (string
 		return token, nil
 	case errors.Is(err, store.ErrFull):
 		t.seen(s.key)
-		d := denyRetry(ErrTickets, t.cfg.TTL)
+		d := denyRetry(reason.Tickets, t.cfg.TTL)
 		d.status = http.StatusServiceUnavailable
 		return "", d
 	}
 	t.seen(s.key)
-	return "", deny(ErrUnavailable, "the ticket store failed")
+	return "", deny(reason.Unavailable, "the ticket store failed")
 }
 
 // sell counts a ticket, unless its subject has too many outstanding.
@@ -142,18 +143,18 @@ func (t *tickets) redeem(ctx context.Context, token, origin string) (Principal, 
 	var tk ticket
 	switch {
 	case err != nil:
-		return Principal{}, deny(ErrUnavailable, "the ticket store failed")
+		return Principal{}, deny(reason.Unavailable, "the ticket store failed")
 	case !ok:
-		return Principal{}, deny(ErrUnauthenticated, "no such ticket")
+		return Principal{}, deny(reason.Unauthenticated, "no such ticket")
 	}
 	t.seen(key)
 	switch {
 	case json.Unmarshal(value, &tk) != nil:
-		return Principal{}, deny(ErrUnavailable, "the ticket store returned something else")
+		return Principal{}, deny(reason.Unavailable, "the ticket store returned something else")
 	case !time.Now().Before(tk.Bought.Add(t.cfg.TTL)): // whatever the store thinks
-		return Principal{}, deny(ErrUnauthenticated, "no such ticket")
+		return Principal{}, deny(reason.Unauthenticated, "no such ticket")
 	case tk.Origin != "" && tk.Origin != origin:
-		return Principal{}, deny(ErrUnauthenticated, "ticket of another origin")
+		return Principal{}, deny(reason.Unauthenticated, "ticket of another origin")
 	}
 	return Principal{
 		Subject: tk.Subject, SessionID: tk.SessionID, Scopes: tk.Scopes,
@@ -197,16 +198,16 @@ func presented(r *http.Request) string {
 
 func (g *Guard) issue(r *http.Request, login func(*http.Request) (Principal, error), e *Event) (string, error) {
 	if g.Draining() {
-		return "", deny(ErrDraining, "")
+		return "", deny(reason.Draining, "")
 	}
 	if r.Method != http.MethodPost {
-		d := deny(ErrMethod, "not a POST")
+		d := deny(reason.Method, "not a POST")
 		d.allow = http.MethodPost
 		return "", d
 	}
 	client, err := g.client.Client(r)
 	if err != nil {
-		return "", denyCause(ErrClientAddress, err)
+		return "", denyCause(reason.ClientAddress, err)
 	}
 	e.Client = client.String()
 	if g.host != nil {
@@ -247,7 +248,7 @@ func (g *Guard) issue(r *http.Request, login func(*http.Request) (Principal, err
 	}
 	e.Subject = p.Subject
 	if g.sessions.revoked(p) {
-		return "", deny(ErrRevoked, "")
+		return "", deny(reason.Revoked, "")
 	}
 	issue := func(ctx context.Context) (string, error) {
 		return g.auth.tickets.issue(ctx, p, r.Header.Get("Origin"))

@@ -8,11 +8,12 @@ import (
 	"time"
 
 	"github.com/wsguard/wsguard/internal/jsonschema"
+	"github.com/wsguard/wsguard/reason"
 )
 
 // Validator judges a whole message before the application sees it, for many
-// goroutines. An error refuses it: as ErrInvalidJSON, ErrInvalidUTF8,
-// ErrJSONLimit or ErrForbidden if it wraps that, else as ErrSchema. A panic
+// goroutines. An error refuses it: as reason.InvalidJSON, reason.InvalidUTF8,
+// reason.JSONLimit or ErrForbidden if it wraps that, else as reason.Schema. A panic
 // closes the connection with 1011. A *[Schema] is a Validator.
 type Validator interface {
 	Validate(msg []byte) error
@@ -46,18 +47,18 @@ func (s *Schema) Validate(msg []byte) error {
 func messageError(err error) *MessageError {
 	var e *jsonschema.Error
 	if !errors.As(err, &e) {
-		return &MessageError{Reason: "internal", err: ErrInternal}
+		return &MessageError{Reason: "internal", err: reason.Internal}
 	}
 	m := &MessageError{Reason: e.Token, Offset: e.Offset, Pointer: e.InstancePointer, Keyword: e.KeywordLocation}
 	switch e.Kind {
 	case jsonschema.KindSyntax:
-		m.err = ErrInvalidJSON
+		m.err = reason.InvalidJSON
 	case jsonschema.KindLimit:
-		m.err = ErrJSONLimit
+		m.err = reason.JSONLimit
 	case jsonschema.KindSchema:
-		m.err = ErrSchema
+		m.err = reason.Schema
 	default:
-		m.err = ErrInternal
+		m.err = reason.Internal
 	}
 	return m
 }
@@ -83,7 +84,7 @@ func (e *MessageError) Error() string {
 	return fmt.Sprintf("%v: %s", e.err, e.Reason)
 }
 
-// Unwrap returns ErrInvalidJSON, ErrJSONLimit, ErrSchema or ErrInternal.
+// Unwrap returns reason.InvalidJSON, reason.JSONLimit, reason.Schema or reason.Internal.
 func (e *MessageError) Unwrap() error { return e.err }
 
 // MessageConfig says what messages are accepted. In each field 0 is the default,
@@ -164,33 +165,33 @@ func (m *MessageConfig) validator(subprotocol string) Validator {
 func validate(v Validator, msg []byte) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: the validator panicked", ErrInternal)
+			err = fmt.Errorf("%w: the validator panicked", reason.Internal)
 		}
 	}()
 	return v.Validate(msg)
 }
 
 // verdict finds the sentinel of a validator's error.
-func verdict(err error) error {
-	for _, sentinel := range []error{
-		ErrInternal, ErrInvalidJSON, ErrInvalidUTF8, ErrJSONLimit, ErrForbidden, ErrUnknownType, ErrMessageTooBig, ErrSchema,
+func verdict(err error) *reason.Reason {
+	for _, why := range []*reason.Reason{
+		reason.Internal, reason.InvalidJSON, reason.InvalidUTF8, reason.JSONLimit, reason.Forbidden, reason.UnknownType, reason.MessageTooBig, reason.Schema,
 	} {
-		if errors.Is(err, sentinel) {
-			return sentinel
+		if errors.Is(err, why) {
+			return why
 		}
 	}
-	return ErrSchema
+	return reason.Schema
 }
 
 // forbidden is verdict for what authorize returns.
-func forbidden(err error) error {
+func forbidden(err error) *reason.Reason {
 	switch {
-	case errors.Is(err, ErrInternal):
-		return ErrInternal
-	case errors.Is(err, ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return ErrUnavailable
+	case errors.Is(err, reason.Internal):
+		return reason.Internal
+	case errors.Is(err, reason.Unavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return reason.Unavailable
 	}
-	return ErrForbidden
+	return reason.Forbidden
 }
 
 // notice is the reply to a message that was refused.
@@ -202,9 +203,9 @@ type notice struct {
 	RetryMS int64  `json:"retry_after_ms,omitempty"`
 }
 
-func invalidNotice(sentinel, err error) notice {
-	n := notice{Error: "invalid_message", Reason: sentinel.(*refusal).token}
-	if sentinel == ErrForbidden {
+func invalidNotice(why *reason.Reason, err error) notice {
+	n := notice{Error: "invalid_message", Reason: why.Token()}
+	if why == reason.Forbidden {
 		return notice{Error: "forbidden"}
 	}
 	var m *MessageError

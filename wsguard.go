@@ -48,6 +48,7 @@ import (
 
 	"github.com/wsguard/wsguard/internal/clientip"
 	"github.com/wsguard/wsguard/internal/wire"
+	"github.com/wsguard/wsguard/reason"
 )
 
 // Config is what New needs to know. Origins and Auth have to be set; every
@@ -81,10 +82,10 @@ type Config struct {
 	// without context values, and an error closes with 3003.
 	Attach func(*http.Request, Principal) (any, error)
 
-	CloseCodes map[error]StatusCode // by sentinel; see CloseCodesGraphQL
-	Logger     *slog.Logger         // default slog.Default(); repeated refusals are sampled
-	OnEvent    func(Event)          // gets every event where it happens: it must not block
-	Pieces     Pieces               // that exist already; one that is set replaces what is said here
+	CloseCodes map[*reason.Reason]StatusCode // see reason.GraphQL
+	Logger     *slog.Logger                  // default slog.Default(); repeated refusals are sampled
+	OnEvent    func(Event)                   // gets every event where it happens: it must not block
+	Pieces     Pieces                        // that exist already; one that is set replaces what is said here
 }
 
 // Pieces are guards for handlers and Guards to share: slots, failed credentials
@@ -108,7 +109,7 @@ type Guard struct {
 	cap       *ConnCap
 	rates     *rates
 	heartbeat HeartbeatConfig // resolved
-	codes     map[error]StatusCode
+	codes     map[*reason.Reason]StatusCode
 	events    *sink
 	reporter  reporter
 	sessions  *sessions
@@ -173,9 +174,9 @@ func New(cfg Config) (*Guard, error) {
 	g.heartbeat = cfg.Heartbeat.resolve(&f)
 	g.queues.cfg = cfg.Send.resolve(&f)
 	g.codes = maps.Clone(cfg.CloseCodes)
-	for err, code := range g.codes {
-		if r, ok := err.(*refusal); !ok || r.code == 0 || err == ErrClosed || err == ErrPeerClosed {
-			f.add("CloseCodes", err, "not a reason of this package's to close")
+	for why, code := range g.codes {
+		if why == nil || why.Code() == 0 || why == reason.Closed || why == reason.PeerClosed {
+			f.add("CloseCodes", why, "not a reason of the guard's to close")
 		} else if !sendable(code) {
 			f.add("CloseCodes", int(code), "cannot be sent")
 		}
@@ -288,7 +289,7 @@ func (e *Endpoint) Accept(w http.ResponseWriter, r *http.Request) (*Conn, error)
 			return nil, err
 		}
 	}
-	stop := context.AfterFunc(ctx, func() { c.end(ErrInternal, "still open when its request ended") })
+	stop := context.AfterFunc(ctx, func() { c.end(reason.Internal, "still open when its request ended") })
 	context.AfterFunc(c.ctx, func() { stop() })
 	if c.w.Cause() != nil {
 		return nil, c.closed()
@@ -321,7 +322,7 @@ func (e *Endpoint) accept(w http.ResponseWriter, r *http.Request, holders int32)
 		e.g.sessions.left()
 	}()
 	var c *Conn
-	err := error(deny(ErrDraining, ""))
+	err := error(deny(reason.Draining, ""))
 	if e.g.sessions.entered() {
 		c, err = a.admit(w, holders)
 	}
@@ -347,21 +348,19 @@ func (e *Endpoint) accept(w http.ResponseWriter, r *http.Request, holders int32)
 // of a handshake, but a close code. There is room for few; the others get theirs.
 func (a *admission) explain(w http.ResponseWriter, err error, ev *Event) bool {
 	d, g := asDenied(err), a.g
-	var sentinel error
+	var why *reason.Reason
 	switch status := d.statusCode(); {
 	case !a.known:
 		return false
 	case status == http.StatusUnauthorized:
-		sentinel = ErrUnauthenticated // whatever is wrong with it
+		why = reason.Unauthenticated // whatever is wrong with it
 	case status == http.StatusTooManyRequests:
-		sentinel = d.refusal
+		why = d.Reason
 	default:
 		return false
 	}
-	code := sentinel.(*refusal).code
-	if own, ok := g.codes[sentinel]; ok {
-		code = own
-	} else if code == 0 {
+	code := g.closeCode(why)
+	if code == 0 {
 		code = websocket.StatusTryAgainLater
 	}
 	select {
@@ -374,14 +373,21 @@ func (a *admission) explain(w http.ResponseWriter, err error, ev *Event) bool {
 		<-g.explained
 		return !errors.Is(err, wire.ErrNotHijackable)
 	}
-	token := sentinel.(*refusal).token
+	token := why.Token()
 	ev.Code = code
 	g.sessions.entered() // a drain waits for it
-	c.End(&CloseError{Code: code, Reason: token, err: sentinel}, int(code), token, func() {}, func() {
+	c.End(&CloseError{Code: code, Reason: token, err: why}, int(code), token, func() {}, func() {
 		<-g.explained
 		g.sessions.left()
 	})
 	return true
+}
+
+func (g *Guard) closeCode(why *reason.Reason) StatusCode {
+	if own, ok := g.codes[why]; ok {
+		return own
+	}
+	return why.Code()
 }
 
 // admission is one handshake on its way.
@@ -414,7 +420,7 @@ func (a *admission) land() {
 func (a *admission) undo(holders int32) {
 	a.land()
 	if a.conn != nil { // it has the rest
-		a.conn.end(ErrInternal, "the handshake was cut off")
+		a.conn.end(reason.Internal, "the handshake was cut off")
 		for range holders - 1 {
 			a.conn.done()
 		}
@@ -436,11 +442,11 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 		return nil, err
 	}
 	if !wire.Hijackable(w) {
-		return nil, deny(ErrNotHijackable, "the ResponseWriter has neither Hijack nor Unwrap")
+		return nil, deny(reason.NotHijackable, "the ResponseWriter has neither Hijack nor Unwrap")
 	}
 	var err error
 	if a.client, err = g.client.Client(r); err != nil {
-		return nil, denyCause(ErrClientAddress, err)
+		return nil, denyCause(reason.ClientAddress, err)
 	}
 	m := marksOf(r)
 	if g.host != nil && !m.has(g.host) {
@@ -503,17 +509,17 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 		// the handshake finds the session, or is found here.
 		a.session = g.sessions.register(a.principal)
 		if g.sessions.revoked(a.principal) {
-			return nil, deny(ErrRevoked, "")
+			return nil, deny(reason.Revoked, "")
 		}
 		if a.value, err = a.e.callAttach(stripped, a.principal); err != nil {
 			return nil, err
 		}
 		if a.session.isKilled() {
-			return nil, deny(ErrRevoked, "")
+			return nil, deny(reason.Revoked, "")
 		}
 	}
 	if g.Draining() {
-		return nil, deny(ErrDraining, "")
+		return nil, deny(reason.Draining, "")
 	}
 	c := &Conn{
 		g: g, e: a.e, id: newID(), client: a.client, origin: r.Header.Get("Origin"), host: r.Host,
@@ -527,7 +533,7 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 	if err != nil {
 		// Once the connection is taken nothing more can be answered.
 		a.answered = !errors.Is(err, wire.ErrNotHijackable)
-		return nil, denyCause(ErrNotHijackable, err)
+		return nil, denyCause(reason.NotHijackable, err)
 	}
 	for _, l := range a.leases {
 		l.move()
