@@ -863,7 +863,7 @@ func TestAuthT36RevokeRace(t *testing.T) {
 		t.Run("T36 "+source, func(t *testing.T) {
 			t.Parallel()
 			v := wsguard.Verifier(func(_ context.Context, token string) (wsguard.Principal, error) {
-				return wsguard.Principal{Subject: token}, nil
+				return wsguard.Principal{Subject: token, SessionID: "login of " + token}, nil
 			})
 			cfg := wsguard.Config{
 				Auth:   wsguard.AuthConfig{Verifier: v, Sources: wsguard.TokenSources{Header: true, FirstMessage: true}},
@@ -890,7 +890,11 @@ func TestAuthT36RevokeRace(t *testing.T) {
 					if i%3 != 0 {
 						time.Sleep(time.Duration(i%50) * 4 * time.Microsecond)
 					}
-					e.g.Revoke(subject)
+					if i%2 == 0 {
+						e.g.Revoke(subject)
+					} else {
+						e.g.SignOut("login of " + subject)
+					}
 				}()
 				h, early := bearer(subject), []byte(nil)
 				if source != "header" {

@@ -290,11 +290,38 @@ func TestEventNoSecrets(t *testing.T) {
 	const secret = "5ecr3t"
 	e := newEnv(t, wsguard.Config{
 		Logger: slog.New(fan{slog.NewTextHandler(&text, nil), slog.NewJSONHandler(&js, nil), &log}),
-		Auth:   wsguard.AuthConfig{Verifier: newTokens().Verify, Tickets: &wsguard.TicketConfig{}, VerifyTimeout: 50 * time.Millisecond, Sources: wsguard.TokenSources{Header: true, Subprotocol: "bearer.", Cookie: "session", InsecureQuery: "token", FirstMessage: true}},
+		Auth:   wsguard.AuthConfig{Verifier: newTokens().Verify, Tickets: &wsguard.TicketConfig{}, VerifyTimeout: 50 * time.Millisecond, CacheTTL: time.Second, MaxExplained: 2, Sources: wsguard.TokenSources{Header: true, Subprotocol: "bearer.", Cookie: "session", InsecureQuery: "token", FirstMessage: true}},
 		Rates:  wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}},
+		// Whatever is refused before the upgrade and after it, and said again.
+		Messages: wsguard.MessageConfig{OnForbidden: wsguard.ActionReply, Authorize: func(_ context.Context, _ wsguard.Principal, _ string, msg []byte) error {
+			if strings.HasPrefix(string(msg), "forbidden-") {
+				return errors.New("no")
+			}
+			return nil
+		}},
 	})
 	t.Cleanup(e.idle)
-	e.s = wstest.Serve(t, ticketMux(e.g))
+	// Every message is a newer credential.
+	mux := ticketMux(e.g)
+	mux.Handle("/refresh", e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+		for {
+			_, msg, err := c.Read(ctx)
+			if err != nil {
+				return err
+			}
+			said := "ok"
+			if err := c.Refresh(ctx, string(msg)); err != nil {
+				said = err.Error()
+			}
+			if strings.Contains(said, secret) {
+				t.Error("the error says it:", said)
+			}
+			if err := c.Write(ctx, wsguard.MessageText, []byte(said)); err != nil {
+				return err
+			}
+		}
+	}))
+	e.s = wstest.Serve(t, mux)
 	for _, name := range []string{"alice", "wrong", "unavailable", "panic", "nobody", "expired", "hang"} {
 		token := name + "-" + secret
 		for _, o := range []wstest.HandshakeOptions{
@@ -321,8 +348,29 @@ func TestEventNoSecrets(t *testing.T) {
 			c.Close()
 		}
 		e.request("POST", "/ticket", bearer(token))
+		c, res := e.tryWith(wstest.HandshakeOptions{Path: "/refresh", Header: bearer("alice")})
+		if res.StatusCode == 101 {
+			c.WriteFrame(wstest.Text("forbidden-" + secret))
+			c.WriteFrame(wstest.Text(token))
+			for {
+				f, err := c.ReadFrame()
+				if err != nil {
+					break
+				}
+				if strings.Contains(string(f.Payload), secret) {
+					t.Errorf("told to the peer: %q", f.Payload)
+				}
+				if f.Opcode == wstest.OpText && !strings.Contains(string(f.Payload), "forbidden") {
+					c.WriteFrame(wstest.CloseFrame(1000, ""))
+				}
+			}
+		}
+		c.Close()
 	}
 	e.idle()
+	for s := range e.g.Sessions() {
+		t.Errorf("still there: %+v", s)
+	}
 	for _, ev := range e.events.all() {
 		if s := renderEvent(ev); strings.Contains(s, secret) {
 			t.Errorf("event: %s", s)

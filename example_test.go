@@ -13,11 +13,6 @@ import (
 	"github.com/wsguard/wsguard"
 )
 
-// sessions stands for whatever an application has.
-var sessions = func(r *http.Request) (wsguard.Principal, error) {
-	return wsguard.Principal{}, errors.New("no session")
-}
-
 func Example() {
 	guard, err := wsguard.New(wsguard.Config{
 		Origins: []string{"https://app.example.com"},
@@ -55,19 +50,6 @@ func ExampleNew_faults() {
 	// wsguard: Origins: *: would let every site in; list the origins (InsecureReportOrigin only reports)
 	// wsguard: Auth.Verifier: say who may connect: a Verifier, Tickets, or InsecureAnonymous
 	// wsguard: Rates.Messages: {PerSecond:5 Burst:0}: a rate without a burst: say how many may come at once
-}
-
-// A page logs in as it always has, buys a ticket with its session, and connects
-// with new WebSocket("wss://…/ws?ticket=" + ticket).
-func ExampleGuard_TicketHandler() {
-	guard, err := wsguard.New(wsguard.Config{
-		Origins: []string{"https://app.example.com"},
-		Auth:    wsguard.AuthConfig{Tickets: &wsguard.TicketConfig{}},
-	})
-	if err != nil {
-		log.Fatal(err)
-	}
-	http.Handle("POST /ticket", guard.TicketHandler(sessions))
 }
 
 // Messages that do not fit the schema are answered, and never reach Read.

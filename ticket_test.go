@@ -39,7 +39,7 @@ func ticketGuard(t *testing.T, cfg wsguard.Config) *env {
 	return newEnv(t, cfg)
 }
 
-func ticketMux(g *wsguard.Guard) http.Handler {
+func ticketMux(g *wsguard.Guard) *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.Handle("/ws", g.Handler(echo))
 	mux.Handle("/ticket", g.TicketHandler(nil))
