@@ -1,0 +1,17 @@
+module github.com/wsguard/wsguard/contrib/wsguardjwt
+
+go 1.25.0
+
+require (
+	github.com/MicahParks/jwkset v0.11.3
+	github.com/coder/websocket v1.8.15
+	github.com/golang-jwt/jwt/v5 v5.3.1
+	github.com/wsguard/wsguard v0.0.0
+)
+
+require (
+	github.com/santhosh-tekuri/jsonschema/v5 v5.3.1 // indirect
+	golang.org/x/time v0.15.0 // indirect
+)
+
+replace github.com/wsguard/wsguard => ../..

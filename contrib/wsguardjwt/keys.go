@@ -1,0 +1,132 @@
+package wsguardjwt
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"slices"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+const (
+	familyHMAC  = "HMAC"
+	familyRSA   = "RSA"
+	familyECDSA = "ECDSA"
+	familyEdDSA = "EdDSA"
+)
+
+// algorithm says what a key must be (RFC 7518 §3.1, RFC 8037 §3.1).
+type algorithm struct {
+	family string
+	secret int            // HMAC: its bytes at least
+	curve  elliptic.Curve // ECDSA: golang-jwt does not compare it
+}
+
+var algorithms = map[string]algorithm{
+	"HS256": {family: familyHMAC, secret: 32},
+	"HS384": {family: familyHMAC, secret: 48},
+	"HS512": {family: familyHMAC, secret: 64},
+	"RS256": {family: familyRSA},
+	"RS384": {family: familyRSA},
+	"RS512": {family: familyRSA},
+	"PS256": {family: familyRSA},
+	"PS384": {family: familyRSA},
+	"PS512": {family: familyRSA},
+	"ES256": {family: familyECDSA, curve: elliptic.P256()},
+	"ES384": {family: familyECDSA, curve: elliptic.P384()},
+	"ES512": {family: familyECDSA, curve: elliptic.P521()},
+	"EdDSA": {family: familyEdDSA},
+}
+
+// Verifying takes longer with every bit, and nobody uses more.
+const minRSABits, maxRSABits = 2048, 8192
+
+// fits says why a key is not one for an algorithm, or nothing.
+func (a algorithm) fits(key any) (why string) {
+	switch k := key.(type) {
+	case []byte:
+		switch {
+		case a.family != familyHMAC:
+			return "are secrets, but the algorithms are not HMAC"
+		case len(k) < a.secret:
+			return "are too short: a secret is as long as its hash"
+		}
+	case *rsa.PublicKey:
+		switch {
+		case a.family != familyRSA:
+			return "are RSA, but the algorithms are not"
+		case k == nil || k.N == nil || k.N.BitLen() < minRSABits || k.N.BitLen() > maxRSABits:
+			return "of RSA must have 2,048 to 8,192 bits"
+		case k.E < 3 || k.E%2 == 0: // with 1, every signature would be its own proof
+			return "of RSA must have an odd exponent of 3 or more"
+		}
+	case *ecdsa.PublicKey:
+		switch {
+		case a.family != familyECDSA:
+			return "are ECDSA, but the algorithms are not"
+		case k == nil || k.Curve != a.curve:
+			return "are not of the algorithm's curve"
+		}
+		if _, err := k.ECDH(); err != nil {
+			return "are not on their curve"
+		}
+	case ed25519.PublicKey:
+		switch {
+		case a.family != familyEdDSA:
+			return "are Ed25519, but the algorithms are not EdDSA"
+		case len(k) != ed25519.PublicKeySize:
+			return "of Ed25519 must have 32 bytes"
+		}
+	default:
+		return "must be *rsa.PublicKey, *ecdsa.PublicKey, ed25519.PublicKey or []byte"
+	}
+	return ""
+}
+
+// static are keys by algorithm.
+type static map[string][]jwt.VerificationKey
+
+// staticKeys says what is wrong with keys, or nothing.
+func staticKeys(keys []any, algs []string) (static, string) {
+	if len(keys) > maxStaticKeys {
+		return nil, "are more than eight"
+	}
+	byAlg := static{}
+	for _, key := range keys {
+		if secret, ok := key.([]byte); ok {
+			switch {
+			case isPublicKey(secret):
+				return nil, "hold a PEM block or a public key as a secret"
+			case len(secret) > 0 && bytes.Count(secret, secret[:1]) == len(secret):
+				return nil, "hold a secret of one repeated byte"
+			}
+			key = slices.Clone(secret)
+		}
+		why, used := "", false
+		for _, alg := range algs {
+			if why = algorithms[alg].fits(key); why == "" {
+				byAlg[alg] = append(byAlg[alg], key)
+				used = true
+			}
+		}
+		if !used {
+			return nil, why
+		}
+	}
+	for _, alg := range algs {
+		if len(byAlg[alg]) == 0 {
+			return nil, "have none that fits " + alg
+		}
+	}
+	return byAlg, ""
+}
+
+func (s static) find(_ context.Context, _, alg string) ([]jwt.VerificationKey, error) {
+	return s[alg], nil
+}
+
+func (static) ready(context.Context) error { return nil }
