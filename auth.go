@@ -140,6 +140,7 @@ type AuthConfig struct {
 // Authenticator finds and verifies the credential of a handshake.
 type Authenticator struct {
 	reporter
+	line         *line[Authenticator]
 	cfg          AuthConfig // resolved
 	client       *clientip.Resolver
 	failures     *keyed.Table // nil: no limit
@@ -172,7 +173,8 @@ func newAuthenticator(cfg AuthConfig, client *clientip.Resolver, f *faults) *Aut
 	if cfg.Verifier == nil && cfg.Tickets == nil && !cfg.InsecureAnonymous {
 		f.add("Auth.Verifier", "", "say who may connect: a Verifier, Tickets, or InsecureAnonymous")
 	}
-	a := &Authenticator{client: client, inFlight: newCounter(256, 8)}
+	a := &Authenticator{client: client, inFlight: newCounter(256, 8), line: &line[Authenticator]{}}
+	a.line.latest.Store(a)
 	if cfg.Verifier != nil && none {
 		cfg.Sources = TokenSources{Header: true, Subprotocol: "bearer."}
 	}
@@ -184,7 +186,8 @@ func newAuthenticator(cfg AuthConfig, client *clientip.Resolver, f *faults) *Aut
 		}
 		a.sources = append(a.sources, source{sourceTicket, a.tickets.cfg.Param})
 	}
-	a.failures = cfg.Failures.resolve(Rate{1, 10}, "Auth.Failures", f).table()
+	cfg.Failures = cfg.Failures.resolve(Rate{1, 10}, "Auth.Failures", f)
+	a.failures = cfg.Failures.table()
 	cfg.RevalidateEvery = required(cfg.RevalidateEvery, 5*time.Minute, "Auth.RevalidateEvery", f)
 	cfg.RevocationTTL = timeout(cfg.RevocationTTL, 0, "Auth.RevocationTTL", f)
 	if cfg.CacheTTL = timeout(cfg.CacheTTL, 0, "Auth.CacheTTL", f); cfg.CacheTTL > 0 {
@@ -197,6 +200,23 @@ func newAuthenticator(cfg AuthConfig, client *clientip.Resolver, f *faults) *Aut
 	cfg.FirstMessageBytes = requiredBytes(cfg.FirstMessageBytes, 4<<10, "Auth.FirstMessageBytes", f)
 	a.cfg = cfg
 	return a
+}
+
+// latest is what a has become by now.
+func (a *Authenticator) latest() *Authenticator { return a.line.latest.Load() }
+
+// succeed takes over what old has counted.
+func (a *Authenticator) succeed(old *Authenticator) {
+	if a == old {
+		return // shared
+	}
+	a.failures = carry(old.failures, a.failures, a.cfg.Failures)
+	a.inFlight = old.inFlight
+	if a.tickets != nil {
+		a.tickets.succeed(old.tickets)
+	}
+	a.line = old.line
+	a.line.latest.Store(a)
 }
 
 // credential is what a handshake presented.
@@ -320,6 +340,7 @@ func cutQuery(raw, name string) (string, bool) {
 
 // Authenticate returns the Principal of a handshake.
 func (a *Authenticator) Authenticate(r *http.Request) (Principal, error) {
+	a = a.latest()
 	client, err := a.client.Client(r)
 	if err != nil {
 		return Principal{}, denyCause(reason.ClientAddress, err)
@@ -559,8 +580,8 @@ func bearer(r *http.Request) (string, error) {
 // end up in logs, or answers 401, 429 or 503. [PrincipalOf] says who it is.
 func (a *Authenticator) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		m := marksOf(r)
-		if m.has(a) {
+		a, m := a.latest(), marksOf(r)
+		if m.has(a.line) {
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -578,8 +599,8 @@ func (a *Authenticator) Handler(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r) // the Guard behind waits for it
 			return
 		}
-		m.principals = append(m.principals[:len(m.principals):len(m.principals)], found{a, p})
-		next.ServeHTTP(w, m.with(a.strip(r), a))
+		m.principals = append(m.principals[:len(m.principals):len(m.principals)], found{a.line, p})
+		next.ServeHTTP(w, m.with(a.strip(r), a.line))
 	})
 }
 

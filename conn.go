@@ -34,6 +34,8 @@ const (
 type Conn struct {
 	g       *Guard
 	e       *Endpoint
+	st      *endpointState // of the handshake
+	auth    *Authenticator // of the handshake
 	w       *wire.Conn
 	ctx     context.Context // ends when the cause of the end is fixed
 	cancel  context.CancelCauseFunc
@@ -45,10 +47,7 @@ type Conn struct {
 	opened, lifetime time.Time
 	authBy           time.Time
 	leases           []*Lease
-	lease            *Lease    // of this Guard's cap
-	validator        Validator // nil: none
-	table            *table    // the same, if it is a Table
-	late             *time.Timer
+	lease            *Lease // of this Guard's cap
 
 	// Of who authenticates, then of nobody; read again by the last holder.
 	value   any
@@ -65,16 +64,20 @@ type Conn struct {
 	closeRead atomic.Bool
 
 	// The reader's.
-	rates   *connRates
-	box     *[]byte // where msg comes from
-	msg     []byte
-	typ     MessageType
-	lib     io.Reader
-	checked int   // msg[:checked] is UTF-8
-	held    bool  // msg is complete, but a rate holds it back
-	rule    *rule // of the message; never nil in pass
-	delayed time.Duration
-	notices [2]*rate.Limiter // for rates, for messages; made when needed
+	policy    *endpointState // for messages: the endpoint's newest
+	validator Validator      // nil: none
+	table     *table         // the same, if it is a Table
+	late      *time.Timer    // bounds Authorize
+	rates     *connRates
+	box       *[]byte // where msg comes from
+	msg       []byte
+	typ       MessageType
+	lib       io.Reader
+	checked   int   // msg[:checked] is UTF-8
+	held      bool  // msg is complete, but a rate holds it back
+	rule      *rule // of the message; never nil in pass
+	delayed   time.Duration
+	notices   [2]*rate.Limiter // for rates, for messages; made when needed
 
 	in, out, bytesIn, bytesOut, violations, unnoticed, dropped atomic.Uint64
 
@@ -199,7 +202,7 @@ func (c *Conn) assemble(ctx context.Context) error {
 			return c.failed(err)
 		}
 		if seg.Start {
-			if seg.Binary && !c.e.messages.Binary {
+			if seg.Binary && !c.policy.messages.Binary {
 				return c.end(reason.MessageType, "")
 			}
 			c.beginMessage(seg.Binary)
@@ -253,6 +256,9 @@ func (c *Conn) stillUTF8() bool {
 // application gets it; a message that is refused is gone.
 func (c *Conn) pass(ctx context.Context) (bool, error) {
 	if !c.held {
+		if st := c.e.now.Load(); st != c.policy {
+			c.fit(st)
+		}
 		if c.rule = anyKind; c.table != nil && !c.awaiting.Load() {
 			c.rule = c.table.rule(c.msg)
 		}
@@ -266,7 +272,7 @@ func (c *Conn) pass(ctx context.Context) (bool, error) {
 		if ok {
 			break
 		}
-		switch action := c.g.rates.cfg.Action; {
+		switch action := c.policy.rates.cfg.Action; {
 		case action == ActionReport:
 			c.violation(reason.RateLimited, "", true)
 			ok = true
@@ -295,21 +301,37 @@ func (c *Conn) pass(ctx context.Context) (bool, error) {
 	}
 	if c.validator != nil {
 		if err := c.validate(); err != nil {
-			ok, err := c.refuse(verdict(err), err, c.e.messages.OnInvalid)
+			ok, err := c.refuse(verdict(err), err, c.policy.messages.OnInvalid)
 			if !ok {
 				return false, err
 			}
 		}
 	}
-	if c.rule.Scope != "" || c.e.messages.Authorize != nil {
+	if c.rule.Scope != "" || c.policy.messages.Authorize != nil {
 		if err := c.authorize(); err != nil {
 			if c.w.Cause() != nil {
 				return false, c.closed()
 			}
-			return c.refuse(forbidden(err), err, c.e.messages.OnForbidden)
+			return c.refuse(forbidden(err), err, c.policy.messages.OnForbidden)
 		}
 	}
 	return true, nil
+}
+
+// fit makes st what holds for the messages from now on. Only the reader, and
+// whoever makes the connection, may call it.
+func (c *Conn) fit(st *endpointState) {
+	c.policy = st
+	c.validator = st.messages.validator(c.subprotocol)
+	if c.validator == nil && len(st.messages.Validators) > 0 {
+		c.validator = noKind // its subprotocol is no longer served
+	}
+	c.table, _ = c.validator.(*table)
+	if c.rates == nil || c.awaiting.Load() {
+		return
+	}
+	c.rates = st.rates.refit(c.rates, c.client, c.Principal().Subject)
+	c.w.SetMax(st.messages.MaxBytes)
 }
 
 // validate judges the message, whoever wrote the validator.
@@ -658,10 +680,10 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 		return c.end(reason.Unauthenticated, asDenied(err).detail)
 	}
 	var p Principal
-	fl, err := g.rates.inFlight.fly(c.client)
+	fl, err := c.st.rates.inFlight.fly(c.client)
 	if err == nil {
 		defer fl.done()
-		p, err = g.auth.verify(c.ctx, credential{sourceFirstMessage, token}, c.client, c.origin, fl)
+		p, err = c.auth.latest().verify(c.ctx, credential{sourceFirstMessage, token}, c.client, c.origin, fl)
 	}
 	if err == nil {
 		err = c.lease.bind(p.Subject, r)
@@ -674,7 +696,7 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 		}
 	}
 	if err == nil {
-		c.value, err = c.e.callAttach(r, p)
+		c.value, err = c.st.callAttach(r, p)
 	}
 	if err != nil {
 		d := asDenied(err)
@@ -684,8 +706,8 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 		return c.end(d.Reason, d.detail)
 	}
 	c.lease.authenticated()
-	c.w.SetMax(c.e.messages.MaxBytes)
-	c.rates = g.rates.conn(c.client, p.Subject)
+	c.w.SetMax(c.policy.messages.MaxBytes)
+	c.rates = c.policy.rates.conn(c.client, p.Subject)
 	c.begin()
 	if c.w.Cause() != nil {
 		return c.closed()
@@ -698,24 +720,24 @@ func (c *Conn) start(await bool, holders int32) {
 	g := c.g
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	c.opened = time.Now()
-	if g.heartbeat.Lifetime > 0 {
-		c.lifetime = c.opened.Add(jitter(g.heartbeat.Lifetime))
+	if c.st.heartbeat.Lifetime > 0 {
+		c.lifetime = c.opened.Add(jitter(c.st.heartbeat.Lifetime))
 	}
 	if await {
 		holders++ // who authenticates
 	}
 	c.holders.Store(holders)
-	c.rates = g.rates.conn(c.client, c.Principal().Subject)
-	if g.heartbeat.ReportIdle {
+	c.rates = c.st.rates.conn(c.client, c.Principal().Subject)
+	if c.st.heartbeat.ReportIdle {
 		c.w.OnIdle(func() { c.violation(reason.Idle, "", true) })
 	}
 	c.w.OnBroken(func(err error) { c.writeFailed(context.Background(), err) })
 	c.awaiting.Store(await)
 	if await {
-		c.authBy = c.opened.Add(g.auth.cfg.FirstMessageTimeout)
-		c.w.SetMax(g.auth.cfg.FirstMessageBytes)
+		c.authBy = c.opened.Add(c.auth.cfg.FirstMessageTimeout)
+		c.w.SetMax(c.auth.cfg.FirstMessageBytes)
 	} else {
-		c.w.SetMax(c.e.messages.MaxBytes)
+		c.w.SetMax(c.st.messages.MaxBytes)
 	}
 	c.due.Store(int64(never))
 	c.schedule(c.opened)
@@ -789,7 +811,7 @@ func (c *Conn) Refresh(ctx context.Context, token string) error {
 
 // refreshed judges a newer credential.
 func (c *Conn) refreshed(ctx context.Context, old *Principal, token string) (Principal, error) {
-	auth := c.g.auth
+	auth := c.auth.latest()
 	switch {
 	case old.anonymous():
 		return Principal{}, deny(reason.Unauthenticated, "nobody to refresh")
@@ -802,7 +824,7 @@ func (c *Conn) refreshed(ctx context.Context, old *Principal, token string) (Pri
 	if !c.refreshes.Allow() {
 		return Principal{}, deny(reason.RateLimited, "")
 	}
-	fl, err := c.g.rates.inFlight.fly(c.client)
+	fl, err := c.g.now.Load().rates.inFlight.fly(c.client)
 	if err != nil {
 		return Principal{}, err
 	}
@@ -827,15 +849,15 @@ func (c *Conn) adopt(p Principal) {
 
 // checkAgain sets when the connection is to be revalidated.
 func (c *Conn) checkAgain(p Principal) {
-	if c.g.auth.cfg.Revalidate != nil && !p.anonymous() {
-		c.recheck.Store(int64(time.Since(c.g.born) + jitter(c.g.auth.cfg.RevalidateEvery)))
+	if auth := c.auth.latest(); auth.cfg.Revalidate != nil && !p.anonymous() {
+		c.recheck.Store(int64(time.Since(c.g.born) + jitter(auth.cfg.RevalidateEvery)))
 	}
 }
 
 // revalidate runs on a goroutine of its own, which ends with the connection.
 func (c *Conn) revalidate() {
 	old := c.Principal()
-	p, err := c.g.auth.revalidate(c.ctx, old)
+	p, err := c.auth.latest().revalidate(c.ctx, old)
 	c.refreshMu.Lock()
 	defer c.refreshMu.Unlock()
 	if c.w.Cause() != nil {

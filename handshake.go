@@ -63,7 +63,7 @@ func checkUpgrade(r *http.Request) error {
 }
 
 // negotiate picks the first of the endpoint's subprotocols that is offered.
-func (e *Endpoint) negotiate(r *http.Request) (string, error) {
+func (e *endpointState) negotiate(r *http.Request) (string, error) {
 	offered := headerTokens(r.Header, "Sec-Websocket-Protocol")
 	for _, s := range e.subprotocols {
 		if slices.Contains(offered, s) {
@@ -73,7 +73,7 @@ func (e *Endpoint) negotiate(r *http.Request) (string, error) {
 	return "", e.hasTable("")
 }
 
-func (e *Endpoint) hasTable(subprotocol string) error {
+func (e *endpointState) hasTable(subprotocol string) error {
 	if len(e.messages.Validators) > 0 && e.messages.validator(subprotocol) == nil {
 		return deny(reason.Subprotocol, "")
 	}
@@ -81,11 +81,11 @@ func (e *Endpoint) hasTable(subprotocol string) error {
 }
 
 // callAttach runs Attach within the verifier's time. It fails closed.
-func (e *Endpoint) callAttach(r *http.Request, p Principal) (value any, err error) {
+func (e *endpointState) callAttach(r *http.Request, p Principal) (value any, err error) {
 	if e.attach == nil {
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), e.g.auth.cfg.VerifyTimeout)
+	ctx, cancel := context.WithTimeout(r.Context(), e.auth.cfg.VerifyTimeout)
 	defer cancel()
 	defer func() {
 		if recover() != nil {

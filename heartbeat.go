@@ -90,7 +90,7 @@ func (c *Conn) sweep() {
 		}
 		// The reader pings. While the application keeps away from Read for
 		// longer than an interval, the sweeper does.
-		if p := c.g.heartbeat.Ping; p > 0 && c.w.Away() >= p && now.Sub(c.pinged) >= p {
+		if p := c.st.heartbeat.Ping; p > 0 && c.w.Away() >= p && now.Sub(c.pinged) >= p {
 			c.pinged = now
 			go c.w.Ping()
 		}
@@ -118,7 +118,7 @@ func (c *Conn) schedule(now time.Time) {
 	if at := c.recheck.Load(); at != 0 {
 		next = min(next, time.Duration(at))
 	}
-	if p := c.g.heartbeat.Ping; p > 0 {
+	if p := c.st.heartbeat.Ping; p > 0 {
 		soonest(now.Add(p / 2))
 	}
 	for {

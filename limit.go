@@ -126,11 +126,11 @@ type RateConfig struct {
 
 // rates is a RateConfig at work.
 type rates struct {
-	cfg                          RateConfig // resolved
-	handshakes                   *keyed.Table
-	clientMessages, clientBytes  *keyed.Table
-	subjectMessages, subjectByte *keyed.Table
-	inFlight                     *counter
+	cfg        RateConfig // resolved
+	handshakes *keyed.Table
+	clients    *keyed.Table // messages and bytes under each key
+	subjects   *keyed.Table // likewise
+	inFlight   *counter
 }
 
 func newRates(cfg RateConfig, f *faults) *rates {
@@ -145,16 +145,50 @@ func newRates(cfg RateConfig, f *faults) *rates {
 		f.add("Rates.Action", int(cfg.Action), "no such action")
 	}
 	return &rates{
-		cfg:             cfg,
-		handshakes:      cfg.Handshakes.table(),
-		clientMessages:  cfg.ClientMessages.table(),
-		clientBytes:     cfg.ClientBytes.table(),
-		subjectMessages: cfg.SubjectMessages.table(),
-		subjectByte:     cfg.SubjectBytes.table(),
+		cfg:        cfg,
+		handshakes: cfg.Handshakes.table(),
+		clients:    pair(cfg.ClientMessages, cfg.ClientBytes),
+		subjects:   pair(cfg.SubjectMessages, cfg.SubjectBytes),
 		inFlight: newCounter(
 			limit(cfg.MaxInFlight, 256, "Rates.MaxInFlight", f),
 			limit(cfg.MaxInFlightPerClient, 8, "Rates.MaxInFlightPerClient", f)),
 	}
+}
+
+func (r Rate) limit() keyed.Limit {
+	if r.off() {
+		return keyed.Limit{}
+	}
+	return keyed.Limit{PerSecond: r.PerSecond, Burst: float64(r.Burst)}
+}
+
+func pair(messages, bytes Rate) *keyed.Table {
+	if messages.off() && bytes.off() {
+		return nil
+	}
+	return keyed.NewPair(messages.limit(), bytes.limit(), tableKeys)
+}
+
+// carry lets the buckets of old go on at other rates.
+func carry(old, fresh *keyed.Table, to ...Rate) *keyed.Table {
+	if old == nil || fresh == nil {
+		return fresh
+	}
+	limits := make([]keyed.Limit, len(to))
+	for i, r := range to {
+		limits[i] = r.limit()
+	}
+	old.SetRate(time.Now(), limits...)
+	return old
+}
+
+// succeed takes over what old has counted.
+func (r *rates) succeed(old *rates) {
+	r.handshakes = carry(old.handshakes, r.handshakes, r.cfg.Handshakes)
+	r.clients = carry(old.clients, r.clients, r.cfg.ClientMessages, r.cfg.ClientBytes)
+	r.subjects = carry(old.subjects, r.subjects, r.cfg.SubjectMessages, r.cfg.SubjectBytes)
+	old.inFlight.set(r.inFlight)
+	r.inFlight = old.inFlight
 }
 
 // handshake charges a handshake to its client.
@@ -207,24 +241,36 @@ type connRates struct {
 type sharedBucket struct {
 	table *keyed.Table
 	key   keyed.Key
-	bytes bool
 }
 
 func (r *rates) conn(client netip.Addr, subject string) *connRates {
 	c := &connRates{messages: r.cfg.Messages.limiter(), bytes: r.cfg.Bytes.limiter()}
-	prefix := clientip.Key(client)
-	add := func(t *keyed.Table, key func() keyed.Key, bytes bool) {
-		if t != nil {
-			c.shared = append(c.shared, sharedBucket{t, key(), bytes})
-		}
+	if r.clients != nil {
+		c.shared = append(c.shared, sharedBucket{r.clients, r.clients.Prefix(clientip.Key(client))})
 	}
-	add(r.clientMessages, func() keyed.Key { return r.clientMessages.Prefix(prefix) }, false)
-	add(r.clientBytes, func() keyed.Key { return r.clientBytes.Prefix(prefix) }, true)
-	if subject != "" {
-		add(r.subjectMessages, func() keyed.Key { return r.subjectMessages.String(subject) }, false)
-		add(r.subjectByte, func() keyed.Key { return r.subjectByte.String(subject) }, true)
+	if r.subjects != nil && subject != "" {
+		c.shared = append(c.shared, sharedBucket{r.subjects, r.subjects.String(subject)})
 	}
 	return c
+}
+
+// refit is conn for a connection that has buckets already: they go on.
+func (r *rates) refit(old *connRates, client netip.Addr, subject string) *connRates {
+	c := r.conn(client, subject)
+	c.last = old.last
+	c.messages = follow(old.messages, c.messages)
+	c.bytes = follow(old.bytes, c.bytes)
+	return c
+}
+
+func follow(old, fresh *rate.Limiter) *rate.Limiter {
+	if old == nil || fresh == nil {
+		return fresh
+	}
+	now := time.Now()
+	old.SetLimitAt(now, fresh.Limit())
+	old.SetBurstAt(now, fresh.Burst())
+	return old
 }
 
 // take charges a message of n bytes that counts for cost messages. What refuses it
@@ -244,17 +290,9 @@ func (c *connRates) take(n, cost int, now time.Time) (wait time.Duration, ok boo
 		return wait, false
 	}
 	for i, b := range c.shared {
-		tokens := float64(cost)
-		if b.bytes {
-			tokens = float64(n)
-		}
-		if wait, ok := b.table.Take(b.key, tokens, now); !ok {
+		if wait, ok := b.table.Take2(b.key, float64(cost), float64(n), now); !ok {
 			for _, b := range c.shared[:i] {
-				if b.bytes {
-					b.table.Give(b.key, float64(n))
-				} else {
-					b.table.Give(b.key, float64(cost))
-				}
+				b.table.Give2(b.key, float64(cost), float64(n))
 			}
 			giveBack(c.messages, cost, now)
 			giveBack(c.bytes, n, now)
@@ -291,6 +329,13 @@ type counter struct {
 	each    map[netip.Prefix]int
 	waiting int
 	freed   chan struct{} // closed when a place is given back; nil: nobody waits
+}
+
+// set makes the limits those of to, for whoever comes next.
+func (c *counter) set(to *counter) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.max, c.maxEach = to.max, to.maxEach
 }
 
 func newCounter(max, maxEach int) *counter {
@@ -372,10 +417,10 @@ type CapConfig struct {
 // ConnCap bounds the number of connections. Several Guards can share one.
 type ConnCap struct {
 	reporter
-	cfg    CapConfig // resolved; 0: no limit
-	client *clientip.Resolver
 
 	mu           sync.Mutex
+	cfg          CapConfig // resolved; 0: no limit
+	client       *clientip.Resolver
 	all, waiting int
 	clients      map[netip.Prefix]int
 	networks     map[netip.Prefix]int
@@ -385,18 +430,20 @@ type ConnCap struct {
 // NewConnCap returns a cap that can stand in front of any handler.
 func NewConnCap(cfg CapConfig, proxies Proxies) (*ConnCap, error) {
 	var f faults
-	c := newConnCap(cfg, proxies.resolver(&f), &f)
+	c := &ConnCap{clients: map[netip.Prefix]int{}, networks: map[netip.Prefix]int{}, subjects: map[string]int{}}
+	c.set(cfg.resolve(&f), proxies.resolver(&f))
 	return c, f.err()
 }
 
-func newConnCap(cfg CapConfig, client *clientip.Resolver, f *faults) *ConnCap {
-	c := &ConnCap{
-		client:   client,
-		clients:  map[netip.Prefix]int{},
-		networks: map[netip.Prefix]int{},
-		subjects: map[string]int{},
-	}
-	c.cfg = CapConfig{
+// set is for New and for Reconfigure: slots that are held stay so.
+func (c *ConnCap) set(cfg CapConfig, client *clientip.Resolver) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cfg, c.client = cfg, client
+}
+
+func (cfg CapConfig) resolve(f *faults) CapConfig {
+	c := CapConfig{
 		MaxConns:           limit(cfg.MaxConns, 10_000, "Caps.MaxConns", f),
 		MaxConnsPerClient:  limit(cfg.MaxConnsPerClient, 64, "Caps.MaxConnsPerClient", f),
 		MaxConnsPerNetwork: limit(cfg.MaxConnsPerNetwork, 1024, "Caps.MaxConnsPerNetwork", f),
@@ -404,10 +451,10 @@ func newConnCap(cfg CapConfig, client *clientip.Resolver, f *faults) *ConnCap {
 		ReportOnly:         cfg.ReportOnly,
 	}
 	waiting := 1000
-	if c.cfg.MaxConns > 0 {
-		waiting = max(1, c.cfg.MaxConns/10)
+	if c.MaxConns > 0 {
+		waiting = max(1, c.MaxConns/10)
 	}
-	c.cfg.MaxUnauthenticated = limit(cfg.MaxUnauthenticated, waiting, "Caps.MaxUnauthenticated", f)
+	c.MaxUnauthenticated = limit(cfg.MaxUnauthenticated, waiting, "Caps.MaxUnauthenticated", f)
 	return c
 }
 
@@ -425,7 +472,10 @@ type Lease struct {
 
 // Acquire reserves a slot for the client of r.
 func (c *ConnCap) Acquire(r *http.Request) (*Lease, error) {
-	addr, err := c.client.Client(r)
+	c.mu.Lock()
+	client := c.client
+	c.mu.Unlock()
+	addr, err := client.Client(r)
 	if err != nil {
 		return nil, denyCause(reason.ClientAddress, err)
 	}
@@ -435,23 +485,24 @@ func (c *ConnCap) Acquire(r *http.Request) (*Lease, error) {
 func (c *ConnCap) acquire(addr netip.Addr, r *http.Request) (*Lease, error) {
 	l := &Lease{cap: c, client: clientip.Key(addr), network: clientip.Net48(addr)}
 	c.mu.Lock()
+	cfg := c.cfg
 	var over error
 	switch {
-	case c.cfg.MaxConns > 0 && c.all >= c.cfg.MaxConns:
+	case cfg.MaxConns > 0 && c.all >= cfg.MaxConns:
 		over = deny(reason.MaxConns, "")
-	case c.cfg.MaxConnsPerClient > 0 && c.clients[l.client] >= c.cfg.MaxConnsPerClient:
+	case cfg.MaxConnsPerClient > 0 && c.clients[l.client] >= cfg.MaxConnsPerClient:
 		over = deny(reason.MaxClientConns, "")
-	case c.cfg.MaxConnsPerNetwork > 0 && l.network != l.client && c.networks[l.network] >= c.cfg.MaxConnsPerNetwork:
+	case cfg.MaxConnsPerNetwork > 0 && l.network != l.client && c.networks[l.network] >= cfg.MaxConnsPerNetwork:
 		over = deny(reason.MaxClientConns, "of its /48")
 	}
-	if over == nil || c.cfg.ReportOnly {
+	if over == nil || cfg.ReportOnly {
 		c.all++
 		c.clients[l.client]++
 		c.networks[l.network]++
 	}
 	c.mu.Unlock()
 	if over != nil {
-		if !c.cfg.ReportOnly {
+		if !cfg.ReportOnly {
 			return nil, over
 		}
 		c.report(r, over)
@@ -473,15 +524,16 @@ func (l *Lease) bind(subject string, r *http.Request) error {
 		down(c.subjects, l.subject) // a piece in front had another view
 		l.subject = ""
 	}
-	over := c.cfg.MaxConnsPerSubject > 0 && c.subjects[subject] >= c.cfg.MaxConnsPerSubject
-	if !over || c.cfg.ReportOnly {
+	cfg := c.cfg
+	over := cfg.MaxConnsPerSubject > 0 && c.subjects[subject] >= cfg.MaxConnsPerSubject
+	if !over || cfg.ReportOnly {
 		c.subjects[subject]++
 		l.subject = subject
 	}
 	c.mu.Unlock()
 	if over {
 		err := deny(reason.MaxSubjectConns, "")
-		if !c.cfg.ReportOnly {
+		if !cfg.ReportOnly {
 			return err
 		}
 		c.report(r, err)

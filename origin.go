@@ -13,10 +13,26 @@ import (
 // Check judges a request's origin, host or transport, and consumes nothing.
 type Check struct {
 	reporter
+	line    *line[Check]
 	kind    checkKind
 	check   func(*http.Request) error
 	post    func(*http.Request) error // checkOrigin: for a POST that buys a ticket
 	missing bool                      // checkOrigin: a missing Origin is allowed
+	off     bool                      // checkHost: any host will do
+}
+
+// latest is what c has become by now.
+func (c *Check) latest() *Check { return c.line.latest.Load() }
+
+func (c *Check) succeed(old *Check) {
+	c.line = old.line
+	c.line.latest.Store(c)
+}
+
+func newCheck(kind checkKind, check func(*http.Request) error) *Check {
+	c := &Check{kind: kind, check: check, line: &line[Check]{}}
+	c.line.latest.Store(c)
+	return c
 }
 
 type checkKind string
@@ -29,18 +45,18 @@ const (
 
 // Check returns nil, or an error that wraps reason.Origin, reason.FetchMetadata,
 // reason.Host or reason.InsecureTransport.
-func (c *Check) Check(r *http.Request) error { return c.check(r) }
+func (c *Check) Check(r *http.Request) error { return c.latest().check(r) }
 
 // Handler lets a request pass to next, or answers 403 or 421.
 func (c *Check) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		m := marksOf(r)
-		if !m.has(c) {
-			if err := c.check(r); err != nil {
+		if !m.has(c.line) {
+			if err := c.Check(r); err != nil {
 				c.refuse(w, r, err, Event{})
 				return
 			}
-			r = m.with(r, c)
+			r = m.with(r, c.line)
 		}
 		next.ServeHTTP(w, r)
 	})
@@ -70,7 +86,8 @@ func newOriginCheck(cfg Config, f *faults) *Check {
 		f.add("Origins", "", "list at least one origin: an empty list would refuse every browser")
 	}
 	g := &originGuard{list: list, cfg: cfg}
-	c := &Check{kind: checkOrigin, missing: cfg.AllowMissingOrigin, check: g.check, post: g.checkPost}
+	c := newCheck(checkOrigin, g.check)
+	c.missing, c.post = cfg.AllowMissingOrigin, g.checkPost
 	if cfg.InsecureReportOrigin {
 		c.check, c.post = c.reportOnly(g.check), c.reportOnly(g.checkPost)
 	}
@@ -143,22 +160,24 @@ func NewHostCheck(hosts []string) (*Check, error) {
 	return c, f.err()
 }
 
-// newHostCheck returns nil for no hosts: they are not checked.
+// newHostCheck returns one that is off for no hosts: they are not checked.
 func newHostCheck(hosts []string, f *faults) *Check {
 	if len(hosts) == 0 {
-		return nil
+		c := newCheck(checkHost, func(*http.Request) error { return nil })
+		c.off = true
+		return c
 	}
 	list, bad := origin.ParseHosts(hosts)
 	for _, b := range bad {
 		f.add("Hosts", b.Value, b.Reason)
 	}
-	return &Check{kind: checkHost, check: func(r *http.Request) error {
+	return newCheck(checkHost, func(r *http.Request) error {
 		// Without TLS a proxy may have had it: either default will do.
 		if list.Match(r.Host, "443") || r.TLS == nil && list.Match(r.Host, "80") {
 			return nil
 		}
 		return deny(reason.Host, "")
-	}}
+	})
 }
 
 // Proxies says what stands in front of the server, and so who the client is.
@@ -194,7 +213,7 @@ func NewTLSCheck(proxies Proxies) (*Check, error) {
 }
 
 func newTLSCheck(client *clientip.Resolver, insecure bool) *Check {
-	return &Check{kind: checkTLS, check: func(r *http.Request) error {
+	return newCheck(checkTLS, func(r *http.Request) error {
 		if r.TLS != nil || insecure {
 			return nil
 		}
@@ -210,7 +229,7 @@ func newTLSCheck(client *clientip.Resolver, insecure bool) *Check {
 			}
 		}
 		return deny(reason.InsecureTransport, "")
-	}}
+	})
 }
 
 // forwarded reports whether a proxy has left a trace.

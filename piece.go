@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/wsguard/wsguard/internal/clientip"
@@ -13,22 +14,26 @@ import (
 // it belongs to. The key is unexported: nobody else can set it.
 type markKey struct{}
 
+// line is what the successive forms of a piece have in common: a mark is the
+// line's, and Reconfigure lets one form follow another.
+type line[T any] struct{ latest atomic.Pointer[T] }
+
 // marks is what the pieces before a handler have done. It is not changed once
 // it is in a context.
 type marks struct {
-	passed     []any // the pieces
+	passed     []any // the lines of the pieces
 	principals []found
 	leases     []*Lease
 }
 
 // found is whom an Authenticator has found.
 type found struct {
-	by        *Authenticator
+	by        *line[Authenticator]
 	principal Principal
 }
 
 // principal returns whom this Authenticator has found, and no other.
-func (m marks) principal(by *Authenticator) (Principal, bool) {
+func (m marks) principal(by *line[Authenticator]) (Principal, bool) {
 	for _, f := range m.principals {
 		if f.by == by {
 			return f.principal, true

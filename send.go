@@ -26,7 +26,6 @@ func (s SendConfig) resolve(f *faults) SendConfig {
 
 // queues knows what is queued in all, and who has waited longest.
 type queues struct {
-	cfg   SendConfig
 	total atomic.Int64
 
 	mu      sync.Mutex
@@ -86,9 +85,9 @@ func (c *Conn) send(m queued) error {
 		c.relieve()
 		return nil
 	}
-	if len(q.messages) > 0 && (len(q.messages) >= qs.cfg.MaxMessages || q.bytes+size > qs.cfg.MaxBytes) {
+	if len(q.messages) > 0 && (len(q.messages) >= c.st.send.MaxMessages || q.bytes+size > c.st.send.MaxBytes) {
 		q.mu.Unlock()
-		if qs.cfg.DropNewest {
+		if c.st.send.DropNewest {
 			c.dropped.Add(1)
 			return reason.QueueFull
 		}
@@ -132,7 +131,7 @@ func (q *queue) replace(m queued, qs *queues) bool {
 // bounds. Each has at least one message, so it ends.
 func (c *Conn) relieve() {
 	qs := &c.g.queues
-	for qs.total.Load() > qs.cfg.MaxTotalBytes {
+	for qs.total.Load() > c.g.now.Load().send.MaxTotalBytes {
 		victim := qs.oldest()
 		if victim == nil {
 			return

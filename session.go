@@ -155,7 +155,7 @@ func (s *sessions) revoke(id identity) {
 	var conns []*Conn
 	now := time.Now()
 	r := revocation{at: now}
-	if ttl := s.g.auth.cfg.RevocationTTL; ttl > 0 {
+	if ttl := s.g.auth().cfg.RevocationTTL; ttl > 0 {
 		r.until = now.Add(ttl)
 	}
 	s.mu.Lock()
@@ -199,11 +199,12 @@ func (s *sessions) restore(id identity) {
 	if !ok {
 		return
 	}
-	if s.g.auth.tickets == nil {
+	t := s.g.auth().tickets
+	if t == nil {
 		delete(s.void, id)
 		return
 	}
-	r.restored, r.until = true, time.Now().Add(s.g.auth.tickets.cfg.TTL)
+	r.restored, r.until = true, time.Now().Add(t.cfg.TTL)
 	s.void[id] = r
 }
 
@@ -368,7 +369,7 @@ func (g *Guard) revoke(id identity) {
 	g.sessions.revoke(id)
 	// What is verified from now on is looked up in the registry; this is so
 	// that a verifier is asked again.
-	g.auth.verified.clear()
+	g.auth().verified.clear()
 }
 
 // Restore lets credentials of a revoked subject open connections again, and
@@ -428,7 +429,7 @@ func (g *Guard) Shutdown(ctx context.Context) error {
 	// What was cut is gone in no time; a handler that goes on is not.
 	select {
 	case <-s.drained:
-	case <-time.After(g.heartbeat.CloseGrace):
+	case <-time.After(g.now.Load().heartbeat.CloseGrace):
 	}
 	return ctx.Err()
 }

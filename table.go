@@ -132,7 +132,7 @@ func (c *Conn) authorize() error {
 	if scope := c.rule.Scope; scope != "" && !slices.Contains(p.Scopes, scope) {
 		return fmt.Errorf("%w: needs scope %q", reason.Forbidden, scope)
 	}
-	if c.e.messages.Authorize == nil {
+	if c.policy.messages.Authorize == nil {
 		return nil
 	}
 	return c.askAuthorize(p)
@@ -141,7 +141,7 @@ func (c *Conn) authorize() error {
 // askAuthorize asks the application. What takes too long ends the connection,
 // whether or not it ever comes back.
 func (c *Conn) askAuthorize(p *Principal) (err error) {
-	limit := c.g.auth.cfg.VerifyTimeout
+	limit := c.policy.auth.cfg.VerifyTimeout
 	if c.late == nil {
 		c.late = time.AfterFunc(limit, func() { c.end(reason.Unavailable, "Authorize takes too long") })
 	} else {
@@ -153,5 +153,5 @@ func (c *Conn) askAuthorize(p *Principal) (err error) {
 			err = fmt.Errorf("%w: %s", reason.Internal, panicText("Authorize", v))
 		}
 	}()
-	return c.e.messages.Authorize(c.ctx, *p, c.rule.kind, c.msg)
+	return c.policy.messages.Authorize(c.ctx, *p, c.rule.kind, c.msg)
 }

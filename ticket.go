@@ -30,9 +30,12 @@ type TicketConfig struct {
 // tickets sells and redeems. The store has them, by their hash; what is counted
 // here is what this instance has sold and not seen again.
 type tickets struct {
+	*sales
 	cfg    TicketConfig
 	shared bool // the store may be slow, or gone
+}
 
+type sales struct {
 	mu       sync.Mutex
 	sold     map[string]*sale
 	subjects map[string]int
@@ -62,11 +65,20 @@ func newTickets(cfg TicketConfig, f *faults) *tickets {
 	cfg.TTL = required(cfg.TTL, 30*time.Second, "Auth.Tickets.TTL", f)
 	cfg.MaxPerSubject = limit(cfg.MaxPerSubject, 16, "Auth.Tickets.MaxPerSubject", f)
 	cfg.MaxTotal = limit(cfg.MaxTotal, 100_000, "Auth.Tickets.MaxTotal", f)
-	t := &tickets{cfg: cfg, shared: cfg.Store != nil, sold: map[string]*sale{}, subjects: map[string]int{}}
+	t := &tickets{cfg: cfg, shared: cfg.Store != nil, sales: &sales{sold: map[string]*sale{}, subjects: map[string]int{}}}
 	if !t.shared {
 		t.cfg.Store = store.NewOnce(cfg.MaxTotal)
 	}
 	return t
+}
+
+// succeed takes over what old has sold.
+func (t *tickets) succeed(old *tickets) {
+	t.sales = old.sales
+	if own, ok := old.cfg.Store.(*store.MemoryOnce); ok && !old.shared && !t.shared {
+		own.SetMax(t.cfg.MaxTotal)
+		t.cfg.Store = own
+	}
 }
 
 // ticketKey is what a store knows of a ticket.
@@ -170,12 +182,14 @@ func (t *tickets) redeem(ctx context.Context, token, origin string) (Principal, 
 // checks are a handshake's, but that a missing Origin is let pass without a
 // cookie. It panics without AuthConfig.Tickets.
 func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http.Handler {
-	if g.auth.tickets == nil {
+	if g.now.Load().auth.tickets == nil {
 		panic("wsguard: TicketHandler without AuthConfig.Tickets")
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a := admission{endpointState: g.endpoint.now.Load(), g: g, r: r}
+		a.shared()
 		e := Event{}
-		token, err := g.issue(r, login, &e)
+		token, err := a.issue(login, &e)
 		if err != nil {
 			g.reporter.refuse(w, r, err, e)
 			return
@@ -186,7 +200,7 @@ func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http
 		json.NewEncoder(w).Encode(struct {
 			Ticket    string `json:"ticket"`
 			ExpiresIn int    `json:"expires_in"`
-		}{token, int(g.auth.tickets.cfg.TTL / time.Second)})
+		}{token, int(a.auth.tickets.cfg.TTL / time.Second)})
 	})
 }
 
@@ -196,7 +210,9 @@ func presented(r *http.Request) string {
 	return strings.Join(r.Header["Authorization"], ",") + strings.Join(r.Header["Cookie"], ";")
 }
 
-func (g *Guard) issue(r *http.Request, login func(*http.Request) (Principal, error), e *Event) (string, error) {
+// issue is the picture of the design, as far as it goes for a ticket.
+func (a *admission) issue(login func(*http.Request) (Principal, error), e *Event) (string, error) {
+	g, r := a.g, a.r
 	if g.Draining() {
 		return "", deny(reason.Draining, "")
 	}
@@ -205,33 +221,27 @@ func (g *Guard) issue(r *http.Request, login func(*http.Request) (Principal, err
 		d.allow = http.MethodPost
 		return "", d
 	}
-	client, err := g.client.Client(r)
+	client, err := a.setup.client.Client(r)
 	if err != nil {
 		return "", denyCause(reason.ClientAddress, err)
 	}
 	e.Client = client.String()
-	if g.host != nil {
-		if err := g.host.Check(r); err != nil {
+	for _, check := range []func(*http.Request) error{a.host.check, a.tls.check, a.origin.post} {
+		if err := check(r); err != nil {
 			return "", err
 		}
 	}
-	if err := g.tls.Check(r); err != nil {
+	if err := a.rates.handshake(client); err != nil {
 		return "", err
 	}
-	if err := g.origin.post(r); err != nil {
-		return "", err
-	}
-	if err := g.rates.handshake(client); err != nil {
-		return "", err
-	}
-	fl, err := g.rates.inFlight.fly(client)
+	fl, err := a.rates.inFlight.fly(client)
 	if err != nil {
 		return "", err
 	}
 	defer fl.done()
 	var p Principal
 	if login != nil {
-		p, err = g.auth.guarded(r.Context(), client, presented(r), fl, func(ctx context.Context) (Principal, error) {
+		p, err = a.auth.guarded(r.Context(), client, presented(r), fl, func(ctx context.Context) (Principal, error) {
 			return login(r.WithContext(ctx))
 		})
 		if err != nil {
@@ -242,7 +252,7 @@ func (g *Guard) issue(r *http.Request, login func(*http.Request) (Principal, err
 		if err != nil {
 			return "", err
 		}
-		if p, err = g.auth.verify(r.Context(), credential{sourceHeader, token}, client, "", fl); err != nil {
+		if p, err = a.auth.verify(r.Context(), credential{sourceHeader, token}, client, "", fl); err != nil {
 			return "", err
 		}
 	}
@@ -251,11 +261,11 @@ func (g *Guard) issue(r *http.Request, login func(*http.Request) (Principal, err
 		return "", deny(reason.Revoked, "")
 	}
 	issue := func(ctx context.Context) (string, error) {
-		return g.auth.tickets.issue(ctx, p, r.Header.Get("Origin"))
+		return a.auth.tickets.issue(ctx, p, r.Header.Get("Origin"))
 	}
-	if !g.auth.tickets.shared {
+	if !a.auth.tickets.shared {
 		return issue(r.Context())
 	}
 	fl.hold()
-	return within(r.Context(), g.auth.cfg.VerifyTimeout, fl.done, issue)
+	return within(r.Context(), a.auth.cfg.VerifyTimeout, fl.done, issue)
 }

@@ -42,6 +42,8 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
@@ -100,24 +102,36 @@ type Pieces struct {
 
 // Guard guards WebSocket endpoints. It is safe for concurrent use.
 type Guard struct {
-	born      time.Time // the sweeper's times count from here
+	born     time.Time // the sweeper's times count from here
+	cap      *ConnCap
+	events   *sink
+	reporter reporter
+	sessions *sessions
+	queues   queues
+	endings  chan struct{}
+	endpoint *Endpoint
+	now      atomic.Pointer[setup]
+
+	setting   sync.Mutex // one Reconfigure at a time
+	pieces    Pieces     // as New had them
+	endpoints []*Endpoint
+}
+
+// setup is what a Config has become. It is not changed: Reconfigure makes another,
+// and a handshake sees one of them from its beginning to its end.
+type setup struct {
 	client    *clientip.Resolver
 	origin    *Check
 	host      *Check // nil: not checked
 	tls       *Check
 	auth      *Authenticator
-	cap       *ConnCap
+	caps      CapConfig // resolved
 	rates     *rates
 	heartbeat HeartbeatConfig // resolved
+	send      SendConfig      // resolved
 	codes     map[*reason.Reason]StatusCode
-	events    *sink
-	reporter  reporter
-	sessions  *sessions
-	queues    queues
-	endings   chan struct{}
-	explained chan struct{} // refusals that are told after an upgrade
-	attach    func(*http.Request, Principal) (any, error)
-	endpoint  *Endpoint
+	attach    func(*http.Request, Principal) (any, error) // of endpoints without one
+	explained chan struct{}                               // refusals that are told after an upgrade
 }
 
 const (
@@ -127,66 +141,121 @@ const (
 
 // New returns a Guard, or every mistake in cfg at once, each a *ConfigError.
 func New(cfg Config) (*Guard, error) {
-	var f faults
-	sink := newSink(cfg.Logger, cfg.OnEvent)
 	g := &Guard{
-		born:     time.Now(),
-		events:   sink,
-		reporter: reporter{sink},
-		endings:  make(chan struct{}, maxEndings),
-		attach:   cfg.Attach,
+		born:    time.Now(),
+		events:  newSink(cfg.Logger, cfg.OnEvent),
+		endings: make(chan struct{}, maxEndings),
+		pieces:  cfg.Pieces,
 	}
-	g.client = cfg.Proxies.resolver(&f)
-	if g.origin = cfg.Pieces.Origin; g.origin == nil {
-		g.origin = newOriginCheck(cfg, &f)
-		g.origin.sink = sink
+	g.reporter = reporter{g.events}
+	g.sessions = newSessions(g)
+	if g.cap = cfg.Pieces.Cap; g.cap == nil {
+		g.cap = &ConnCap{reporter: g.reporter, clients: map[netip.Prefix]int{}, networks: map[netip.Prefix]int{}, subjects: map[string]int{}}
 	}
-	if g.host = cfg.Pieces.Host; g.host == nil {
-		if g.host = newHostCheck(cfg.Hosts, &f); g.host != nil {
-			g.host.sink = sink
-		}
+	g.endpoint = &Endpoint{g: g}
+	g.endpoints = []*Endpoint{g.endpoint}
+	if err := g.configure(cfg); err != nil {
+		return nil, err
 	}
-	if g.origin.missing && g.host == nil {
+	return g, nil
+}
+
+// Reconfigure puts cfg in the place of the Config before, for all that comes: each
+// handshake, and each message of the connections that are open. How long they may
+// be silent or live, and what of frames they may send, stays as it was for these.
+// When cfg has a mistake everything stays. Buckets keep what is owed; slots,
+// sessions and revocations stay. Pieces, Logger, OnEvent and whether there are
+// Tickets are New's.
+func (g *Guard) Reconfigure(cfg Config) error {
+	cfg.Pieces = g.pieces
+	return g.configure(cfg)
+}
+
+func (g *Guard) configure(cfg Config) error {
+	g.setting.Lock()
+	defer g.setting.Unlock()
+	var f faults
+	s := g.build(cfg, &f)
+	own := EndpointConfig{cfg.Subprotocols, cfg.Messages, cfg.Attach}
+	states := []*endpointState{g.endpoint.build(own, s, &f)}
+	for _, e := range g.endpoints[1:] {
+		states = append(states, e.build(e.cfg, s, &f))
+	}
+	old := g.now.Load()
+	if old != nil && (old.auth.tickets == nil) != (s.auth.tickets == nil) {
+		f.add("Auth.Tickets", "", "cannot be switched on or off by Reconfigure")
+	}
+	if err := f.err(); err != nil {
+		return err
+	}
+	// Nothing can fail from here on.
+	g.endpoint.cfg = own
+	if old != nil {
+		s.succeed(old)
+	}
+	if g.pieces.Cap == nil {
+		g.cap.set(s.caps, s.client)
+	}
+	g.now.Store(s)
+	for i, e := range g.endpoints {
+		e.now.Store(states[i])
+	}
+	return nil
+}
+
+// succeed takes over what old has counted.
+func (s *setup) succeed(old *setup) {
+	s.origin.succeed(old.origin)
+	s.host.succeed(old.host)
+	s.tls.succeed(old.tls)
+	s.auth.succeed(old.auth)
+	s.rates.succeed(old.rates)
+}
+
+// build resolves cfg, and changes nothing.
+func (g *Guard) build(cfg Config, f *faults) *setup {
+	s := &setup{client: cfg.Proxies.resolver(f), attach: cfg.Attach}
+	if s.origin = cfg.Pieces.Origin; s.origin == nil {
+		s.origin = newOriginCheck(cfg, f)
+		s.origin.sink = g.events
+	}
+	if s.host = cfg.Pieces.Host; s.host == nil {
+		s.host = newHostCheck(cfg.Hosts, f)
+		s.host.sink = g.events
+	}
+	if s.origin.missing && s.host.off {
 		f.add("AllowMissingOrigin", "", "needs a Hosts list: without an Origin nothing else stops DNS rebinding")
 	}
-	if g.tls = cfg.Pieces.TLS; g.tls == nil {
-		g.tls = newTLSCheck(g.client, cfg.InsecureAllowHTTP)
-		g.tls.sink = sink
+	if s.tls = cfg.Pieces.TLS; s.tls == nil {
+		s.tls = newTLSCheck(s.client, cfg.InsecureAllowHTTP)
+		s.tls.sink = g.events
 	}
 	for _, c := range []struct {
 		kind  checkKind
 		check *Check
-	}{{checkOrigin, g.origin}, {checkHost, g.host}, {checkTLS, g.tls}} {
-		if c.check != nil && c.check.kind != c.kind {
+	}{{checkOrigin, s.origin}, {checkHost, s.host}, {checkTLS, s.tls}} {
+		if c.check.kind != c.kind {
 			f.add("Pieces."+string(c.kind), "", "is a check of something else")
 		}
 	}
-	if g.auth = cfg.Pieces.Auth; g.auth == nil {
-		g.auth = newAuthenticator(cfg.Auth, g.client, &f)
-		g.auth.sink = sink
+	if s.auth = cfg.Pieces.Auth; s.auth == nil {
+		s.auth = newAuthenticator(cfg.Auth, s.client, f)
+		s.auth.sink = g.events
 	}
-	if g.cap = cfg.Pieces.Cap; g.cap == nil {
-		g.cap = newConnCap(cfg.Caps, g.client, &f)
-		g.cap.sink = sink
-	}
-	g.explained = make(chan struct{}, g.auth.cfg.MaxExplained)
-	g.rates = newRates(cfg.Rates, &f)
-	g.heartbeat = cfg.Heartbeat.resolve(&f)
-	g.queues.cfg = cfg.Send.resolve(&f)
-	g.codes = maps.Clone(cfg.CloseCodes)
-	for why, code := range g.codes {
+	s.caps = cfg.Caps.resolve(f)
+	s.explained = make(chan struct{}, s.auth.cfg.MaxExplained)
+	s.rates = newRates(cfg.Rates, f)
+	s.heartbeat = cfg.Heartbeat.resolve(f)
+	s.send = cfg.Send.resolve(f)
+	s.codes = maps.Clone(cfg.CloseCodes)
+	for why, code := range s.codes {
 		if why == nil || why.Code() == 0 || why == reason.Closed || why == reason.PeerClosed {
 			f.add("CloseCodes", why, "not a reason of the guard's to close")
 		} else if !sendable(code) {
 			f.add("CloseCodes", int(code), "cannot be sent")
 		}
 	}
-	g.sessions = newSessions(g)
-	g.endpoint = g.newEndpoint(EndpointConfig{cfg.Subprotocols, cfg.Messages, cfg.Attach}, &f)
-	if err := f.err(); err != nil {
-		return nil, err
-	}
-	return g, nil
+	return s
 }
 
 // EndpointConfig is what endpoints of one Guard need not share. Attach defaults to
@@ -199,7 +268,15 @@ type EndpointConfig struct {
 
 // Endpoint is an endpoint of a Guard, with messages of its own.
 type Endpoint struct {
-	g            *Guard
+	g   *Guard
+	cfg EndpointConfig // g.setting
+	now atomic.Pointer[endpointState]
+}
+
+// endpointState is what an EndpointConfig has become, within a setup. It is not
+// changed.
+type endpointState struct {
+	*setup
 	subprotocols []string
 	messages     MessageConfig // resolved
 	attach       func(*http.Request, Principal) (any, error)
@@ -208,39 +285,59 @@ type Endpoint struct {
 
 // Endpoint returns a further endpoint. It panics when cfg is wrong.
 func (g *Guard) Endpoint(cfg EndpointConfig) *Endpoint {
-	var f faults
-	if cfg.Attach == nil {
-		cfg.Attach = g.attach
-	}
-	e := g.newEndpoint(cfg, &f)
-	if err := f.err(); err != nil {
+	g.setting.Lock()
+	defer g.setting.Unlock()
+	e := &Endpoint{g: g}
+	if err := e.set(cfg); err != nil {
 		panic(err)
 	}
+	g.endpoints = append(g.endpoints, e)
 	return e
 }
 
-func (g *Guard) newEndpoint(cfg EndpointConfig, f *faults) *Endpoint {
-	e := &Endpoint{g: g, subprotocols: slices.Clone(cfg.Subprotocols), attach: cfg.Attach}
-	for i, s := range e.subprotocols {
+// Reconfigure is Guard.Reconfigure for what is this endpoint's own.
+func (e *Endpoint) Reconfigure(cfg EndpointConfig) error {
+	e.g.setting.Lock()
+	defer e.g.setting.Unlock()
+	return e.set(cfg)
+}
+
+func (e *Endpoint) set(cfg EndpointConfig) error {
+	var f faults
+	state := e.build(cfg, e.g.now.Load(), &f)
+	if err := f.err(); err != nil {
+		return err
+	}
+	e.cfg = cfg
+	e.now.Store(state)
+	return nil
+}
+
+func (e *Endpoint) build(cfg EndpointConfig, s *setup, f *faults) *endpointState {
+	st := &endpointState{setup: s, subprotocols: slices.Clone(cfg.Subprotocols), attach: cfg.Attach}
+	if st.attach == nil {
+		st.attach = s.attach
+	}
+	for i, s := range st.subprotocols {
 		if !isToken(s) {
 			f.add("Subprotocols", s, "not a token of RFC 9110")
-		} else if slices.Contains(e.subprotocols[:i], s) {
+		} else if slices.Contains(st.subprotocols[:i], s) {
 			f.add("Subprotocols", s, "listed twice")
 		}
 	}
-	e.messages = cfg.Messages.resolve(e.subprotocols, f)
-	g.rates.checkBytes(e.messages.MaxBytes, f)
-	h, control := g.heartbeat, e.messages.Control
+	st.messages = cfg.Messages.resolve(st.subprotocols, f)
+	s.rates.checkBytes(st.messages.MaxBytes, f)
+	h, control := s.heartbeat, st.messages.Control
 	if control.off() {
 		control = Rate{}
 	}
-	e.wire = &wire.Config{
-		PingInterval: h.Ping, PongTimeout: h.Pong, IdleTimeout: h.Idle, MessageTimeout: e.messages.Timeout,
+	st.wire = &wire.Config{
+		PingInterval: h.Ping, PongTimeout: h.Pong, IdleTimeout: h.Idle, MessageTimeout: st.messages.Timeout,
 		WriteTimeout: h.Write, CloseGrace: h.CloseGrace, Linger: h.Linger, LingerBytes: lingerBytes,
-		MaxFragments: e.messages.MaxFragments, ControlRate: control.PerSecond, ControlBurst: control.Burst,
-		Endings: g.endings,
+		MaxFragments: st.messages.MaxFragments, ControlRate: control.PerSecond, ControlBurst: control.Burst,
+		Endings: e.g.endings,
 	}
-	return e
+	return st
 }
 
 // Handler guards and upgrades each request, and runs fn on a goroutine of its own
@@ -307,13 +404,19 @@ func (g *Guard) Conns() int { return g.cap.conns() }
 // when hosts are not checked; with FirstMessageToken among the sources, Auth
 // lets pass who has no credential yet.
 func (g *Guard) Pieces() Pieces {
-	return Pieces{Origin: g.origin, Host: g.host, TLS: g.tls, Auth: g.auth, Cap: g.cap}
+	s := g.now.Load()
+	p := Pieces{Origin: s.origin, Host: s.host, TLS: s.tls, Auth: s.auth, Cap: g.cap}
+	if s.host.off {
+		p.Host = nil
+	}
+	return p
 }
 
 // accept does everything up to the upgrade. The request that it returns is for
 // Attach, if that is still to come.
 func (e *Endpoint) accept(w http.ResponseWriter, r *http.Request, holders int32) (*Conn, *http.Request, error) {
-	a := admission{e: e, g: e.g, r: r}
+	a := admission{endpointState: e.now.Load(), e: e, g: e.g, r: r}
+	a.shared()
 	admitted := false
 	defer func() {
 		if !admitted { // refused, or a hook or a wrapper has panicked
@@ -329,7 +432,7 @@ func (e *Endpoint) accept(w http.ResponseWriter, r *http.Request, holders int32)
 	if err != nil {
 		ev := Event{Subject: a.principal.Subject}
 		if !a.client.IsValid() {
-			a.client, _ = e.g.client.Client(r)
+			a.client, _ = a.setup.client.Client(r)
 		}
 		if a.client.IsValid() {
 			ev.Client = a.client.String()
@@ -364,27 +467,30 @@ func (a *admission) explain(w http.ResponseWriter, err error, ev *Event) bool {
 		code = websocket.StatusTryAgainLater
 	}
 	select {
-	case g.explained <- struct{}{}:
+	case a.explained <- struct{}{}:
 	default:
 		return false
 	}
-	c, err := wire.Upgrade(w, g.auth.strip(a.r), a.subprotocol, a.e.wire)
+	c, err := wire.Upgrade(w, a.auth.strip(a.r), a.subprotocol, a.wire)
 	if err != nil {
-		<-g.explained
+		<-a.explained
 		return !errors.Is(err, wire.ErrNotHijackable)
 	}
 	token := why.Token()
 	ev.Code = code
 	g.sessions.entered() // a drain waits for it
 	c.End(&CloseError{Code: code, Reason: token, err: why}, int(code), token, func() {}, func() {
-		<-g.explained
+		<-a.explained
 		g.sessions.left()
 	})
 	return true
 }
 
+// auth is the Authenticator as it is by now.
+func (g *Guard) auth() *Authenticator { return g.now.Load().auth.latest() }
+
 func (g *Guard) closeCode(why *reason.Reason) StatusCode {
-	if own, ok := g.codes[why]; ok {
+	if own, ok := g.now.Load().codes[why]; ok {
 		return own
 	}
 	return why.Code()
@@ -392,9 +498,14 @@ func (g *Guard) closeCode(why *reason.Reason) StatusCode {
 
 // admission is one handshake on its way.
 type admission struct {
+	*endpointState
 	e *Endpoint
 	g *Guard
 	r *http.Request
+
+	// The pieces: the setup's, or what those that are shared are by now.
+	origin, host, tls *Check
+	auth              *Authenticator
 
 	client      netip.Addr
 	subprotocol string
@@ -409,6 +520,23 @@ type admission struct {
 	conn        *Conn
 	answered    bool
 	attachLater *http.Request
+}
+
+func (a *admission) shared() {
+	a.origin, a.host, a.tls, a.auth = a.setup.origin, a.setup.host, a.setup.tls, a.setup.auth
+	p := &a.g.pieces
+	if p.Origin != nil {
+		a.origin = p.Origin.latest()
+	}
+	if p.Host != nil {
+		a.host = p.Host.latest()
+	}
+	if p.TLS != nil {
+		a.tls = p.TLS.latest()
+	}
+	if p.Auth != nil {
+		a.auth = p.Auth.latest()
+	}
 }
 
 // land gives the place in flight back.
@@ -445,33 +573,25 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 		return nil, deny(reason.NotHijackable, "the ResponseWriter has neither Hijack nor Unwrap")
 	}
 	var err error
-	if a.client, err = g.client.Client(r); err != nil {
+	if a.client, err = a.setup.client.Client(r); err != nil {
 		return nil, denyCause(reason.ClientAddress, err)
 	}
 	m := marksOf(r)
-	if g.host != nil && !m.has(g.host) {
-		if err := g.host.Check(r); err != nil {
-			return nil, err
+	for _, c := range []*Check{a.host, a.tls, a.origin} {
+		if !m.has(c.line) {
+			if err := c.check(r); err != nil {
+				return nil, err
+			}
 		}
 	}
-	if !m.has(g.tls) {
-		if err := g.tls.Check(r); err != nil {
-			return nil, err
-		}
-	}
-	if !m.has(g.origin) {
-		if err := g.origin.Check(r); err != nil {
-			return nil, err
-		}
-	}
-	if a.subprotocol, err = a.e.negotiate(r); err != nil {
+	if a.subprotocol, err = a.negotiate(r); err != nil {
 		return nil, err
 	}
 	a.known = true
-	if err := g.rates.handshake(a.client); err != nil {
+	if err := a.rates.handshake(a.client); err != nil {
 		return nil, err
 	}
-	if a.fl, err = g.rates.inFlight.fly(a.client); err != nil {
+	if a.fl, err = a.rates.inFlight.fly(a.client); err != nil {
 		return nil, err
 	}
 	for _, l := range m.leases {
@@ -488,15 +608,15 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 		a.leases = append(a.leases[:len(a.leases):len(a.leases)], a.lease)
 	}
 	await := false
-	if p, ok := m.principal(g.auth); ok {
+	if p, ok := m.principal(a.auth.line); ok {
 		a.principal = p
 	} else {
-		a.principal, await, err = g.auth.authenticate(r, a.client, a.fl)
+		a.principal, await, err = a.auth.authenticate(r, a.client, a.fl)
 		if err != nil {
 			return nil, err
 		}
 	}
-	stripped := g.auth.strip(r)
+	stripped := a.auth.strip(r)
 	if await {
 		if err := a.lease.await(); err != nil {
 			return nil, err
@@ -511,7 +631,7 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 		if g.sessions.revoked(a.principal) {
 			return nil, deny(reason.Revoked, "")
 		}
-		if a.value, err = a.e.callAttach(stripped, a.principal); err != nil {
+		if a.value, err = a.callAttach(stripped, a.principal); err != nil {
 			return nil, err
 		}
 		if a.session.isKilled() {
@@ -522,14 +642,13 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 		return nil, deny(reason.Draining, "")
 	}
 	c := &Conn{
-		g: g, e: a.e, id: newID(), client: a.client, origin: r.Header.Get("Origin"), host: r.Host,
+		g: g, e: a.e, st: a.endpointState, auth: a.auth, id: newID(), client: a.client, origin: r.Header.Get("Origin"), host: r.Host,
 		subprotocol: a.subprotocol, value: a.value, session: a.session, leases: a.leases, lease: a.lease,
-		validator: a.e.messages.validator(a.subprotocol),
 	}
-	c.table, _ = c.validator.(*table)
+	c.fit(a.endpointState)
 	p := a.principal // a pointer into a would keep the request
 	c.principal.Store(&p)
-	c.w, err = wire.Upgrade(w, stripped, a.subprotocol, a.e.wire)
+	c.w, err = wire.Upgrade(w, stripped, a.subprotocol, a.wire)
 	if err != nil {
 		// Once the connection is taken nothing more can be answered.
 		a.answered = !errors.Is(err, wire.ErrNotHijackable)

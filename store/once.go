@@ -48,6 +48,13 @@ func NewOnce(max int) *MemoryOnce {
 	return &MemoryOnce{max: max, all: map[string]*once{}}
 }
 
+// SetMax changes how many values there may be. What is there stays.
+func (m *MemoryOnce) SetMax(max int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.max = max
+}
+
 // Put keeps a copy of value.
 func (m *MemoryOnce) Put(_ context.Context, key string, value []byte, ttl time.Duration) error {
 	now := time.Now()
