@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -15,7 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/wsguard/wsguard/internal/clientip"
 	"github.com/wsguard/wsguard/internal/jsonschema"
 	"github.com/wsguard/wsguard/internal/keyed"
 	"github.com/wsguard/wsguard/reason"
@@ -142,7 +140,7 @@ type Authenticator struct {
 	reporter
 	line         *line[Authenticator]
 	cfg          AuthConfig // resolved
-	client       *clientip.Resolver
+	client       identify
 	failures     *keyed.Table // nil: no limit
 	tickets      *tickets     // nil: none
 	verified     *verified    // nil: nothing is kept
@@ -165,7 +163,7 @@ func NewAuthenticator(cfg AuthConfig, proxies Proxies) (*Authenticator, error) {
 	return a, f.err()
 }
 
-func newAuthenticator(cfg AuthConfig, client *clientip.Resolver, f *faults) *Authenticator {
+func newAuthenticator(cfg AuthConfig, client identify, f *faults) *Authenticator {
 	none := cfg.Sources == TokenSources{}
 	if cfg.Verifier == nil && !none {
 		f.add("Auth.Verifier", "", "a token source without a Verifier")
@@ -341,9 +339,9 @@ func cutQuery(raw, name string) (string, bool) {
 // Authenticate returns the Principal of a handshake.
 func (a *Authenticator) Authenticate(r *http.Request) (Principal, error) {
 	a = a.latest()
-	client, err := a.client.Client(r)
+	client, err := a.client.of(r)
 	if err != nil {
-		return Principal{}, denyCause(reason.ClientAddress, err)
+		return Principal{}, err
 	}
 	p, await, err := a.alone(r, client)
 	if await {
@@ -353,7 +351,7 @@ func (a *Authenticator) Authenticate(r *http.Request) (Principal, error) {
 }
 
 // alone is authenticate outside of a Guard's handshake.
-func (a *Authenticator) alone(r *http.Request, client netip.Addr) (p Principal, await bool, err error) {
+func (a *Authenticator) alone(r *http.Request, client client) (p Principal, await bool, err error) {
 	fl, err := a.inFlight.fly(client)
 	if err != nil {
 		return Principal{}, false, err
@@ -365,7 +363,7 @@ func (a *Authenticator) alone(r *http.Request, client netip.Addr) (p Principal, 
 // authenticate is Authenticate for a client that is known. await says that the
 // credential is to come in the first message. flight is held for as long as a
 // verifier runs, even if nobody waits for it any more.
-func (a *Authenticator) authenticate(r *http.Request, client netip.Addr, fl *flight) (p Principal, await bool, err error) {
+func (a *Authenticator) authenticate(r *http.Request, client client, fl *flight) (p Principal, await bool, err error) {
 	cred, err := find(r, a.sources)
 	if err != nil {
 		return Principal{}, false, err
@@ -384,7 +382,7 @@ func (a *Authenticator) authenticate(r *http.Request, client netip.Addr, fl *fli
 }
 
 // verify judges a credential, within the failure budget of its client.
-func (a *Authenticator) verify(ctx context.Context, cred credential, client netip.Addr, origin string, fl *flight) (Principal, error) {
+func (a *Authenticator) verify(ctx context.Context, cred credential, client client, origin string, fl *flight) (Principal, error) {
 	if cred.kind == sourceTicket {
 		if !a.tickets.shared {
 			fl = nil // nothing to wait for
@@ -405,10 +403,10 @@ func (a *Authenticator) verify(ctx context.Context, cred credential, client neti
 // client or the credential itself has failed too often. How many can be asked
 // about at once is bounded by the handshakes in flight. A failure is charged
 // when the answer is there, whether or not anybody still waits for it.
-func (a *Authenticator) guarded(ctx context.Context, client netip.Addr, secret string, fl *flight, ask func(context.Context) (Principal, error)) (Principal, error) {
+func (a *Authenticator) guarded(ctx context.Context, client client, secret string, fl *flight, ask func(context.Context) (Principal, error)) (Principal, error) {
 	var keys []keyed.Key
 	if a.failures != nil && secret != "" {
-		keys = []keyed.Key{a.failures.Prefix(clientip.Key(client)), a.failures.String("credential:" + secret)}
+		keys = []keyed.Key{client.in(a.failures), a.failures.String("credential:" + secret)}
 	}
 	for _, k := range keys {
 		if wait, ok := a.failures.Peek(k, 1, time.Now()); !ok {
@@ -585,9 +583,9 @@ func (a *Authenticator) Handler(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		client, err := a.client.Client(r)
+		client, err := a.client.of(r)
 		if err != nil {
-			a.refuse(w, r, denyCause(reason.ClientAddress, err), Event{})
+			a.refuse(w, r, err, Event{})
 			return
 		}
 		p, await, err := a.alone(r, client)

@@ -42,12 +42,13 @@ type Conn struct {
 	holders atomic.Int32 // the socket, the handler's goroutine, who authenticates
 
 	id, origin, host string
-	client           netip.Addr
+	client           client
 	subprotocol      string
 	opened, lifetime time.Time
 	authBy           time.Time
 	leases           []*Lease
-	lease            *Lease // of this Guard's cap
+	lease            *Lease        // of this Guard's cap
+	sent             *rate.Limiter // nil: no limit
 
 	// Of who authenticates, then of nobody; read again by the last holder.
 	value   any
@@ -103,7 +104,7 @@ func (c *Conn) Value() any { return c.value }
 func (c *Conn) Subprotocol() string { return c.subprotocol }
 
 // Client is the client's address, past the trusted proxies.
-func (c *Conn) Client() netip.Addr { return c.client }
+func (c *Conn) Client() netip.Addr { return c.client.addr }
 
 // Context ends when the cause of the end is fixed; context.Cause tells it.
 func (c *Conn) Context() context.Context { return c.ctx }
@@ -270,6 +271,11 @@ func (c *Conn) pass(ctx context.Context) (bool, error) {
 		}
 		wait, ok := c.rates.take(len(c.msg), max(1, c.rule.Cost), now)
 		if ok {
+			if c.rates.warnAt > 0 && c.rates.warn(now) {
+				if err := c.warn(); err != nil {
+					return false, err
+				}
+			}
 			break
 		}
 		switch action := c.policy.rates.cfg.Action; {
@@ -398,9 +404,20 @@ func (c *Conn) reply(bucket int, text func() notice) error {
 	return c.write(context.Background(), MessageText, text().json())
 }
 
+// warn tells the peer to slow down, before it is made to.
+func (c *Conn) warn() error {
+	e := c.event(EventViolation)
+	e.Err, e.Reason, e.Detail, e.Report = reason.RateLimited, reason.RateLimited.Token(), "warned", true
+	c.g.events.emit(e)
+	return c.reply(0, func() notice { return notice{Warning: "rate_limit"} })
+}
+
 // violation reports a message that was refused and did not end the connection.
 func (c *Conn) violation(why *reason.Reason, detail string, report bool) {
 	c.violations.Add(1)
+	if !report {
+		c.g.offend(c.g.now.Load(), c.client, why)
+	}
 	e := c.event(EventViolation)
 	e.Err, e.Reason, e.Detail, e.Report = why, why.Token(), detail, report
 	c.g.events.emit(e)
@@ -418,9 +435,15 @@ func (c *Conn) Write(ctx context.Context, typ MessageType, msg []byte) error {
 	if err := c.write(c.plain(ctx), typ, msg); err != nil {
 		return err
 	}
+	c.wrote(msg)
+	return nil
+}
+
+// wrote counts a message of the application's.
+func (c *Conn) wrote(msg []byte) {
 	c.out.Add(1)
 	c.bytesOut.Add(uint64(len(msg)))
-	return nil
+	charge(c.sent, len(msg))
 }
 
 func (c *Conn) write(ctx context.Context, typ MessageType, msg []byte) error {
@@ -512,6 +535,9 @@ func (c *Conn) fault(detail string) { c.end(reason.Internal, detail) }
 // of whatever has ended it.
 func (c *Conn) end(why *reason.Reason, detail string) error {
 	code := c.g.closeCode(why)
+	if c.w.Cause() == nil {
+		c.g.offend(c.g.now.Load(), c.client, why)
+	}
 	return c.endWith(&CloseError{Code: code, Reason: why.Token(), err: why}, code, detail)
 }
 
@@ -708,6 +734,7 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 	c.lease.authenticated()
 	c.w.SetMax(c.policy.messages.MaxBytes)
 	c.rates = c.policy.rates.conn(c.client, p.Subject)
+	c.rates.sent = c.sent
 	c.begin()
 	if c.w.Cause() != nil {
 		return c.closed()
@@ -728,6 +755,8 @@ func (c *Conn) start(await bool, holders int32) {
 	}
 	c.holders.Store(holders)
 	c.rates = c.st.rates.conn(c.client, c.Principal().Subject)
+	c.sent = c.st.rates.cfg.SentBytes.limiter()
+	c.rates.sent = c.sent
 	if c.st.heartbeat.ReportIdle {
 		c.w.OnIdle(func() { c.violation(reason.Idle, "", true) })
 	}

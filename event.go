@@ -22,6 +22,7 @@ const (
 	EventClose     EventKind = "close"     // a connection has ended; Err says why
 	EventRefusal   EventKind = "refusal"   // a handshake, or a ticket, was refused
 	EventViolation EventKind = "violation" // a message was refused, or would have been
+	EventBan       EventKind = "ban"       // a client is banned; Reason is its last offence
 	EventWarning   EventKind = "warning"   // something is wrong on the server's side
 )
 

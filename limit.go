@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"github.com/wsguard/wsguard/internal/clientip"
 	"github.com/wsguard/wsguard/internal/keyed"
 	"github.com/wsguard/wsguard/reason"
 )
@@ -117,9 +116,16 @@ type RateConfig struct {
 	ClientBytes     Rate   // of a client; default 16 times Bytes
 	SubjectMessages Rate   // of a subject; default 4 times Messages
 	SubjectBytes    Rate   // of a subject; default 4 times Bytes
+	SentBytes       Rate   // that a connection is sent; who has had too many is not listened to; default no limit
 	Action          Action // for a message over any of these; default ActionClose → 1008 rate_limited
 
-	Handshakes           Rate // of a client, past the origin check; default 5/s, burst 20 → 429
+	// WarnAt is a part of Burst, such as 0.8: who has used that much of a
+	// bucket of his connection gets {"warning":"rate_limit"} first. Default: no
+	// warning.
+	WarnAt float64
+
+	Handshakes           Rate // of a client, past the origin check, and 16 times that of an IPv6 /48; default 5/s, burst 20 → 429
+	ReportHandshakes     bool // a handshake over that is reported, and passes
 	MaxInFlight          int  // handshakes waiting for a verifier or Attach; default 256, Off none → 503
 	MaxInFlightPerClient int  // of them, a client's; default 8, Off none → 429
 }
@@ -128,6 +134,7 @@ type RateConfig struct {
 type rates struct {
 	cfg        RateConfig // resolved
 	handshakes *keyed.Table
+	networks   *keyed.Table // handshakes of an IPv6 /48
 	clients    *keyed.Table // messages and bytes under each key
 	subjects   *keyed.Table // likewise
 	inFlight   *counter
@@ -140,6 +147,10 @@ func newRates(cfg RateConfig, f *faults) *rates {
 	cfg.ClientBytes = cfg.ClientBytes.resolve(cfg.Bytes.times(16), "Rates.ClientBytes", f)
 	cfg.SubjectMessages = cfg.SubjectMessages.resolve(cfg.Messages.times(4), "Rates.SubjectMessages", f)
 	cfg.SubjectBytes = cfg.SubjectBytes.resolve(cfg.Bytes.times(4), "Rates.SubjectBytes", f)
+	cfg.SentBytes = cfg.SentBytes.resolve(Rate{PerSecond: Off}, "Rates.SentBytes", f)
+	if !(cfg.WarnAt >= 0 && cfg.WarnAt < 1) {
+		f.add("Rates.WarnAt", cfg.WarnAt, "must be a part of the burst: at least 0, less than 1")
+	}
 	cfg.Handshakes = cfg.Handshakes.resolve(Rate{5, 20}, "Rates.Handshakes", f)
 	if cfg.Action < ActionClose || cfg.Action > ActionReport {
 		f.add("Rates.Action", int(cfg.Action), "no such action")
@@ -147,6 +158,7 @@ func newRates(cfg RateConfig, f *faults) *rates {
 	return &rates{
 		cfg:        cfg,
 		handshakes: cfg.Handshakes.table(),
+		networks:   cfg.Handshakes.times(perNetwork).table(),
 		clients:    pair(cfg.ClientMessages, cfg.ClientBytes),
 		subjects:   pair(cfg.SubjectMessages, cfg.SubjectBytes),
 		inFlight: newCounter(
@@ -185,26 +197,40 @@ func carry(old, fresh *keyed.Table, to ...Rate) *keyed.Table {
 // succeed takes over what old has counted.
 func (r *rates) succeed(old *rates) {
 	r.handshakes = carry(old.handshakes, r.handshakes, r.cfg.Handshakes)
+	r.networks = carry(old.networks, r.networks, r.cfg.Handshakes.times(perNetwork))
 	r.clients = carry(old.clients, r.clients, r.cfg.ClientMessages, r.cfg.ClientBytes)
 	r.subjects = carry(old.subjects, r.subjects, r.cfg.SubjectMessages, r.cfg.SubjectBytes)
 	old.inFlight.set(r.inFlight)
 	r.inFlight = old.inFlight
 }
 
-// handshake charges a handshake to its client.
-func (r *rates) handshake(client netip.Addr) error {
+// perNetwork is how many clients' rate a whole IPv6 /48 has.
+const perNetwork = 16
+
+// handshake charges a handshake to its client, and to the /48 around it.
+func (r *rates) handshake(client client) error {
 	if r.handshakes == nil {
 		return nil
 	}
-	if wait, ok := r.handshakes.Take(r.handshakes.Prefix(clientip.Key(client)), 1, time.Now()); !ok {
+	now := time.Now()
+	key := client.in(r.handshakes)
+	if wait, ok := r.handshakes.Take(key, 1, now); !ok {
 		return denyRetry(reason.HandshakeRate, wait)
+	}
+	if net, ok := client.network(); ok {
+		if wait, ok := r.networks.Take(r.networks.Prefix(net), 1, now); !ok {
+			r.handshakes.Give(key, 1)
+			d := denyRetry(reason.HandshakeRate, wait)
+			d.detail = "of its /48"
+			return d
+		}
 	}
 	return nil
 }
 
 // fly reserves a place among the handshakes in flight.
-func (c *counter) fly(client netip.Addr) (*flight, error) {
-	key := clientip.Key(client)
+func (c *counter) fly(client client) (*flight, error) {
+	key := client.key()
 	if ok, own := c.take(key); !ok {
 		if own {
 			return nil, denyStatus(reason.InFlight, http.StatusTooManyRequests, "of the client")
@@ -235,6 +261,9 @@ func (r *rates) checkBytes(maxMessage int64, f *faults) {
 type connRates struct {
 	messages, bytes *rate.Limiter
 	shared          []sharedBucket
+	sent            *rate.Limiter // writers charge it
+	warnAt          float64
+	warned          bool
 	last            time.Time
 }
 
@@ -243,10 +272,10 @@ type sharedBucket struct {
 	key   keyed.Key
 }
 
-func (r *rates) conn(client netip.Addr, subject string) *connRates {
-	c := &connRates{messages: r.cfg.Messages.limiter(), bytes: r.cfg.Bytes.limiter()}
+func (r *rates) conn(client client, subject string) *connRates {
+	c := &connRates{messages: r.cfg.Messages.limiter(), bytes: r.cfg.Bytes.limiter(), warnAt: r.cfg.WarnAt}
 	if r.clients != nil {
-		c.shared = append(c.shared, sharedBucket{r.clients, r.clients.Prefix(clientip.Key(client))})
+		c.shared = append(c.shared, sharedBucket{r.clients, client.in(r.clients)})
 	}
 	if r.subjects != nil && subject != "" {
 		c.shared = append(c.shared, sharedBucket{r.subjects, r.subjects.String(subject)})
@@ -255,9 +284,12 @@ func (r *rates) conn(client netip.Addr, subject string) *connRates {
 }
 
 // refit is conn for a connection that has buckets already: they go on.
-func (r *rates) refit(old *connRates, client netip.Addr, subject string) *connRates {
+func (r *rates) refit(old *connRates, client client, subject string) *connRates {
 	c := r.conn(client, subject)
-	c.last = old.last
+	c.last, c.warned, c.sent = old.last, old.warned, old.sent
+	if c.sent != nil && !r.cfg.SentBytes.off() {
+		follow(c.sent, r.cfg.SentBytes.limiter())
+	}
 	c.messages = follow(old.messages, c.messages)
 	c.bytes = follow(old.bytes, c.bytes)
 	return c
@@ -281,6 +313,11 @@ func (c *connRates) take(n, cost int, now time.Time) (wait time.Duration, ok boo
 		now = c.last
 	}
 	c.last = now
+	if c.sent != nil {
+		if owed := -c.sent.TokensAt(now); owed > 0 {
+			return time.Duration(owed / float64(c.sent.Limit()) * float64(time.Second)), false
+		}
+	}
 	if c.messages != nil && !c.messages.AllowN(now, cost) {
 		return missing(c.messages, cost, now), false
 	}
@@ -300,6 +337,34 @@ func (c *connRates) take(n, cost int, now time.Time) (wait time.Duration, ok boo
 		}
 	}
 	return 0, true
+}
+
+// charge counts what a connection was sent. It may owe: that is paid off before it
+// is listened to again.
+func charge(sent *rate.Limiter, n int) {
+	if sent == nil {
+		return
+	}
+	now := time.Now()
+	for burst := sent.Burst(); n > 0; n -= burst {
+		sent.ReserveN(now, min(n, burst))
+	}
+}
+
+// warn reports that a bucket of the connection's is all but used up, once until
+// half of it is there again.
+func (c *connRates) warn(now time.Time) bool {
+	used := 0.0
+	for _, l := range []*rate.Limiter{c.messages, c.bytes} {
+		if l != nil {
+			used = max(used, 1-l.TokensAt(now)/float64(l.Burst()))
+		}
+	}
+	if c.warned = c.warned && used > c.warnAt/2; c.warned || used < c.warnAt {
+		return false
+	}
+	c.warned = true
+	return true
 }
 
 // giveBack undoes an AllowN of the same moment: x/time/rate has no name for it,
@@ -326,7 +391,7 @@ type counter struct {
 
 	mu      sync.Mutex
 	all     int
-	each    map[netip.Prefix]int
+	each    map[clientKey]int
 	waiting int
 	freed   chan struct{} // closed when a place is given back; nil: nobody waits
 }
@@ -339,7 +404,7 @@ func (c *counter) set(to *counter) {
 }
 
 func newCounter(max, maxEach int) *counter {
-	return &counter{max: max, maxEach: maxEach, each: map[netip.Prefix]int{}}
+	return &counter{max: max, maxEach: maxEach, each: map[clientKey]int{}}
 }
 
 // Handshakes that come all at once are no attack when what they wait for is
@@ -351,7 +416,7 @@ const (
 
 // take reserves a place. It reports which limit is in the way: of the client's
 // first, for it is about him.
-func (c *counter) take(key netip.Prefix) (ok, own bool) {
+func (c *counter) take(key clientKey) (ok, own bool) {
 	var t *time.Timer
 	for {
 		c.mu.Lock()
@@ -391,7 +456,7 @@ func (c *counter) take(key netip.Prefix) (ok, own bool) {
 	}
 }
 
-func (c *counter) give(key netip.Prefix) {
+func (c *counter) give(key clientKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.all--
@@ -420,9 +485,9 @@ type ConnCap struct {
 
 	mu           sync.Mutex
 	cfg          CapConfig // resolved; 0: no limit
-	client       *clientip.Resolver
+	client       identify
 	all, waiting int
-	clients      map[netip.Prefix]int
+	clients      map[clientKey]int
 	networks     map[netip.Prefix]int
 	subjects     map[string]int
 }
@@ -430,13 +495,13 @@ type ConnCap struct {
 // NewConnCap returns a cap that can stand in front of any handler.
 func NewConnCap(cfg CapConfig, proxies Proxies) (*ConnCap, error) {
 	var f faults
-	c := &ConnCap{clients: map[netip.Prefix]int{}, networks: map[netip.Prefix]int{}, subjects: map[string]int{}}
+	c := &ConnCap{clients: map[clientKey]int{}, networks: map[netip.Prefix]int{}, subjects: map[string]int{}}
 	c.set(cfg.resolve(&f), proxies.resolver(&f))
 	return c, f.err()
 }
 
 // set is for New and for Reconfigure: slots that are held stay so.
-func (c *ConnCap) set(cfg CapConfig, client *clientip.Resolver) {
+func (c *ConnCap) set(cfg CapConfig, client identify) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.cfg, c.client = cfg, client
@@ -460,8 +525,9 @@ func (cfg CapConfig) resolve(f *faults) CapConfig {
 
 // Lease is a slot, held until Release.
 type Lease struct {
-	cap             *ConnCap
-	client, network netip.Prefix
+	cap     *ConnCap
+	client  clientKey
+	network netip.Prefix // not valid: none
 
 	mu       sync.Mutex
 	subject  string
@@ -475,15 +541,16 @@ func (c *ConnCap) Acquire(r *http.Request) (*Lease, error) {
 	c.mu.Lock()
 	client := c.client
 	c.mu.Unlock()
-	addr, err := client.Client(r)
+	who, err := client.of(r)
 	if err != nil {
-		return nil, denyCause(reason.ClientAddress, err)
+		return nil, err
 	}
-	return c.acquire(addr, r)
+	return c.acquire(who, r)
 }
 
-func (c *ConnCap) acquire(addr netip.Addr, r *http.Request) (*Lease, error) {
-	l := &Lease{cap: c, client: clientip.Key(addr), network: clientip.Net48(addr)}
+func (c *ConnCap) acquire(who client, r *http.Request) (*Lease, error) {
+	l := &Lease{cap: c, client: who.key()}
+	l.network, _ = who.network()
 	c.mu.Lock()
 	cfg := c.cfg
 	var over error
@@ -492,13 +559,15 @@ func (c *ConnCap) acquire(addr netip.Addr, r *http.Request) (*Lease, error) {
 		over = deny(reason.MaxConns, "")
 	case cfg.MaxConnsPerClient > 0 && c.clients[l.client] >= cfg.MaxConnsPerClient:
 		over = deny(reason.MaxClientConns, "")
-	case cfg.MaxConnsPerNetwork > 0 && l.network != l.client && c.networks[l.network] >= cfg.MaxConnsPerNetwork:
+	case cfg.MaxConnsPerNetwork > 0 && l.network.IsValid() && c.networks[l.network] >= cfg.MaxConnsPerNetwork:
 		over = deny(reason.MaxClientConns, "of its /48")
 	}
 	if over == nil || cfg.ReportOnly {
 		c.all++
 		c.clients[l.client]++
-		c.networks[l.network]++
+		if l.network.IsValid() {
+			c.networks[l.network]++
+		}
 	}
 	c.mu.Unlock()
 	if over != nil {
@@ -581,7 +650,9 @@ func (l *Lease) Release() {
 	defer c.mu.Unlock()
 	c.all--
 	down(c.clients, l.client)
-	down(c.networks, l.network)
+	if l.network.IsValid() {
+		down(c.networks, l.network)
+	}
 	if l.subject != "" {
 		down(c.subjects, l.subject)
 	}

@@ -1,6 +1,7 @@
 package wsguard
 
 import (
+	"cmp"
 	"net/http"
 	"slices"
 	"strings"
@@ -19,6 +20,8 @@ type Check struct {
 	post    func(*http.Request) error // checkOrigin: for a POST that buys a ticket
 	missing bool                      // checkOrigin: a missing Origin is allowed
 	off     bool                      // checkHost: any host will do
+
+	reportOnly bool // checkOrigin
 }
 
 // latest is what c has become by now.
@@ -88,14 +91,14 @@ func newOriginCheck(cfg Config, f *faults) *Check {
 	g := &originGuard{list: list, cfg: cfg}
 	c := newCheck(checkOrigin, g.check)
 	c.missing, c.post = cfg.AllowMissingOrigin, g.checkPost
-	if cfg.InsecureReportOrigin {
-		c.check, c.post = c.reportOnly(g.check), c.reportOnly(g.checkPost)
+	if c.reportOnly = cfg.InsecureReportOrigin; c.reportOnly {
+		c.check, c.post = c.reporting(g.check), c.reporting(g.checkPost)
 	}
 	return c
 }
 
-// reportOnly makes a report of what check refuses.
-func (c *Check) reportOnly(check func(*http.Request) error) func(*http.Request) error {
+// reporting makes a report of what check refuses.
+func (c *Check) reporting(check func(*http.Request) error) func(*http.Request) error {
 	return func(r *http.Request) error {
 		if err := check(r); err != nil {
 			c.report(r, err)
@@ -192,14 +195,19 @@ type Proxies struct {
 	// (the default) or Forwarded (RFC 7239), read from the right past
 	// trusted addresses; any other must hold a single address.
 	Header string
+
+	// ClientName, if set, names who a client is to all limits, bans and logs: a
+	// tenant, say, whose users share an address. "" is the address. The request
+	// has not been checked yet: name by what cannot be forged.
+	ClientName func(*http.Request) string
 }
 
-func (p Proxies) resolver(f *faults) *clientip.Resolver {
+func (p Proxies) resolver(f *faults) identify {
 	r, bad := clientip.Parse(p.Trusted, p.Header)
 	for _, b := range bad {
 		f.add("Proxies", b.Value, b.Reason)
 	}
-	return r
+	return identify{r, p.ClientName, cmp.Or(p.Header, "X-Forwarded-For")}
 }
 
 // NewTLSCheck returns a check that refuses clear text (RFC 6455 §10.6). It lets
@@ -212,7 +220,7 @@ func NewTLSCheck(proxies Proxies) (*Check, error) {
 	return c, f.err()
 }
 
-func newTLSCheck(client *clientip.Resolver, insecure bool) *Check {
+func newTLSCheck(client identify, insecure bool) *Check {
 	return newCheck(checkTLS, func(r *http.Request) error {
 		if r.TLS != nil || insecure {
 			return nil

@@ -333,7 +333,7 @@ func (g *Guard) Sessions() iter.Seq[Session] {
 
 func (c *Conn) describe() Session {
 	return Session{
-		ID: c.id, Principal: c.Principal(), Client: c.client, Origin: sanitize(c.origin, maxField),
+		ID: c.id, Principal: c.Principal(), Client: c.client.addr, Origin: sanitize(c.origin, maxField),
 		Subprotocol: c.subprotocol, Since: c.opened, LastMessage: c.w.LastMessage(), Stats: c.stats(),
 	}
 }

@@ -221,11 +221,14 @@ func (a *admission) issue(login func(*http.Request) (Principal, error), e *Event
 		d.allow = http.MethodPost
 		return "", d
 	}
-	client, err := a.setup.client.Client(r)
+	client, err := a.setup.client.of(r)
 	if err != nil {
-		return "", denyCause(reason.ClientAddress, err)
+		return "", err
 	}
 	e.Client = client.String()
+	if err := g.banned(client); err != nil {
+		return "", err
+	}
 	for _, check := range []func(*http.Request) error{a.host.check, a.tls.check, a.origin.post} {
 		if err := check(r); err != nil {
 			return "", err

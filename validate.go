@@ -196,7 +196,8 @@ func forbidden(err error) *reason.Reason {
 
 // notice is the reply to a message that was refused.
 type notice struct {
-	Error   string `json:"error"`
+	Error   string `json:"error,omitempty"`
+	Warning string `json:"warning,omitempty"`
 	Reason  string `json:"reason,omitempty"`
 	Pointer string `json:"pointer,omitempty"`
 	Keyword string `json:"keyword,omitempty"`

@@ -48,7 +48,7 @@ import (
 
 	"github.com/coder/websocket"
 
-	"github.com/wsguard/wsguard/internal/clientip"
+	"github.com/wsguard/wsguard/internal/penalty"
 	"github.com/wsguard/wsguard/internal/wire"
 	"github.com/wsguard/wsguard/reason"
 )
@@ -70,6 +70,7 @@ type Config struct {
 	Auth      AuthConfig
 	Caps      CapConfig
 	Rates     RateConfig
+	Penalties PenaltyConfig
 	Messages  MessageConfig
 	Heartbeat HeartbeatConfig
 	Send      SendConfig
@@ -109,6 +110,8 @@ type Guard struct {
 	sessions *sessions
 	queues   queues
 	endings  chan struct{}
+	crowd    crowd
+	box      *penalty.Box
 	endpoint *Endpoint
 	now      atomic.Pointer[setup]
 
@@ -120,13 +123,14 @@ type Guard struct {
 // setup is what a Config has become. It is not changed: Reconfigure makes another,
 // and a handshake sees one of them from its beginning to its end.
 type setup struct {
-	client    *clientip.Resolver
+	client    identify
 	origin    *Check
 	host      *Check // nil: not checked
 	tls       *Check
 	auth      *Authenticator
 	caps      CapConfig // resolved
 	rates     *rates
+	penalties PenaltyConfig   // resolved
 	heartbeat HeartbeatConfig // resolved
 	send      SendConfig      // resolved
 	codes     map[*reason.Reason]StatusCode
@@ -150,8 +154,9 @@ func New(cfg Config) (*Guard, error) {
 	g.reporter = reporter{g.events}
 	g.sessions = newSessions(g)
 	if g.cap = cfg.Pieces.Cap; g.cap == nil {
-		g.cap = &ConnCap{reporter: g.reporter, clients: map[netip.Prefix]int{}, networks: map[netip.Prefix]int{}, subjects: map[string]int{}}
+		g.cap = &ConnCap{reporter: g.reporter, clients: map[clientKey]int{}, networks: map[netip.Prefix]int{}, subjects: map[string]int{}}
 	}
+	g.box = penalty.New(penalty.Config{})
 	g.endpoint = &Endpoint{g: g}
 	g.endpoints = []*Endpoint{g.endpoint}
 	if err := g.configure(cfg); err != nil {
@@ -196,6 +201,7 @@ func (g *Guard) configure(cfg Config) error {
 	if g.pieces.Cap == nil {
 		g.cap.set(s.caps, s.client)
 	}
+	g.box.Set(s.penalties.box())
 	g.now.Store(s)
 	for i, e := range g.endpoints {
 		e.now.Store(states[i])
@@ -245,6 +251,7 @@ func (g *Guard) build(cfg Config, f *faults) *setup {
 	s.caps = cfg.Caps.resolve(f)
 	s.explained = make(chan struct{}, s.auth.cfg.MaxExplained)
 	s.rates = newRates(cfg.Rates, f)
+	s.penalties = cfg.Penalties.resolve(f)
 	s.heartbeat = cfg.Heartbeat.resolve(f)
 	s.send = cfg.Send.resolve(f)
 	s.codes = maps.Clone(cfg.CloseCodes)
@@ -431,16 +438,16 @@ func (e *Endpoint) accept(w http.ResponseWriter, r *http.Request, holders int32)
 	}
 	if err != nil {
 		ev := Event{Subject: a.principal.Subject}
-		if !a.client.IsValid() {
-			a.client, _ = a.setup.client.Client(r)
-		}
-		if a.client.IsValid() {
+		if a.client.valid() {
 			ev.Client = a.client.String()
 		}
 		if a.answered || a.explain(w, err, &ev) {
 			w = discardResponse{}
 		}
 		e.g.reporter.refuse(w, r, err, ev)
+		if a.known {
+			e.g.offend(a.setup, a.client, asDenied(err).Reason)
+		}
 		return nil, nil, err
 	}
 	admitted = true
@@ -507,7 +514,7 @@ type admission struct {
 	origin, host, tls *Check
 	auth              *Authenticator
 
-	client      netip.Addr
+	client      client
 	subprotocol string
 	known       bool // that host, transport and origin are right
 	fl          *flight
@@ -573,8 +580,12 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 		return nil, deny(reason.NotHijackable, "the ResponseWriter has neither Hijack nor Unwrap")
 	}
 	var err error
-	if a.client, err = a.setup.client.Client(r); err != nil {
-		return nil, denyCause(reason.ClientAddress, err)
+	if a.client, err = a.setup.client.of(r); err != nil {
+		return nil, err
+	}
+	a.notice()
+	if err := g.banned(a.client); err != nil {
+		return nil, err
 	}
 	m := marksOf(r)
 	for _, c := range []*Check{a.host, a.tls, a.origin} {
@@ -589,7 +600,10 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 	}
 	a.known = true
 	if err := a.rates.handshake(a.client); err != nil {
-		return nil, err
+		if !a.rates.cfg.ReportHandshakes {
+			return nil, err
+		}
+		g.reporter.report(r, err)
 	}
 	if a.fl, err = a.rates.inFlight.fly(a.client); err != nil {
 		return nil, err

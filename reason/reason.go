@@ -43,6 +43,7 @@ var (
 	HeaderTooLarge    = &Reason{"header_too_large", "Sec-WebSocket headers too large", 431, 0}
 	Subprotocol       = &Reason{"subprotocol", "no subprotocol that is served", 400, 0}
 	ClientAddress     = &Reason{"client_address", "the client's address is not known", 403, 0}
+	Banned            = &Reason{"banned", "banned", 429, 0}
 	Host              = &Reason{"host", "host not served", 421, 0}
 	InsecureTransport = &Reason{"insecure_transport", "clear text", 403, 0}
 	Origin            = &Reason{"origin", "origin not allowed", 403, 0}

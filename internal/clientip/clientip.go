@@ -155,7 +155,7 @@ func (r *Resolver) PeerTrusted(req *http.Request) bool {
 	if unix {
 		return r.unix
 	}
-	return err == nil && r.trusts(a)
+	return err == nil && r.Trusts(a)
 }
 
 // Client returns the address of the request's client, IPv4 as IPv4 and without a
@@ -182,7 +182,7 @@ func (r *Resolver) Client(req *http.Request) (netip.Addr, error) {
 		return netip.Addr{}, err
 	case unix && !r.unix:
 		return netip.Addr{}, ErrUnixPeer
-	case !unix && !r.trusts(peer):
+	case !unix && !r.Trusts(peer):
 		return peer, nil
 	}
 	// Values, not Get: a proxy may add a line of its own (HAProxy does), and the
@@ -194,7 +194,8 @@ func (r *Resolver) Client(req *http.Request) (netip.Addr, error) {
 	return client, nil
 }
 
-func (r *Resolver) trusts(a netip.Addr) bool {
+// Trusts reports whether an address is a proxy's that is believed.
+func (r *Resolver) Trusts(a netip.Addr) bool {
 	for _, p := range r.trusted {
 		if p.Contains(a) {
 			return true
@@ -230,7 +231,7 @@ func (r *Resolver) walk(lines []string, known netip.Addr) netip.Addr {
 			break
 		}
 		known = a
-		if !r.trusts(a) {
+		if !r.Trusts(a) {
 			break
 		}
 	}

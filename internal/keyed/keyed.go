@@ -209,8 +209,9 @@ func (t *Table) Give2(key Key, a, b float64) {
 }
 
 // SetRate changes the limits, of both lanes if there are two; a lane that is
-// not named stays as it is. No key finds its bucket fuller for it: what is owed
-// stays owed, except that a smaller burst forgives what it could not hold.
+// not named stays as it is. What is owed stays owed; but who has not overdrawn a
+// bucket that becomes smaller does not overdraw the smaller one. For each key
+// the change is atomic.
 func (t *Table) SetRate(now time.Time, to ...Limit) {
 	t.setting.Lock()
 	defer t.setting.Unlock()

@@ -1,6 +1,9 @@
 package keyed
 
-import "sync"
+import (
+	"math"
+	"sync"
+)
 
 const (
 	shards = 64
@@ -127,34 +130,56 @@ func (s *shard) place(hash uint64, at pair, really bool) int {
 	}
 	for {
 		a, b := s.homes(hash)
-		best, least := -1, 0.0
-		for _, set := range [2]int{a, b} {
-			for p := set; p < set+ways; p++ {
-				level := s.lim.level(s.tat(p), at)
-				if level <= 0 {
-					return s.clear(p, hash, really)
-				}
-				if s.mem[p]&marked == 0 && (best < 0 || level < least) {
-					best, least = p, level
-				}
-			}
+		if p := s.free(a, at); p >= 0 {
+			return s.clear(p, hash, really)
 		}
-		if !really {
-			if best < 0 && int(s.sets) < s.maxSets {
-				return 0
-			}
-			return best
+		if p := s.free(b, at); p >= 0 {
+			return s.clear(p, hash, really)
 		}
 		if int(s.sets) < s.maxSets {
+			if !really {
+				return 0
+			}
 			s.grow(at)
 			continue
 		}
-		if best >= 0 {
-			s.evicted++
-			s.clear(best, hash, true)
+		p, level := s.fullest(a, at)
+		if q, other := s.fullest(b, at); other < level {
+			p = q
 		}
-		return best
+		if p >= 0 && really {
+			s.evicted++
+			s.clear(p, hash, true)
+		}
+		return p
 	}
+}
+
+// free returns a free entry of a set, or -1.
+func (s *shard) free(set int, at pair) int {
+	first, second := s.line(set+ways), s.line(set+ways*s.lim.n)
+	for i := range ways {
+		// With one lane these are the same.
+		if int64(first[i]) <= at[0] && int64(second[i]) <= at[s.lim.n-1] {
+			return set + i
+		}
+	}
+	return -1
+}
+
+// fullest returns the entry of a set that may be forgotten first, or -1, and how
+// much is missing in it.
+func (s *shard) fullest(set int, at pair) (p int, level float64) {
+	p, level = -1, math.Inf(1)
+	for q := set; q < set+ways; q++ {
+		if s.mem[q]&marked != 0 {
+			continue
+		}
+		if other := s.lim.level(s.tat(q), at); other < level {
+			p, level = q, other
+		}
+	}
+	return p, level
 }
 
 // clear gives an entry to another key.

@@ -1,0 +1,5 @@
+//go:build !race
+
+package penalty_test
+
+const raceEnabled = false

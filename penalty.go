@@ -1,0 +1,132 @@
+package wsguard
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/wsguard/wsguard/internal/penalty"
+	"github.com/wsguard/wsguard/reason"
+)
+
+// PenaltyConfig is for clients that offend again and again: what they do has a
+// weight, and empties a bucket; who goes beyond it is banned, each time for twice
+// as long, and then gets 429 before anything dear is done. What a page of another
+// site can make a browser do has no weight; see docs/limits.md.
+type PenaltyConfig struct {
+	Violations Rate          // of a client, by weight; such as Rate{0.1, 20}; default: nobody is banned but by Ban
+	First      time.Duration // ban; default 1 min
+	Max        time.Duration // ban; default 1 h
+	Decay      time.Duration // without a ban until one doubling is forgotten; default 1 h
+}
+
+func (p PenaltyConfig) resolve(f *faults) PenaltyConfig {
+	p.Violations = p.Violations.resolve(Rate{PerSecond: Off}, "Penalties.Violations", f)
+	p.First = required(p.First, time.Minute, "Penalties.First", f)
+	p.Max = max(required(p.Max, time.Hour, "Penalties.Max", f), p.First)
+	p.Decay = required(p.Decay, time.Hour, "Penalties.Decay", f)
+	return p
+}
+
+func (p PenaltyConfig) box() penalty.Config {
+	return penalty.Config{Rate: p.Violations.PerSecond, Burst: float64(p.Violations.Burst), First: p.First, Max: p.Max, Decay: p.Decay}
+}
+
+// weights is what counts towards a ban. What any web page can provoke from its
+// visitor's address is not here: it would let a page have its visitors banned.
+var weights = map[*reason.Reason]float64{
+	reason.HandshakeRate: 1, reason.MaxClientConns: 1, reason.InFlight: 1,
+	reason.Unauthenticated: 1, reason.Revoked: 1, reason.Guessing: 2, reason.AuthTimeout: 1,
+
+	reason.MessageType: 1, reason.InvalidUTF8: 1, reason.InvalidJSON: 1, reason.Schema: 1, reason.UnknownType: 1,
+	reason.JSONLimit: 2, reason.MessageTooBig: 2, reason.Forbidden: 1, reason.RateLimited: 1, reason.Refresh: 5,
+	reason.Protocol: 5, reason.ControlFlood: 5, reason.Fragments: 5, reason.MessageTimeout: 2,
+}
+
+// offend counts what a client has done, and bans who has done too much.
+func (g *Guard) offend(s *setup, who client, why *reason.Reason) {
+	weight := weights[why]
+	switch {
+	case weight == 0 || s.penalties.Violations.off() || s.origin.reportOnly:
+		return
+	case who.name == "" && (who.addr.IsLoopback() || s.client.Trusts(who.addr)):
+		return // whoever is behind it, he is not alone
+	}
+	ban, banned := g.box.Violation(who.penalty(), weight, why.Token(), time.Now())
+	if banned {
+		g.reportBan(who.String(), ban)
+	}
+}
+
+func (g *Guard) reportBan(who string, ban penalty.Ban) {
+	detail := "until " + ban.Until.UTC().Format(time.RFC3339)
+	if ban.Prefix.IsValid() {
+		detail = ban.Prefix.String() + " " + detail
+	}
+	if ban.Strikes > 1 {
+		detail += fmt.Sprintf(", for the %d. time", ban.Strikes)
+	}
+	g.events.emit(Event{Kind: EventBan, Client: who, Err: reason.Banned, Reason: ban.Reason, Detail: detail})
+}
+
+// banned refuses a client that is.
+func (g *Guard) banned(who client) error {
+	if until, ok := g.box.Banned(who.penalty(), time.Now()); ok {
+		return denyRetry(reason.Banned, time.Until(until))
+	}
+	if who.name != "" { // by hand, an address can be banned as well
+		if until, ok := g.box.Banned(penalty.Addr(who.addr), time.Now()); ok {
+			return denyRetry(reason.Banned, time.Until(until))
+		}
+	}
+	return nil
+}
+
+// Ban is a client that gets nothing but 429.
+type Ban struct {
+	Client  string // an address, a prefix, or what ClientName said
+	Until   time.Time
+	Strikes int    // bans in a row; 0: by hand
+	Reason  string // token of the last offence, or what Guard.Ban was given
+}
+
+// Bans are all that hold now.
+func (g *Guard) Bans() []Ban {
+	var bans []Ban
+	for _, b := range g.box.All(time.Now()) {
+		who := b.Name
+		if who == "" {
+			who = b.Prefix.String()
+			if b.Prefix.IsSingleIP() {
+				who = b.Prefix.Addr().String()
+			}
+		}
+		bans = append(bans, Ban{Client: who, Until: b.Until, Strikes: b.Strikes, Reason: b.Reason})
+	}
+	return bans
+}
+
+// Ban bans an address, a prefix, or a name of ClientName's. Connections that are
+// open stay: see Kick.
+func (g *Guard) Ban(client string, d time.Duration, why string) error {
+	key := penaltyKey(client)
+	now := time.Now()
+	if err := g.box.Ban(key, d, why, now); err != nil {
+		return err
+	}
+	g.events.emit(Event{Kind: EventBan, Client: client, Err: reason.Banned, Reason: "by_hand", Detail: why})
+	return nil
+}
+
+// Lift ends a ban, and forgets what has led to it.
+func (g *Guard) Lift(client string) bool { return g.box.Lift(penaltyKey(client), time.Now()) }
+
+func penaltyKey(s string) penalty.Key {
+	if p, err := netip.ParsePrefix(s); err == nil {
+		return penalty.Net(p)
+	}
+	if a, err := netip.ParseAddr(s); err == nil {
+		return penalty.Addr(a)
+	}
+	return penalty.Name(s)
+}
