@@ -69,7 +69,7 @@ func APIKeys(keys map[[sha256.Size]byte]Principal) Verifier {
 type TokenSources struct {
 	Header        bool   // Authorization: Bearer TOKEN (RFC 6750 §2.1), for programs
 	Subprotocol   string // prefix of one entry beside a real one, never echoed: new WebSocket(url, ["chat", "bearer."+token])
-	Cookie        string // of this name; it counts only with a listed Origin
+	Cookie        string // of this name; it counts only with a listed Origin: before an Authenticator that stands alone, put NewOriginCheck
 	FirstMessage  bool   // {"type":"auth","token":"TOKEN"}; the handler starts, and Accept returns, after it
 	InsecureQuery string // parameter, removed before Attach sees the URL; what stands in front has seen, and perhaps logged, it
 }
@@ -126,7 +126,7 @@ type AuthConfig struct {
 	RevalidateEvery time.Duration // ±10 %; default 5 min, required
 
 	RevocationTTL time.Duration // how long Revoke and SignOut count: as long as a credential can live; default: until Restore
-	CacheTTL      time.Duration // how long a Verifier's good answer is used again, till a revocation; default: never
+	CacheTTL      time.Duration // how long a Verifier's good answer to a token is used again, till a revocation; default: never
 	MaxExplained  int           // refused handshakes (401, 429) at once that are accepted and closed with 3000 or 1013, so that a page sees why; default: none
 
 	Failures            Rate          // of a client, and of a credential; default 1/s, burst 10 → 429, unasked
@@ -175,6 +175,12 @@ func newAuthenticator(cfg AuthConfig, client identify, f *faults) *Authenticator
 	a.line.latest.Store(a)
 	if cfg.Verifier != nil && none {
 		cfg.Sources = TokenSources{Header: true, Subprotocol: "bearer."}
+	}
+	if p := cfg.Sources.Subprotocol; p != "" && !isToken(p) {
+		f.add("Auth.Sources.Subprotocol", p, "not the beginning of a token of RFC 9110: it would never match")
+	}
+	if n := cfg.Sources.Cookie; n != "" && !isToken(n) {
+		f.add("Auth.Sources.Cookie", n, "not a cookie's name: it would never match")
 	}
 	a.sources = cfg.Sources.list()
 	if cfg.Tickets != nil {
@@ -405,8 +411,11 @@ func (a *Authenticator) verify(ctx context.Context, cred credential, client clie
 // when the answer is there, whether or not anybody still waits for it.
 func (a *Authenticator) guarded(ctx context.Context, client client, secret string, fl *flight, ask func(context.Context) (Principal, error)) (Principal, error) {
 	var keys []keyed.Key
-	if a.failures != nil && secret != "" {
-		keys = []keyed.Key{client.in(a.failures), a.failures.String("credential:" + secret)}
+	if a.failures != nil {
+		keys = append(keys, client.in(a.failures))
+		if secret != "" {
+			keys = append(keys, a.failures.String("credential:"+secret))
+		}
 	}
 	for _, k := range keys {
 		if wait, ok := a.failures.Peek(k, 1, time.Now()); !ok {
@@ -470,15 +479,10 @@ func judged(ctx context.Context, ask func(context.Context) (Principal, error)) (
 // maxRevalidating is how many connections are asked about at once.
 const maxRevalidating = 64
 
-// revalidate asks whether p is still good, in bounded time.
+// revalidate asks whether p is still good, in bounded time. Its caller has a place
+// in revalidating, which comes back when the hook does.
 func (a *Authenticator) revalidate(ctx context.Context, p Principal) (Principal, error) {
-	wait, cancel := context.WithTimeout(ctx, a.cfg.VerifyTimeout)
-	defer cancel()
-	select {
-	case a.revalidating <- struct{}{}:
-	case <-wait.Done():
-		return Principal{}, deny(reason.Unavailable, "too many to revalidate")
-	}
+	p.Scopes = slices.Clone(p.Scopes) // the hook's
 	done := func() { <-a.revalidating }
 	fresh, err := within(ctx, a.cfg.VerifyTimeout, done, func(ctx context.Context) (Principal, error) {
 		return judged(ctx, func(ctx context.Context) (Principal, error) { return a.cfg.Revalidate(ctx, p) })

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/netip"
 	"runtime/debug"
@@ -59,6 +60,7 @@ type Conn struct {
 	awaiting  atomic.Bool  // the credential is to be the first message
 	begun     atomic.Bool  // it is open to the application
 	recheck   atomic.Int64 // when to revalidate, as due counts; 0: never, or under way
+	overdue   time.Time    // of who revalidates
 	due       atomic.Int64 // when the sweeper is to look
 	pinged    time.Time    // the sweeper's
 	index     int          // sessions.mu
@@ -77,6 +79,7 @@ type Conn struct {
 	checked   int   // msg[:checked] is UTF-8
 	held      bool  // msg is complete, but a rate holds it back
 	rule      *rule // of the message; never nil in pass
+	paid      bool  // msg is paid for, as one message
 	delayed   time.Duration
 	notices   [2]*rate.Limiter // for rates, for messages; made when needed
 
@@ -257,11 +260,9 @@ func (c *Conn) stillUTF8() bool {
 // application gets it; a message that is refused is gone.
 func (c *Conn) pass(ctx context.Context) (bool, error) {
 	if !c.held {
+		c.rule, c.paid = anyKind, false
 		if st := c.e.now.Load(); st != c.policy {
 			c.fit(st)
-		}
-		if c.rule = anyKind; c.table != nil && !c.awaiting.Load() {
-			c.rule = c.table.rule(c.msg)
 		}
 	}
 	for {
@@ -269,13 +270,8 @@ func (c *Conn) pass(ctx context.Context) (bool, error) {
 		if c.held {
 			now = time.Now()
 		}
-		wait, ok := c.rates.take(len(c.msg), max(1, c.rule.Cost), now)
+		wait, ok := c.charge(now)
 		if ok {
-			if c.rates.warnAt > 0 && c.rates.warn(now) {
-				if err := c.warn(); err != nil {
-					return false, err
-				}
-			}
 			break
 		}
 		switch action := c.policy.rates.cfg.Action; {
@@ -295,7 +291,13 @@ func (c *Conn) pass(ctx context.Context) (bool, error) {
 			return false, c.end(reason.RateLimited, "")
 		}
 		if ok {
+			c.rule = c.ruleOf()
 			break
+		}
+	}
+	if c.rates.warnAt > 0 && c.rates.warn(c.w.Arrived()) {
+		if err := c.warn(); err != nil {
+			return false, err
 		}
 	}
 	c.held, c.delayed = false, 0
@@ -313,12 +315,15 @@ func (c *Conn) pass(ctx context.Context) (bool, error) {
 			}
 		}
 	}
-	if c.rule.Scope != "" || c.policy.messages.Authorize != nil {
+	if c.policy.messages.Authorize != nil || c.table != nil && c.table.scoped {
 		if err := c.authorize(); err != nil {
 			if c.w.Cause() != nil {
 				return false, c.closed()
 			}
 			return c.refuse(forbidden(err), err, c.policy.messages.OnForbidden)
+		}
+		if c.policy.messages.Authorize != nil && c.w.Cause() != nil {
+			return false, c.closed() // it took its time
 		}
 	}
 	return true, nil
@@ -402,6 +407,35 @@ func (c *Conn) reply(bucket int, text func() notice) error {
 		return nil
 	}
 	return c.write(context.Background(), MessageText, text().json())
+}
+
+// charge pays for the message: as one, and then, once that is paid and its type is
+// worth a look, what a dear type costs beside. A message that is refused costs
+// nothing.
+func (c *Conn) charge(now time.Time) (wait time.Duration, ok bool) {
+	if !c.paid {
+		if wait, ok := c.rates.take(len(c.msg), 1, now); !ok {
+			return wait, false
+		}
+		c.paid = true
+		c.rule = c.ruleOf()
+	}
+	if extra := c.rule.Cost - 1; extra > 0 {
+		if wait, ok := c.rates.take(0, extra, now); !ok {
+			c.paid = false
+			c.rates.give(len(c.msg), 1, now)
+			return wait, false
+		}
+	}
+	return 0, true
+}
+
+// ruleOf finds what the table says of the message.
+func (c *Conn) ruleOf() *rule {
+	if c.table == nil || c.awaiting.Load() {
+		return anyKind
+	}
+	return c.table.rule(c.msg)
 }
 
 // warn tells the peer to slow down, before it is made to.
@@ -795,7 +829,9 @@ func (c *Conn) begin() {
 	if !p.Expires.IsZero() {
 		c.expires.Store(&p.Expires)
 	}
-	c.checkAgain(p)
+	// The first time at any moment of the interval: who comes together is not
+	// to be asked about together.
+	c.checkAgain(p, rand.N(c.auth.latest().cfg.RevalidateEvery))
 	c.schedule(time.Now())
 	c.begun.Store(true)
 	c.reportOpen()
@@ -805,10 +841,9 @@ func (c *Conn) begin() {
 
 // Refresh replaces the credential of a connection by a newer one of the same
 // subject, which the application has got from the peer: its expiry, scopes and
-// session. It is refused three times in a row at most, then every 10 s, with
-// reason.RateLimited. An error that wraps ErrUnauthenticated or ErrUnavailable leaves
-// everything as it was; a revoked credential or another subject (reason.Refresh)
-// closes the connection.
+// session. Three are looked at in a row, then one every 10 s: reason.RateLimited.
+// An error leaves everything as it was, except that another subject
+// (reason.Refresh) and a credential that is revoked close the connection.
 func (c *Conn) Refresh(ctx context.Context, token string) error {
 	c.refreshMu.Lock()
 	defer c.refreshMu.Unlock()
@@ -817,23 +852,19 @@ func (c *Conn) Refresh(ctx context.Context, token string) error {
 	}
 	old := c.principal.Load()
 	p, err := c.refreshed(ctx, old, token)
-	if err != nil {
-		if c.w.Cause() != nil {
-			return c.closed()
-		}
+	switch {
+	case c.w.Cause() != nil:
+		return c.closed()
+	case err != nil:
 		d := asDenied(err)
 		c.violation(d.Reason, "refresh: "+d.detail, false)
 		return err
-	}
-	g := c.g
-	if p.Subject != old.Subject {
+	case p.Subject != old.Subject:
 		return c.end(reason.Refresh, "")
 	}
-	g.sessions.identify(c.session, p)
-	if g.sessions.revoked(p) || c.session.isKilled() {
-		return c.end(reason.Revoked, "")
+	if !c.adopt(p) {
+		return c.closed()
 	}
-	c.adopt(p)
 	c.g.events.emit(c.event(EventRefresh))
 	return nil
 }
@@ -862,11 +893,19 @@ func (c *Conn) refreshed(ctx context.Context, old *Principal, token string) (Pri
 	if auth.cfg.Verifier == nil {
 		cred.kind = sourceTicket
 	}
-	return auth.verify(c.plain(ctx), cred, c.client, c.origin, fl)
+	return auth.verify(ctx, cred, c.client, c.origin, fl)
 }
 
-// adopt makes p the connection's from now on.
-func (c *Conn) adopt(p Principal) {
+// adopt makes p the connection's from now on. It reports false when the connection
+// has ended, for that or another reason. refreshMu is held.
+func (c *Conn) adopt(p Principal) bool {
+	if !c.g.sessions.identify(c.session, p) {
+		return false // gone
+	}
+	if c.g.sessions.revoked(p) || c.session.isKilled() {
+		c.end(reason.Revoked, "")
+		return false
+	}
 	c.principal.Store(&p)
 	if p.Expires.IsZero() {
 		c.expires.Store(nil)
@@ -874,34 +913,58 @@ func (c *Conn) adopt(p Principal) {
 		c.expires.Store(&p.Expires)
 	}
 	c.schedule(time.Now())
+	return true
 }
 
 // checkAgain sets when the connection is to be revalidated.
-func (c *Conn) checkAgain(p Principal) {
-	if auth := c.auth.latest(); auth.cfg.Revalidate != nil && !p.anonymous() {
-		c.recheck.Store(int64(time.Since(c.g.born) + jitter(auth.cfg.RevalidateEvery)))
+func (c *Conn) checkAgain(p Principal, in time.Duration) {
+	if c.auth.latest().cfg.Revalidate != nil && !p.anonymous() {
+		c.recheck.Store(int64(time.Since(c.g.born) + in))
 	}
 }
 
-// revalidate runs on a goroutine of its own, which ends with the connection.
+// revalidate runs on a goroutine of its own, one at a time, which ends with the
+// connection.
 func (c *Conn) revalidate() {
-	old := c.Principal()
-	p, err := c.auth.latest().revalidate(c.ctx, old)
+	auth := c.auth.latest()
+	every := auth.cfg.RevalidateEvery
+	select {
+	case auth.revalidating <- struct{}{}:
+		c.overdue = time.Time{}
+	default:
+		// Its turn will come; but who waits for as long as an interval is
+		// no longer known to be good.
+		now := time.Now()
+		if c.overdue.IsZero() {
+			c.overdue = now.Add(every)
+		}
+		if !now.Before(c.overdue) {
+			c.end(reason.Unavailable, "revalidation: too many at once")
+			return
+		}
+		c.checkAgain(c.Principal(), jitter(min(time.Second, every/4)))
+		c.schedule(now)
+		return
+	}
+	old := c.principal.Load()
+	if auth.cfg.Revalidate == nil {
+		<-auth.revalidating
+		return
+	}
+	p, err := auth.revalidate(c.ctx, *old)
 	c.refreshMu.Lock()
 	defer c.refreshMu.Unlock()
-	if c.w.Cause() != nil {
-		return
-	}
-	if err != nil {
+	switch {
+	case c.w.Cause() != nil:
+	case c.principal.Load() != old:
+		// A Refresh came in between: the answer is about who he was.
+		c.checkAgain(*c.principal.Load(), 0)
+		c.schedule(time.Now())
+	case err != nil:
 		d := asDenied(err)
 		c.end(d.Reason, "revalidation: "+d.detail)
-		return
+	default:
+		c.checkAgain(p, jitter(every))
+		c.adopt(p)
 	}
-	c.g.sessions.identify(c.session, p)
-	if c.g.sessions.revoked(p) || c.session.isKilled() {
-		c.end(reason.Revoked, "")
-		return
-	}
-	c.checkAgain(p)
-	c.adopt(p)
 }

@@ -95,7 +95,7 @@ func (e *endpointState) callAttach(r *http.Request, p Principal) (value any, err
 	value, err = e.attach(r.WithContext(ctx), p)
 	if err != nil {
 		closeValue(value)
-		return nil, denyCause(reason.Forbidden, err)
+		return nil, denyCause(forbidden(err), err)
 	}
 	return value, nil
 }

@@ -105,7 +105,11 @@ const never = time.Duration(1<<63 - 1)
 func (c *Conn) schedule(now time.Time) {
 	next := never
 	born := time.Since(c.g.born)
-	soonest := func(t time.Time) { next = min(next, born+time.Until(t)) }
+	soonest := func(t time.Time) {
+		if d := time.Until(t); d < never-born { // the year 9999 is
+			next = min(next, born+d)
+		}
+	}
 	if t := c.expires.Load(); t != nil {
 		soonest(*t)
 	}

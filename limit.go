@@ -339,6 +339,15 @@ func (c *connRates) take(n, cost int, now time.Time) (wait time.Duration, ok boo
 	return 0, true
 }
 
+// give undoes a take of the same moment.
+func (c *connRates) give(n, cost int, now time.Time) {
+	for _, b := range c.shared {
+		b.table.Give2(b.key, float64(cost), float64(n))
+	}
+	giveBack(c.messages, cost, now)
+	giveBack(c.bytes, n, now)
+}
+
 // charge counts what a connection was sent. It may owe: that is paid off before it
 // is listened to again.
 func charge(sent *rate.Limiter, n int) {

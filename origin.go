@@ -21,7 +21,8 @@ type Check struct {
 	missing bool                      // checkOrigin: a missing Origin is allowed
 	off     bool                      // checkHost: any host will do
 
-	reportOnly bool // checkOrigin
+	reportOnly bool                      // checkOrigin
+	strict     func(*http.Request) error // checkOrigin: if it did not only report
 }
 
 // latest is what c has become by now.
@@ -92,10 +93,14 @@ func newOriginCheck(cfg Config, f *faults) *Check {
 	c := newCheck(checkOrigin, g.check)
 	c.missing, c.post = cfg.AllowMissingOrigin, g.checkPost
 	if c.reportOnly = cfg.InsecureReportOrigin; c.reportOnly {
-		c.check, c.post = c.reporting(g.check), c.reporting(g.checkPost)
+		c.check, c.post, c.strict = c.reporting(g.check), c.reporting(g.checkPost), g.check
 	}
 	return c
 }
+
+// foreign reports whether a request was let pass only because a foreign origin is
+// reported and no more.
+func (c *Check) foreign(r *http.Request) bool { return c.reportOnly && c.strict(r) != nil }
 
 // reporting makes a report of what check refuses.
 func (c *Check) reporting(check func(*http.Request) error) func(*http.Request) error {

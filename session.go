@@ -5,6 +5,7 @@ import (
 	"iter"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -57,6 +58,7 @@ type session struct {
 	ids    []identity // set.mu
 	conn   *Conn      // set.mu: once there is one
 	killed bool       // set.mu
+	gone   bool       // set.mu: the connection is; nothing lists it any more
 }
 
 func newSessions(g *Guard) *sessions {
@@ -77,10 +79,13 @@ func (s *sessions) register(p Principal) *session {
 	return se
 }
 
-// identify lists a session under what p can be revoked by.
-func (s *sessions) identify(se *session, p Principal) {
+// identify lists a session under what p can be revoked by, if it is not gone.
+func (s *sessions) identify(se *session, p Principal) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if se.gone {
+		return false
+	}
 	s.forget(se)
 	se.ids = p.identities()
 	for _, id := range se.ids {
@@ -91,6 +96,7 @@ func (s *sessions) identify(se *session, p Principal) {
 		}
 		set[se] = struct{}{}
 	}
+	return true
 }
 
 func (s *sessions) unregister(se *session) {
@@ -100,6 +106,7 @@ func (s *sessions) unregister(se *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.forget(se)
+	se.gone = true
 }
 
 // forget is called with mu held.
@@ -332,8 +339,10 @@ func (g *Guard) Sessions() iter.Seq[Session] {
 }
 
 func (c *Conn) describe() Session {
+	p := c.Principal()
+	p.Scopes = slices.Clone(p.Scopes)
 	return Session{
-		ID: c.id, Principal: c.Principal(), Client: c.client.addr, Origin: sanitize(c.origin, maxField),
+		ID: c.id, Principal: p, Client: c.client.addr, Origin: sanitize(c.origin, maxField),
 		Subprotocol: c.subprotocol, Since: c.opened, LastMessage: c.w.LastMessage(), Stats: c.stats(),
 	}
 }

@@ -37,8 +37,9 @@ func (t *Table) Validate(msg []byte) error {
 
 // table is a Table in use.
 type table struct {
-	path  []string
-	rules map[string]*rule
+	path   []string
+	rules  map[string]*rule
+	scoped bool // some type needs a scope
 }
 
 type rule struct {
@@ -60,6 +61,7 @@ func (t *Table) resolve(field string, f *faults) *table {
 	}
 	for kind, r := range t.Types {
 		own.rules[kind] = &rule{kind, r}
+		own.scoped = own.scoped || r.Scope != ""
 		if r.MaxBytes < 0 || r.Cost < 0 {
 			f.add(field+".Types", kind, "MaxBytes and Cost must not be negative")
 		}
@@ -129,6 +131,11 @@ func strictJSON(msg []byte) error {
 // authorize asks whether the peer may send this message.
 func (c *Conn) authorize() error {
 	p := c.principal.Load()
+	if c.rule == noKind {
+		// Let pass, perhaps, by who only reports what is invalid: but what it
+		// is nobody knows, so nobody may send it.
+		return fmt.Errorf("%w: of an unknown type", ErrForbidden)
+	}
 	if scope := c.rule.Scope; scope != "" && !slices.Contains(p.Scopes, scope) {
 		return fmt.Errorf("%w: needs scope %q", reason.Forbidden, scope)
 	}
@@ -149,8 +156,8 @@ func (c *Conn) askAuthorize(p *Principal) (err error) {
 	}
 	defer c.late.Stop()
 	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("%w: %s", reason.Internal, panicText("Authorize", v))
+		if recover() != nil { // with the message, perhaps
+			err = fmt.Errorf("%w: Authorize panicked", reason.Internal)
 		}
 	}()
 	return c.policy.messages.Authorize(c.ctx, *p, c.rule.kind, c.msg)

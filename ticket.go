@@ -49,9 +49,9 @@ type sale struct {
 
 // ticket is what a store keeps.
 type ticket struct {
-	Subject   string    `json:"subject"`
-	SessionID string    `json:"session_id,omitempty"`
-	Scopes    []string  `json:"scopes,omitempty"`
+	Subject   []byte    `json:"subject"` // need not be UTF-8
+	SessionID []byte    `json:"session_id,omitempty"`
+	Scopes    [][]byte  `json:"scopes,omitempty"`
 	Expires   time.Time `json:"expires,omitzero"`
 	IssuedAt  time.Time `json:"issued_at,omitzero"`
 	Origin    string    `json:"origin,omitempty"` // empty: bought without one
@@ -97,7 +97,11 @@ func (t *tickets) issue(ctx context.Context, p Principal, origin string) (string
 	if !t.sell(s, now) {
 		return "", denyRetry(reason.Tickets, t.cfg.TTL)
 	}
-	value, err := json.Marshal(ticket{p.Subject, p.SessionID, p.Scopes, p.Expires, p.IssuedAt, origin, now})
+	tk := ticket{[]byte(p.Subject), []byte(p.SessionID), nil, p.Expires, p.IssuedAt, origin, now}
+	for _, scope := range p.Scopes {
+		tk.Scopes = append(tk.Scopes, []byte(scope))
+	}
+	value, err := json.Marshal(tk)
 	if err == nil {
 		err = t.cfg.Store.Put(ctx, s.key, value, t.cfg.TTL)
 	}
@@ -168,19 +172,20 @@ func (t *tickets) redeem(ctx context.Context, token, origin string) (Principal, 
 	case tk.Origin != "" && tk.Origin != origin:
 		return Principal{}, deny(reason.Unauthenticated, "ticket of another origin")
 	}
-	return Principal{
-		Subject: tk.Subject, SessionID: tk.SessionID, Scopes: tk.Scopes,
-		Expires: tk.Expires, IssuedAt: tk.IssuedAt, bought: tk.Bought,
-	}, nil
+	p := Principal{Subject: string(tk.Subject), SessionID: string(tk.SessionID), Expires: tk.Expires, IssuedAt: tk.IssuedAt, bought: tk.Bought}
+	for _, scope := range tk.Scopes {
+		p.Scopes = append(p.Scopes, string(scope))
+	}
+	return p, nil
 }
 
 // TicketHandler issues one-time tickets, each bound to its subject and to the
 // Origin that it was bought from, to a POST: {"ticket":"…","expires_in":30}.
 //
-// login says who asks; an error is a 401 (503 for ErrUnavailable). A nil login
-// asks the Verifier, for the credential of the Authorization header. All other
-// checks are a handshake's, but that a missing Origin is let pass without a
-// cookie. It panics without AuthConfig.Tickets.
+// login says who asks; an error is a 401 (503 for ErrUnavailable) and a failed
+// credential of the client's. A nil login asks the Verifier, for the credential of
+// the Authorization header. All other checks are a handshake's, but that a missing
+// Origin is let pass without a cookie. It panics without AuthConfig.Tickets.
 func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http.Handler {
 	if g.now.Load().auth.tickets == nil {
 		panic("wsguard: TicketHandler without AuthConfig.Tickets")
@@ -204,8 +209,7 @@ func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http
 	})
 }
 
-// presented is what a login will look at: somebody who shows nothing does not
-// guess.
+// presented is what a login will look at, as a rule.
 func presented(r *http.Request) string {
 	return strings.Join(r.Header["Authorization"], ",") + strings.Join(r.Header["Cookie"], ";")
 }

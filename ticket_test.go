@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -362,4 +363,27 @@ func TestTicketRefusals(t *testing.T) {
 			t.Errorf("status %d", res.StatusCode)
 		}
 	})
+}
+
+// A ticket is its subject's to the byte, whatever bytes these are.
+func TestTicketSubjectBytes(t *testing.T) {
+	subjects := []string{"\xfe\x01", "\xff\x01", "\ufffd\x01", "a\x00", "<&>"}
+	e := ticketEnv(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: func(_ context.Context, token string) (wsguard.Principal, error) {
+		n, err := strconv.Atoi(token)
+		return wsguard.Principal{Subject: subjects[n], SessionID: subjects[n], Scopes: []string{subjects[n]}}, err
+	}}})
+	for i, want := range subjects {
+		c, res := e.redeem(e.buy(bearer(strconv.Itoa(i))), header())
+		if res.StatusCode != 101 {
+			t.Fatal(res.Status)
+		}
+		e.events.wait(t, wsguard.EventOpen, i+1)
+		for s := range e.g.Sessions() {
+			if p := s.Principal; p.Subject != want || p.SessionID != want || len(p.Scopes) != 1 || p.Scopes[0] != want {
+				t.Errorf("%q became %+v", want, p)
+			}
+		}
+		bye(c)
+		e.idle()
+	}
 }

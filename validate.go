@@ -147,8 +147,16 @@ func (m MessageConfig) resolve(subprotocols []string, f *faults) MessageConfig {
 
 // inUse is v, or what a Table becomes.
 func inUse(v Validator, field string, f *faults) Validator {
-	if t, ok := v.(*Table); ok && t != nil {
-		return t.resolve(field, f)
+	switch v := v.(type) {
+	case *Table:
+		if v != nil {
+			return v.resolve(field, f)
+		}
+		f.add(field, "", "a nil *Table")
+	case *Schema:
+		if v == nil {
+			f.add(field, "", "a nil *Schema")
+		}
 	}
 	return v
 }

@@ -80,9 +80,10 @@ type Config struct {
 	// Attach runs after every check and before the upgrade, on the request's
 	// goroutine, without the credentials that end up in logs. Its value is
 	// Conn.Value; an io.Closer is closed once, when the connection and its
-	// handler are done or the upgrade fails. An error is a 403. After a
-	// first-message credential it runs on the connection's goroutine,
-	// without context values, and an error closes with 3003.
+	// handler are done or the upgrade fails. An error is a 403, or a 503 if it
+	// wraps ErrUnavailable or its context's, which ends after VerifyTimeout and
+	// has to be honoured. After a first-message credential it runs on the
+	// connection's goroutine, without context values; 3003 and 1013 then.
 	Attach func(*http.Request, Principal) (any, error)
 
 	CloseCodes map[*reason.Reason]StatusCode // see reason.GraphQL
@@ -408,7 +409,7 @@ func (g *Guard) Draining() bool { return g.sessions.isDraining() }
 func (g *Guard) Conns() int { return g.cap.conns() }
 
 // Pieces are the Guard's own, to stand in front of other middleware. Host is nil
-// when hosts are not checked; with FirstMessageToken among the sources, Auth
+// when hosts are not checked; with TokenSources.FirstMessage, Auth
 // lets pass who has no credential yet.
 func (g *Guard) Pieces() Pieces {
 	s := g.now.Load()
@@ -460,8 +461,8 @@ func (a *admission) explain(w http.ResponseWriter, err error, ev *Event) bool {
 	d, g := asDenied(err), a.g
 	var why *reason.Reason
 	switch status := d.statusCode(); {
-	case !a.known:
-		return false
+	case !a.known || d.Reason == reason.HandshakeRate:
+		return false // the flood itself is not to be dear
 	case status == http.StatusUnauthorized:
 		why = reason.Unauthenticated // whatever is wrong with it
 	case status == http.StatusTooManyRequests:
@@ -478,11 +479,17 @@ func (a *admission) explain(w http.ResponseWriter, err error, ev *Event) bool {
 	default:
 		return false
 	}
+	told := false
+	defer func() {
+		if !told { // a wrapper may panic, too
+			<-a.explained
+		}
+	}()
 	c, err := wire.Upgrade(w, a.auth.strip(a.r), a.subprotocol, a.wire)
 	if err != nil {
-		<-a.explained
 		return !errors.Is(err, wire.ErrNotHijackable)
 	}
+	told = true
 	token := why.Token()
 	ev.Code = code
 	g.sessions.entered() // a drain waits for it
@@ -598,7 +605,7 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 	if a.subprotocol, err = a.negotiate(r); err != nil {
 		return nil, err
 	}
-	a.known = true
+	a.known = !a.origin.foreign(r)
 	if err := a.rates.handshake(a.client); err != nil {
 		if !a.rates.cfg.ReportHandshakes {
 			return nil, err
@@ -625,6 +632,9 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 	if p, ok := m.principal(a.auth.line); ok {
 		a.principal = p
 	} else {
+		if name := a.auth.cfg.Sources.Cookie; name != "" && !a.known && len(r.CookiesNamed(name)) > 0 {
+			return nil, deny(reason.Unauthenticated, "a cookie counts only with a listed Origin")
+		}
 		a.principal, await, err = a.auth.authenticate(r, a.client, a.fl)
 		if err != nil {
 			return nil, err

@@ -96,7 +96,7 @@ var (
 // GraphQL is for wsguard.Config.CloseCodes: what graphql-ws clients know.
 func GraphQL() map[*Reason]websocket.StatusCode {
 	return map[*Reason]websocket.StatusCode{
-		InvalidUTF8: 4400, InvalidJSON: 4400, Schema: 4400, JSONLimit: 4400, MessageType: 4400,
+		InvalidUTF8: 4400, InvalidJSON: 4400, Schema: 4400, UnknownType: 4400, JSONLimit: 4400, MessageType: 4400,
 		Unauthenticated: 4401, Expired: 4401, Revoked: 4401,
 		Forbidden: 4403, Kicked: 4403,
 		AuthTimeout: 4408, Idle: 4408, PongTimeout: 4408,

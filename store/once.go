@@ -43,10 +43,9 @@ type once struct {
 	index int // in queue
 }
 
-// NewOnce returns a store of at most max values; 0 is no limit.
-func NewOnce(max int) *MemoryOnce {
-	return &MemoryOnce{max: max, all: map[string]*once{}}
-}
+// NewOnce returns a store of at most max values; 0 is no limit, as in the zero
+// MemoryOnce.
+func NewOnce(max int) *MemoryOnce { return &MemoryOnce{max: max} }
 
 // SetMax changes how many values there may be. What is there stays.
 func (m *MemoryOnce) SetMax(max int) {
@@ -63,11 +62,14 @@ func (m *MemoryOnce) Put(_ context.Context, key string, value []byte, ttl time.D
 	for len(m.queue) > 0 && !now.Before(m.queue[0].until) {
 		m.drop(m.queue[0])
 	}
+	if old := m.all[key]; old != nil {
+		m.drop(old)
+	}
 	if m.max > 0 && len(m.all) >= m.max {
 		return ErrFull
 	}
-	if old := m.all[key]; old != nil {
-		m.drop(old)
+	if m.all == nil {
+		m.all = map[string]*once{}
 	}
 	o := &once{key: key, value: append([]byte(nil), value...), until: now.Add(ttl)}
 	m.all[key] = o

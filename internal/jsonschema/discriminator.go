@@ -19,11 +19,17 @@ func Discriminator(msg []byte, path []string) (kind []byte, ok bool) {
 	}
 	w.space()
 	start := w.i
-	if !w.string() {
+	if !w.string() || w.i-start > maxKind {
 		return nil, false
 	}
 	return unquoted(w.b[start:w.i])
 }
+
+// Bounds on what is looked at: nobody has paid for more yet.
+const (
+	maxKind    = 1024 // bytes of the string
+	maxMembers = 256
+)
 
 // walker goes over bytes that may be anything.
 type walker struct {
@@ -77,21 +83,28 @@ func (w *walker) enter(name string) bool {
 		return false
 	}
 	at := -1
-	for {
+	for n := 0; ; n++ {
 		w.space()
 		start := w.i
-		if !w.string() {
+		if n == maxMembers || !w.string() {
 			return false
 		}
-		key, ok := unquoted(w.b[start:w.i])
-		if !ok || !w.is(':') {
+		key := w.b[start:w.i]
+		if !w.is(':') {
 			return false
 		}
-		if len(key) == len(name) && string(key) == name || strings.EqualFold(string(key), name) {
-			if at >= 0 || string(key) != name {
+		// What is longer than its name with all of it escaped is another.
+		if len(key)-2 <= 6*len(name) {
+			key, ok := unquoted(key)
+			if !ok {
 				return false
 			}
-			at = w.i
+			if strings.EqualFold(string(key), name) {
+				if at >= 0 || string(key) != name {
+					return false
+				}
+				at = w.i
+			}
 		}
 		if !w.value() {
 			return false
