@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/jsonschema"
 	"github.com/wsguard/wsguard/internal/keyed"
 	"github.com/wsguard/wsguard/reason"
@@ -589,12 +590,12 @@ func (a *Authenticator) Handler(next http.Handler) http.Handler {
 		}
 		client, err := a.client.of(r)
 		if err != nil {
-			a.refuse(w, r, err, Event{})
+			a.refuse(w, r, err, audit.Event{})
 			return
 		}
 		p, await, err := a.alone(r, client)
 		if err != nil {
-			a.refuse(w, r, err, Event{Client: client.String()})
+			a.refuse(w, r, err, audit.Event{Client: client.String()})
 			return
 		}
 		if await {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wstest"
 )
 
@@ -89,7 +90,7 @@ func TestAuthSources(t *testing.T) {
 				if got := res.Header.Get("Sec-WebSocket-Protocol"); got != tt.proto {
 					t.Errorf("negotiated %q, want %q", got, tt.proto)
 				}
-				if got := e.events.wait(t, wsguard.EventOpen, 1).Subject; got != tt.subject {
+				if got := e.events.wait(t, audit.Open, 1).Subject; got != tt.subject {
 					t.Errorf("subject %q, want %q", got, tt.subject)
 				}
 				if got := proto.Load().(string); strings.Contains(got, "alice") {
@@ -110,7 +111,7 @@ func TestAuthT26Anonymous(t *testing.T) {
 	e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, InsecureAnonymous: true}})
 	e.refused(bearer("wrong"), 401, "unauthenticated")
 	e.open(header())
-	if ev := e.events.wait(t, wsguard.EventOpen, 1); ev.Subject != "" {
+	if ev := e.events.wait(t, audit.Open, 1); ev.Subject != "" {
 		t.Errorf("subject %q", ev.Subject)
 	}
 }
@@ -141,7 +142,7 @@ func TestAuthAPIKeys(t *testing.T) {
 		sha256.Sum256([]byte("key-of-bob")):   {Subject: "bob"},
 	})}})
 	e.open(bearer("key-of-bob"))
-	if ev := e.events.wait(t, wsguard.EventOpen, 1); ev.Subject != "bob" {
+	if ev := e.events.wait(t, audit.Open, 1); ev.Subject != "bob" {
 		t.Errorf("subject %q", ev.Subject)
 	}
 	for _, key := range []string{"key-of-bo", "key-of-bobb", "KEY-OF-BOB", "bob"} {
@@ -474,11 +475,11 @@ func TestAuthT32FirstMessage(t *testing.T) {
 				t.Errorf("after %v", d)
 			}
 			cl.Close()
-			ev := e.events.wait(t, wsguard.EventClose, 1)
+			ev := e.events.wait(t, audit.Close, 1)
 			if int(ev.Code) != tt.code || ev.Reason != tt.reason {
 				t.Errorf("event %d %s", ev.Code, ev.Reason)
 			}
-			if n := len(e.events.of(wsguard.EventOpen)); n != 0 {
+			if n := len(e.events.of(audit.Open)); n != 0 {
 				t.Errorf("%d open events for a connection that never authenticated", n)
 			}
 		})
@@ -720,13 +721,13 @@ func TestAuthT32FirstMessage(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
 		e.g.Shutdown(ctx) // cuts
-		e.events.wait(t, wsguard.EventClose, 1)
+		e.events.wait(t, audit.Close, 1)
 		close(go_)
 		e.idle()
 		if closed.Load() != 1 {
 			t.Errorf("the value was closed %d times", closed.Load())
 		}
-		if n := len(e.events.of(wsguard.EventOpen)); n != 0 {
+		if n := len(e.events.of(audit.Open)); n != 0 {
 			t.Error("opened after it had been closed:\n", e.events)
 		}
 	})

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"sync"
 
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/clientip"
 	"github.com/wsguard/wsguard/internal/keyed"
 	"github.com/wsguard/wsguard/internal/penalty"
@@ -118,7 +119,7 @@ func (a *admission) notice() {
 	if !a.g.crowd.saw(a.client) {
 		return
 	}
-	e := Event{Kind: EventWarning, Reason: "one_client", Client: a.client.String()}
+	e := audit.Event{Kind: audit.Warning, Reason: "one_client", Client: a.client.String()}
 	e.Detail = "all of the last 100 handshakes came from this address: if it is a proxy, name it in Proxies.Trusted, for limits of a client are now limits of all"
 	if a.setup.client.PeerTrusted(a.r) {
 		e.Detail = "all of the last 100 handshakes came from this address, through a proxy: if it does not send " + a.setup.client.header + ", limits of a client are now limits of all"

@@ -17,6 +17,7 @@ import (
 	"github.com/coder/websocket"
 	"golang.org/x/time/rate"
 
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wire"
 	"github.com/wsguard/wsguard/reason"
 )
@@ -440,7 +441,7 @@ func (c *Conn) ruleOf() *rule {
 
 // warn tells the peer to slow down, before it is made to.
 func (c *Conn) warn() error {
-	e := c.event(EventViolation)
+	e := c.event(audit.Violation)
 	e.Err, e.Reason, e.Detail, e.Report = reason.RateLimited, reason.RateLimited.Token(), "warned", true
 	c.g.events.emit(e)
 	return c.reply(0, func() notice { return notice{Warning: "rate_limit"} })
@@ -452,13 +453,13 @@ func (c *Conn) violation(why *reason.Reason, detail string, report bool) {
 	if !report {
 		c.g.offend(c.g.now.Load(), c.client, why)
 	}
-	e := c.event(EventViolation)
+	e := c.event(audit.Violation)
 	e.Err, e.Reason, e.Detail, e.Report = why, why.Token(), detail, report
 	c.g.events.emit(e)
 }
 
-func (c *Conn) event(kind EventKind) Event {
-	return Event{Kind: kind, ConnID: c.id, Subject: c.Principal().Subject, Client: c.client.String(), Origin: c.origin, Host: c.host}
+func (c *Conn) event(kind audit.Kind) audit.Event {
+	return audit.Event{Kind: kind, ConnID: c.id, Subject: c.Principal().Subject, Client: c.client.String(), Origin: c.origin, Host: c.host}
 }
 
 // Write sends a message and returns when the kernel has all of it, ctx ends,
@@ -639,7 +640,7 @@ func (c *Conn) ended(cause *CloseError, detail string) {
 	c.reportMu.Lock()
 	c.reported = true
 	c.reportMu.Unlock()
-	e := c.event(EventClose)
+	e := c.event(audit.Close)
 	e.Err, e.Reason, e.Detail = cause, cause.err.Token(), detail
 	e.Code, e.Remote = cause.Code, cause.Remote
 	if cause.err == reason.PeerClosed {
@@ -653,8 +654,8 @@ func (c *Conn) ended(cause *CloseError, detail string) {
 	c.g.events.emit(e)
 }
 
-func (c *Conn) stats() Stats {
-	return Stats{
+func (c *Conn) stats() audit.Stats {
+	return audit.Stats{
 		MessagesIn: c.in.Load(), MessagesOut: c.out.Load(), BytesIn: c.bytesIn.Load(), BytesOut: c.bytesOut.Load(),
 		Violations: c.violations.Load(), ViolationsWithoutNotice: c.unnoticed.Load(), Dropped: c.dropped.Load(),
 	}
@@ -699,8 +700,8 @@ func (c *Conn) run(fn func(context.Context, *Conn) error, r *http.Request) {
 		if v := recover(); v != nil {
 			detail := panicText("handler", v)
 			c.end(reason.Internal, detail)
-			e := c.event(EventWarning)
-			e.Err, e.Reason, e.Detail, e.stack = reason.Internal, "panic", detail, debug.Stack()
+			e := c.event(audit.Warning)
+			e.Err, e.Reason, e.Detail, e.Stack = reason.Internal, "panic", detail, debug.Stack()
 			c.g.events.emit(e)
 		} else if !returned {
 			c.end(reason.Internal, "handler ended its goroutine")
@@ -819,7 +820,7 @@ func (c *Conn) reportOpen() {
 	c.reportMu.Lock()
 	defer c.reportMu.Unlock()
 	if !c.reported {
-		c.g.events.emit(c.event(EventOpen))
+		c.g.events.emit(c.event(audit.Open))
 	}
 }
 
@@ -865,7 +866,7 @@ func (c *Conn) Refresh(ctx context.Context, token string) error {
 	if !c.adopt(p) {
 		return c.closed()
 	}
-	c.g.events.emit(c.event(EventRefresh))
+	c.g.events.emit(c.event(audit.Refresh))
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wstest"
 )
 
@@ -22,17 +23,17 @@ const connOrigin = "https://app.example.com"
 type connEvents struct {
 	t        testing.TB
 	patience time.Duration
-	closes   chan wsguard.Event
+	closes   chan audit.Event
 
 	mu  sync.Mutex
-	all []wsguard.Event
+	all []audit.Event
 }
 
-func (e *connEvents) hook(ev wsguard.Event) {
+func (e *connEvents) hook(ev audit.Event) {
 	e.mu.Lock()
 	e.all = append(e.all, ev)
 	e.mu.Unlock()
-	if ev.Kind == wsguard.EventClose {
+	if ev.Kind == audit.Close {
 		select {
 		case e.closes <- ev:
 		default:
@@ -41,7 +42,7 @@ func (e *connEvents) hook(ev wsguard.Event) {
 }
 
 // closed waits for the next close event.
-func (e *connEvents) closed() wsguard.Event {
+func (e *connEvents) closed() audit.Event {
 	e.t.Helper()
 	select {
 	case ev := <-e.closes:
@@ -52,7 +53,7 @@ func (e *connEvents) closed() wsguard.Event {
 	}
 }
 
-func (e *connEvents) of(kind wsguard.EventKind) (evs []wsguard.Event) {
+func (e *connEvents) of(kind audit.Kind) (evs []audit.Event) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, ev := range e.all {
@@ -70,7 +71,7 @@ const connPatience = 1000 * time.Hour
 // reports.
 func connGuard(t testing.TB, change func(*wsguard.Config)) (*wsguard.Guard, *connEvents) {
 	t.Helper()
-	ev := &connEvents{t: t, patience: 20 * time.Second, closes: make(chan wsguard.Event, 4096)}
+	ev := &connEvents{t: t, patience: 20 * time.Second, closes: make(chan audit.Event, 4096)}
 	cfg := wsguard.Config{
 		Origins: []string{connOrigin},
 		Auth:    wsguard.AuthConfig{InsecureAnonymous: true},
@@ -183,7 +184,7 @@ func connEnded(ctx context.Context, c *wsguard.Conn, _ error) connEnding {
 }
 
 // check compares the views that the server's side has of one end.
-func (e connEnding) check(t testing.TB, ev wsguard.Event, code wsguard.StatusCode, sentinel error, remote bool) {
+func (e connEnding) check(t testing.TB, ev audit.Event, code wsguard.StatusCode, sentinel error, remote bool) {
 	t.Helper()
 	for name, err := range map[string]error{"Read": e.read, "Write": e.write, "context.Cause": e.cause, "the event": ev.Err} {
 		var ce *wsguard.CloseError

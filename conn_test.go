@@ -23,6 +23,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wstest"
 	"github.com/wsguard/wsguard/reason"
 )
@@ -242,7 +243,7 @@ func TestPeersFreed(t *testing.T) {
 }
 
 func connIDs(ev *connEvents) (ids []string) {
-	for _, e := range ev.of(wsguard.EventOpen) {
+	for _, e := range ev.of(audit.Open) {
 		ids = append(ids, e.ConnID)
 	}
 	return ids
@@ -364,7 +365,7 @@ func TestOneCause(t *testing.T) {
 				(<-endings).check(t, ev.closed(), tt.code, tt.is, tt.remote)
 				synctest.Wait()
 				time.Sleep(5 * time.Second)
-				if n := len(ev.of(wsguard.EventClose)); n != 1 || g.Conns() != 0 {
+				if n := len(ev.of(audit.Close)); n != 1 || g.Conns() != 0 {
 					t.Errorf("%d close events, %d slots", n, g.Conns())
 				}
 			})
@@ -793,7 +794,7 @@ func TestKick(t *testing.T) {
 					t.Errorf("the slot was freed after %v", d)
 				}
 				time.Sleep(10 * time.Second)
-				if n := len(ev.of(wsguard.EventClose)); n != 1 || g.Conns() != 0 {
+				if n := len(ev.of(audit.Close)); n != 1 || g.Conns() != 0 {
 					t.Errorf("%d close events, %d slots", n, g.Conns())
 				}
 			})
@@ -869,7 +870,7 @@ func TestManyConnections(t *testing.T) {
 	close(next)
 	wg.Wait()
 	connGone(t, g)
-	if got := len(ev.of(wsguard.EventClose)); got != n {
+	if got := len(ev.of(audit.Close)); got != n {
 		t.Errorf("%d close events of %d", got, n)
 	}
 	connOnce(t, ev)
@@ -896,12 +897,12 @@ func connOnce(t *testing.T, ev *connEvents) {
 	defer ev.mu.Unlock()
 	for _, e := range ev.all {
 		switch e.Kind {
-		case wsguard.EventOpen:
+		case audit.Open:
 			opened[e.ConnID]++
 			if closed[e.ConnID] > 0 {
 				order++
 			}
-		case wsguard.EventClose:
+		case audit.Close:
 			closed[e.ConnID]++
 		}
 	}
@@ -1327,10 +1328,10 @@ var connCrashes = map[string]struct {
 	"panic that panics":      {nil, func(context.Context, *wsguard.Conn) error { panic(connBadError{}) }},
 	"panic and a bad logger": {func(cfg *wsguard.Config) { cfg.Logger = slog.New(connBadLogger{}) }, func(context.Context, *wsguard.Conn) error { panic("x") }},
 	"a bad logger":           {func(cfg *wsguard.Config) { cfg.Logger = slog.New(connBadLogger{}) }, func(context.Context, *wsguard.Conn) error { return nil }},
-	"a bad hook":             {func(cfg *wsguard.Config) { cfg.OnEvent = func(wsguard.Event) { panic("x") } }, func(context.Context, *wsguard.Conn) error { return nil }},
+	"a bad hook":             {func(cfg *wsguard.Config) { cfg.OnEvent = func(audit.Event) { panic("x") } }, func(context.Context, *wsguard.Conn) error { return nil }},
 	"a hook that ends its goroutine": {func(cfg *wsguard.Config) {
-		cfg.OnEvent = func(e wsguard.Event) {
-			if e.Kind == wsguard.EventClose {
+		cfg.OnEvent = func(e audit.Event) {
+			if e.Kind == audit.Close {
 				runtime.Goexit()
 			}
 		}

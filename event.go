@@ -10,53 +10,16 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/time/rate"
+
+	"github.com/wsguard/wsguard/audit"
 )
-
-// EventKind is what happened.
-type EventKind string
-
-// Kinds of events.
-const (
-	EventOpen      EventKind = "open"      // a connection is open and authenticated
-	EventRefresh   EventKind = "refresh"   // a connection has a newer credential
-	EventClose     EventKind = "close"     // a connection has ended; Err says why
-	EventRefusal   EventKind = "refusal"   // a handshake, or a ticket, was refused
-	EventViolation EventKind = "violation" // a message was refused, or would have been
-	EventBan       EventKind = "ban"       // a client is banned; Reason is its last offence
-	EventWarning   EventKind = "warning"   // something is wrong on the server's side
-)
-
-// Event is something that happened. What a peer chose is escaped and cut to 256
-// bytes. No event holds a payload or a credential.
-type Event struct {
-	Kind    EventKind
-	Time    time.Time
-	ConnID  string // empty for a refusal
-	Subject string // empty: anonymous, or not known yet
-	Client  string // its address
-	Origin  string
-	Host    string
-	Err     error  // errors.Is finds the sentinel
-	Reason  string // its token: "origin", "rate_limited", "schema", …
-	Detail  string // for people
-	Status  int    // of a refusal, in HTTP
-	Report  bool   // only reported, and let pass
-
-	// Of EventClose. PeerCode is 0 when the peer sent no close frame.
-	Code, PeerCode StatusCode
-	Remote         bool // the peer began it
-	Duration       time.Duration
-	Stats
-
-	stack []byte // of a panic, for the log
-}
 
 const maxField = 256
 
 // sink hands events to the hook and to the log.
 type sink struct {
 	log  *slog.Logger // nil: slog.Default at the time
-	hook func(Event)
+	hook func(audit.Event)
 
 	mu    sync.Mutex
 	kinds map[string]*sampler
@@ -73,7 +36,7 @@ const (
 	logBurst     = 20
 )
 
-func newSink(log *slog.Logger, hook func(Event)) *sink {
+func newSink(log *slog.Logger, hook func(audit.Event)) *sink {
 	return &sink{log: log, hook: hook, kinds: map[string]*sampler{}}
 }
 
@@ -86,7 +49,7 @@ func (s *sink) logger() *slog.Logger {
 
 // emit reports an event. A hook or a log handler that panics loses the event,
 // not the process.
-func (s *sink) emit(e Event) {
+func (s *sink) emit(e audit.Event) {
 	defer func() { _ = recover() }()
 	e.Time = time.Now()
 	e.Subject = sanitize(e.Subject, maxField)
@@ -101,10 +64,10 @@ func (s *sink) emit(e Event) {
 	}
 }
 
-func (s *sink) write(e Event) {
+func (s *sink) write(e audit.Event) {
 	defer func() { _ = recover() }()
 	level := slog.LevelInfo
-	if e.Kind != EventOpen && e.Kind != EventRefresh && e.Kind != EventClose {
+	if e.Kind != audit.Open && e.Kind != audit.Refresh && e.Kind != audit.Close {
 		level = slog.LevelWarn
 	}
 	log := s.logger()
@@ -129,13 +92,13 @@ func (s *sink) write(e Event) {
 	add("client", e.Client)
 	add("origin", e.Origin)
 	switch e.Kind {
-	case EventRefusal:
+	case audit.Refusal:
 		add("host", e.Host)
 		attrs = append(attrs, slog.Int("status", e.Status))
 		if e.Code != 0 {
 			attrs = append(attrs, slog.Int("code", int(e.Code)))
 		}
-	case EventClose:
+	case audit.Close:
 		attrs = append(attrs, slog.Int("code", int(e.Code)), slog.Bool("remote", e.Remote))
 		if e.PeerCode != 0 {
 			attrs = append(attrs, slog.Int("peer_code", int(e.PeerCode)))
@@ -146,7 +109,7 @@ func (s *sink) write(e Event) {
 	if e.Report {
 		attrs = append(attrs, slog.Bool("report_only", true))
 	}
-	if e.Kind == EventClose {
+	if e.Kind == audit.Close {
 		attrs = append(attrs, slog.Duration("duration", e.Duration),
 			slog.Uint64("messages_in", e.MessagesIn), slog.Uint64("messages_out", e.MessagesOut),
 			slog.Uint64("bytes_in", e.BytesIn), slog.Uint64("bytes_out", e.BytesOut))
@@ -157,8 +120,8 @@ func (s *sink) write(e Event) {
 			attrs = append(attrs, slog.Uint64("dropped", e.Dropped))
 		}
 	}
-	if e.stack != nil {
-		attrs = append(attrs, slog.String("stack", string(e.stack)))
+	if e.Stack != nil {
+		attrs = append(attrs, slog.String("stack", string(e.Stack)))
 	}
 	if suppressed > 0 {
 		attrs = append(attrs, slog.Uint64("suppressed", suppressed))
@@ -167,7 +130,7 @@ func (s *sink) write(e Event) {
 }
 
 // sample reports whether this one is written, and how many before it were not.
-func (s *sink) sample(e Event) (suppressed uint64, ok bool) {
+func (s *sink) sample(e audit.Event) (suppressed uint64, ok bool) {
 	key := string(e.Kind) + e.Reason // both from closed sets
 	s.mu.Lock()
 	defer s.mu.Unlock()

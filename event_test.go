@@ -18,6 +18,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wstest"
 )
 
@@ -48,7 +49,7 @@ func TestEventT75Fields(t *testing.T) {
 	c.WriteFrame(wstest.CloseFrame(4321, "done"))
 	c.ReadClose()
 	c.Close()
-	e.events.wait(t, wsguard.EventClose, 1)
+	e.events.wait(t, audit.Close, 1)
 	e.refused(header("Origin", "https://evil.test"), 403, "origin")
 	check := func(msg string, level slog.Level, want map[string]string, present ...string) wstest.Record {
 		t.Helper()
@@ -165,7 +166,7 @@ func TestEventT73Injection(t *testing.T) {
 		edit(r)
 		e.g.Handler(echo).ServeHTTP(fakeHijacker{httptest.NewRecorder()}, r)
 	}
-	e.events.wait(t, wsguard.EventClose, 6)
+	e.events.wait(t, audit.Close, 6)
 	e.idle()
 	bad := func(where, s string) {
 		if !utf8.ValidString(s) || strings.ContainsFunc(s, unsafe) {
@@ -248,7 +249,7 @@ func TestEventT74Sampled(t *testing.T) {
 		if last := got[len(got)-1]; last.Attr("suppressed").String() != "980" {
 			t.Errorf("suppressed: %v, want 980", last.Attr("suppressed"))
 		}
-		if n := len(e.events.of(wsguard.EventRefusal)); n != 1002 {
+		if n := len(e.events.of(audit.Refusal)); n != 1002 {
 			t.Errorf("%d events for 1,002 refusals", n)
 		}
 	})
@@ -261,7 +262,7 @@ func TestEventT76Panics(t *testing.T) {
 		name string
 		cfg  wsguard.Config
 	}{
-		{"T76 OnEvent", wsguard.Config{OnEvent: func(wsguard.Event) { panic("hook") }}},
+		{"T76 OnEvent", wsguard.Config{OnEvent: func(audit.Event) { panic("hook") }}},
 		{"T76 logger", wsguard.Config{Logger: slog.New(panicHandler{slog.NewTextHandler(io.Discard, nil)})}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -271,7 +272,7 @@ func TestEventT76Panics(t *testing.T) {
 			bye(c)
 			e.refused(header("Origin", "https://evil.test"), 403, "origin")
 			e.idle()
-			if n := len(e.events.of(wsguard.EventClose)); n != 1 {
+			if n := len(e.events.of(audit.Close)); n != 1 {
 				t.Errorf("%d close events", n)
 			}
 		})

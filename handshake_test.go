@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wstest"
 )
 
@@ -101,7 +102,7 @@ func TestHandshakeForm(t *testing.T) {
 					t.Errorf("%s is %q, want %q", name, res.Header[name], want)
 				}
 			}
-			if ev := e.events.wait(t, wsguard.EventRefusal, 1); ev.Reason != tt.reason {
+			if ev := e.events.wait(t, audit.Refusal, 1); ev.Reason != tt.reason {
 				t.Errorf("reason %s, want %s", ev.Reason, tt.reason)
 			}
 			c.Timeout = 3 * time.Second
@@ -403,7 +404,7 @@ func TestHandshakeOrder(t *testing.T) {
 			for {
 				c, res := o.try(header())
 				c.Close()
-				if ev := o.events.of(wsguard.EventRefusal); res.StatusCode == 429 && ev[len(ev)-1].Reason == "handshake_rate" {
+				if ev := o.events.of(audit.Refusal); res.StatusCode == 429 && ev[len(ev)-1].Reason == "handshake_rate" {
 					return
 				}
 			}
@@ -558,12 +559,12 @@ func TestHandshakeUnixPeer(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !trusted {
-				if ev := e.events.wait(t, wsguard.EventRefusal, 1); res.StatusCode != 403 || ev.Reason != "client_address" || ev.Detail == "" {
+				if ev := e.events.wait(t, audit.Refusal, 1); res.StatusCode != 403 || ev.Reason != "client_address" || ev.Detail == "" {
 					t.Errorf("status %d, event %+v", res.StatusCode, ev)
 				}
 				return
 			}
-			if ev := e.events.wait(t, wsguard.EventOpen, 1); res.StatusCode != 101 || ev.Client != "192.0.2.1" {
+			if ev := e.events.wait(t, audit.Open, 1); res.StatusCode != 101 || ev.Client != "192.0.2.1" {
 				t.Errorf("status %d, event %+v", res.StatusCode, ev)
 			}
 			roundTrip(t, c, "hello")

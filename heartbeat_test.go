@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wstest"
 	"github.com/wsguard/wsguard/reason"
 )
@@ -505,7 +506,7 @@ func TestReportIdle(t *testing.T) {
 		c.Close()
 		<-done
 		n := 0
-		for _, e := range ev.of(wsguard.EventViolation) {
+		for _, e := range ev.of(audit.Violation) {
 			if errors.Is(e.Err, reason.Idle) && e.Report {
 				n++
 			}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wstest"
 )
 
@@ -62,7 +63,7 @@ func newEnv(t *testing.T, cfg wsguard.Config) *env {
 		cfg.Logger = slog.New(e.log)
 	}
 	hook := cfg.OnEvent
-	cfg.OnEvent = func(ev wsguard.Event) {
+	cfg.OnEvent = func(ev audit.Event) {
 		e.events.add(ev)
 		if hook != nil {
 			hook(ev)
@@ -156,7 +157,7 @@ func (e *env) refused(h http.Header, status int, reason string) *http.Response {
 
 func (e *env) refusedWith(o wstest.HandshakeOptions, status int, reason string) *http.Response {
 	e.t.Helper()
-	before := len(e.events.of(wsguard.EventRefusal))
+	before := len(e.events.of(audit.Refusal))
 	c, res := e.tryWith(o)
 	defer c.Close()
 	if res.StatusCode != status {
@@ -165,7 +166,7 @@ func (e *env) refusedWith(o wstest.HandshakeOptions, status int, reason string) 
 	}
 	checkRefusal(e.t, res)
 	// The response goes out when the handler returns, the event before.
-	got := e.events.of(wsguard.EventRefusal)[before:]
+	got := e.events.of(audit.Refusal)[before:]
 	if len(got) != 1 {
 		e.t.Errorf("%d refusal events for one refusal: %v", len(got), got)
 	} else if got[0].Reason != reason || got[0].Status != status {
@@ -248,33 +249,33 @@ func eventually(t testing.TB, what string, ok func() bool) {
 // eventLog keeps events.
 type eventLog struct {
 	mu     sync.Mutex
-	events []wsguard.Event
+	events []audit.Event
 }
 
-func (l *eventLog) add(e wsguard.Event) {
+func (l *eventLog) add(e audit.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.events = append(l.events, e)
 }
 
-func (l *eventLog) all() []wsguard.Event {
+func (l *eventLog) all() []audit.Event {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.events)
 }
 
-func (l *eventLog) of(kind wsguard.EventKind) []wsguard.Event {
-	return slices.DeleteFunc(l.all(), func(e wsguard.Event) bool { return e.Kind != kind })
+func (l *eventLog) of(kind audit.Kind) []audit.Event {
+	return slices.DeleteFunc(l.all(), func(e audit.Event) bool { return e.Kind != kind })
 }
 
 // wait returns the nth event of a kind, counted from 1.
-func (l *eventLog) wait(t testing.TB, kind wsguard.EventKind, n int) wsguard.Event {
+func (l *eventLog) wait(t testing.TB, kind audit.Kind, n int) audit.Event {
 	t.Helper()
 	eventually(t, fmt.Sprintf("%d events of kind %v", n, kind), func() bool { return len(l.of(kind)) >= n })
 	if got := l.of(kind); len(got) >= n {
 		return got[n-1]
 	}
-	return wsguard.Event{}
+	return audit.Event{}
 }
 
 func (l *eventLog) String() string {
@@ -287,7 +288,7 @@ func (l *eventLog) String() string {
 }
 
 // renderEvent is everything that a hook could put somewhere.
-func renderEvent(e wsguard.Event) string {
+func renderEvent(e audit.Event) string {
 	return fmt.Sprintf("%v id=%s subject=%s client=%s origin=%s host=%s reason=%s detail=%s status=%d code=%d err=%v %+v",
 		e.Kind, e.ConnID, e.Subject, e.Client, e.Origin, e.Host, e.Reason, e.Detail, e.Status, e.Code, e.Err, e)
 }

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/keyed"
 	"github.com/wsguard/wsguard/reason"
 )
@@ -713,7 +714,7 @@ func (c *ConnCap) Handler(next http.Handler) http.Handler {
 			}
 		}
 		if err != nil {
-			c.refuse(w, r, err, Event{})
+			c.refuse(w, r, err, audit.Event{})
 			return
 		}
 		defer l.releaseUnlessMoved()

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wstest"
 )
 
@@ -149,8 +150,8 @@ func TestLimitT46Caps(t *testing.T) {
 		var opened atomic.Int64
 		e := serveGuard(t, wsguard.Config{
 			Rates: wsguard.RateConfig{MaxInFlightPerClient: 2},
-			OnEvent: func(ev wsguard.Event) {
-				if ev.Kind == wsguard.EventOpen {
+			OnEvent: func(ev audit.Event) {
+				if ev.Kind == audit.Open {
 					opened.Add(1)
 					<-gate
 				}
@@ -176,7 +177,7 @@ func TestLimitT46Caps(t *testing.T) {
 		})
 		e.open(bearer("alice"))
 		e.open(bearer("alice"))
-		if ev := e.events.of(wsguard.EventViolation); len(ev) != 2 || !ev[0].Report || ev[0].Reason != "max_conns" || ev[1].Reason != "max_subject_conns" {
+		if ev := e.events.of(audit.Violation); len(ev) != 2 || !ev[0].Report || ev[0].Reason != "max_conns" || ev[1].Reason != "max_subject_conns" {
 			t.Errorf("events %v", ev)
 		}
 		if n := e.g.Conns(); n != 2 {
@@ -255,7 +256,7 @@ func TestLimitT42Client(t *testing.T) {
 			t.Parallel()
 			e := serveGuard(t, wsguard.Config{Proxies: tt.proxies, InsecureAllowHTTP: true})
 			e.open(tt.header)
-			if got := e.events.wait(t, wsguard.EventOpen, 1).Client; got != tt.want {
+			if got := e.events.wait(t, audit.Open, 1).Client; got != tt.want {
 				t.Errorf("client %s, want %s", got, tt.want)
 			}
 		})

@@ -17,6 +17,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wstest"
 	"github.com/wsguard/wsguard/reason"
 )
@@ -319,7 +320,7 @@ func TestRateReply(t *testing.T) {
 		if e := ev.closed(); e.Violations != 100 || e.ViolationsWithoutNotice != 80 || e.Code != 1000 {
 			t.Errorf("%+v", e)
 		}
-		if n := len(ev.of(wsguard.EventViolation)); n != 100 {
+		if n := len(ev.of(audit.Violation)); n != 100 {
 			t.Errorf("%d events", n)
 		}
 	})
@@ -421,7 +422,7 @@ func TestRateReport(t *testing.T) {
 		if e := ev.closed(); e.Violations != 10 || e.MessagesIn != 50 {
 			t.Errorf("%+v", e)
 		}
-		for _, e := range ev.of(wsguard.EventViolation) {
+		for _, e := range ev.of(audit.Violation) {
 			if !e.Report || !errors.Is(e.Err, reason.RateLimited) {
 				t.Errorf("%+v", e)
 			}
@@ -682,7 +683,7 @@ func TestStorm(t *testing.T) {
 					case 0:
 						g.Revoke(fmt.Sprint(subject, "-", i))
 					case 1:
-						if evs := ev.of(wsguard.EventOpen); len(evs) > 0 {
+						if evs := ev.of(audit.Open); len(evs) > 0 {
 							g.Kick(evs[rand.N(len(evs))].ConnID, 0, "")
 						}
 					}
@@ -733,10 +734,10 @@ func TestStorm(t *testing.T) {
 	wg.Wait()
 	connGone(t, g)
 	connOnce(t, ev)
-	if n := len(ev.of(wsguard.EventClose)); n != opened {
+	if n := len(ev.of(audit.Close)); n != opened {
 		t.Errorf("%d opened, %d close events", opened, n)
 	}
-	for _, e := range ev.of(wsguard.EventClose) {
+	for _, e := range ev.of(audit.Close) {
 		var ce *wsguard.CloseError
 		if !errors.As(e.Err, &ce) || ce.Code != e.Code || e.Duration > 3*time.Second {
 			t.Errorf("%+v", e)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/clientip"
 	"github.com/wsguard/wsguard/internal/origin"
 	"github.com/wsguard/wsguard/reason"
@@ -57,7 +58,7 @@ func (c *Check) Handler(next http.Handler) http.Handler {
 		m := marksOf(r)
 		if !m.has(c.line) {
 			if err := c.Check(r); err != nil {
-				c.refuse(w, r, err, Event{})
+				c.refuse(w, r, err, audit.Event{})
 				return
 			}
 			r = m.with(r, c.line)

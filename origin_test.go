@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wstest"
 )
 
@@ -198,11 +199,11 @@ func TestOriginT15ReportOnly(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	e := serveGuard(t, wsguard.Config{InsecureReportOrigin: true})
 	roundTrip(t, e.open(header("Origin", "https://evil.test")), "hello")
-	ev := e.events.wait(t, wsguard.EventViolation, 1)
+	ev := e.events.wait(t, audit.Violation, 1)
 	if !ev.Report || ev.Reason != "origin" || ev.Origin != "https://evil.test" {
 		t.Errorf("event %+v", ev)
 	}
-	if n := len(e.events.of(wsguard.EventRefusal)); n != 0 {
+	if n := len(e.events.of(audit.Refusal)); n != 0 {
 		t.Errorf("%d refusals", n)
 	}
 	if n := len(e.log.Find("websocket violation")); n != 1 {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/penalty"
 	"github.com/wsguard/wsguard/reason"
 )
@@ -66,7 +67,7 @@ func (g *Guard) reportBan(who string, ban penalty.Ban) {
 	if ban.Strikes > 1 {
 		detail += fmt.Sprintf(", for the %d. time", ban.Strikes)
 	}
-	g.events.emit(Event{Kind: EventBan, Client: who, Err: reason.Banned, Reason: ban.Reason, Detail: detail})
+	g.events.emit(audit.Event{Kind: audit.Banned, Client: who, Err: reason.Banned, Reason: ban.Reason, Detail: detail})
 }
 
 // banned refuses a client that is.
@@ -82,17 +83,9 @@ func (g *Guard) banned(who client) error {
 	return nil
 }
 
-// Ban is a client that gets nothing but 429.
-type Ban struct {
-	Client  string // an address, a prefix, or what ClientName said
-	Until   time.Time
-	Strikes int    // bans in a row; 0: by hand
-	Reason  string // token of the last offence, or what Guard.Ban was given
-}
-
 // Bans are all that hold now.
-func (g *Guard) Bans() []Ban {
-	var bans []Ban
+func (g *Guard) Bans() []audit.Ban {
+	var bans []audit.Ban
 	for _, b := range g.box.All(time.Now()) {
 		who := b.Name
 		if who == "" {
@@ -101,7 +94,7 @@ func (g *Guard) Bans() []Ban {
 				who = b.Prefix.Addr().String()
 			}
 		}
-		bans = append(bans, Ban{Client: who, Until: b.Until, Strikes: b.Strikes, Reason: b.Reason})
+		bans = append(bans, audit.Ban{Client: who, Until: b.Until, Strikes: b.Strikes, Reason: b.Reason})
 	}
 	return bans
 }
@@ -114,7 +107,7 @@ func (g *Guard) Ban(client string, d time.Duration, why string) error {
 	if err := g.box.Ban(key, d, why, now); err != nil {
 		return err
 	}
-	g.events.emit(Event{Kind: EventBan, Client: client, Err: reason.Banned, Reason: "by_hand", Detail: why})
+	g.events.emit(audit.Event{Kind: audit.Banned, Client: client, Err: reason.Banned, Reason: "by_hand", Detail: why})
 	return nil
 }
 

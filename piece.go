@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/clientip"
 )
 
@@ -79,9 +80,9 @@ func (p *reporter) events() *sink {
 }
 
 // refuse answers a request that a piece does not let pass.
-func (p *reporter) refuse(w http.ResponseWriter, r *http.Request, err error, e Event) {
+func (p *reporter) refuse(w http.ResponseWriter, r *http.Request, err error, e audit.Event) {
 	d := asDenied(err)
-	e.Kind, e.Err, e.Reason, e.Detail, e.Status = EventRefusal, err, d.Token(), d.detail, d.statusCode()
+	e.Kind, e.Err, e.Reason, e.Detail, e.Status = audit.Refusal, err, d.Token(), d.detail, d.statusCode()
 	if e.Code != 0 {
 		e.Status = http.StatusSwitchingProtocols // and told after it
 	}
@@ -108,8 +109,8 @@ func peerOf(r *http.Request) string {
 // report says what a check that only reports would have refused.
 func (p *reporter) report(r *http.Request, err error) {
 	d := asDenied(err)
-	p.events().emit(Event{
-		Kind: EventViolation, Err: err, Reason: d.Token(), Detail: d.detail, Report: true,
+	p.events().emit(audit.Event{
+		Kind: audit.Violation, Err: err, Reason: d.Token(), Detail: d.detail, Report: true,
 		Client: peerOf(r), Origin: r.Header.Get("Origin"), Host: r.Host,
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wstest"
 	"github.com/wsguard/wsguard/reason"
 )
@@ -126,7 +127,7 @@ func TestPiecesComposed(t *testing.T) {
 				e.events.mu.Lock()
 				refusals := 0
 				for _, ev := range e.events.events {
-					if ev.Kind == wsguard.EventRefusal {
+					if ev.Kind == audit.Refusal {
 						refusals++
 					}
 				}
@@ -170,7 +171,7 @@ func TestPiecesForeign(t *testing.T) {
 				t.Errorf("status %d, want %d", res.StatusCode, tt.status)
 			}
 			if tt.status == 101 {
-				if ev := e.events.wait(t, wsguard.EventOpen, 1); ev.Subject != "alice" {
+				if ev := e.events.wait(t, audit.Open, 1); ev.Subject != "alice" {
 					t.Errorf("subject %q, of the other guard", ev.Subject)
 				}
 				bye(c)
@@ -183,7 +184,7 @@ func TestPiecesForeign(t *testing.T) {
 			return chain(g.Handler(echo), g.Pieces().Auth.Handler, lax.Pieces().Auth.Handler)
 		})
 		bye(e.open(bearer("alice")))
-		if ev := e.events.wait(t, wsguard.EventOpen, 1); ev.Subject != "alice" {
+		if ev := e.events.wait(t, audit.Open, 1); ev.Subject != "alice" {
 			t.Errorf("subject %q, of the other guard", ev.Subject)
 		}
 	})

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wstest"
 	"github.com/wsguard/wsguard/reason"
 )
@@ -372,7 +373,7 @@ func TestReconfigureAtomic(t *testing.T) {
 	if met[0].Load() == 0 || met[1].Load() == 0 {
 		t.Logf("only one Config was met: %d, %d", met[0].Load(), met[1].Load())
 	}
-	for _, ev := range e.events.of(wsguard.EventViolation) {
+	for _, ev := range e.events.of(audit.Violation) {
 		if !errors.Is(ev.Err, reason.Schema) || !strings.HasPrefix(ev.Detail, "x: ") {
 			t.Fatalf("%+v", ev)
 		}

@@ -12,23 +12,24 @@ import (
 	"time"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wstest"
 	"github.com/wsguard/wsguard/reason"
 )
 
 // sendServer accepts connections over pipes whose buffers are small, so that a
 // client that does not read is felt at once, and hands out their Conns.
-func sendServer(t *testing.T, change func(*wsguard.Config)) (*wsguard.Guard, func() (*wstest.Client, *wsguard.Conn), chan wsguard.Event) {
+func sendServer(t *testing.T, change func(*wsguard.Config)) (*wsguard.Guard, func() (*wstest.Client, *wsguard.Conn), chan audit.Event) {
 	t.Helper()
 	wstest.CheckGoroutines(t)
-	events := make(chan wsguard.Event, 1000)
+	events := make(chan audit.Event, 1000)
 	cfg := wsguard.Config{
 		Origins: []string{"https://app.example.com"},
 		Auth:    wsguard.AuthConfig{InsecureAnonymous: true},
 		Caps:    wsguard.CapConfig{MaxConnsPerClient: wsguard.Off},
 		Rates:   wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}},
-		OnEvent: func(e wsguard.Event) {
-			if e.Kind == wsguard.EventClose {
+		OnEvent: func(e audit.Event) {
+			if e.Kind == audit.Close {
 				events <- e
 			}
 		},

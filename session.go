@@ -4,11 +4,11 @@ import (
 	"context"
 	"iter"
 	"math/rand/v2"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/reason"
 )
 
@@ -180,7 +180,7 @@ func (s *sessions) revoke(id identity) {
 		c.end(reason.Revoked, "")
 	}
 	if many {
-		s.g.events.emit(Event{Kind: EventWarning, Reason: "revocations", Detail: "100,000 revocations are remembered, for ever: set Auth.RevocationTTL"})
+		s.g.events.emit(audit.Event{Kind: audit.Warning, Reason: "revocations", Detail: "100,000 revocations are remembered, for ever: set Auth.RevocationTTL"})
 	}
 }
 
@@ -306,30 +306,9 @@ func (s *sessions) checkDrained() {
 	}
 }
 
-// Stats are a connection's counts.
-type Stats struct {
-	MessagesIn, MessagesOut uint64
-	BytesIn, BytesOut       uint64 // payload
-	Violations              uint64 // messages refused or reported
-	ViolationsWithoutNotice uint64 // of them, for whom the notices were used up
-	Dropped                 uint64 // messages that a full queue refused
-}
-
-// Session is a connection, as somebody who watches over them sees it.
-type Session struct {
-	ID          string // Conn.ID
-	Principal   Principal
-	Client      netip.Addr
-	Origin      string // as the handshake had it
-	Subprotocol string
-	Since       time.Time
-	LastMessage time.Time // either way; at first, when it was opened
-	Stats       Stats
-}
-
 // Sessions are the connections that are open and authenticated, in no order.
-func (g *Guard) Sessions() iter.Seq[Session] {
-	return func(yield func(Session) bool) {
+func (g *Guard) Sessions() iter.Seq[audit.Session] {
+	return func(yield func(audit.Session) bool) {
 		for _, c := range g.sessions.open() {
 			if c.begun.Load() && !yield(c.describe()) {
 				return
@@ -338,12 +317,12 @@ func (g *Guard) Sessions() iter.Seq[Session] {
 	}
 }
 
-func (c *Conn) describe() Session {
+func (c *Conn) describe() audit.Session {
 	p := c.Principal()
-	p.Scopes = slices.Clone(p.Scopes)
-	return Session{
-		ID: c.id, Principal: p, Client: c.client.addr, Origin: sanitize(c.origin, maxField),
-		Subprotocol: c.subprotocol, Since: c.opened, LastMessage: c.w.LastMessage(), Stats: c.stats(),
+	return audit.Session{
+		ID: c.id, Subject: p.Subject, SessionID: p.SessionID, Scopes: slices.Clone(p.Scopes), Expires: p.Expires,
+		Client: c.client.addr, Origin: sanitize(c.origin, maxField), Subprotocol: c.subprotocol,
+		Since: c.opened, LastMessage: c.w.LastMessage(), Stats: c.stats(),
 	}
 }
 

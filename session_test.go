@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wstest"
 	"github.com/wsguard/wsguard/reason"
 	"github.com/wsguard/wsguard/store"
@@ -46,10 +47,10 @@ func loginConfig(cfg *wsguard.Config) {
 	cfg.Heartbeat.Ping = wsguard.Off
 }
 
-func sessionsOf(g *wsguard.Guard) map[string]wsguard.Session {
-	all := map[string]wsguard.Session{}
+func sessionsOf(g *wsguard.Guard) map[string]audit.Session {
+	all := map[string]audit.Session{}
 	for s := range g.Sessions() {
-		all[s.Principal.Subject+" "+s.Principal.SessionID] = s
+		all[s.Subject+" "+s.SessionID] = s
 	}
 	return all
 }
@@ -73,13 +74,13 @@ func TestSessions(t *testing.T) {
 		}
 		a := all["alice s1"]
 		if !a.Since.Equal(opened) || !a.LastMessage.Equal(opened) || a.Origin != connOrigin || !a.Client.IsLoopback() ||
-			!slices.Equal(a.Principal.Scopes, []string{"read", "write"}) || a.Stats != (wsguard.Stats{}) {
+			!slices.Equal(a.Scopes, []string{"read", "write"}) || a.Stats != (audit.Stats{}) {
 			t.Errorf("%+v", a)
 		}
 		time.Sleep(time.Minute)
 		connWantEcho(t, c, "hello")
 		a = sessionsOf(g)["alice s1"]
-		if !a.LastMessage.Equal(opened.Add(time.Minute)) || a.Stats != (wsguard.Stats{MessagesIn: 1, MessagesOut: 1, BytesIn: 5, BytesOut: 5}) {
+		if !a.LastMessage.Equal(opened.Add(time.Minute)) || a.Stats != (audit.Stats{MessagesIn: 1, MessagesOut: 1, BytesIn: 5, BytesOut: 5}) {
 			t.Errorf("%+v", a)
 		}
 		for range g.Sessions() {
@@ -163,7 +164,7 @@ func TestSignOut(t *testing.T) {
 		if got := status("alice s1 0s"); got != 101 {
 			t.Errorf("remembered beyond RevocationTTL: %d", got)
 		}
-		if n := len(ev.of(wsguard.EventRefusal)); n != 2 {
+		if n := len(ev.of(audit.Refusal)); n != 2 {
 			t.Errorf("%d refusals", n)
 		}
 	})
@@ -207,14 +208,14 @@ func TestRefresh(t *testing.T) {
 			time.Sleep(50 * time.Second)
 			ask(t, c, "alice s2 1m b", "ok")
 			a, ok := sessionsOf(g)["alice s2"]
-			if !ok || !slices.Equal(a.Principal.Scopes, []string{"b"}) {
+			if !ok || !slices.Equal(a.Scopes, []string{"b"}) {
 				t.Errorf("%+v", sessionsOf(g))
 			}
 			g.SignOut("s1") // the old login
 			start := time.Now()
 			connWantClose(t, c, 3000, "expired")
 			connBetween(t, "expired", time.Since(start), time.Minute, time.Minute+250*time.Millisecond)
-			if n := len(ev.of(wsguard.EventRefresh)); n != 1 {
+			if n := len(ev.of(audit.Refresh)); n != 1 {
 				t.Errorf("%d events", n)
 			}
 		})
@@ -270,7 +271,7 @@ func TestRefresh(t *testing.T) {
 			ask(t, c, "alice s1 1m", "rate limit exceeded")
 			connWantClose(t, c, 3000, "expired")
 			connBetween(t, "expired", time.Since(start), 70*time.Second, 71*time.Second)
-			if n := len(ev.of(wsguard.EventViolation)); n != 5 {
+			if n := len(ev.of(audit.Violation)); n != 5 {
 				t.Errorf("%d violations", n)
 			}
 		})
@@ -393,7 +394,7 @@ func TestRevalidate(t *testing.T) {
 			if n < 4 || n > 6 || others.Load() > 0 {
 				t.Errorf("asked %d times, of others %d", n, others.Load())
 			}
-			if s := sessionsOf(g)["alice s1"]; !slices.Equal(s.Principal.Scopes, []string{fmt.Sprint(n)}) {
+			if s := sessionsOf(g)["alice s1"]; !slices.Equal(s.Scopes, []string{fmt.Sprint(n)}) {
 				t.Errorf("%+v after %d", s, n)
 			}
 			g.Revoke("alice")
@@ -436,7 +437,7 @@ func TestRevalidate(t *testing.T) {
 				connBrowse(connDial(t, s, "alice s1 0s"))
 			}
 			time.Sleep(30 * time.Second)
-			if n := len(ev.of(wsguard.EventClose)); n != 200 || g.Conns() != 0 {
+			if n := len(ev.of(audit.Close)); n != 200 || g.Conns() != 0 {
 				t.Errorf("%d closed, %d slots", n, g.Conns())
 			}
 			if most.Load() > 64 {
@@ -553,9 +554,9 @@ func TestExplained(t *testing.T) {
 		}
 		c, _ = try(connHeader("alice s1 0s"), 101)
 		connWantClose(t, c, 1013, "guessing")
-		events := ev.of(wsguard.EventRefusal)
+		events := ev.of(audit.Refusal)
 		e := events[len(events)-1]
-		if e.Status != 101 || e.Code != 1013 || e.Reason != "guessing" || len(ev.of(wsguard.EventOpen)) != 0 {
+		if e.Status != 101 || e.Code != 1013 || e.Reason != "guessing" || len(ev.of(audit.Open)) != 0 {
 			t.Errorf("%+v", e)
 		}
 		// A drain waits for them.
@@ -632,7 +633,7 @@ func TestTicketStore(t *testing.T) {
 				if res.StatusCode == 101 {
 					synctest.Wait()
 					s := sessionsOf(e.g)["alice s1"]
-					if !slices.Equal(s.Principal.Scopes, []string{"read"}) || s.Principal.Expires.IsZero() {
+					if !slices.Equal(s.Scopes, []string{"read"}) || s.Expires.IsZero() {
 						t.Errorf("%+v", s)
 					}
 					bye(c)
@@ -718,7 +719,7 @@ func TestRefreshBeatsRevalidate(t *testing.T) {
 			}
 			time.Sleep(4 * time.Second)
 			a, ok := sessionsOf(g)["alice s2"]
-			if !ok || !slices.Equal(a.Principal.Scopes, []string{"asked again"}) {
+			if !ok || !slices.Equal(a.Scopes, []string{"asked again"}) {
 				t.Errorf("%+v", sessionsOf(g))
 			}
 			time.Sleep(30 * time.Second)
@@ -753,7 +754,7 @@ func TestRefreshOfTheDead(t *testing.T) {
 		if err := <-got; !errors.Is(err, reason.Kicked) {
 			t.Error(err)
 		}
-		if n := len(ev.of(wsguard.EventRefresh)); n != 0 || g.Conns() != 0 {
+		if n := len(ev.of(audit.Refresh)); n != 0 || g.Conns() != 0 {
 			t.Errorf("%d refreshed, %d slots", n, g.Conns())
 		}
 	})
@@ -780,7 +781,7 @@ func TestRevalidateTurns(t *testing.T) {
 			connBrowse(c)
 		}
 		time.Sleep(time.Minute)
-		if n := len(ev.of(wsguard.EventClose)); n > 0 || calls.Load() < 4000 {
+		if n := len(ev.of(audit.Close)); n > 0 || calls.Load() < 4000 {
 			t.Errorf("%d closed, %d asked", n, calls.Load())
 		}
 		g.Revoke("alice")

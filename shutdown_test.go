@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wstest"
 	"github.com/wsguard/wsguard/reason"
 )
@@ -133,7 +134,7 @@ func TestShutdownCuts(t *testing.T) {
 				if g.Conns() != 0 {
 					t.Errorf("%d slots", g.Conns())
 				}
-				for _, e := range ev.of(wsguard.EventClose) {
+				for _, e := range ev.of(audit.Close) {
 					if e.Code != 1012 || !errors.Is(e.Err, reason.Draining) {
 						t.Errorf("%d %v", e.Code, e.Err)
 					}

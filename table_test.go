@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wstest"
 	"github.com/wsguard/wsguard/reason"
 )
@@ -106,7 +107,7 @@ func TestTable(t *testing.T) {
 						return
 					}
 					synctest.Wait()
-					vs := ev.of(wsguard.EventViolation)
+					vs := ev.of(audit.Violation)
 					// What no type is known of, nobody may send, either.
 					if len(vs) == 2 && errors.Is(vs[1].Err, reason.Forbidden) && vs[1].Report {
 						vs = vs[:1]
@@ -133,7 +134,7 @@ func TestTableDetail(t *testing.T) {
 			c.ReadMessage()
 		}
 		synctest.Wait()
-		vs := ev.of(wsguard.EventViolation)
+		vs := ev.of(audit.Violation)
 		for i, want := range [][]string{{"say: ", `"/text"`, "#/properties/text/type"}, {"ban: ", `needs scope "moderate"`}} {
 			for _, w := range want {
 				if !strings.Contains(vs[i].Detail, w) {

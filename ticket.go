@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/reason"
 	"github.com/wsguard/wsguard/store"
 )
@@ -193,7 +194,7 @@ func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a := admission{endpointState: g.endpoint.now.Load(), g: g, r: r}
 		a.shared()
-		e := Event{}
+		e := audit.Event{}
 		token, err := a.issue(login, &e)
 		if err != nil {
 			g.reporter.refuse(w, r, err, e)
@@ -215,7 +216,7 @@ func presented(r *http.Request) string {
 }
 
 // issue is the picture of the design, as far as it goes for a ticket.
-func (a *admission) issue(login func(*http.Request) (Principal, error), e *Event) (string, error) {
+func (a *admission) issue(login func(*http.Request) (Principal, error), e *audit.Event) (string, error) {
 	g, r := a.g, a.r
 	if g.Draining() {
 		return "", deny(reason.Draining, "")

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wstest"
 )
 
@@ -111,7 +112,7 @@ func TestTicketT31(t *testing.T) {
 			t.Fatal(res.StatusCode)
 		}
 		roundTrip(t, c, "hello")
-		if ev := e.events.wait(t, wsguard.EventOpen, 1); ev.Subject != "alice" {
+		if ev := e.events.wait(t, audit.Open, 1); ev.Subject != "alice" {
 			t.Errorf("subject %q", ev.Subject)
 		}
 		e.redeemRefused(ticket, header(), 401, "unauthenticated")
@@ -283,7 +284,7 @@ func TestTicketRefusals(t *testing.T) {
 			if tt.status == 405 && res.Header.Get("Allow") != "POST" {
 				t.Errorf("Allow is %q", res.Header.Get("Allow"))
 			}
-			if n := len(e.events.of(wsguard.EventRefusal)); n != 1 {
+			if n := len(e.events.of(audit.Refusal)); n != 1 {
 				t.Errorf("%d events", n)
 			}
 		})
@@ -377,9 +378,9 @@ func TestTicketSubjectBytes(t *testing.T) {
 		if res.StatusCode != 101 {
 			t.Fatal(res.Status)
 		}
-		e.events.wait(t, wsguard.EventOpen, i+1)
+		e.events.wait(t, audit.Open, i+1)
 		for s := range e.g.Sessions() {
-			if p := s.Principal; p.Subject != want || p.SessionID != want || len(p.Scopes) != 1 || p.Scopes[0] != want {
+			if p := s; p.Subject != want || p.SessionID != want || len(p.Scopes) != 1 || p.Scopes[0] != want {
 				t.Errorf("%q became %+v", want, p)
 			}
 		}

@@ -48,6 +48,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/penalty"
 	"github.com/wsguard/wsguard/internal/wire"
 	"github.com/wsguard/wsguard/reason"
@@ -88,7 +89,7 @@ type Config struct {
 
 	CloseCodes map[*reason.Reason]StatusCode // see reason.GraphQL
 	Logger     *slog.Logger                  // default slog.Default(); repeated refusals are sampled
-	OnEvent    func(Event)                   // gets every event where it happens: it must not block
+	OnEvent    func(audit.Event)             // gets every event where it happens: it must not block
 	Pieces     Pieces                        // that exist already; one that is set replaces what is said here
 }
 
@@ -438,7 +439,7 @@ func (e *Endpoint) accept(w http.ResponseWriter, r *http.Request, holders int32)
 		c, err = a.admit(w, holders)
 	}
 	if err != nil {
-		ev := Event{Subject: a.principal.Subject}
+		ev := audit.Event{Subject: a.principal.Subject}
 		if a.client.valid() {
 			ev.Client = a.client.String()
 		}
@@ -457,7 +458,7 @@ func (e *Endpoint) accept(w http.ResponseWriter, r *http.Request, holders int32)
 
 // explain answers a refusal so that a page can see it: a script learns no status
 // of a handshake, but a close code. There is room for few; the others get theirs.
-func (a *admission) explain(w http.ResponseWriter, err error, ev *Event) bool {
+func (a *admission) explain(w http.ResponseWriter, err error, ev *audit.Event) bool {
 	d, g := asDenied(err), a.g
 	var why *reason.Reason
 	switch status := d.statusCode(); {

@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/audit"
 )
 
 // feed shows everybody on the page what the guards do. That is for this demo
@@ -17,7 +17,7 @@ type feed struct {
 	missed atomic.Uint64
 }
 
-// event is what of a wsguard.Event may be seen by all: no address, no detail.
+// event is what of a audit.Event may be seen by all: no address, no detail.
 type event struct {
 	At      int64  `json:"at"`
 	Guard   string `json:"guard"` // chat or lab
@@ -42,10 +42,10 @@ func newFeed(h *hub) *feed {
 // on, a reader's or a handshake's, and so it only queues: sending from here
 // could block that goroutine, and a Send that ends a connection has an event
 // of its own.
-func (f *feed) events(guard string) func(wsguard.Event) {
-	return func(e wsguard.Event) {
+func (f *feed) events(guard string) func(audit.Event) {
+	return func(e audit.Event) {
 		number := e.Status
-		if e.Kind == wsguard.EventClose {
+		if e.Kind == audit.Close {
 			number = int(e.Code)
 		}
 		select {
