@@ -120,6 +120,10 @@ type AuthConfig struct {
 	// presented must still be valid.
 	InsecureAnonymous bool
 
+	// InsecureReportOnly reports what would be refused for its credential, and
+	// lets it pass, anonymous.
+	InsecureReportOnly bool
+
 	// Revalidate is asked again and again, from when a connection opens,
 	// whether its Principal is still good: its error is as the Verifier's,
 	// and closes with 3000 or 1013; its answer replaces the Principal.
@@ -371,6 +375,15 @@ func (a *Authenticator) alone(r *http.Request, client client) (p Principal, awai
 // credential is to come in the first message. flight is held for as long as a
 // verifier runs, even if nobody waits for it any more.
 func (a *Authenticator) authenticate(r *http.Request, client client, fl *flight) (p Principal, await bool, err error) {
+	p, await, err = a.demand(r, client, fl)
+	if err != nil && a.cfg.InsecureReportOnly {
+		a.report(r, err)
+		return Principal{}, false, nil
+	}
+	return p, await, err
+}
+
+func (a *Authenticator) demand(r *http.Request, client client, fl *flight) (p Principal, await bool, err error) {
 	cred, err := find(r, a.sources)
 	if err != nil {
 		return Principal{}, false, err

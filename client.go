@@ -1,6 +1,8 @@
 package wsguard
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"net/http"
 	"net/netip"
 	"sync"
@@ -63,6 +65,9 @@ func (c client) penalty() penalty.Key {
 	return penalty.Addr(c.addr)
 }
 
+// maxName bounds what is kept under a name; of a longer one the hash is.
+const maxName = 128
+
 // identify finds clients.
 type identify struct {
 	*clientip.Resolver
@@ -81,7 +86,10 @@ func (i identify) of(r *http.Request) (c client, err error) {
 		return client{}, denyCause(reason.ClientAddress, err)
 	}
 	if i.name != nil {
-		c.name = i.name(r)
+		if c.name = i.name(r); len(c.name) > maxName {
+			hash := sha256.Sum256([]byte(c.name))
+			c.name = c.name[:maxName/2] + "…" + hex.EncodeToString(hash[:16])
+		}
 	}
 	return c, nil
 }

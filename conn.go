@@ -746,6 +746,11 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 		defer fl.done()
 		p, err = c.auth.latest().verify(c.ctx, credential{sourceFirstMessage, token}, c.client, c.origin, fl)
 	}
+	if err != nil && c.auth.cfg.InsecureReportOnly {
+		d := asDenied(err)
+		c.violation(d.Reason, d.detail, true)
+		p, err = Principal{}, nil
+	}
 	if err == nil {
 		err = c.lease.bind(p.Subject, r)
 	}

@@ -57,7 +57,11 @@ func (g *Guard) sweep() {
 	t := time.NewTicker(sweepEvery)
 	defer t.Stop()
 	var due []*Conn
-	for range t.C {
+	for n := 0; ; n++ {
+		<-t.C
+		if n%50 == 0 {
+			g.reportEvicted()
+		}
 		var more bool
 		if due, more = g.sessions.due(due[:0]); !more {
 			return

@@ -1,6 +1,7 @@
 package wsguard
 
 import (
+	"fmt"
 	"math"
 	"net/http"
 	"net/netip"
@@ -207,6 +208,26 @@ func (r *rates) succeed(old *rates) {
 
 // perNetwork is how many clients' rate a whole IPv6 /48 has.
 const perNetwork = 16
+
+// Evicted is how many buckets that were not full have been forgotten, because
+// there were more clients or subjects than there is room for. Those that had
+// refused are not among them.
+func (g *Guard) Evicted() (n uint64) {
+	s := g.now.Load()
+	for _, t := range []*keyed.Table{s.rates.handshakes, s.rates.networks, s.rates.clients, s.rates.subjects, s.auth.latest().failures} {
+		if t != nil {
+			n += t.Evicted()
+		}
+	}
+	return n
+}
+
+// reportEvicted says so at first, and each time that it has doubled.
+func (g *Guard) reportEvicted() {
+	if n, told := g.Evicted(), g.evicted.Load(); n >= max(1, 2*told) && g.evicted.CompareAndSwap(told, n) {
+		g.events.emit(audit.Event{Kind: audit.Warning, Reason: "evicted", Detail: fmt.Sprintf("%d buckets that were not full have been forgotten: there are more clients than the tables have room for", n)})
+	}
+}
 
 // handshake charges a handshake to its client, and to the /48 around it.
 func (r *rates) handshake(client client) error {

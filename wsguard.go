@@ -113,6 +113,7 @@ type Guard struct {
 	queues   queues
 	endings  chan struct{}
 	crowd    crowd
+	evicted  atomic.Uint64 // as last reported
 	box      *penalty.Box
 	endpoint *Endpoint
 	now      atomic.Pointer[setup]
