@@ -96,7 +96,7 @@ func TestReport(t *testing.T) {
 	}
 	var b bytes.Buffer
 	o.servers = []string{guarded, gorilla, gwsName, bare}
-	goals(&b, echo, idle)
+	goals(&b, echo, idle, nil)
 	want := []string{
 		"at every size: 0.00, goal 0: **reached**",
 		"÷ gorilla: 0.99 (rounds 0.90 to 1.10), goal ≤ 1.0: **reached**",

@@ -4,10 +4,11 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"time"
 )
 
 // goals prints what wsguard has to reach, a line for each.
-func goals(w io.Writer, echo []echoResult, idle []idleResult) {
+func goals(w io.Writer, echo []echoResult, idle []idleResult, refuse map[string][]refuseRound) {
 	line := func(reached bool, format string, args ...any) {
 		verdict := "NOT reached"
 		if reached {
@@ -26,6 +27,12 @@ func goals(w io.Writer, echo []echoResult, idle []idleResult) {
 	if e, ok := sized(echo, 4<<10); ok {
 		if r, ok := ratioOf(e.cpu(guarded), e.cpu(gwsName)); ok {
 			line(r.mid <= 1.25, "CPU per message of 4 KB ÷ gws: %s, goal ≤ 1.25", r.spread())
+		}
+	}
+	cpu := func(r refuseRound) time.Duration { return r.cpu }
+	for _, name := range []string{foreignOrigin, bannedClient, overTheCap} {
+		if r, ok := ratioOf(collect(refuse[name], cpu), collect(refuse[plain403], cpu)); ok {
+			line(r.mid <= 1.5, "CPU per refusal, %s ÷ %s: %s, goal ≤ 1.5", name, plain403, r.spread())
 		}
 	}
 	g, ok := findIdle(idle, guarded)

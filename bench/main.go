@@ -2,7 +2,7 @@
 // a careful user writes around that library, and beside other libraries, in one
 // run. It prints Markdown tables and what wsguard has to reach.
 //
-//	go run . [-quick] [-only echo,idle,refuse] [-servers wsguard,gorilla] [-sizes 150] [-profile PREFIX]
+//	go run . [-quick] [-only echo,idle,refuse,limits] [-servers wsguard,gorilla] [-sizes 150] [-profile PREFIX]
 package main
 
 import (
@@ -80,7 +80,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fs.SetOutput(stderr)
 	short := fs.Bool("quick", false, "little of everything, to see that it works")
 	rounds := fs.Int("rounds", 0, "rounds of each measurement (default 7)")
-	only := fs.String("only", "", "parts to run, of echo,idle,refuse (default all)")
+	only := fs.String("only", "", "parts to run, of echo,idle,refuse,limits (default all)")
 	servers := fs.String("servers", "", "servers to run: parts of their names, separated by commas (default all)")
 	sizes := fs.String("sizes", "", "message sizes to run, in bytes, of 150,4096,32768 (default all)")
 	profile := fs.String("profile", "", "have each server write its CPU and heap profile to files that begin with `PREFIX`")
@@ -139,10 +139,16 @@ func run(o options, stdout, stderr io.Writer) (err error) {
 			return err
 		}
 	}
+	var limits *limitsResult
+	if o.runs("limits") {
+		limits = runLimits(o, log)
+	}
 	printMachine(stdout)
 	printEcho(stdout, o, echo)
 	printIdle(stdout, o, idle)
 	printRefuse(stdout, o, refuse)
-	goals(stdout, echo, idle)
+	printLimits(stdout, o, limits)
+	goals(stdout, echo, idle, refuse)
+	goalsLimits(stdout, limits)
 	return nil
 }

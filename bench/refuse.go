@@ -14,8 +14,8 @@ type refuseRound struct {
 	rate float64       // a second
 }
 
-// runRefuse measures handshakes of a foreign origin, each on a TCP connection
-// of its own: a refusal closes it.
+// runRefuse measures refused handshakes, each on a TCP connection of its own: a
+// refusal closes it.
 func runRefuse(o options, log func(string, ...any)) (map[string][]refuseRound, error) {
 	children, stopAll, err := startAll(o.pick(refuseServers), o.profile)
 	if err != nil {
@@ -37,8 +37,17 @@ func runRefuse(o options, log func(string, ...any)) (map[string][]refuseRound, e
 }
 
 func refuseOnce(p *process, n int) (r refuseRound, err error) {
-	request := []byte(handshake(p.addr, "https://evil.example"))
-	one := func(int) error { return refused(p.addr, request) }
+	origin, status := "http://"+p.addr, "403"
+	switch p.name {
+	case bannedClient:
+		status = "429"
+	case overTheCap:
+		status = "503"
+	default:
+		origin = "https://evil.example"
+	}
+	request := []byte(handshake(p.addr, origin))
+	one := func(int) error { return refused(p.addr, request, status) }
 	const workers = 8
 	if err := parallel(workers, n/10, one); err != nil { // the first are dearer
 		return r, err
@@ -60,7 +69,7 @@ func refuseOnce(p *process, n int) (r refuseRound, err error) {
 }
 
 // refused makes one request and reads until the server closes.
-func refused(addr string, request []byte) error {
+func refused(addr string, request []byte, status string) error {
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		return err
@@ -74,8 +83,8 @@ func refused(addr string, request []byte) error {
 	if err != nil {
 		return err
 	}
-	if !bytes.HasPrefix(answer, []byte("HTTP/1.1 403 ")) {
-		return fmt.Errorf("not a 403: %.40q", answer)
+	if !bytes.HasPrefix(answer, []byte("HTTP/1.1 "+status+" ")) {
+		return fmt.Errorf("not a %s: %.40q", status, answer)
 	}
 	return nil
 }

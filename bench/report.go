@@ -134,7 +134,7 @@ func printRefuse(w io.Writer, o options, rounds map[string][]refuseRound) {
 	cpu := func(name string) []time.Duration {
 		return collect(rounds[name], func(r refuseRound) time.Duration { return r.cpu })
 	}
-	fmt.Fprintf(w, "Handshakes of a foreign origin, each on a TCP connection of its own, %d in a round; rounds: %d\n\n", o.refusals, o.rounds)
+	fmt.Fprintf(w, "Handshakes that are refused, each on a TCP connection of its own, %d in a round; rounds: %d\n\n", o.refusals, o.rounds)
 	fmt.Fprintln(w, "| server | CPU µs per refusal | ÷ net/http | refusals/s |")
 	fmt.Fprintln(w, "|---|--:|--:|--:|")
 	for _, s := range o.pick(refuseServers) {

@@ -6,13 +6,38 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
+	"time"
 
 	"github.com/wsguard/wsguard"
 )
 
 // guardHandler is a Guard with every guard on but a schema. Limits that the load
 // would hit are high, not off: each message passes every bucket there is.
-func guardHandler(origin string) http.Handler {
+func guardHandler(origin string) http.Handler { return guardEcho(newGuard(origin)) }
+
+// guardBanned has banned the one client that there is.
+func guardBanned(origin string) http.Handler {
+	guard := newGuard(origin)
+	if err := guard.Ban("127.0.0.1", time.Hour, "bench"); err != nil {
+		panic(err)
+	}
+	return guardEcho(guard)
+}
+
+// guardFull has no slot left.
+func guardFull(origin string) http.Handler {
+	guard := newGuard(origin)
+	for {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.RemoteAddr = "192.0.2.1:1"
+		if _, err := guard.Pieces().Cap.Acquire(r); err != nil {
+			return guardEcho(guard)
+		}
+	}
+}
+
+func newGuard(origin string) *wsguard.Guard {
 	plenty := wsguard.Rate{PerSecond: 1e9, Burst: 1e9}
 	guard, err := wsguard.New(wsguard.Config{
 		Origins: []string{origin},
@@ -35,6 +60,10 @@ func guardHandler(origin string) http.Handler {
 	if err != nil {
 		panic(err) // a fault in this file
 	}
+	return guard
+}
+
+func guardEcho(guard *wsguard.Guard) http.Handler {
 	return guard.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 		for {
 			typ, msg, err := c.Read(ctx)

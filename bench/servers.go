@@ -39,8 +39,17 @@ var echoServers = []server{
 // plain403 is what a refusal costs at the least: net/http itself.
 const plain403 = "net/http, 403"
 
+// What refuses, and for what.
+const (
+	foreignOrigin = "wsguard, foreign origin"
+	bannedClient  = "wsguard, banned client"
+	overTheCap    = "wsguard, over the cap"
+)
+
 var refuseServers = []server{
-	{guarded, guardHandler},
+	{foreignOrigin, guardHandler},
+	{bannedClient, guardBanned},
+	{overTheCap, guardFull},
 	{plain403, func(string) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Connection", "close")
