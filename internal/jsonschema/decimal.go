@@ -18,7 +18,7 @@ type decimal struct {
 }
 
 // parseDecimal reads a JSON number. The digits are written over buf.
-func parseDecimal(buf []byte, s string) decimal {
+func parseDecimal[T string | []byte](buf []byte, s T) decimal {
 	d := decimal{dig: buf[:0]}
 	i := 0
 	if i < len(s) && s[i] == '-' {

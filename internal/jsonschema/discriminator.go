@@ -1,29 +1,6 @@
 package jsonschema
 
-import (
-	"bytes"
-	"encoding/json"
-	"strconv"
-	"strings"
-)
-
-// Discriminator returns the string at a path of member names and array indices, without a look at the rest of msg: it is
-// for choosing who judges msg. It fails when there is no such string, or when a reader could see another one: the name is
-// there twice, or once more in another case, which encoding/json takes for the same.
-func Discriminator(msg []byte, path []string) (kind []byte, ok bool) {
-	w := walker{b: msg}
-	for _, name := range path {
-		if !w.enter(name) {
-			return nil, false
-		}
-	}
-	w.space()
-	start := w.i
-	if !w.string() || w.i-start > maxKind {
-		return nil, false
-	}
-	return unquoted(w.b[start:w.i])
-}
+import "strings"
 
 // Bounds on what is looked at: nobody has paid for more yet.
 const (
@@ -31,142 +8,90 @@ const (
 	maxMembers = 256
 )
 
-// walker goes over bytes that may be anything.
-type walker struct {
-	b []byte
-	i int
-}
-
-// unquoted returns what a JSON string stands for.
-func unquoted(s []byte) ([]byte, bool) {
-	inner := s[1 : len(s)-1]
-	if bytes.IndexByte(inner, '\\') < 0 {
-		return inner, true
+// Discriminator returns the string at a path of member names and array indices, without a look at the rest of msg: it is
+// for choosing who judges msg. It fails when there is no such string, or when a reader could see another one: the name is
+// there twice, or once more in another case, which encoding/json takes for the same.
+func Discriminator(msg []byte, path []string) (kind []byte, ok bool) {
+	i := skipSpace(msg, 0)
+	for _, name := range path {
+		if i >= len(msg) {
+			return nil, false
+		}
+		switch msg[i] {
+		case '{':
+			i = onlyMember(msg, i, name)
+		case '[':
+			i = item(msg, i, name)
+		default:
+			return nil, false
+		}
+		if i < 0 {
+			return nil, false
+		}
 	}
-	var v string
-	if json.Unmarshal(s, &v) != nil {
+	if i >= len(msg) || msg[i] != '"' {
 		return nil, false
 	}
-	return []byte(v), true
+	raw := msg[i:skipString(msg, i)]
+	if len(raw) > maxKind {
+		return nil, false
+	}
+	return Unquote(raw, nil)
 }
 
-func (w *walker) space() {
-	for w.i < len(w.b) && (w.b[w.i] == ' ' || w.b[w.i] == '\t' || w.b[w.i] == '\n' || w.b[w.i] == '\r') {
-		w.i++
+// item returns the offset of the item of the array at i, or -1.
+func item(msg []byte, i int, name string) int {
+	n, ok := index(name)
+	if !ok {
+		return -1
 	}
+	for i = firstItem(msg, i); n > 0 && i >= 0; n-- {
+		i = nextItem(msg, skipValue(msg, i))
+	}
+	return i
 }
 
-func (w *walker) is(c byte) bool {
-	w.space()
-	if w.i < len(w.b) && w.b[w.i] == c {
-		w.i++
-		return true
-	}
-	return false
-}
-
-// enter moves to the value of a member, or of an item.
-func (w *walker) enter(name string) bool {
-	if w.is('[') {
-		n, err := strconv.Atoi(name)
-		if err != nil || n < 0 || strconv.Itoa(n) != name {
-			return false
-		}
-		for ; n > 0; n-- {
-			if !w.value() || !w.is(',') {
-				return false
-			}
-		}
-		return true
-	}
-	if !w.is('{') || w.is('}') {
-		return false
-	}
+// onlyMember returns the offset of the value that the object at i has under a name, or -1.
+func onlyMember(msg []byte, i int, name string) int {
 	at := -1
-	for n := 0; ; n++ {
-		w.space()
-		start := w.i
-		if n == maxMembers || !w.string() {
-			return false
+	j := skipSpace(msg, i+1)
+	for n := 0; n < maxMembers && j < len(msg) && msg[j] == '"'; n++ {
+		end := skipString(msg, j)
+		is, like := compareName(msg[j:end], name)
+		if j = skipSpace(msg, end); j >= len(msg) || msg[j] != ':' {
+			return -1
 		}
-		key := w.b[start:w.i]
-		if !w.is(':') {
-			return false
-		}
-		// What is longer than its name with all of it escaped is another.
-		if len(key)-2 <= 6*len(name) {
-			key, ok := unquoted(key)
-			if !ok {
-				return false
+		j = skipSpace(msg, j+1)
+		if like {
+			if at >= 0 || !is {
+				return -1
 			}
-			if strings.EqualFold(string(key), name) {
-				if at >= 0 || string(key) != name {
-					return false
-				}
-				at = w.i
-			}
+			at = j
 		}
-		if !w.value() {
-			return false
+		if j = skipSpace(msg, skipValue(msg, j)); j >= len(msg) {
+			return -1
 		}
-		if w.is('}') {
-			break
+		if msg[j] == '}' {
+			return at
 		}
-		if !w.is(',') {
-			return false
+		if msg[j] != ',' {
+			return -1
 		}
+		j = skipSpace(msg, j+1)
 	}
-	w.i = at
-	return at >= 0
+	return -1
 }
 
-// string moves past a string.
-func (w *walker) string() bool {
-	if w.i >= len(w.b) || w.b[w.i] != '"' {
-		return false
+// compareName reports whether a string is a name, and whether encoding/json would take it for it.
+func compareName(raw []byte, name string) (is, like bool) {
+	// What is longer than the name with all of it escaped is another.
+	if len(raw)-2 > 6*len(name) {
+		return false, false
 	}
-	for w.i++; w.i < len(w.b); w.i++ {
-		switch w.b[w.i] {
-		case '"':
-			w.i++
-			return true
-		case '\\':
-			w.i++
-		}
+	var buf [64]byte
+	text, ok := Unquote(raw, buf[:])
+	if !ok {
+		return false, true // nobody knows: better none than this one
 	}
-	return false
-}
-
-// value moves past a value, or past what looks like one.
-func (w *walker) value() bool {
-	w.space()
-	start, depth := w.i, 0
-	for w.i < len(w.b) {
-		switch w.b[w.i] {
-		case '"':
-			if !w.string() {
-				return false
-			}
-			if depth == 0 {
-				return true
-			}
-			continue
-		case '{', '[':
-			depth++
-		case '}', ']':
-			if depth == 0 {
-				return w.i > start
-			}
-			if depth--; depth == 0 {
-				w.i++
-				return true
-			}
-		case ',':
-			if depth == 0 {
-				return w.i > start
-			}
-		}
-		w.i++
-	}
-	return false
+	return string(text) == name, strings.EqualFold(string(text), name)
 }

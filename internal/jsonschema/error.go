@@ -35,34 +35,38 @@ func (k Kind) String() string {
 
 // Tokens name the fault for logs, metrics and replies. They are stable and never made of the peer's bytes.
 const (
-	TokenEmpty         = "empty"             // KindSyntax: nothing, or only white space
-	TokenBOM           = "bom"               // KindSyntax: a byte order mark
-	TokenSyntax        = "syntax"            // KindSyntax: against the grammar of RFC 8259
-	TokenTrailing      = "trailing_data"     // KindSyntax: something after the value
-	TokenControl       = "control_character" // KindSyntax: an unescaped U+0000 to U+001F in a string
-	TokenUTF8          = "invalid_utf8"      // KindSyntax
-	TokenSurrogate     = "lone_surrogate"    // KindSyntax: \ud800 without its other half
-	TokenDuplicate     = "duplicate_key"     // KindSyntax: twice the same name in one object, after unescaping
-	TokenSize          = "size"              // KindLimit: a message beyond 1 GiB
-	TokenDepth         = "depth"             // KindLimit: Limits.Depth
-	TokenKeys          = "keys"              // KindLimit: Limits.Keys
-	TokenKeyBytes      = "key_bytes"         // KindLimit: Limits.KeyBytes
-	TokenNumberBytes   = "number_bytes"      // KindLimit: Limits.NumberBytes
-	TokenExponent      = "exponent"          // KindLimit: Limits.Exponent
-	TokenFuel          = "fuel"              // KindLimit: too dear to judge, see Options.Fuel
-	TokenSchema        = "schema"            // KindSchema
-	TokenLoop          = "loop"              // KindInternal: a dynamic reference that leads back to itself
-	TokenInternalPanic = "panic"             // KindInternal
+	TokenEmpty           = "empty"             // KindSyntax: nothing, or only white space
+	TokenBOM             = "bom"               // KindSyntax: a byte order mark
+	TokenSyntax          = "syntax"            // KindSyntax: against the grammar of RFC 8259
+	TokenTrailing        = "trailing_data"     // KindSyntax: something after the value
+	TokenControl         = "control_character" // KindSyntax: an unescaped U+0000 to U+001F in a string
+	TokenUTF8            = "invalid_utf8"      // KindSyntax
+	TokenSurrogate       = "lone_surrogate"    // KindSyntax: \ud800 without its other half
+	TokenDuplicate       = "duplicate_key"     // KindSyntax: twice the same name in one object, after unescaping
+	TokenSize            = "size"              // KindLimit: a message beyond 1 GiB
+	TokenDepth           = "depth"             // KindLimit: Limits.Depth
+	TokenKeys            = "keys"              // KindLimit: Limits.Keys
+	TokenKeyBytes        = "key_bytes"         // KindLimit: Limits.KeyBytes
+	TokenNumberBytes     = "number_bytes"      // KindLimit: Limits.NumberBytes
+	TokenExponent        = "exponent"          // KindLimit: Limits.Exponent
+	TokenFuel            = "fuel"              // KindLimit: too dear to judge, see Options.Fuel
+	TokenSchema          = "schema"            // KindSchema: by a keyword
+	TokenPrototypeKey    = "prototype_key"     // KindSchema: Limits.RefusePrototypeKeys
+	TokenCaseVariant     = "case_variant"      // KindSchema: Options.RefuseCaseVariants
+	TokenControlInString = "control_in_string" // KindSchema: Limits.RefuseControls
+	TokenLoop            = "loop"              // KindInternal: a dynamic reference that leads back to itself
+	TokenInternalPanic   = "panic"             // KindInternal
 )
 
 // An Error says why a message was refused. It holds nothing of the message but the sanitised pointer.
 type Error struct {
 	Kind   Kind
 	Token  string // one of the Token constants
-	Offset int    // byte offset of a fault that Scan found, otherwise -1
+	Offset int    // byte offset of a fault that no keyword found, if Scan or Explain was asked; otherwise -1
 
-	// InstancePointer is the JSON pointer (RFC 6901) of the value that a schema refused, "" being the whole message.
-	// Its names are the peer's: it is cut at 256 bytes, and control and bidi characters are escaped.
+	// InstancePointer, which Explain works out, is the JSON pointer (RFC 6901) of the value that a schema refused, ""
+	// being the whole message. Its names are the peer's: it is cut at 256 bytes, and control and bidi characters are
+	// escaped.
 	InstancePointer string
 
 	// KeywordLocation is where in the schema the keyword stands that refused, such as #/properties/id/type.
@@ -72,11 +76,16 @@ type Error struct {
 // Error returns a text fit for a log. Nothing in it is the peer's but the sanitised instance pointer.
 func (e *Error) Error() string {
 	switch e.Kind {
-	case KindSyntax, KindLimit:
+	case KindSyntax, KindLimit, KindSchema:
 		if e.Offset >= 0 {
 			return fmt.Sprintf("wsguard: message refused: %s (%s) at byte %d", e.Kind, e.Token, e.Offset)
 		}
-	case KindSchema:
+		if e.KeywordLocation == "" {
+			break
+		}
+		if e.InstancePointer == "" { // the whole message, or nobody has asked where
+			return fmt.Sprintf("wsguard: message refused: %s, by %s", e.Kind, e.KeywordLocation)
+		}
 		return fmt.Sprintf("wsguard: message refused: %s at %q, by %s", e.Kind, e.InstancePointer, e.KeywordLocation)
 	}
 	return fmt.Sprintf("wsguard: message refused: %s (%s)", e.Kind, e.Token)

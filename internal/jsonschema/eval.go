@@ -8,12 +8,13 @@ type stop uint8
 const (
 	stopFuel stop = iota
 	stopLoop
+	stopVariant
 )
 
 // maxFrames bounds the stack of a walk when the depth cap is raised.
 const maxFrames = 1 << 16
 
-type fault struct {
+type treeFault struct {
 	node    *node
 	val     int32
 	depth   int32
@@ -21,7 +22,7 @@ type fault struct {
 }
 
 type verdict struct {
-	fault fault
+	fault treeFault
 	ok    bool
 }
 
@@ -31,7 +32,7 @@ type evaluator struct {
 	prog   *program
 	fuel   int
 	frames int
-	fault  fault
+	fault  treeFault
 	scope  []*schemaResource // the resources entered on the way here, outermost first
 	memo   map[uint64]verdict
 	words  []uint64 // free memory for marks
@@ -45,24 +46,23 @@ func (e *evaluator) charge(n int) {
 	}
 }
 
-func (e *evaluator) run(p *program, msg string) *Error {
-	e.prog, e.frames, e.scope = p, 0, append(e.scope[:0], p.root.res)
+func (e *evaluator) begin(p *program, fuel int) {
+	e.prog, e.frames, e.scope, e.fuel = p, 0, append(e.scope[:0], p.root.res), fuel
 	if e.spend == nil {
 		e.spend = e.charge
 		e.memo = map[uint64]verdict{}
 	}
-	e.parse(msg)
-	if e.eval(p.root, 0, nil, 0) {
-		return nil
+}
+
+// location is where in the schema a keyword of the node stands.
+func (n *node) location(keyword string) string {
+	if keyword == "" {
+		return n.loc
 	}
-	loc := e.fault.node.loc
-	if e.fault.keyword != "" {
-		var b bounded
-		b.add(loc)
-		b.add("/" + e.fault.keyword)
-		loc = string(b.b)
-	}
-	return &Error{Kind: KindSchema, Token: TokenSchema, Offset: -1, InstancePointer: e.pointer(e.fault.val), KeywordLocation: loc}
+	var b bounded
+	b.add(n.loc)
+	b.add("/" + keyword)
+	return string(b.b)
 }
 
 // release gives the evaluator back without anything of the message, unless it has grown beyond what is worth keeping.
@@ -75,12 +75,12 @@ func (e *evaluator) release() {
 		clear(e.memo)
 	}
 	clear(e.scope[:cap(e.scope)])
-	e.prog, e.fault = nil, fault{}
+	e.prog, e.fault = nil, treeFault{}
 	evaluators.Put(e)
 }
 
 func (e *evaluator) fail(n *node, val int32, keyword string) bool {
-	e.fault = fault{n, val, e.vals[val].depth, keyword}
+	e.fault = treeFault{n, val, e.vals[val].depth, keyword}
 	return false
 }
 
@@ -194,6 +194,9 @@ func (e *evaluator) body(n *node, val int32, m *marks, again int) bool {
 			return e.fail(n, val, keyword)
 		}
 	case isObject:
+		if e.prog.folds != nil && again == 0 && e.prog.folds[n.id] != nil {
+			e.variants(e.prog.folds[n.id], val)
+		}
 		if m == nil && n.unevaluatedProps != nil {
 			m = e.newMarks(val)
 		}
@@ -228,6 +231,18 @@ func (e *evaluator) body(n *node, val int32, m *marks, again int) bool {
 		m.all = true
 	}
 	return true
+}
+
+// variants stops at a name that differs only in case from one that is declared. Of the value that the evaluator was
+// asked about, the engine has seen the names.
+func (e *evaluator) variants(f *folds, val int32) {
+	for c := e.vals[val].first; c >= 0; c = e.vals[c].next {
+		e.charge(1)
+		var yes bool
+		if e.text, yes = f.variant(e.text, []byte(e.vals[c].key)); yes {
+			panic(stopVariant)
+		}
+	}
 }
 
 func (e *evaluator) isInt(val int32) bool {
@@ -278,23 +293,17 @@ func (e *evaluator) judgeText(n *node, val int32) string {
 		return "pattern"
 	}
 	if n.format != nil {
-		e.charge(4 + len(s)/2)
-		switch n.formatCost {
-		case costSquare:
-			e.charge(len(s) * len(s) / 1024)
-		case costRegex:
-			e.charge(24 * len(s))
-		}
-		if !n.format(s) {
+		e.charge(n.format.price(len(s)))
+		if !n.format.ok([]byte(s)) {
 			return "format"
 		}
 	}
 	if n.base64 || n.json {
 		e.charge(2 + len(s)/8)
 		switch {
-		case n.base64 && !decodes(s, true, false):
+		case n.base64 && !decodes([]byte(s), true, false):
 			return "contentEncoding"
-		case n.json && !decodes(s, n.base64, true):
+		case n.json && !decodes([]byte(s), n.base64, true):
 			return "contentMediaType"
 		}
 	}
@@ -503,7 +512,7 @@ func (e *evaluator) reapply(n *node, val int32, m *marks, again int) bool {
 		return e.fail(n, val, "not")
 	}
 	if len(n.anyOf) > 0 {
-		var best fault
+		var best treeFault
 		ok := false
 		for i, c := range n.anyOf {
 			if e.hand(c, val, m, again) {
@@ -521,7 +530,7 @@ func (e *evaluator) reapply(n *node, val int32, m *marks, again int) bool {
 		}
 	}
 	if len(n.oneOf) > 0 {
-		var best fault
+		var best treeFault
 		ok := false
 		for i, c := range n.oneOf {
 			if e.hand(c, val, m, again) {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
-	"regexp/syntax"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,25 +21,6 @@ type SchemaFault struct {
 
 func (f *SchemaFault) Error() string {
 	return fmt.Sprintf("schema %s#%s: %s", f.Resource, f.Pointer, f.Reason)
-}
-
-// formats is a copy of v5's table, which is global and open to everybody.
-var formats = func() map[string]func(any) bool {
-	m := map[string]func(any) bool{}
-	for name, f := range v5.Formats {
-		m[name] = f
-	}
-	// To parse is to judge. v5 compiles as well, and a peer's nested repeats then cost megabytes.
-	m["regex"] = func(v any) bool {
-		s, ok := v.(string)
-		return !ok || isRegex(s)
-	}
-	return m
-}()
-
-func isRegex(s string) bool {
-	_, err := syntax.Parse(s, syntax.Perl)
-	return err == nil
 }
 
 // rootURL is the base of a schema without an $id. The scheme is nobody's, so that no relative reference leads to a file.
@@ -185,7 +165,7 @@ func (l *linter) numbers(d *document, v any, at string) {
 	switch v := v.(type) {
 	case json.Number:
 		def := DefaultLimits()
-		if _, f := scanNumber([]byte(v), 0, &def); f != faultNone {
+		if Scan([]byte(v), &def) != nil {
 			l.fatally(d, at, "number beyond %d characters or an exponent of %d", def.NumberBytes, def.Exponent)
 		}
 	case []any:

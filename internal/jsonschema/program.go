@@ -28,8 +28,7 @@ type node struct {
 	// strings
 	minLen, maxLen int // -1: none
 	pattern        *pattern
-	format         func(any) bool
-	formatCost     formatCost
+	format         *format
 	base64, json   bool // contentEncoding, contentMediaType, which draft 7 asserts
 
 	// numbers
@@ -70,15 +69,6 @@ type node struct {
 
 	res *schemaResource
 }
-
-// A formatCost is how the cost of a format grows with the length of the string.
-type formatCost uint8
-
-const (
-	costPlain  formatCost = iota
-	costSquare            // v5 collects the units of a duration one by one
-	costRegex             // a class such as \pL is a long table
-)
 
 type extra uint8
 
@@ -235,8 +225,9 @@ type program struct {
 	root      *node
 	nodes     []*node
 	resources []*schemaResource
-	dynamic   bool // there are references that depend on the way that led to them
-	context   bool // and the way makes a difference, since it leads through several resources
+	dynamic   bool     // there are references that depend on the way that led to them
+	folds     []*folds // by node, where variants of names are refused
+	context   bool     // and the way makes a difference, since it leads through several resources
 }
 
 // A source is hooked into every node that v5 compiles, for what v5 does not export.
@@ -404,12 +395,6 @@ func (b *builder) strings(n *node, s *v5.Schema, sourced bool) {
 	n.pattern = newPattern(s.Pattern)
 	if s.Format != "" && b.assertsFormat(s, sourced) {
 		n.format = formats[s.Format]
-		switch s.Format {
-		case "duration", "period":
-			n.formatCost = costSquare
-		case "regex":
-			n.formatCost = costRegex
-		}
 	}
 	if s.Draft == v5.Draft7 {
 		n.base64 = s.ContentEncoding == "base64"
@@ -434,13 +419,15 @@ func (b *builder) assertsFormat(s *v5.Schema, sourced bool) bool {
 	return false
 }
 
-func decodes(s string, asBase64, asJSON bool) bool {
-	content := []byte(s)
+func decodes(content []byte, asBase64, asJSON bool) bool {
 	if asBase64 {
-		var err error
-		if content, err = base64.StdEncoding.DecodeString(s); err != nil {
+		text := content
+		content = make([]byte, base64.StdEncoding.DecodedLen(len(text)))
+		n, err := base64.StdEncoding.Decode(content, text)
+		if err != nil {
 			return false
 		}
+		content = content[:n]
 	}
 	return !asJSON || json.Valid(content)
 }

@@ -27,6 +27,11 @@ type Options struct {
 	// DefaultDialect is the $schema of sources that have none. "" means 2020-12.
 	DefaultDialect string
 
+	// RefuseCaseVariants refuses a name that differs only in case from one that the object's schema declares, as
+	// encoding/json compares names: it would write "ADMIN" into the field of "admin", which the schema has not seen.
+	// What any branch of an anyOf and the like declares for the same object is declared, and may stand there as it is.
+	RefuseCaseVariants bool
+
 	// What follows loosens the reading to what the specifications allow. It is for their test suite.
 
 	AnnotateFormat       bool // 2019-09 and 2020-12: format says nothing unless the metaschema asserts it
@@ -35,18 +40,20 @@ type Options struct {
 	AllowMetaschemas     bool // $schema may name one of Resources
 }
 
-// DefaultFuel is how much judging a message of n bytes may cost before it is refused with TokenFuel. A unit is one step:
-// a schema against a value, a member looked up, 64 bytes compared, or some 16 bytes run through a small pattern.
+// DefaultFuel is how much judging a message of n bytes may cost before it is refused with TokenFuel. The one pass that
+// every message gets is free. A unit is a branch tried, 16 bytes read again for it, 32 bytes run through a simple
+// pattern, fewer through one that needs RE2, or a step of the evaluator.
 //
 // The base lets a small message run a large schema; the slope is what a large message has beyond it. Both are far above
-// what ordinary schemas use: a failing branch ends early, verdicts of recursive nodes are kept, and the size of an enum
-// costs nothing. What runs out is a thousand branches tried for each of thousands of items, or slow patterns on long
-// strings. A unit takes 5 to 90 ns, so that 32 KiB, which may use 2,162,688 units, are done within about 0.2 s.
+// what ordinary schemas use: most branches are never tried, a failing one ends early, verdicts of recursive steps are
+// kept, and the size of an enum costs nothing. What runs out is a thousand branches tried for each of thousands of items,
+// or slow patterns on long strings. A unit takes 5 to 90 ns, so that 32 KiB, which may use 2,162,688 units, are done
+// within about 0.2 s.
 func DefaultFuel(n int) int { return 64<<10 + 64*n }
 
 // A Schema judges messages. It is immutable and safe for concurrent use.
 type Schema struct {
-	prog   *program
+	prog   *engine
 	limits Limits
 	fuel   int
 }
@@ -68,7 +75,9 @@ func Compile(src []byte, opt Options) (s *Schema, err error) {
 	if len(l.faults) > 0 {
 		return nil, errors.Join(l.faults...)
 	}
-	return &Schema{prog: prog, limits: opt.Limits.resolve(), fuel: opt.Fuel}, nil
+	s = &Schema{limits: opt.Limits.resolve(), fuel: opt.Fuel}
+	s.prog = compileEngine(prog, &opt, s.limits)
+	return s, nil
 }
 
 func (l *linter) compile(src []byte) *program {
@@ -206,44 +215,57 @@ func (l *linter) fromV5(root *document, err error) {
 
 var evaluators = sync.Pool{New: func() any { return new(evaluator) }}
 
-// Validate reports whether msg is strict JSON and what the schema asks for. It returns nil or an *Error: the first fault
-// of the scan, otherwise the first of the schema, or the deepest where every branch of an anyOf or oneOf failed. It does
+// Validate reports whether msg is strict JSON and what the schema asks for, in one pass as far as the schema allows. It
+// returns nil or an *Error that is one and the same for each place in the schema and each token, so that a caller may
+// keep what it makes of it: it names no place in the message, which Explain does. Nothing is allocated, unless the schema has what only the evaluator judges. Validate does
 // not panic, whatever msg is.
+//
+// The first fault in byte order is the one reported; a fault of syntax at a value comes before its type. What is known
+// only at the end of a value, such as required or that no branch of an anyOf accepts, counts as being there. Of several
+// failing branches the one is reported whose fault lies deepest.
 func (s *Schema) Validate(msg []byte) error {
-	if e := s.validate(msg, nil); e != nil {
-		return e
+	v := vm{msg: msg, prog: s.prog, limits: s.limits, fuel: s.fuelFor(msg), protos: s.limits.RefusePrototypeKeys, controls: s.limits.RefuseControls}
+	if s.judge(&v) >= 0 {
+		return nil
 	}
-	return nil
+	return v.fault.err
 }
 
-func (s *Schema) validate(msg []byte, used *int) (err *Error) {
-	if off, f := scan(msg, &s.limits); f != faultNone {
-		return f.error(off)
+// Explain is Validate for whoever wants to know where in the message the fault is. It returns nil if there is none.
+func (s *Schema) Explain(msg []byte) *Error {
+	v := vm{msg: msg, prog: s.prog, limits: s.limits, fuel: s.fuelFor(msg), protos: s.limits.RefusePrototypeKeys, controls: s.limits.RefuseControls,
+		explain: true}
+	if s.judge(&v) >= 0 {
+		return nil
 	}
-	fuel := s.fuel
-	if fuel <= 0 {
-		fuel = DefaultFuel(len(msg))
+	e := *v.fault.err
+	switch {
+	case e.KeywordLocation != "":
+		e.InstancePointer = pointer(msg, int(v.fault.off), v.fault.path)
+	case e.Kind != KindInternal && e.Token != TokenFuel:
+		e.Offset = int(v.fault.off)
 	}
-	e := evaluators.Get().(*evaluator)
-	e.fuel = fuel
+	return &e
+}
+
+func (s *Schema) fuelFor(msg []byte) int {
+	if s.fuel > 0 {
+		return s.fuel
+	}
+	return DefaultFuel(len(msg))
+}
+
+func (s *Schema) judge(v *vm) (r int) {
+	done := false
 	defer func() {
-		if used != nil {
-			*used = fuel - e.fuel
-		}
-		if r := recover(); r != nil {
-			// After a panic the evaluator is not trusted with another message.
-			switch r := r.(type) {
-			case stop:
-				err = &Error{Kind: KindLimit, Token: TokenFuel, Offset: -1}
-				if r == stopLoop {
-					err.Kind, err.Token = KindInternal, TokenLoop
-				}
-			default:
-				err = &Error{Kind: KindInternal, Token: TokenInternalPanic, Offset: -1}
-			}
+		if !done && recover() != nil {
+			r = v.stop(faultPanic, 0) // and what was in use is not used again
 		}
 	}()
-	err = e.run(s.prog, string(msg))
-	e.release()
-	return err
+	r = v.run(s.prog.root)
+	if v.sc != nil {
+		v.release()
+	}
+	done = true
+	return r
 }

@@ -154,6 +154,57 @@ func TestSuiteStrict(t *testing.T) {
 	}
 }
 
+// TestEngineAndEvaluator judges every message of a file of the suite by every schema of that file, and by those two ways.
+func TestEngineAndEvaluator(t *testing.T) {
+	dir := suiteFolder(t)
+	n := 0
+	drafts := suiteDrafts
+	if raceEnabled {
+		drafts = drafts[4:]
+	}
+	for _, d := range drafts {
+		res := remotes(t, dir, d.name)
+		groups := suiteGroups(t, filepath.Join(dir, "tests", d.name, "*.json"))
+		for _, file := range sorted(groups) {
+			var data [][]byte
+			for _, g := range groups[file] {
+				for _, c := range g.Tests {
+					data = append(data, c.Data)
+				}
+			}
+			for _, g := range groups[file] {
+				opt := jsonschema.Options{DefaultDialect: d.url, AllowUnknownKeywords: true, AllowUnknownFormats: true, AllowMetaschemas: true}
+				if strings.Contains(string(g.Schema), "localhost:1234") {
+					opt.Resources = res
+				}
+				s, err := jsonschema.Compile(g.Schema, opt)
+				if err != nil {
+					continue
+				}
+				for _, msg := range data {
+					if err := s.Validate(msg); !alike(s, msg) {
+						t.Errorf("%s: %s: %s, %s: the evaluator says %v, the engine %v", d.name, file, g.Schema, msg, s.Tree(msg), err)
+					}
+					agrees(t, s, msg)
+					n++
+				}
+			}
+		}
+	}
+	t.Logf("%d judgements", n)
+}
+
+// alike reports whether the engine and the evaluator accept and refuse the same, as far as neither runs out of fuel.
+func alike(s *jsonschema.Schema, msg []byte) bool {
+	a, b := s.Validate(msg), s.Tree(msg)
+	for _, err := range []error{a, b} {
+		if e, ok := err.(*jsonschema.Error); ok && (e.Token == jsonschema.TokenFuel || e.Token == jsonschema.TokenLoop) {
+			return true
+		}
+	}
+	return (a == nil) == (b == nil)
+}
+
 type suiteResult struct{ agree, cases, refused, refusedCases, unlikeV5 int }
 
 func (r suiteResult) String() string {
@@ -178,6 +229,10 @@ func runSuite(t *testing.T, d suiteDraft, res map[string][]byte, pattern string,
 			for _, c := range g.Tests {
 				r.cases++
 				err := s.Validate(c.Data)
+				agrees(t, s, c.Data)
+				if tree := s.Tree(c.Data); (tree == nil) != (err == nil) {
+					t.Errorf("%s: %s: %s: the evaluator says %v, the engine %v", file, g.Description, c.Description, tree, err)
+				}
 				if e, ok := err.(*jsonschema.Error); ok && e.Kind != jsonschema.KindSchema {
 					t.Logf("differs: %s: %s: %s: %v", file, g.Description, c.Description, err)
 					continue

@@ -200,8 +200,6 @@ func (t *tree) hashOf(i int32, spend func(int)) uint64 {
 	return h
 }
 
-var mixKeys = [2]uint64{maphash.String(seed, "a") | 1, maphash.String(seed, "b") | 1}
-
 // mix folds b into a. Its constants are drawn with the process's seed.
 func mix(a, b uint64) uint64 {
 	h := (a ^ mixKeys[0]) * 0x9E3779B97F4A7C15
