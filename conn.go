@@ -68,6 +68,7 @@ type Conn struct {
 	closeRead atomic.Bool
 
 	// The reader's.
+	kind      string
 	policy    *endpointState // for messages: the endpoint's newest
 	validator Validator      // nil: none
 	table     *table         // the same, if it is a Table
@@ -94,6 +95,10 @@ type Conn struct {
 	reportMu sync.Mutex
 	reported bool // reportMu: the end is
 }
+
+// Kind is the type that a Table has found in the message that Read last returned.
+// It belongs to the reader, as the message does.
+func (c *Conn) Kind() string { return c.kind }
 
 // ID identifies the connection in events.
 func (c *Conn) ID() string { return c.id }
@@ -185,6 +190,7 @@ func (c *Conn) read(ctx context.Context) (_ MessageType, _ []byte, err error) {
 			return 0, nil, err
 		}
 		if ok {
+			c.kind = c.rule.kind
 			c.in.Add(1)
 			c.bytesIn.Add(uint64(len(c.msg)))
 			return c.typ, c.msg, nil
@@ -354,9 +360,39 @@ func (c *Conn) validate() error {
 	return validate(c.validator, c.msg)
 }
 
+// judge is who has the last word about the message.
+func (c *Conn) judge() Validator {
+	if c.table != nil {
+		return c.rule.Validator
+	}
+	return c.validator
+}
+
+// outbound judges what is to be sent.
+func (c *Conn) outbound(msg []byte) error {
+	v := c.e.now.Load().messages.Outbound
+	if v == nil {
+		return nil
+	}
+	err := validate(v, msg)
+	if err == nil {
+		return nil
+	}
+	if t, ok := v.(*table); ok {
+		v = t.rule(msg).Validator
+	}
+	err = explain(v, msg, err)
+	why := verdict(err)
+	e := c.event(audit.Violation)
+	e.Err, e.Reason, e.Detail = why, why.Token(), "outbound: "+err.Error()
+	c.g.events.emit(e)
+	return fmt.Errorf("wsguard: outbound message refused: %w", err)
+}
+
 // refuse does with a message what is to be done. It reports whether the
 // application gets it all the same.
 func (c *Conn) refuse(why *reason.Reason, err error, action Action) (bool, error) {
+	err = explain(c.judge(), c.msg, err)
 	detail := err.Error()
 	if c.rule.kind != "" {
 		detail = c.rule.kind + ": " + detail
@@ -467,6 +503,13 @@ func (c *Conn) event(kind audit.Kind) audit.Event {
 // a byte has left returns ctx's error and the connection stays usable (not over
 // TLS); any other failure ends it, and Write returns a *[CloseError].
 func (c *Conn) Write(ctx context.Context, typ MessageType, msg []byte) error {
+	if err := c.outbound(msg); err != nil {
+		return err
+	}
+	return c.writeMessage(ctx, typ, msg)
+}
+
+func (c *Conn) writeMessage(ctx context.Context, typ MessageType, msg []byte) error {
 	if err := c.write(c.plain(ctx), typ, msg); err != nil {
 		return err
 	}

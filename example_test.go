@@ -65,9 +65,11 @@ func ExampleCompileSchema() {
 	}
 	fmt.Println(schema.Validate([]byte(`{"type":"say","text":"hello"}`)))
 	fmt.Println(schema.Validate([]byte(`{"type":"say","text":42}`)))
-	fmt.Println(schema.Validate([]byte(`{"type":"say","type":"sudo"}`)))
+	fmt.Println(schema.Explain([]byte(`{"type":"say","text":42}`)))
+	fmt.Println(schema.Explain([]byte(`{"type":"say","type":"sudo"}`)))
 	// Output:
 	// <nil>
+	// wsguard: message does not fit its schema: by #/properties/text/type
 	// wsguard: message does not fit its schema: at "/text", by #/properties/text/type
 	// wsguard: not JSON: duplicate_key at byte 14
 }

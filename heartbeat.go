@@ -10,7 +10,7 @@ import (
 // HeartbeatConfig bounds how long a connection may be silent, slow or open. In
 // each field 0 is the default, and Off switches the guard off where the comment
 // does not say "required". The time that the application takes over a message
-// counts as nobody's. Close reasons follow the arrow.
+// counts as nobody's.
 type HeartbeatConfig struct {
 	Ping       time.Duration // between pings, ±10 %; default 25 s, which keeps proxies from cutting
 	Pong       time.Duration // for the answer; default 10 s or half of Ping; must be shorter than Ping → 3008 pong_timeout

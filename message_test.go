@@ -527,10 +527,10 @@ func TestSchemaClose(t *testing.T) {
 		`{"n":1e1000001}`:                       {1008, "json_limit"},
 		`{"n":1e999999}`:                        {1008, "json_limit"},
 		`{"n":` + strings.Repeat("1", 65) + `}`: {1008, "json_limit"},
-		strings.Repeat("[", 100) + strings.Repeat("]", 100):                       {1008, "json_limit"},
+		strings.Repeat("[", 100) + strings.Repeat("]", 100):                       {1008, "schema"}, // before it is too deep
 		`{"` + strings.Repeat("k", 300) + `":1}`:                                  {1008, "json_limit"},
-		strings.Repeat("[", 32<<10):                                               {1008, "json_limit"},
-		`{"n":` + strings.Repeat(`{"n":`, 4000) + "1" + strings.Repeat("}", 4001): {1008, "json_limit"},
+		strings.Repeat("[", 32<<10):                                               {1008, "schema"},
+		`{"n":` + strings.Repeat(`{"n":`, 4000) + "1" + strings.Repeat("}", 4001): {1008, "schema"},
 	} {
 		connBubble(t, func(t *testing.T) {
 			g, ev := connGuard(t, connSchema(wsguard.ActionClose))

@@ -18,8 +18,7 @@ import (
 // StatusCode is a close code of RFC 6455 §7.4, as in coder/websocket.
 type StatusCode = websocket.StatusCode
 
-// What hooks return, wrapped in an error of their own or not. All reasons, and
-// those that the library gives, are in package reason.
+// What hooks return, wrapped or not. Package reason has all reasons.
 var (
 	ErrUnauthenticated error = reason.Unauthenticated // not a good credential
 	ErrForbidden       error = reason.Forbidden       // not allowed

@@ -72,6 +72,9 @@ func (c *Conn) send(m queued) error {
 	if c.w.Cause() != nil {
 		return c.closed()
 	}
+	if err := c.outbound(m.msg); err != nil {
+		return err
+	}
 	qs, q := &c.g.queues, &c.queue
 	size := int64(len(m.msg))
 	q.mu.Lock()
@@ -183,7 +186,7 @@ func (c *Conn) drain() {
 		}
 		next := q.messages[0]
 		q.mu.Unlock()
-		if c.Write(context.Background(), next.typ, next.msg) != nil {
+		if c.writeMessage(context.Background(), next.typ, next.msg) != nil {
 			return // the end empties the queue
 		}
 		q.mu.Lock()

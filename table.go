@@ -32,7 +32,8 @@ func (t *Table) Validate(msg []byte) error {
 	if err := f.err(); err != nil {
 		return fmt.Errorf("%w: %w", reason.Internal, err)
 	}
-	return own.Validate(msg)
+	r := own.rule(msg)
+	return explain(r.Validator, msg, r.Validate(msg))
 }
 
 // table is a Table in use.

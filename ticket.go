@@ -183,10 +183,10 @@ func (t *tickets) redeem(ctx context.Context, token, origin string) (Principal, 
 // TicketHandler issues one-time tickets, each bound to its subject and to the
 // Origin that it was bought from, to a POST: {"ticket":"…","expires_in":30}.
 //
-// login says who asks; an error is a 401 (503 for ErrUnavailable) and a failed
-// credential of the client's. A nil login asks the Verifier, for the credential of
-// the Authorization header. All other checks are a handshake's, but that a missing
-// Origin is let pass without a cookie. It panics without AuthConfig.Tickets.
+// login says who asks; an error is as a Verifier's. A nil login asks the Verifier,
+// for the credential of the Authorization header. All other checks are a
+// handshake's, but that a missing Origin is let pass without a cookie. It panics
+// without AuthConfig.Tickets.
 func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http.Handler {
 	if g.now.Load().auth.tickets == nil {
 		panic("wsguard: TicketHandler without AuthConfig.Tickets")

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/wsguard/wsguard/internal/jsonschema"
 	"github.com/wsguard/wsguard/reason"
 )
 
@@ -18,74 +17,6 @@ import (
 type Validator interface {
 	Validate(msg []byte) error
 }
-
-// Schema is a compiled JSON Schema. It is safe for concurrent use.
-type Schema struct{ s *jsonschema.Schema }
-
-// CompileSchema compiles a JSON Schema of draft 4, 6, 7, 2019-09 or 2020-12 (when
-// "$schema" is absent). Nothing is loaded from a file or the network. What would
-// silently check nothing is an error: a keyword or a format that is not known,
-// an empty enum, a number beyond all use. Formats are checked.
-func CompileSchema(src []byte) (*Schema, error) {
-	s, err := jsonschema.Compile(src, jsonschema.Options{})
-	if err != nil {
-		return nil, fmt.Errorf("wsguard: schema: %w", err)
-	}
-	return &Schema{s}, nil
-}
-
-// Validate returns nil when msg is strict JSON (no duplicate keys, lone
-// surrogates, byte order mark or trailing data; depth, keys and numbers within
-// bounds) that fits the schema. Otherwise the error is a *[MessageError].
-func (s *Schema) Validate(msg []byte) error {
-	if err := s.s.Validate(msg); err != nil {
-		return messageError(err)
-	}
-	return nil
-}
-
-func messageError(err error) *MessageError {
-	var e *jsonschema.Error
-	if !errors.As(err, &e) {
-		return &MessageError{Reason: "internal", err: reason.Internal}
-	}
-	m := &MessageError{Reason: e.Token, Offset: e.Offset, Pointer: e.InstancePointer, Keyword: e.KeywordLocation}
-	switch e.Kind {
-	case jsonschema.KindSyntax:
-		m.err = reason.InvalidJSON
-	case jsonschema.KindLimit:
-		m.err = reason.JSONLimit
-	case jsonschema.KindSchema:
-		m.err = reason.Schema
-	default:
-		m.err = reason.Internal
-	}
-	return m
-}
-
-// MessageError says what is wrong with a message. Nothing in it is the peer's
-// but the names in Pointer, which are escaped and cut.
-type MessageError struct {
-	Reason  string // a token: "schema", "duplicate_key", "depth", …
-	Offset  int    // of the byte, for what is no JSON; otherwise -1
-	Pointer string // to the value (RFC 6901), for what does not fit
-	Keyword string // where the schema says so
-
-	err error
-}
-
-func (e *MessageError) Error() string {
-	switch {
-	case e.Keyword != "":
-		return fmt.Sprintf("%v: at %q, by %s", e.err, e.Pointer, e.Keyword)
-	case e.Offset >= 0:
-		return fmt.Sprintf("%v: %s at byte %d", e.err, e.Reason, e.Offset)
-	}
-	return fmt.Sprintf("%v: %s", e.err, e.Reason)
-}
-
-// Unwrap returns reason.InvalidJSON, reason.JSONLimit, reason.Schema or reason.Internal.
-func (e *MessageError) Unwrap() error { return e.err }
 
 // MessageConfig says what messages are accepted. In each field 0 is the default,
 // and Off no limit where the comment does not say "required".
@@ -111,6 +42,11 @@ type MessageConfig struct {
 	// OnInvalid, for the first and for a Rule's Scope.
 	Authorize   func(ctx context.Context, p Principal, kind string, msg []byte) error
 	OnForbidden Action
+
+	// Outbound judges what Write and Send are given: what it refuses is not
+	// sent, and its error is returned. Each connection asks: it is for
+	// development, or for those who do not trust themselves.
+	Outbound Validator
 }
 
 func (m MessageConfig) resolve(subprotocols []string, f *faults) MessageConfig {
@@ -125,6 +61,7 @@ func (m MessageConfig) resolve(subprotocols []string, f *faults) MessageConfig {
 		f.add("Messages.OnForbidden", int(m.OnForbidden), "must be ActionClose, ActionReply or ActionReport")
 	}
 	m.Validator = inUse(m.Validator, "Messages.Validator", f)
+	m.Outbound = inUse(m.Outbound, "Messages.Outbound", f)
 	if m.Validators != nil {
 		own := make(map[string]Validator, len(m.Validators))
 		for name, v := range m.Validators {

@@ -10,19 +10,10 @@
 //		Origins: []string{"https://app.example.com"},
 //		Auth:    wsguard.AuthConfig{Verifier: verifier},
 //	})
-//	if err != nil {
-//		log.Fatal(err)
-//	}
+//	…
 //	http.Handle("/ws", guard.Handler(func(ctx context.Context, c *wsguard.Conn) error {
-//		for {
-//			typ, msg, err := c.Read(ctx) // msg is valid until the next Read
-//			if err != nil {
-//				return err
-//			}
-//			if err := c.Write(ctx, typ, msg); err != nil {
-//				return err
-//			}
-//		}
+//		typ, msg, err := c.Read(ctx) // msg is valid until the next Read
+//		…
 //	}))
 //
 // Zero values are the secure defaults, [Off] switches a limit off, and what
@@ -30,8 +21,8 @@
 // [Conn.Read], [Conn.Write] or [Conn.Send], and [Guard.Shutdown].
 //
 // Each guard can also stand alone in front of any handler: a [Check] of origin,
-// host or transport, an [Authenticator], a [ConnCap]. A Guard runs all of them
-// in the right order, and skips what a piece of its own has done already.
+// host or transport, an [Authenticator], a [ConnCap]. Package reason has what a
+// refusal or an end can be due to, audit what a Guard reports about itself.
 package wsguard
 
 import (
@@ -168,12 +159,10 @@ func New(cfg Config) (*Guard, error) {
 	return g, nil
 }
 
-// Reconfigure puts cfg in the place of the Config before, for all that comes: each
-// handshake, and each message of the connections that are open. How long they may
-// be silent or live, and what of frames they may send, stays as it was for these.
-// When cfg has a mistake everything stays. Buckets keep what is owed; slots,
-// sessions and revocations stay. Pieces, Logger, OnEvent and whether there are
-// Tickets are New's.
+// Reconfigure puts cfg in the place of the Config before, for each handshake and
+// each message to come; the timeouts, queues and frames of connections that are
+// open stay, and so does what buckets owe. When cfg has a mistake all stays.
+// Pieces, Logger, OnEvent and whether there are Tickets are New's.
 func (g *Guard) Reconfigure(cfg Config) error {
 	cfg.Pieces = g.pieces
 	return g.configure(cfg)

@@ -1,0 +1,183 @@
+package wsguard_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/fstest"
+	"testing/synctest"
+
+	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/audit"
+	"github.com/wsguard/wsguard/internal/wstest"
+	"github.com/wsguard/wsguard/reason"
+)
+
+// Schemas refer to others by URL, wherever these come from.
+func TestSchemaResources(t *testing.T) {
+	root := []byte(`{"$ref":"https://example.com/schemas/point.json"}`)
+	point := `{"$id":"https://example.com/schemas/point.json","type":"object","required":["x"],"properties":{"x":{"$ref":"number.json"}}}`
+	number := `{"$id":"https://example.com/schemas/number.json","type":"number"}`
+	for name, c := range map[string]wsguard.SchemaConfig{
+		"bytes": {Resources: map[string][]byte{"https://example.com/schemas/point.json": []byte(point), "https://example.com/schemas/number.json": []byte(number)}},
+		"files": {Files: fstest.MapFS{"a/point.json": {Data: []byte(point)}, "number.json": {Data: []byte(number)}, "README.md": {Data: []byte("#")}}},
+		"both":  {Resources: map[string][]byte{"https://example.com/schemas/point.json": []byte(point)}, Files: fstest.MapFS{"number.json": {Data: []byte(number)}}},
+	} {
+		s, err := c.Compile(root)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if err := s.Validate([]byte(`{"x":1}`)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		var e *wsguard.MessageError
+		if err := s.Explain([]byte(`{"x":"1"}`)); !errors.As(err, &e) || e.Pointer != "/x" || !strings.HasSuffix(e.Keyword, "number.json#/type") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := wsguard.CompileSchema(root); err == nil {
+		t.Error("a reference to nothing")
+	}
+	for name, files := range map[string]fstest.MapFS{
+		"no id":       {"a.json": {Data: []byte(`{"type":"number"}`)}},
+		"relative id": {"a.json": {Data: []byte(`{"$id":"a.json"}`)}},
+		"fragment":    {"a.json": {Data: []byte(`{"$id":"https://example.com/a#b"}`)}},
+		"not JSON":    {"a.json": {Data: []byte(`{`)}},
+		"two of one":  {"a.json": {Data: []byte(`{"$id":"https://example.com/a"}`)}, "b.json": {Data: []byte(`{"$id":"https://example.com/a","type":"null"}`)}},
+	} {
+		if _, err := (wsguard.SchemaConfig{Files: files}).Compile([]byte(`{}`)); err == nil || !strings.Contains(err.Error(), ".json") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// T68 and its like, which JSON Schema has no word for.
+func TestSchemaRefusals(t *testing.T) {
+	src := []byte(`{"properties":{"admin":{"const":false},"text":{"type":"string"}}}`)
+	for _, tt := range []struct {
+		c     wsguard.SchemaConfig
+		msg   string
+		token string
+	}{
+		{wsguard.SchemaConfig{RefusePrototypeKeys: true}, `{"a":{"__proto__":1}}`, "prototype_key"},
+		{wsguard.SchemaConfig{RefusePrototypeKeys: true}, `{"a":[{"constr\u0075ctor":1}]}`, "prototype_key"},
+		{wsguard.SchemaConfig{RefusePrototypeKeys: true}, `{"prototype":1}`, "prototype_key"},
+		{wsguard.SchemaConfig{RefusePrototypeKeys: true}, `{"proto":"__proto__"}`, ""},
+		{wsguard.SchemaConfig{RefuseCaseVariants: true}, `{"ADMIN":true}`, "case_variant"},
+		{wsguard.SchemaConfig{RefuseCaseVariants: true}, `{"admi\u004e":true}`, "case_variant"},
+		{wsguard.SchemaConfig{RefuseCaseVariants: true}, `{"admins":true}`, ""},
+		{wsguard.SchemaConfig{RefuseControls: true}, `{"text":"a\u202eb"}`, "control_in_string"},
+		{wsguard.SchemaConfig{RefuseControls: true}, "{\"text\":\"a\u202eb\"}", "control_in_string"},
+		{wsguard.SchemaConfig{RefuseControls: true}, `{"text":"a\u0000b"}`, "control_in_string"},
+		{wsguard.SchemaConfig{RefuseControls: true}, "{\"text\":\"a\u009bb\"}", "control_in_string"},
+		{wsguard.SchemaConfig{RefuseControls: true}, `{"text":"a\tb\nc é 漢"}`, ""},
+	} {
+		s := must(tt.c.Compile(src))
+		err := s.Validate([]byte(tt.msg))
+		var e *wsguard.MessageError
+		switch {
+		case tt.token == "" && err != nil:
+			t.Errorf("%s: %v", tt.msg, err)
+		case tt.token != "" && (!errors.As(err, &e) || e.Reason != tt.token || !errors.Is(err, reason.Schema)):
+			t.Errorf("%s: %v, want %s", tt.msg, err, tt.token)
+		}
+		if plain := must(wsguard.CompileSchema(src)); plain.Validate([]byte(tt.msg)) != nil {
+			t.Errorf("%s: refused although nobody asked", tt.msg)
+		}
+	}
+}
+
+// One error for each place: nothing is allocated to refuse, nor to accept.
+func TestSchemaErrors(t *testing.T) {
+	s := must(wsguard.CompileSchema([]byte(`{"type":"object","required":["type"],"properties":{"type":{"enum":["a","b"]},"n":{"maximum":10}}}`)))
+	msgs := []string{`{"type":"a","n":3}`, `{"type":"c"}`, `{"n":11,"type":"a"}`, `{}`, `[]`, `{"type":"a"`, `{"type":"a","type":"a"}`, "\xff"}
+	for _, msg := range msgs {
+		b := []byte(msg)
+		first := s.Validate(b)
+		if second := s.Validate(b); first != second {
+			t.Errorf("%s: two errors", msg)
+		}
+		if n := testing.AllocsPerRun(100, func() { s.Validate(b) }); n > 0 && !connRace() {
+			t.Errorf("%s: %v allocations", msg, n)
+		}
+		e1, e2 := new(wsguard.MessageError), new(wsguard.MessageError)
+		explained := s.Explain(b)
+		if (first == nil) != (explained == nil) || first != nil && (!errors.As(first, &e1) || !errors.As(explained, &e2) || e1.Reason != e2.Reason || e1.Keyword != e2.Keyword) {
+			t.Errorf("%s: %v, but %v", msg, first, explained)
+		}
+	}
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 1000 {
+				for _, msg := range msgs {
+					s.Validate([]byte(msg))
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// The application gets the bytes that were judged, and their type.
+func TestReadJSON(t *testing.T) {
+	type said struct{ Type, Text string }
+	connBubble(t, func(t *testing.T) {
+		g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Messages.Validator = chatTable() })
+		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+			for {
+				v, err := wsguard.ReadJSON[said](ctx, c)
+				if err != nil {
+					return err
+				}
+				if err := c.Write(ctx, wsguard.MessageText, fmt.Appendf(nil, "%s %s", c.Kind(), v.Text)); err != nil {
+					return err
+				}
+			}
+		}))
+		c := connDial(t, s, "")
+		c.WriteFrame(wstest.Text(`{"type":"say","text":"hello"}`))
+		connWantMessage(t, c, "say hello")
+		c.WriteFrame(wstest.Text(`{"type":"custom","text":7}`))
+		connWantClose(t, c, 1011, "internal_error")
+		if e := ev.closed(); strings.Contains(e.Detail, `"text"`) {
+			t.Errorf("%+v", e)
+		}
+	})
+}
+
+// What the application says is checked, when it asks for that.
+func TestOutbound(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Messages.Outbound = chatTable() })
+		got := make(chan error, 3)
+		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+			got <- c.Write(ctx, wsguard.MessageText, []byte(`{"type":"say","text":7}`))
+			got <- c.Send(wsguard.MessageText, []byte(`{"type":"nothing"}`))
+			got <- c.Send(wsguard.MessageText, []byte(`{"type":"say","text":"fine"}`))
+			<-ctx.Done()
+			return nil
+		}))
+		c := connDial(t, s, "")
+		connWantMessage(t, c, `{"type":"say","text":"fine"}`)
+		var e *wsguard.MessageError
+		if err := <-got; !errors.Is(err, reason.Schema) || !errors.As(err, &e) || e.Pointer != "/text" {
+			t.Error(err)
+		}
+		if err := <-got; !errors.Is(err, reason.UnknownType) {
+			t.Error(err)
+		}
+		if err := <-got; err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if vs := ev.of(audit.Violation); len(vs) != 2 || !strings.HasPrefix(vs[0].Detail, "outbound: ") {
+			t.Errorf("%+v", vs)
+		}
+		bye(c)
+	})
+}
