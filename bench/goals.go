@@ -29,6 +29,11 @@ func goals(w io.Writer, echo []echoResult, idle []idleResult, refuse map[string]
 			line(r.mid <= 1.25, "CPU per message of 4 KB ÷ gws: %s, goal ≤ 1.25", r.spread())
 		}
 	}
+	if e, ok := sized(echo, 150); ok {
+		if r, ok := ratioOf(e.cpu(checked), e.cpu(bare)); ok {
+			line(r.mid <= 1.05, "CPU per message of 150 B with a schema ÷ bare coder/websocket: %s, goal ≤ 1.05", r.spread())
+		}
+	}
 	cpu := func(r refuseRound) time.Duration { return r.cpu }
 	for _, name := range []string{foreignOrigin, bannedClient, overTheCap} {
 		if r, ok := ratioOf(collect(refuse[name], cpu), collect(refuse[plain403], cpu)); ok {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -25,8 +26,10 @@ type message struct {
 }
 
 func newMessage(size int) *message {
-	const pattern = `{"type":"chat","room":"lobby","text":"The quick brown fox jumps over the lazy dog"}`
-	payload := bytes.Repeat([]byte(pattern), size/len(pattern)+1)[:size]
+	const head, tail = `{"type":"chat","room":"lobby","text":"`, `"}`
+	const pattern = "The quick brown fox jumps over the lazy dog. "
+	text := bytes.Repeat([]byte(pattern), size/len(pattern)+1)[:size-len(head)-len(tail)]
+	payload := slices.Concat([]byte(head), text, []byte(tail))
 	key := [4]byte{0x37, 0xfa, 0x21, 0x3d}
 
 	frame := append(frameHeader(0x80, size), key[:]...)

@@ -14,11 +14,27 @@ import (
 
 // guardHandler is a Guard with every guard on but a schema. Limits that the load
 // would hit are high, not off: each message passes every bucket there is.
-func guardHandler(origin string) http.Handler { return guardEcho(newGuard(origin)) }
+func guardHandler(origin string) http.Handler { return guardEcho(newGuard(origin, nil)) }
+
+// guardChecked has every message judged by a schema as well.
+func guardChecked(origin string) http.Handler {
+	schema, err := wsguard.CompileSchema([]byte(`{
+		"type": "object", "additionalProperties": false, "required": ["type", "room", "text"],
+		"properties": {
+			"type": {"const": "chat"},
+			"room": {"type": "string", "pattern": "^[a-z0-9-]{1,32}$"},
+			"text": {"type": "string", "minLength": 1, "maxLength": 65536}
+		}
+	}`))
+	if err != nil {
+		panic(err)
+	}
+	return guardEcho(newGuard(origin, schema))
+}
 
 // guardBanned has banned the one client that there is.
 func guardBanned(origin string) http.Handler {
-	guard := newGuard(origin)
+	guard := newGuard(origin, nil)
 	if err := guard.Ban("127.0.0.1", time.Hour, "bench"); err != nil {
 		panic(err)
 	}
@@ -27,7 +43,7 @@ func guardBanned(origin string) http.Handler {
 
 // guardFull has no slot left.
 func guardFull(origin string) http.Handler {
-	guard := newGuard(origin)
+	guard := newGuard(origin, nil)
 	for {
 		r := httptest.NewRequest("GET", "/", nil)
 		r.RemoteAddr = "192.0.2.1:1"
@@ -37,7 +53,7 @@ func guardFull(origin string) http.Handler {
 	}
 }
 
-func newGuard(origin string) *wsguard.Guard {
+func newGuard(origin string, v wsguard.Validator) *wsguard.Guard {
 	plenty := wsguard.Rate{PerSecond: 1e9, Burst: 1e9}
 	guard, err := wsguard.New(wsguard.Config{
 		Origins: []string{origin},
@@ -53,7 +69,7 @@ func newGuard(origin string) *wsguard.Guard {
 			Bytes: plenty, ClientBytes: plenty, SubjectBytes: plenty,
 			Handshakes: plenty,
 		},
-		Messages: wsguard.MessageConfig{MaxBytes: maxMessage},
+		Messages: wsguard.MessageConfig{MaxBytes: maxMessage, Validator: v},
 		// Lines are formatted and thrown away: their cost is the guard's.
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})

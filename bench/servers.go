@@ -21,6 +21,7 @@ type server struct {
 const (
 	bare    = "coder/websocket, bare"
 	guarded = "wsguard, every guard on"
+	checked = "wsguard, and a schema"
 	gorilla = "gorilla, limit and deadlines"
 	gwsName = "gws, UTF-8 check"
 )
@@ -28,6 +29,7 @@ const (
 // echoServers are in the order of the tables.
 var echoServers = []server{
 	{guarded, guardHandler},
+	{checked, guardChecked},
 	{bare, coderBare},
 	{"coder/websocket, careful", coderCareful},
 	{gorilla, gorillaHandler},
