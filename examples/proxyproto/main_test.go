@@ -22,6 +22,8 @@ import (
 
 	"github.com/coder/websocket"
 	"github.com/pires/go-proxyproto"
+
+	"github.com/wsguard/wsguard"
 )
 
 // logTo keeps what is logged.
@@ -351,6 +353,26 @@ func TestClearText(t *testing.T) {
 	}
 	if got := read(t, ws); got != "you are 203.0.113.7" {
 		t.Error(got)
+	}
+}
+
+// Without TLS, a guard that knows nothing of the balancer refuses: the client is
+// no loopback peer, although the balancer is.
+func TestClearTextRefused(t *testing.T) {
+	l, err := listen("127.0.0.1:0", []string{"127.0.0.1"}, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	guard, err := wsguard.New(wsguard.Config{Origins: []string{origin}, Auth: wsguard.AuthConfig{InsecureAnonymous: true}, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: guard.Handler(echo)}
+	go srv.Serve(l)
+	defer srv.Close()
+	p := &program{t: t, addr: l.Addr().String()}
+	if _, status := handshake(t, "ws", p.through(header(t, 2, "203.0.113.7")), nil); status != http.StatusForbidden {
+		t.Errorf("clear text: %d", status)
 	}
 }
 
