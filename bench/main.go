@@ -2,7 +2,7 @@
 // a careful user writes around that library, and beside other libraries, in one
 // run. It prints Markdown tables and what wsguard has to reach.
 //
-//	go run . [-quick] [-only echo,idle,refuse,limits] [-servers wsguard,gorilla] [-sizes 150] [-profile PREFIX]
+//	go run . [-quick] [-only echo,idle,refuse,limits,schema] [-servers wsguard,gorilla] [-sizes 150] [-profile PREFIX]
 package main
 
 import (
@@ -80,7 +80,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fs.SetOutput(stderr)
 	short := fs.Bool("quick", false, "little of everything, to see that it works")
 	rounds := fs.Int("rounds", 0, "rounds of each measurement (default 7)")
-	only := fs.String("only", "", "parts to run, of echo,idle,refuse,limits (default all)")
+	only := fs.String("only", "", "parts to run, of echo,idle,refuse,limits,schema (default all)")
 	servers := fs.String("servers", "", "servers to run: parts of their names, separated by commas (default all)")
 	sizes := fs.String("sizes", "", "message sizes to run, in bytes, of 150,4096,32768 (default all)")
 	profile := fs.String("profile", "", "have each server write its CPU and heap profile to files that begin with `PREFIX`")
@@ -143,12 +143,20 @@ func run(o options, stdout, stderr io.Writer) (err error) {
 	if o.runs("limits") {
 		limits = runLimits(o, log)
 	}
+	var schema []schemaResult
+	if o.runs("schema") {
+		if schema, err = runSchema(o, log); err != nil {
+			return err
+		}
+	}
 	printMachine(stdout)
 	printEcho(stdout, o, echo)
 	printIdle(stdout, o, idle)
 	printRefuse(stdout, o, refuse)
 	printLimits(stdout, o, limits)
+	printSchema(stdout, o, schema)
 	goals(stdout, echo, idle, refuse)
 	goalsLimits(stdout, limits)
+	goalsSchema(stdout, schema)
 	return nil
 }
