@@ -220,7 +220,7 @@ func (a *Authenticator) succeed(old *Authenticator) {
 		return // shared
 	}
 	a.failures = carry(old.failures, a.failures, a.cfg.Failures)
-	a.inFlight = old.inFlight
+	a.inFlight, a.revalidating = old.inFlight, old.revalidating
 	if a.tickets != nil {
 		a.tickets.succeed(old.tickets)
 	}
@@ -404,6 +404,9 @@ func (a *Authenticator) demand(r *http.Request, client client, fl *flight) (p Pr
 // verify judges a credential, within the failure budget of its client.
 func (a *Authenticator) verify(ctx context.Context, cred credential, client client, origin string, fl *flight) (Principal, error) {
 	if cred.kind == sourceTicket {
+		if a.tickets == nil {
+			return Principal{}, deny(reason.Unauthenticated, "nobody to ask")
+		}
 		if !a.tickets.shared {
 			fl = nil // nothing to wait for
 		}
@@ -606,8 +609,13 @@ func (a *Authenticator) Handler(next http.Handler) http.Handler {
 			a.refuse(w, r, err, audit.Event{})
 			return
 		}
+		if err := a.banned(client); err != nil {
+			a.refuse(w, r, err, audit.Event{Client: client.String()})
+			return
+		}
 		p, await, err := a.alone(r, client)
 		if err != nil {
+			a.offended(r, client, err)
 			a.refuse(w, r, err, audit.Event{Client: client.String()})
 			return
 		}

@@ -68,6 +68,14 @@ func (c client) penalty() penalty.Key {
 // maxName bounds what is kept under a name; of a longer one the hash is.
 const maxName = 128
 
+func shortName(s string) string {
+	if len(s) <= maxName {
+		return s
+	}
+	hash := sha256.Sum256([]byte(s))
+	return s[:maxName/2] + "…" + hex.EncodeToString(hash[:16])
+}
+
 // identify finds clients.
 type identify struct {
 	*clientip.Resolver
@@ -86,10 +94,7 @@ func (i identify) of(r *http.Request) (c client, err error) {
 		return client{}, denyCause(reason.ClientAddress, err)
 	}
 	if i.name != nil {
-		if c.name = i.name(r); len(c.name) > maxName {
-			hash := sha256.Sum256([]byte(c.name))
-			c.name = c.name[:maxName/2] + "…" + hex.EncodeToString(hash[:16])
-		}
+		c.name = shortName(i.name(r))
 	}
 	return c, nil
 }

@@ -49,23 +49,24 @@ type Conn struct {
 	opened, lifetime time.Time
 	authBy           time.Time
 	leases           []*Lease
-	lease            *Lease        // of this Guard's cap
-	sent             *rate.Limiter // nil: no limit
+	lease            *Lease                       // of this Guard's cap
+	sent             atomic.Pointer[rate.Limiter] // nil: no limit
 
 	// Of who authenticates, then of nobody; read again by the last holder.
 	value   any
 	session *session
 
-	principal atomic.Pointer[Principal]
-	expires   atomic.Pointer[time.Time]
-	awaiting  atomic.Bool  // the credential is to be the first message
-	begun     atomic.Bool  // it is open to the application
-	recheck   atomic.Int64 // when to revalidate, as due counts; 0: never, or under way
-	overdue   time.Time    // of who revalidates
-	due       atomic.Int64 // when the sweeper is to look
-	pinged    time.Time    // the sweeper's
-	index     int          // sessions.mu
-	closeRead atomic.Bool
+	principal  atomic.Pointer[Principal]
+	expires    atomic.Pointer[time.Time]
+	awaiting   atomic.Bool  // the credential is to be the first message
+	begun      atomic.Bool  // it is open to the application
+	recheck    atomic.Int64 // when to revalidate, as due counts; 0: never, or under way
+	rechecking atomic.Bool  // a goroutine revalidates
+	overdue    time.Time    // of who revalidates
+	due        atomic.Int64 // when the sweeper is to look
+	pinged     time.Time    // the sweeper's
+	index      int          // sessions.mu
+	closeRead  atomic.Bool
 
 	// The reader's.
 	kind      string
@@ -213,8 +214,11 @@ func (c *Conn) assemble(ctx context.Context) error {
 			return c.failed(err)
 		}
 		if seg.Start {
+			if st := c.e.now.Load(); st != c.policy {
+				c.fit(st)
+			}
 			if seg.Binary && !c.policy.messages.Binary {
-				return c.end(reason.MessageType, "")
+				return c.punish(reason.MessageType, "")
 			}
 			c.beginMessage(seg.Binary)
 			if c.lib, err = c.w.Start(); err != nil {
@@ -230,7 +234,7 @@ func (c *Conn) assemble(ctx context.Context) error {
 			return nil
 		}
 		if c.typ == MessageText && !c.stillUTF8() {
-			return c.end(reason.InvalidUTF8, "")
+			return c.punish(reason.InvalidUTF8, "")
 		}
 	}
 }
@@ -268,9 +272,6 @@ func (c *Conn) stillUTF8() bool {
 func (c *Conn) pass(ctx context.Context) (bool, error) {
 	if !c.held {
 		c.rule, c.paid = anyKind, false
-		if st := c.e.now.Load(); st != c.policy {
-			c.fit(st)
-		}
 	}
 	for {
 		now := c.w.Arrived()
@@ -287,6 +288,7 @@ func (c *Conn) pass(ctx context.Context) (bool, error) {
 			ok = true
 		case action == ActionReply:
 			c.held = false
+			c.tooMany()
 			c.violation(reason.RateLimited, "", false)
 			return false, c.reply(0, func() notice { return rateNotice(wait) })
 		case action == ActionDelay && wait <= maxDelay-c.delayed:
@@ -295,6 +297,7 @@ func (c *Conn) pass(ctx context.Context) (bool, error) {
 			}
 		default:
 			c.violations.Add(1)
+			c.tooMany()
 			return false, c.end(reason.RateLimited, "")
 		}
 		if ok {
@@ -309,7 +312,7 @@ func (c *Conn) pass(ctx context.Context) (bool, error) {
 	}
 	c.held, c.delayed = false, 0
 	if c.typ == MessageText && !utf8.Valid(c.msg[c.checked:]) {
-		return false, c.end(reason.InvalidUTF8, "")
+		return false, c.punish(reason.InvalidUTF8, "")
 	}
 	if c.awaiting.Load() {
 		return true, nil
@@ -349,6 +352,7 @@ func (c *Conn) fit(st *endpointState) {
 		return
 	}
 	c.rates = st.rates.refit(c.rates, c.client, c.Principal().Subject)
+	c.sent.Store(c.rates.sent)
 	c.w.SetMax(st.messages.MaxBytes)
 }
 
@@ -393,7 +397,7 @@ func (c *Conn) outbound(msg []byte) error {
 // application gets it all the same.
 func (c *Conn) refuse(why *reason.Reason, err error, action Action) (bool, error) {
 	err = explain(c.judge(), c.msg, err)
-	detail := err.Error()
+	detail := errorText(err)
 	if c.rule.kind != "" {
 		detail = c.rule.kind + ": " + detail
 	}
@@ -403,11 +407,22 @@ func (c *Conn) refuse(why *reason.Reason, err error, action Action) (bool, error
 		c.violation(why, detail, true)
 		return true, nil
 	case action == ActionReply:
+		c.offended(why)
 		c.violation(why, detail, false)
 		return false, c.reply(1, func() notice { return invalidNotice(why, err) })
 	}
 	c.violations.Add(1)
-	return false, c.end(why, detail)
+	return false, c.punish(why, detail)
+}
+
+// errorText is an error's text, whoever wrote it.
+func errorText(err error) (s string) {
+	defer func() {
+		if recover() != nil {
+			s = "an error without a text"
+		}
+	}()
+	return err.Error()
 }
 
 // delay holds a message back. The time is the guard's: it counts neither as
@@ -467,6 +482,14 @@ func (c *Conn) charge(now time.Time) (wait time.Duration, ok bool) {
 	return 0, true
 }
 
+// tooMany counts a message over a rate, unless what he was sent is in the way:
+// others may have said it.
+func (c *Conn) tooMany() {
+	if !c.rates.owing {
+		c.offended(reason.RateLimited)
+	}
+}
+
 // ruleOf finds what the table says of the message.
 func (c *Conn) ruleOf() *rule {
 	if c.table == nil || c.awaiting.Load() {
@@ -486,9 +509,6 @@ func (c *Conn) warn() error {
 // violation reports a message that was refused and did not end the connection.
 func (c *Conn) violation(why *reason.Reason, detail string, report bool) {
 	c.violations.Add(1)
-	if !report {
-		c.g.offend(c.g.now.Load(), c.client, why)
-	}
 	e := c.event(audit.Violation)
 	e.Err, e.Reason, e.Detail, e.Report = why, why.Token(), detail, report
 	c.g.events.emit(e)
@@ -521,7 +541,7 @@ func (c *Conn) writeMessage(ctx context.Context, typ MessageType, msg []byte) er
 func (c *Conn) wrote(msg []byte) {
 	c.out.Add(1)
 	c.bytesOut.Add(uint64(len(msg)))
-	charge(c.sent, len(msg))
+	charge(c.sent.Load(), len(msg))
 }
 
 func (c *Conn) write(ctx context.Context, typ MessageType, msg []byte) error {
@@ -609,13 +629,16 @@ func (c *Conn) End(err error) {
 // fault ends the connection for a mistake on this side.
 func (c *Conn) fault(detail string) { c.end(reason.Internal, detail) }
 
+// punish is end for what the peer has done.
+func (c *Conn) punish(why *reason.Reason, detail string) error {
+	c.offended(why)
+	return c.end(why, detail)
+}
+
 // end ends the connection for a reason of the guard's, and returns the error
 // of whatever has ended it.
 func (c *Conn) end(why *reason.Reason, detail string) error {
 	code := c.g.closeCode(why)
-	if c.w.Cause() == nil {
-		c.g.offend(c.g.now.Load(), c.client, why)
-	}
 	return c.endWith(&CloseError{Code: code, Reason: why.Token(), err: why}, code, detail)
 }
 
@@ -653,21 +676,21 @@ func (c *Conn) failed(err error) error {
 	case wire.FaultLost:
 		return c.lost(e.Err)
 	case wire.FaultTooBig:
-		return c.end(reason.MessageTooBig, "")
+		return c.punish(reason.MessageTooBig, "")
 	case wire.FaultFragments:
-		return c.end(reason.Fragments, "")
+		return c.punish(reason.Fragments, "")
 	case wire.FaultControl:
-		return c.end(reason.ControlFlood, "")
+		return c.punish(reason.ControlFlood, "")
 	case wire.FaultReason:
-		return c.end(reason.InvalidUTF8, e.Detail)
+		return c.punish(reason.InvalidUTF8, e.Detail)
 	case wire.FaultMessageTimeout:
-		return c.end(reason.MessageTimeout, "")
+		return c.punish(reason.MessageTimeout, "")
 	case wire.FaultIdle:
 		return c.end(reason.Idle, "")
 	case wire.FaultPong:
 		return c.end(reason.PongTimeout, "")
 	}
-	return c.end(reason.Protocol, e.Detail)
+	return c.punish(reason.Protocol, e.Detail)
 }
 
 // lost ends a connection whose socket is of no use any more.
@@ -779,12 +802,15 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 	}
 	// It came in time; what a verifier takes is not the peer's.
 	c.awaiting.Store(false)
-	token, err := parseFirstMessage(msg)
-	if err != nil {
-		return c.end(reason.Unauthenticated, asDenied(err).detail)
-	}
 	var p Principal
-	fl, err := c.st.rates.inFlight.fly(c.client)
+	var fl *flight
+	token, err := parseFirstMessage(msg)
+	if err == nil {
+		fl, err = c.st.rates.inFlight.fly(c.client)
+	} else if c.auth.cfg.InsecureReportOnly {
+		// It is the application's, then.
+		c.held, c.paid, c.rule = true, false, anyKind
+	}
 	if err == nil {
 		defer fl.done()
 		p, err = c.auth.latest().verify(c.ctx, credential{sourceFirstMessage, token}, c.client, c.origin, fl)
@@ -812,12 +838,16 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 		if d.Code() == 0 {
 			d = denyCause(reason.Unavailable, err)
 		}
+		if !d.shared {
+			g.offend(c.st.setup, c.client, d.Reason, handshakeOffences[d.Reason])
+		}
 		return c.end(d.Reason, d.detail)
 	}
 	c.lease.authenticated()
-	c.w.SetMax(c.policy.messages.MaxBytes)
+	c.fit(c.e.now.Load())
 	c.rates = c.policy.rates.conn(c.client, p.Subject)
-	c.rates.sent = c.sent
+	c.rates.sent = c.sent.Load()
+	c.w.SetMax(c.policy.messages.MaxBytes)
 	c.begin()
 	if c.w.Cause() != nil {
 		return c.closed()
@@ -838,8 +868,8 @@ func (c *Conn) start(await bool, holders int32) {
 	}
 	c.holders.Store(holders)
 	c.rates = c.st.rates.conn(c.client, c.Principal().Subject)
-	c.sent = c.st.rates.cfg.SentBytes.limiter()
-	c.rates.sent = c.sent
+	c.rates.sent = c.st.rates.cfg.SentBytes.limiter()
+	c.sent.Store(c.rates.sent)
 	if c.st.heartbeat.ReportIdle {
 		c.w.OnIdle(func() { c.violation(reason.Idle, "", true) })
 	}
@@ -909,7 +939,7 @@ func (c *Conn) Refresh(ctx context.Context, token string) error {
 		c.violation(d.Reason, "refresh: "+d.detail, false)
 		return err
 	case p.Subject != old.Subject:
-		return c.end(reason.Refresh, "")
+		return c.punish(reason.Refresh, "")
 	}
 	if !c.adopt(p) {
 		return c.closed()
@@ -975,6 +1005,7 @@ func (c *Conn) checkAgain(p Principal, in time.Duration) {
 // revalidate runs on a goroutine of its own, one at a time, which ends with the
 // connection.
 func (c *Conn) revalidate() {
+	defer c.rechecking.Store(false)
 	auth := c.auth.latest()
 	every := auth.cfg.RevalidateEvery
 	select {

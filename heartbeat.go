@@ -86,10 +86,18 @@ func (c *Conn) sweep() {
 	case !c.lifetime.IsZero() && !now.Before(c.lifetime):
 		c.end(reason.Lifetime, "")
 	case c.awaiting.Load() && !now.Before(c.authBy):
+		c.g.offend(c.st.setup, c.client, reason.AuthTimeout, handshakeOffences[reason.AuthTimeout])
 		c.end(reason.AuthTimeout, "")
 	default:
-		if at := c.recheck.Load(); at != 0 && time.Since(c.g.born) >= time.Duration(at) {
+		switch at := c.recheck.Load(); {
+		case c.rechecking.Load():
+		case at == 0:
+			if c.begun.Load() { // Reconfigure may have begun to ask
+				c.checkAgain(c.Principal(), jitter(c.auth.latest().cfg.RevalidateEvery))
+			}
+		case time.Since(c.g.born) >= time.Duration(at):
 			c.recheck.Store(0)
+			c.rechecking.Store(true)
 			go c.revalidate()
 		}
 		// The reader pings. While the application keeps away from Read for

@@ -68,7 +68,7 @@ func (r Rate) limiter() *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(r.PerSecond), r.Burst)
 }
 
-// tableKeys is how many buckets a table keeps at least: 1.5 MiB of them.
+// tableKeys is how many buckets a table has room for: 1 MiB of them, 1.5 of pairs.
 const tableKeys = 65536
 
 func (r Rate) table() *keyed.Table {
@@ -109,8 +109,8 @@ const maxDelay = 5 * time.Second
 
 // RateConfig bounds how often and how much clients may send: payload only, for
 // pings and pongs have a budget of their own. A client is an IPv4 address or
-// an IPv6 /64; anonymous connections have no subject. A bucket belongs to its
-// key: reconnecting does not refill it.
+// an IPv6 /64; anonymous connections have no subject. A bucket of these belongs to
+// its key: reconnecting does not refill it.
 type RateConfig struct {
 	Messages        Rate   // of a connection; default 20/s, burst 40
 	Bytes           Rate   // of a connection; default 256 KiB/s, burst 1 MiB
@@ -242,7 +242,7 @@ func (r *rates) handshake(client client) error {
 		if wait, ok := r.networks.Take(r.networks.Prefix(net), 1, now); !ok {
 			r.handshakes.Give(key, 1)
 			d := denyRetry(reason.HandshakeRate, wait)
-			d.detail = "of its /48"
+			d.detail, d.shared = "of its /48", true
 			return d
 		}
 	}
@@ -256,7 +256,9 @@ func (c *counter) fly(client client) (*flight, error) {
 		if own {
 			return nil, denyStatus(reason.InFlight, http.StatusTooManyRequests, "of the client")
 		}
-		return nil, deny(reason.InFlight, "")
+		d := deny(reason.InFlight, "")
+		d.shared = true
+		return nil, d
 	}
 	fl := &flight{release: func() { c.give(key) }}
 	fl.hold()
@@ -283,6 +285,7 @@ type connRates struct {
 	messages, bytes *rate.Limiter
 	shared          []sharedBucket
 	sent            *rate.Limiter // writers charge it
+	owing           bool          // it was sent that refused last
 	warnAt          float64
 	warned          bool
 	last            time.Time
@@ -307,10 +310,8 @@ func (r *rates) conn(client client, subject string) *connRates {
 // refit is conn for a connection that has buckets already: they go on.
 func (r *rates) refit(old *connRates, client client, subject string) *connRates {
 	c := r.conn(client, subject)
-	c.last, c.warned, c.sent = old.last, old.warned, old.sent
-	if c.sent != nil && !r.cfg.SentBytes.off() {
-		follow(c.sent, r.cfg.SentBytes.limiter())
-	}
+	c.last, c.warned = old.last, old.warned
+	c.sent = follow(old.sent, r.cfg.SentBytes.limiter())
 	c.messages = follow(old.messages, c.messages)
 	c.bytes = follow(old.bytes, c.bytes)
 	return c
@@ -336,9 +337,11 @@ func (c *connRates) take(n, cost int, now time.Time) (wait time.Duration, ok boo
 	c.last = now
 	if c.sent != nil {
 		if owed := -c.sent.TokensAt(now); owed > 0 {
-			return time.Duration(owed / float64(c.sent.Limit()) * float64(time.Second)), false
+			c.owing = true
+			return time.Duration(min(owed/float64(c.sent.Limit()), math.MaxInt32) * float64(time.Second)), false
 		}
 	}
+	c.owing = false
 	if c.messages != nil && !c.messages.AllowN(now, cost) {
 		return missing(c.messages, cost, now), false
 	}
@@ -375,11 +378,18 @@ func charge(sent *rate.Limiter, n int) {
 	if sent == nil {
 		return
 	}
-	now := time.Now()
-	for burst := sent.Burst(); n > 0; n -= burst {
+	now, burst := time.Now(), sent.Burst()
+	for range maxDebt {
+		if n <= 0 {
+			break
+		}
 		sent.ReserveN(now, min(n, burst))
+		n -= burst
 	}
 }
+
+// maxDebt is how many bursts one message can make a connection owe.
+const maxDebt = 64
 
 // warn reports that a bucket of the connection's is all but used up, once until
 // half of it is there again.
@@ -590,7 +600,9 @@ func (c *ConnCap) acquire(who client, r *http.Request) (*Lease, error) {
 	case cfg.MaxConnsPerClient > 0 && c.clients[l.client] >= cfg.MaxConnsPerClient:
 		over = deny(reason.MaxClientConns, "")
 	case cfg.MaxConnsPerNetwork > 0 && l.network.IsValid() && c.networks[l.network] >= cfg.MaxConnsPerNetwork:
-		over = deny(reason.MaxClientConns, "of its /48")
+		d := deny(reason.MaxClientConns, "of its /48")
+		d.shared = true
+		over = d
 	}
 	if over == nil || cfg.ReportOnly {
 		c.all++
@@ -641,17 +653,26 @@ func (l *Lease) bind(subject string, r *http.Request) error {
 }
 
 // await counts the lease as unauthenticated, authenticated ends that.
-func (l *Lease) await() error {
+func (l *Lease) await(r *http.Request) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := l.cap
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.cfg.MaxUnauthenticated > 0 && c.waiting >= c.cfg.MaxUnauthenticated && !c.cfg.ReportOnly {
-		return deny(reason.MaxConns, "of those not authenticated yet")
+	cfg := c.cfg
+	over := cfg.MaxUnauthenticated > 0 && c.waiting >= cfg.MaxUnauthenticated
+	if !over || cfg.ReportOnly {
+		c.waiting++
+		l.waiting = true
 	}
-	c.waiting++
-	l.waiting = true
+	c.mu.Unlock()
+	if !over {
+		return nil
+	}
+	err := deny(reason.MaxConns, "of those not authenticated yet")
+	if !cfg.ReportOnly {
+		return err
+	}
+	c.report(r, err)
 	return nil
 }
 

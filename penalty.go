@@ -3,6 +3,7 @@ package wsguard
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/wsguard/wsguard/audit"
@@ -33,22 +34,42 @@ func (p PenaltyConfig) box() penalty.Config {
 	return penalty.Config{Rate: p.Violations.PerSecond, Burst: float64(p.Violations.Burst), First: p.First, Max: p.Max, Decay: p.Decay}
 }
 
-// weights is what counts towards a ban. What any web page can provoke from its
-// visitor's address is not here: it would let a page have its visitors banned.
-var weights = map[*reason.Reason]float64{
-	reason.HandshakeRate: 1, reason.MaxClientConns: 1, reason.InFlight: 1,
-	reason.Unauthenticated: 1, reason.Revoked: 1, reason.Guessing: 2, reason.AuthTimeout: 1,
+// What counts towards a ban, at a handshake and afterwards. What any web page can
+// provoke from its visitor's address is not here: it would let a page have its
+// visitors banned. Nor is what somebody else has done: an administrator who
+// revokes, strangers who use up what all share.
+var (
+	handshakeOffences = map[*reason.Reason]float64{
+		reason.HandshakeRate: 1, reason.MaxClientConns: 1, reason.InFlight: 1,
+		reason.Unauthenticated: 1, reason.Revoked: 1, reason.Guessing: 2, reason.AuthTimeout: 1,
+	}
+	messageOffences = map[*reason.Reason]float64{
+		reason.MessageType: 1, reason.InvalidUTF8: 1, reason.InvalidJSON: 1, reason.Schema: 1, reason.UnknownType: 1,
+		reason.JSONLimit: 2, reason.MessageTooBig: 2, reason.Forbidden: 1, reason.RateLimited: 1, reason.Refresh: 5,
+		reason.Protocol: 5, reason.ControlFlood: 5, reason.Fragments: 5, reason.MessageTimeout: 2,
+	}
+)
 
-	reason.MessageType: 1, reason.InvalidUTF8: 1, reason.InvalidJSON: 1, reason.Schema: 1, reason.UnknownType: 1,
-	reason.JSONLimit: 2, reason.MessageTooBig: 2, reason.Forbidden: 1, reason.RateLimited: 1, reason.Refresh: 5,
-	reason.Protocol: 5, reason.ControlFlood: 5, reason.Fragments: 5, reason.MessageTimeout: 2,
+// offended counts what a client's message was refused for, unless it came after
+// the end.
+func (c *Conn) offended(why *reason.Reason) {
+	if c.w.Cause() == nil {
+		c.g.offend(c.g.now.Load(), c.client, why, messageOffences[why])
+	}
 }
 
-// offend counts what a client has done, and bans who has done too much.
-func (g *Guard) offend(s *setup, who client, why *reason.Reason) {
-	weight := weights[why]
+// offended counts what a handshake was refused for, if it is known to be the
+// client's own doing.
+func (a *admission) offended(d *denied) {
+	if a.known && !d.shared {
+		a.g.offend(a.setup, a.client, d.Reason, handshakeOffences[d.Reason])
+	}
+}
+
+// offend bans who has done too much.
+func (g *Guard) offend(s *setup, who client, why *reason.Reason, weight float64) {
 	switch {
-	case weight == 0 || s.penalties.Violations.off() || s.origin.reportOnly:
+	case weight == 0 || s.penalties.Violations.off() || s.origin.latest().reportOnly:
 		return
 	case who.name == "" && (who.addr.IsLoopback() || s.client.Trusts(who.addr)):
 		return // whoever is behind it, he is not alone
@@ -99,12 +120,14 @@ func (g *Guard) Bans() []audit.Ban {
 	return bans
 }
 
-// Ban bans an address, a prefix, or a name of ClientName's. Connections that are
-// open stay: see Kick.
+// Ban bans an address (of IPv6 its /64), a prefix, or a name of ClientName's.
+// Connections that are open stay: see Kick.
 func (g *Guard) Ban(client string, d time.Duration, why string) error {
-	key := penaltyKey(client)
-	now := time.Now()
-	if err := g.box.Ban(key, d, why, now); err != nil {
+	key, err := g.penaltyKey(client)
+	if err == nil {
+		err = g.box.Ban(key, d, why, time.Now())
+	}
+	if err != nil {
 		return err
 	}
 	g.events.emit(audit.Event{Kind: audit.Banned, Client: client, Err: reason.Banned, Reason: "by_hand", Detail: why})
@@ -112,14 +135,22 @@ func (g *Guard) Ban(client string, d time.Duration, why string) error {
 }
 
 // Lift ends a ban, and forgets what has led to it.
-func (g *Guard) Lift(client string) bool { return g.box.Lift(penaltyKey(client), time.Now()) }
+func (g *Guard) Lift(client string) bool {
+	key, err := g.penaltyKey(client)
+	return err == nil && g.box.Lift(key, time.Now())
+}
 
-func penaltyKey(s string) penalty.Key {
+// penaltyKey finds what is meant: what looks like an address but is none, is a
+// mistake and no name.
+func (g *Guard) penaltyKey(s string) (penalty.Key, error) {
 	if p, err := netip.ParsePrefix(s); err == nil {
-		return penalty.Net(p)
+		return penalty.Net(p), nil
 	}
 	if a, err := netip.ParseAddr(s); err == nil {
-		return penalty.Addr(a)
+		return penalty.Addr(a), nil
 	}
-	return penalty.Name(s)
+	if g.now.Load().client.name == nil || strings.Contains(s, "/") || strings.Trim(s, "0123456789.") == "" || strings.Contains(s, "::") {
+		return penalty.Key{}, fmt.Errorf("wsguard: %q is neither an address nor a prefix, nor a name of ClientName's", s)
+	}
+	return penalty.Name(shortName(s)), nil
 }

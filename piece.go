@@ -70,7 +70,30 @@ func (m marks) with(r *http.Request, piece any) *http.Request {
 var standalone = sync.OnceValue(func() *sink { return newSink(nil, nil) })
 
 // reporter is the part of a piece that answers and reports.
-type reporter struct{ sink *sink }
+type reporter struct {
+	sink  *sink
+	guard *Guard // whose piece it is; nil: nobody's
+}
+
+// banned refuses who is, by the Guard that the piece belongs to.
+func (p *reporter) banned(who client) error {
+	if p.guard == nil {
+		return nil
+	}
+	return p.guard.banned(who)
+}
+
+// offended tells the Guard, where its origin check has let the request pass: what
+// a foreign page provokes is not its visitor's doing.
+func (p *reporter) offended(r *http.Request, who client, err error) {
+	if p.guard == nil {
+		return
+	}
+	s := p.guard.now.Load()
+	if d := asDenied(err); !d.shared && marksOf(r).has(s.origin.line) && !s.origin.latest().foreign(r) {
+		p.guard.offend(s, who, d.Reason, handshakeOffences[d.Reason])
+	}
+}
 
 func (p *reporter) events() *sink {
 	if p.sink != nil {

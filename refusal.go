@@ -84,6 +84,7 @@ type denied struct {
 	retry  time.Duration // Retry-After; 0: none, or the default of 429 and 503
 	allow  string        // Allow of a 405; empty: GET
 	detail string
+	shared bool // what is used up is not this client's alone
 	cause  error
 }
 

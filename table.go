@@ -66,8 +66,13 @@ func (t *Table) resolve(field string, f *faults) *table {
 		if r.MaxBytes < 0 || r.Cost < 0 {
 			f.add(field+".Types", kind, "MaxBytes and Cost must not be negative")
 		}
-		if _, ok := r.Validator.(*Table); ok {
+		switch v := r.Validator.(type) {
+		case *Table:
 			f.add(field+".Types", kind, "a Table within a Table")
+		case *Schema:
+			if v == nil {
+				f.add(field+".Types", kind, "a nil *Schema")
+			}
 		}
 	}
 	return own

@@ -76,6 +76,15 @@ func newTickets(cfg TicketConfig, f *faults) *tickets {
 // succeed takes over what old has sold.
 func (t *tickets) succeed(old *tickets) {
 	t.sales = old.sales
+	// What is counted is not waited for longer than what comes behind it.
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	most := time.Now().Add(t.cfg.TTL)
+	for _, s := range t.queue {
+		if s != nil && s.until.After(most) {
+			s.until = most
+		}
+	}
 	if own, ok := old.cfg.Store.(*store.MemoryOnce); ok && !old.shared && !t.shared {
 		own.SetMax(t.cfg.MaxTotal)
 		t.cfg.Store = own
@@ -197,6 +206,7 @@ func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http
 		e := audit.Event{}
 		token, err := a.issue(login, &e)
 		if err != nil {
+			a.offended(asDenied(err))
 			g.reporter.refuse(w, r, err, e)
 			return
 		}
@@ -239,8 +249,12 @@ func (a *admission) issue(login func(*http.Request) (Principal, error), e *audit
 			return "", err
 		}
 	}
+	a.client, a.known = client, !a.origin.foreign(r)
 	if err := a.rates.handshake(client); err != nil {
-		return "", err
+		if !a.rates.cfg.ReportHandshakes {
+			return "", err
+		}
+		g.reporter.report(r, err)
 	}
 	fl, err := a.rates.inFlight.fly(client)
 	if err != nil {

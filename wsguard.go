@@ -145,7 +145,7 @@ func New(cfg Config) (*Guard, error) {
 		endings: make(chan struct{}, maxEndings),
 		pieces:  cfg.Pieces,
 	}
-	g.reporter = reporter{g.events}
+	g.reporter = reporter{g.events, g}
 	g.sessions = newSessions(g)
 	if g.cap = cfg.Pieces.Cap; g.cap == nil {
 		g.cap = &ConnCap{reporter: g.reporter, clients: map[clientKey]int{}, networks: map[netip.Prefix]int{}, subjects: map[string]int{}}
@@ -198,6 +198,7 @@ func (g *Guard) configure(cfg Config) error {
 	for i, e := range g.endpoints {
 		e.now.Store(states[i])
 	}
+	g.sessions.reconfigured()
 	return nil
 }
 
@@ -207,6 +208,9 @@ func (s *setup) succeed(old *setup) {
 	s.host.succeed(old.host)
 	s.tls.succeed(old.tls)
 	s.auth.succeed(old.auth)
+	if cap(s.explained) == cap(old.explained) {
+		s.explained = old.explained
+	}
 	s.rates.succeed(old.rates)
 }
 
@@ -238,7 +242,7 @@ func (g *Guard) build(cfg Config, f *faults) *setup {
 	}
 	if s.auth = cfg.Pieces.Auth; s.auth == nil {
 		s.auth = newAuthenticator(cfg.Auth, s.client, f)
-		s.auth.sink = g.events
+		s.auth.reporter = g.reporter
 	}
 	s.caps = cfg.Caps.resolve(f)
 	s.explained = make(chan struct{}, s.auth.cfg.MaxExplained)
@@ -309,6 +313,7 @@ func (e *Endpoint) set(cfg EndpointConfig) error {
 	}
 	e.cfg = cfg
 	e.now.Store(state)
+	e.g.sessions.reconfigured()
 	return nil
 }
 
@@ -437,9 +442,7 @@ func (e *Endpoint) accept(w http.ResponseWriter, r *http.Request, holders int32)
 			w = discardResponse{}
 		}
 		e.g.reporter.refuse(w, r, err, ev)
-		if a.known {
-			e.g.offend(a.setup, a.client, asDenied(err).Reason)
-		}
+		a.offended(asDenied(err))
 		return nil, nil, err
 	}
 	admitted = true
@@ -624,7 +627,13 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 		a.principal = p
 	} else {
 		if name := a.auth.cfg.Sources.Cookie; name != "" && !a.known && len(r.CookiesNamed(name)) > 0 {
-			return nil, deny(reason.Unauthenticated, "a cookie counts only with a listed Origin")
+			err := deny(reason.Unauthenticated, "a cookie counts only with a listed Origin")
+			if !a.auth.cfg.InsecureReportOnly {
+				return nil, err
+			}
+			g.reporter.report(r, err)
+			r = r.Clone(r.Context())
+			r.Header.Del("Cookie")
 		}
 		a.principal, await, err = a.auth.authenticate(r, a.client, a.fl)
 		if err != nil {
@@ -633,7 +642,7 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 	}
 	stripped := a.auth.strip(r)
 	if await {
-		if err := a.lease.await(); err != nil {
+		if err := a.lease.await(r); err != nil {
 			return nil, err
 		}
 	} else {

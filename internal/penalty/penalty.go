@@ -111,7 +111,16 @@ func New(cfg Config) *Box {
 func (b *Box) Set(cfg Config) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	old := b.cfg
 	b.cfg = cfg.resolve()
+	// What is owed stays owed: it takes another time to be forgiven.
+	if old.Rate != b.cfg.Rate || old.Burst != b.cfg.Burst {
+		most := b.cfg.Burst / b.cfg.Rate * float64(time.Second)
+		for hash, tat := range b.buckets.tat {
+			owed := float64(max(0, tat-b.buckets.clock)) * old.Rate / b.cfg.Rate
+			b.buckets.tat[hash] = b.buckets.clock + int64(min(owed, most))
+		}
+	}
 	for i := range b.pools {
 		for len(b.pools[i]) > b.room(i) {
 			b.remove(b.pools[i][0])
@@ -257,7 +266,7 @@ func (b *Box) Ban(k Key, d time.Duration, reason string, now time.Time) error {
 	defer b.mu.Unlock()
 	e := b.entry(k)
 	if e == nil || !e.manual {
-		if b.manual >= MaxManual {
+		if b.manual >= MaxManual || k.name == "" && !b.lengths[family(k.prefix.Addr())].fits(k.prefix.Bits()) {
 			b.purge(now)
 		}
 		if b.manual >= MaxManual || k.name == "" && !b.lengths[family(k.prefix.Addr())].fits(k.prefix.Bits()) {

@@ -87,7 +87,7 @@ func (c *Conn) Leave(nothing bool) {
 
 // SetMax sets the largest message that is accepted from now on, in bytes; 0
 // is no limit. Only the reader may call it.
-func (c *Conn) SetMax(n int64) { c.max = n }
+func (c *Conn) SetMax(n int64) { c.max.Store(n) }
 
 // Away returns for how long no Read has waited for the peer; 0 while one does.
 func (c *Conn) Away() time.Duration {
@@ -174,7 +174,7 @@ func (c *Conn) boundary() (start, ready bool, err error) {
 			c.desync = true
 			return false, false, &Error{Fault: FaultProtocol, Detail: fault}
 		}
-		if !h.control() && c.max > 0 && h.length > c.max-c.size {
+		if max := c.max.Load(); !h.control() && max > 0 && h.length > max-c.size {
 			// The declared length is enough: nothing is read for it.
 			c.desync = true
 			return false, false, &Error{Fault: FaultTooBig, Detail: "declared length over the limit"}

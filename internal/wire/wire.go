@@ -141,7 +141,7 @@ type Conn struct {
 	desync   bool          // reader: what follows cannot be read as frames
 	frags    int           // reader
 	size     int64         // reader: payload of the message so far, declared
-	max      int64         // reader: largest message; 0: no limit
+	max      atomic.Int64  // largest message; 0: no limit
 	started  time.Duration // reader: first byte of what is incomplete
 	filled   time.Duration // reader: the last bytes came
 	control  bucket        // reader

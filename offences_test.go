@@ -1,0 +1,472 @@
+package wsguard_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/audit"
+	"github.com/wsguard/wsguard/internal/wstest"
+)
+
+// A Guard's Reconfigure does not undo that of the Guard whose piece it shares.
+func TestReconfigureSharedStays(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		var acfg, bcfg wsguard.Config
+		a, _ := connGuard(t, func(c *wsguard.Config) { acfg = *c })
+		b, _ := connGuard(t, func(c *wsguard.Config) { c.Pieces = a.Pieces(); bcfg = *c })
+		acfg.Origins = []string{"https://new.example.com"}
+		if err := a.Reconfigure(acfg); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Reconfigure(bcfg); err != nil {
+			t.Fatal(err)
+		}
+		s := wstest.ServePipe(t, b.Handler(echo))
+		c := s.Dial(t)
+		defer c.Close()
+		res, _ := c.Handshake("/", http.Header{"Origin": {connOrigin}})
+		if res.StatusCode != 403 {
+			t.Errorf("old origin on b: %d", res.StatusCode)
+		}
+		r, _ := http.NewRequest("GET", "/", nil)
+		r.Header.Set("Origin", connOrigin)
+		if err := a.Pieces().Origin.Check(r); err == nil {
+			t.Error("a's piece passes the removed origin")
+		}
+	})
+}
+
+// Messages of a dear type that are delayed come at the rate.
+func TestTableCostDelayed(t *testing.T) {
+	fairUse(t, func(cfg *wsguard.Config) {
+		connNoRates(cfg)
+		cfg.Rates.Messages = wsguard.Rate{PerSecond: 2, Burst: 4}
+		cfg.Rates.Action = wsguard.ActionDelay
+		cfg.Messages.Validator = &wsguard.Table{Types: map[string]wsguard.Rule{"x": {Cost: 4}}}
+	}, func(t *testing.T, f *fair) {
+		c := f.want(101, "192.0.2.1")
+		start := time.Now()
+		var all []byte
+		for range 20 {
+			all = wstest.AppendFrame(all, wstest.Text(`{"type":"x"}`))
+		}
+		go c.Write(all)
+		for range 20 {
+			if _, _, err := c.ReadMessage(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if time.Since(start) < 37*time.Second {
+			t.Error("rate exceeded")
+		}
+	})
+}
+
+// What an administrator does is no offence of the client.
+func TestPenaltiesNotForRevoke(t *testing.T) {
+	fairUse(t, penalties, func(t *testing.T, f *fair) {
+		for range 6 {
+			f.want(101, "192.0.2.1", "Authorization", "Bearer alice - 0s")
+		}
+		f.g.Revoke("alice")
+		synctest.Wait()
+		if b := f.g.Bans(); len(b) > 0 {
+			t.Errorf("%+v", b)
+		}
+	})
+}
+
+// What is owed keeps its part of the bucket when the rate changes.
+func TestPenaltiesReconfigured(t *testing.T) {
+	var cfg wsguard.Config
+	fairUse(t, func(c *wsguard.Config) { penalties(c); cfg = *c }, func(t *testing.T, f *fair) {
+		f.want(401, "192.0.2.1", "Authorization", "Bearer junk")
+		cfg.Penalties.Violations = wsguard.Rate{PerSecond: 1, Burst: 20}
+		cfg.OnEvent, cfg.Logger = nil, nil
+		if err := f.g.Reconfigure(cfg); err != nil {
+			t.Fatal(err)
+		}
+		f.want(401, "192.0.2.1", "Authorization", "Bearer junk")
+		if b := f.g.Bans(); len(b) > 0 {
+			t.Errorf("two offences, burst 20: %+v", b)
+		}
+	})
+}
+
+// What all together have used up is nobody's offence.
+func TestPenaltiesNotForShared(t *testing.T) {
+	hang := make(chan struct{})
+	fairUse(t, func(cfg *wsguard.Config) {
+		penalties(cfg)
+		cfg.Rates.MaxInFlight = 1
+		cfg.Auth.Verifier = func(ctx context.Context, tok string) (wsguard.Principal, error) {
+			<-ctx.Done()
+			return wsguard.Principal{}, ctx.Err()
+		}
+		cfg.Auth.VerifyTimeout = time.Hour
+	}, func(t *testing.T, f *fair) {
+		a := f.s.Dial(t)
+		go a.Handshake("/", from("203.0.113.9", "Authorization", "Bearer slow"))
+		synctest.Wait()
+		for range 6 {
+			f.want(503, "192.0.2.1", "Authorization", "Bearer alice - 0s")
+		}
+		if b := f.g.Bans(); len(b) > 0 {
+			t.Errorf("%+v", b)
+		}
+		a.Close()
+		close(hang)
+	})
+}
+
+// A limit of what is sent can be switched off and on under an open connection.
+func TestReconfigureSentBytes(t *testing.T) {
+	var cfg wsguard.Config
+	fairUse(t, func(c *wsguard.Config) {
+		connNoRates(c)
+		c.Rates.SentBytes = wsguard.Rate{PerSecond: 1, Burst: 10}
+		cfg = *c
+	}, func(t *testing.T, f *fair) {
+		c := f.want(101, "192.0.2.1")
+		connWantEcho(t, c, strings.Repeat("x", 100))
+		synctest.Wait()
+		cfg.Rates.SentBytes = wsguard.Rate{PerSecond: wsguard.Off}
+		f.g.Reconfigure(cfg)
+		connWantEcho(t, c, "off now")
+	})
+	fairUse(t, func(c *wsguard.Config) { connNoRates(c); cfg = *c }, func(t *testing.T, f *fair) {
+		c := f.want(101, "192.0.2.1")
+		connWantEcho(t, c, "x")
+		cfg.Rates.SentBytes = wsguard.Rate{PerSecond: 1, Burst: 10}
+		f.g.Reconfigure(cfg)
+		connWantEcho(t, c, strings.Repeat("x", 1000))
+		synctest.Wait()
+		c.WriteFrame(wstest.Text("x"))
+		connWantClose(t, c, 1008, "rate_limited")
+	})
+}
+
+// The first message after a Reconfigure is judged by it, from its header on.
+func TestReconfigureFirstMessage(t *testing.T) {
+	var cfg wsguard.Config
+	fairUse(t, func(c *wsguard.Config) { connNoRates(c); c.Messages.MaxBytes = 10; cfg = *c }, func(t *testing.T, f *fair) {
+		c := f.want(101, "192.0.2.1")
+		connWantEcho(t, c, "x")
+		cfg.Messages = wsguard.MessageConfig{MaxBytes: 1000}
+		f.g.Reconfigure(cfg)
+		c.WriteFrame(wstest.Text(strings.Repeat("x", 100)))
+		typ, msg, err := c.ReadMessage()
+		if err != nil {
+			t.Error("larger allowed:", typ, string(msg), err)
+		}
+	})
+	fairUse(t, func(c *wsguard.Config) { connNoRates(c); cfg = *c }, func(t *testing.T, f *fair) {
+		c := f.want(101, "192.0.2.1")
+		cfg.Messages = wsguard.MessageConfig{MaxBytes: 10}
+		f.g.Reconfigure(cfg)
+		c.WriteFrame(wstest.Text(strings.Repeat("x", 100)))
+		if _, m, err := c.ReadMessage(); err == nil {
+			t.Error("smaller: passes", len(m))
+		}
+	})
+}
+
+// A Refresh when Reconfigure has left nobody to ask.
+func TestRefreshWithoutVerifier(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		var cfg wsguard.Config
+		g, _ := connGuard(t, func(c *wsguard.Config) { c.Auth = wsguard.AuthConfig{Verifier: onlyToken("one")}; cfg = *c })
+		got := make(chan any, 1)
+		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+			c.Read(ctx)
+			defer func() { got <- recover() }()
+			c.Refresh(ctx, "one")
+			return nil
+		}))
+		c := s.Dial(t)
+		res, _ := c.Handshake("/", http.Header{"Origin": {connOrigin}, "Authorization": {"Bearer one"}})
+		if res.StatusCode != 101 {
+			t.Fatal(res.StatusCode)
+		}
+		cfg.Auth = wsguard.AuthConfig{InsecureAnonymous: true}
+		if err := g.Reconfigure(cfg); err != nil {
+			t.Fatal(err)
+		}
+		c.WriteFrame(wstest.Text("x"))
+		if v := <-got; v != nil {
+			t.Error("Refresh panics:", v)
+		}
+		c.Close()
+	})
+}
+
+// A first message that is no credential is the application's, where that is only reported.
+func TestReportOnlyFirstMessage(t *testing.T) {
+	fairUse(t, func(cfg *wsguard.Config) {
+		cfg.Auth = wsguard.AuthConfig{Verifier: logins, InsecureReportOnly: true, Sources: wsguard.TokenSources{FirstMessage: true}}
+	}, func(t *testing.T, f *fair) {
+		c := f.want(101, "192.0.2.1")
+		c.WriteFrame(wstest.Text("hello"))
+		code, why, err := c.ReadClose()
+		if err == nil && code != 1000 {
+			t.Error("an old client in report only mode:", code, why)
+		}
+	})
+}
+
+// A nil schema in a Rule is a fault.
+func TestTableNilSchema(t *testing.T) {
+	var s *wsguard.Schema
+	_, err := wsguard.New(wsguard.Config{Origins: []string{"https://a.example"}, Auth: wsguard.AuthConfig{InsecureAnonymous: true},
+		Messages: wsguard.MessageConfig{Validator: &wsguard.Table{Types: map[string]wsguard.Rule{"x": {Validator: s}}}}})
+	if err == nil {
+		t.Error("nil *Schema in a Rule is accepted")
+	}
+}
+
+// The cap on those who owe a credential is reported, too.
+func TestReportOnlyUnauthenticated(t *testing.T) {
+	fairUse(t, func(cfg *wsguard.Config) {
+		cfg.Auth = wsguard.AuthConfig{Verifier: logins, Sources: wsguard.TokenSources{FirstMessage: true}}
+		cfg.Caps = wsguard.CapConfig{MaxUnauthenticated: 1, ReportOnly: true}
+	}, func(t *testing.T, f *fair) {
+		f.want(101, "192.0.2.1")
+		f.want(101, "192.0.2.2")
+		if len(f.ev.of(audit.Violation)) == 0 {
+			t.Error("nothing reported")
+		}
+	})
+}
+
+// Bans that are over take no room, of their lengths either.
+func TestBanLengths(t *testing.T) {
+	fairUse(t, func(cfg *wsguard.Config) {}, func(t *testing.T, f *fair) {
+		for i := 10; i < 26; i++ {
+			if err := f.g.Ban("10.0.0.0/"+itoa(i), time.Second, ""); err != nil {
+				t.Fatal(i, err)
+			}
+		}
+		time.Sleep(time.Hour)
+		if err := f.g.Ban("192.0.2.1", time.Second, ""); err != nil {
+			t.Error("no ban holds, but:", err)
+		}
+	})
+}
+func itoa(i int) string { return string([]byte{byte('0' + i/10), byte('0' + i%10)}) }
+
+// Who is sent too much is not listened to, but has not offended.
+func TestPenaltiesNotForSent(t *testing.T) {
+	fairUse(t, func(cfg *wsguard.Config) {
+		penalties(cfg)
+		cfg.Rates.SentBytes = wsguard.Rate{PerSecond: 1, Burst: 10}
+		cfg.Rates.Action = wsguard.ActionReply
+	}, func(t *testing.T, f *fair) {
+		c := f.want(101, "192.0.2.1", "Authorization", "Bearer alice - 0s")
+		connWantEcho(t, c, strings.Repeat("x", 100))
+		synctest.Wait()
+		for range 7 {
+			c.WriteFrame(wstest.Text("x"))
+			c.ReadMessage()
+		}
+		synctest.Wait()
+		if b := f.g.Bans(); len(b) > 0 {
+			t.Errorf("%+v", b)
+		}
+	})
+}
+
+// A long name is banned under what it is known by.
+func TestBanLongName(t *testing.T) {
+	fairUse(t, func(cfg *wsguard.Config) {
+		cfg.Proxies.ClientName = func(r *http.Request) string { return r.Header.Get("X-Tenant") }
+	}, func(t *testing.T, f *fair) {
+		n := strings.Repeat("n", 200)
+		f.g.Ban(n, time.Hour, "")
+		f.want(429, "192.0.2.1", "X-Tenant", n)
+		for _, typo := range []string{"10.0.0.0/08", "192.0.2.300", "2001:db8::/129", "2001:db8::g"} {
+			if f.g.Ban(typo, time.Hour, "") == nil {
+				t.Errorf("%s is taken for a name", typo)
+			}
+		}
+	})
+}
+
+// A shared piece is used while a Guard that has it reconfigures.
+func TestReconfigureSharedRace(t *testing.T) {
+	var bcfg wsguard.Config
+	a, _ := connGuard(t, nil)
+	b, _ := connGuard(t, func(c *wsguard.Config) { c.Pieces = a.Pieces(); bcfg = *c })
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for range 200 {
+			b.Reconfigure(bcfg)
+		}
+	})
+	r, _ := http.NewRequest("GET", "/", nil)
+	r.Header.Set("Origin", connOrigin)
+	for range 2000 {
+		bcfg.Pieces.Origin.Check(r)
+	}
+	wg.Wait()
+}
+
+// A piece of the Guard's in front knows of bans, and tells of offences.
+func TestPenaltiesOfPieces(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		asked := 0
+		g, _ := connGuard(t, func(c *wsguard.Config) {
+			c.Proxies.Trusted = []string{"127.0.0.1"}
+			penalties(c)
+			c.Auth.Verifier = func(ctx context.Context, tok string) (wsguard.Principal, error) { asked++; return logins(ctx, tok) }
+		})
+		p := g.Pieces()
+		s := wstest.ServePipe(t, p.Auth.Handler(g.Handler(echo)))
+		whole := wstest.ServePipe(t, p.Origin.Handler(p.Auth.Handler(g.Handler(echo))))
+		for _, tt := range []struct {
+			s      *wstest.Server
+			origin string
+			bans   int
+		}{
+			{s, connOrigin, 0}, // without the origin's piece nobody knows whose page it was
+			{s, "https://evil.test", 0},
+			{whole, "https://evil.test", 0},
+			{whole, connOrigin, 1},
+		} {
+			for range 20 {
+				c := tt.s.Dial(t)
+				c.Handshake("/", from("192.0.2.1", "Authorization", "Bearer junk", "Origin", tt.origin))
+				c.Close()
+			}
+			if n := len(g.Bans()); n != tt.bans {
+				t.Errorf("%+v: %d bans", tt, n)
+			}
+		}
+		g.Ban("192.0.2.1", time.Hour, "")
+		asked = 0
+		c := s.Dial(t)
+		res, _ := c.Handshake("/", from("192.0.2.1", "Authorization", "Bearer junk"))
+		c.Close()
+		if res.StatusCode != 429 || asked > 0 {
+			t.Errorf("%d, and the verifier was asked %d times for a banned client", res.StatusCode, asked)
+		}
+	})
+}
+
+// Guessing at the ticket handler counts as well; and handshakes can only be reported.
+func TestPenaltiesOfTickets(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		g, _ := connGuard(t, func(c *wsguard.Config) {
+			c.Proxies.Trusted = []string{"127.0.0.1"}
+			penalties(c)
+			c.Auth.Tickets = &wsguard.TicketConfig{}
+			c.Rates.Handshakes = wsguard.Rate{PerSecond: never, Burst: 1}
+			c.Rates.ReportHandshakes = true
+		})
+		s := wstest.ServePipe(t, g.TicketHandler(nil))
+		var codes []int
+		for range 8 {
+			c := s.Dial(t)
+			res, err := c.HandshakeWith(wstest.HandshakeOptions{Method: "POST", Header: from("192.0.2.1", "Authorization", "Bearer junk")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			codes = append(codes, res.StatusCode)
+			c.Close()
+		}
+		if !slices.Equal(codes, []int{401, 401, 401, 401, 401, 401, 429, 429}) || len(g.Bans()) != 1 {
+			t.Errorf("%v, %+v", codes, g.Bans())
+		}
+	})
+}
+
+// What a whole /48 has used up is no offence of one in it.
+func TestPenaltiesNotForNeighbours(t *testing.T) {
+	fairUse(t, func(c *wsguard.Config) {
+		penalties(c)
+		c.Rates.Handshakes = wsguard.Rate{PerSecond: never, Burst: 2}
+	}, func(t *testing.T, f *fair) {
+		for i := range 32 {
+			f.want(101, fmt.Sprintf("2001:db8:1:%x::1", i), "Authorization", "Bearer alice"+fmt.Sprint(i)+" - 0s").Close()
+		}
+		for range 6 {
+			f.want(429, "2001:db8:1:ffff::1")
+		}
+		for _, b := range f.g.Bans() {
+			t.Errorf("neighbour: %+v", b)
+		}
+	})
+}
+
+// Tickets sold with a longer life do not hold up the count of later ones.
+func TestReconfigureTicketTTL(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		var cfg wsguard.Config
+		g, _ := connGuard(t, func(c *wsguard.Config) {
+			c.Auth = wsguard.AuthConfig{Verifier: logins, Tickets: &wsguard.TicketConfig{TTL: time.Hour, MaxPerSubject: 2}}
+			cfg = *c
+		})
+		s := wstest.ServePipe(t, g.TicketHandler(nil))
+		buy := func(who string) int {
+			c := s.Dial(t)
+			defer c.Close()
+			h := connHeader("")
+			h.Set("Authorization", "Bearer "+who+" - 0s")
+			res, err := c.HandshakeWith(wstest.HandshakeOptions{Method: "POST", Header: h})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return res.StatusCode
+		}
+		buy("bob")
+		cfg.Auth.Tickets = &wsguard.TicketConfig{TTL: 30 * time.Second, MaxPerSubject: 2}
+		if err := g.Reconfigure(cfg); err != nil {
+			t.Fatal(err)
+		}
+		a, b := buy("alice"), buy("alice")
+		time.Sleep(10 * time.Minute)
+		if c := buy("alice"); c != 200 {
+			t.Error(a, b, c)
+		}
+	})
+}
+
+// Revalidation can be switched off and on under an open connection.
+func TestReconfigureRevalidate(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		var cfg wsguard.Config
+		g, _ := connGuard(t, func(c *wsguard.Config) {
+			c.Heartbeat.Ping, c.Heartbeat.Idle = wsguard.Off, wsguard.Off
+			n := 0
+			c.Auth = wsguard.AuthConfig{Verifier: onlyToken("one"), RevalidateEvery: time.Minute, Revalidate: func(_ context.Context, p wsguard.Principal) (wsguard.Principal, error) { n++; return p, nil }}
+			cfg = *c
+		})
+		s := wstest.ServePipe(t, g.Handler(echo))
+		c := s.Dial(t)
+		c.Handshake("/", http.Header{"Origin": {connOrigin}, "Authorization": {"Bearer one"}})
+		time.Sleep(5 * time.Minute)
+		hook := cfg.Auth.Revalidate
+		cfg.Auth.Revalidate = nil
+		g.Reconfigure(cfg)
+		time.Sleep(5 * time.Minute)
+		asked := 0
+		cfg.Auth.Revalidate = func(ctx context.Context, p wsguard.Principal) (wsguard.Principal, error) {
+			asked++
+			return hook(ctx, p)
+		}
+		g.Reconfigure(cfg)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if asked == 0 {
+			t.Error("off and on again: open connection is never asked about")
+		}
+		c.Close()
+	})
+}
