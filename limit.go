@@ -209,8 +209,8 @@ func (r *rates) succeed(old *rates) {
 // perNetwork is how many clients' rate a whole IPv6 /48 has.
 const perNetwork = 16
 
-// Evicted is how many buckets have been forgotten that were not full, nor had
-// refused: there were more clients or subjects than there is room for.
+// Evicted is how many buckets have been forgotten although they were not full: there
+// were more clients or subjects than there is room for.
 func (g *Guard) Evicted() (n uint64) {
 	s := g.now.Load()
 	for _, t := range []*keyed.Table{s.rates.handshakes, s.rates.networks, s.rates.clients, s.rates.subjects, s.auth.latest().failures} {
