@@ -327,12 +327,12 @@ func (c *Conn) pass(ctx context.Context) (bool, error) {
 	}
 	if c.policy.messages.Authorize != nil || c.table != nil && c.table.scoped {
 		if err := c.authorize(); err != nil {
-			if c.w.Cause() != nil {
+			if c.over() {
 				return false, c.closed()
 			}
 			return c.refuse(forbidden(err), err, c.policy.messages.OnForbidden)
 		}
-		if c.policy.messages.Authorize != nil && c.w.Cause() != nil {
+		if c.policy.messages.Authorize != nil && c.over() {
 			return false, c.closed() // it took its time
 		}
 	}
@@ -657,6 +657,16 @@ func (c *Conn) stopped(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// over reports whether the connection has ended: then there is a cause. The
+// context ends a moment before that can be seen.
+func (c *Conn) over() bool {
+	if c.ctx.Err() == nil {
+		return false
+	}
+	<-c.w.Closing()
+	return true
+}
+
 // closed returns the cause. It is only called when there is one.
 func (c *Conn) closed() error { return c.w.Cause() }
 
@@ -926,13 +936,13 @@ func (c *Conn) begin() {
 func (c *Conn) Refresh(ctx context.Context, token string) error {
 	c.refreshMu.Lock()
 	defer c.refreshMu.Unlock()
-	if c.w.Cause() != nil {
+	if c.over() {
 		return c.closed()
 	}
 	old := c.principal.Load()
 	p, err := c.refreshed(ctx, old, token)
 	switch {
-	case c.w.Cause() != nil:
+	case c.over():
 		return c.closed()
 	case err != nil:
 		d := asDenied(err)
@@ -1035,7 +1045,7 @@ func (c *Conn) revalidate() {
 	c.refreshMu.Lock()
 	defer c.refreshMu.Unlock()
 	switch {
-	case c.w.Cause() != nil:
+	case c.over():
 	case c.principal.Load() != old:
 		// A Refresh came in between: the answer is about who he was.
 		c.checkAgain(*c.principal.Load(), 0)

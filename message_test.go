@@ -26,6 +26,8 @@ import (
 func connBig(cfg *wsguard.Config) {
 	connNoRates(cfg)
 	cfg.Messages.MaxBytes = 16 << 20
+	cfg.Messages.Timeout = time.Minute // of a machine that has more to do than it can
+	cfg.Heartbeat.Write = 4900 * time.Millisecond
 	cfg.Messages.Binary = true
 	cfg.Messages.Control = wsguard.Rate{PerSecond: wsguard.Off}
 }
@@ -40,6 +42,7 @@ func TestMessageSizes(t *testing.T) {
 		}
 		s := serve(t, g.Handler(echo))
 		c := connDial(t, s, "")
+		c.Timeout = time.Minute
 		for _, n := range []int{0, 1, 125, 126, 127, 4095, 4096, 4097, 4216, 4217, 4218, 4224, 65535, 65536, 65537, 1 << 20, 16 << 20} {
 			msg := make([]byte, n)
 			for i := range msg {

@@ -53,7 +53,7 @@ var (
 // offended counts what a client's message was refused for, unless it came after
 // the end.
 func (c *Conn) offended(why *reason.Reason) {
-	if c.w.Cause() == nil {
+	if !c.over() {
 		c.g.offend(c.g.now.Load(), c.client, why, messageOffences[why])
 	}
 }
