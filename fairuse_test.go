@@ -60,6 +60,7 @@ func (f *fair) want(status int, addr string, kv ...string) *wstest.Client {
 	if res.StatusCode != status {
 		f.t.Errorf("%s %v: %d, want %d", addr, kv, res.StatusCode, status)
 	}
+	synctest.Wait() // what it held is given back after the answer
 	return c
 }
 

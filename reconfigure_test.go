@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"github.com/wsguard/wsguard"
 	"github.com/wsguard/wsguard/audit"
@@ -43,6 +44,7 @@ func reconfigured(t *testing.T, test func(t *testing.T, g *wsguard.Guard, cfg ws
 			if err != nil {
 				t.Fatal(err)
 			}
+			synctest.Wait() // what it held is given back after the answer
 			return c, res.StatusCode
 		})
 	})
@@ -229,6 +231,7 @@ func TestReconfigurePieces(t *testing.T) {
 			if err != nil || res.StatusCode != tt.code || asked.Load() != tt.asked {
 				t.Errorf("%+v: %v %v, asked %d", tt, res, err, asked.Load())
 			}
+			synctest.Wait()
 			if tt.code == 101 && g.Conns() != 1 {
 				t.Errorf("%d slots for one connection", g.Conns())
 			}

@@ -518,6 +518,7 @@ func TestExplained(t *testing.T) {
 			if err != nil || res.StatusCode != status {
 				t.Fatalf("%v %v, want %d", res, err, status)
 			}
+			synctest.Wait() // what it held is given back after the answer
 			return c, res
 		}
 		h := connHeader("junk")
