@@ -386,10 +386,7 @@ func (c *Conn) outbound(msg []byte) error {
 		v = t.rule(msg).Validator
 	}
 	err = explain(v, msg, err)
-	why := verdict(err)
-	e := c.event(audit.Violation)
-	e.Err, e.Reason, e.Detail = why, why.Token(), "outbound: "+err.Error()
-	c.g.events.emit(e)
+	c.tell(verdict(err), "outbound: "+errorText(err), false)
 	return fmt.Errorf("wsguard: outbound message refused: %w", err)
 }
 
@@ -475,7 +472,7 @@ func (c *Conn) charge(now time.Time) (wait time.Duration, ok bool) {
 	if extra := c.rule.Cost - 1; extra > 0 {
 		if wait, ok := c.rates.take(0, extra, now); !ok {
 			c.paid = false
-			c.rates.give(len(c.msg), 1, now)
+			c.rates.give(c.rates.shared, len(c.msg), 1, now)
 			return wait, false
 		}
 	}
@@ -500,15 +497,18 @@ func (c *Conn) ruleOf() *rule {
 
 // warn tells the peer to slow down, before it is made to.
 func (c *Conn) warn() error {
-	e := c.event(audit.Violation)
-	e.Err, e.Reason, e.Detail, e.Report = reason.RateLimited, reason.RateLimited.Token(), "warned", true
-	c.g.events.emit(e)
+	c.tell(reason.RateLimited, "warned", true)
 	return c.reply(0, func() notice { return notice{Warning: "rate_limit"} })
 }
 
 // violation reports a message that was refused and did not end the connection.
 func (c *Conn) violation(why *reason.Reason, detail string, report bool) {
 	c.violations.Add(1)
+	c.tell(why, detail, report)
+}
+
+// tell reports a message that is, or would be, refused.
+func (c *Conn) tell(why *reason.Reason, detail string, report bool) {
 	e := c.event(audit.Violation)
 	e.Err, e.Reason, e.Detail, e.Report = why, why.Token(), detail, report
 	c.g.events.emit(e)
@@ -1017,6 +1017,9 @@ func (c *Conn) checkAgain(p Principal, in time.Duration) {
 func (c *Conn) revalidate() {
 	defer c.rechecking.Store(false)
 	auth := c.auth.latest()
+	if auth.cfg.Revalidate == nil {
+		return // Reconfigure has just ended it
+	}
 	every := auth.cfg.RevalidateEvery
 	select {
 	case auth.revalidating <- struct{}{}:
@@ -1037,10 +1040,6 @@ func (c *Conn) revalidate() {
 		return
 	}
 	old := c.principal.Load()
-	if auth.cfg.Revalidate == nil {
-		<-auth.revalidating
-		return
-	}
 	p, err := auth.revalidate(c.ctx, *old)
 	c.refreshMu.Lock()
 	defer c.refreshMu.Unlock()

@@ -352,20 +352,16 @@ func (c *connRates) take(n, cost int, now time.Time) (wait time.Duration, ok boo
 	}
 	for i, b := range c.shared {
 		if wait, ok := b.table.Take2(b.key, float64(cost), float64(n), now); !ok {
-			for _, b := range c.shared[:i] {
-				b.table.Give2(b.key, float64(cost), float64(n))
-			}
-			giveBack(c.messages, cost, now)
-			giveBack(c.bytes, n, now)
+			c.give(c.shared[:i], n, cost, now)
 			return wait, false
 		}
 	}
 	return 0, true
 }
 
-// give undoes a take of the same moment.
-func (c *connRates) give(n, cost int, now time.Time) {
-	for _, b := range c.shared {
+// give undoes a take of the same moment, as far as it got with the shared buckets.
+func (c *connRates) give(shared []sharedBucket, n, cost int, now time.Time) {
+	for _, b := range shared {
 		b.table.Give2(b.key, float64(cost), float64(n))
 	}
 	giveBack(c.messages, cost, now)

@@ -250,11 +250,8 @@ func (a *admission) issue(login func(*http.Request) (Principal, error), e *audit
 		}
 	}
 	a.client, a.known = client, !a.origin.foreign(r)
-	if err := a.rates.handshake(client); err != nil {
-		if !a.rates.cfg.ReportHandshakes {
-			return "", err
-		}
-		g.reporter.report(r, err)
+	if err := a.handshakeRate(); err != nil {
+		return "", err
 	}
 	fl, err := a.rates.inFlight.fly(client)
 	if err != nil {

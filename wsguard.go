@@ -547,6 +547,16 @@ func (a *admission) shared() {
 	}
 }
 
+// handshakeRate charges the handshake, or the sale of a ticket, to its client.
+func (a *admission) handshakeRate() error {
+	err := a.rates.handshake(a.client)
+	if err != nil && a.rates.cfg.ReportHandshakes {
+		a.g.reporter.report(a.r, err)
+		return nil
+	}
+	return err
+}
+
 // land gives the place in flight back.
 func (a *admission) land() {
 	a.fl.done()
@@ -600,11 +610,8 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 		return nil, err
 	}
 	a.known = !a.origin.foreign(r)
-	if err := a.rates.handshake(a.client); err != nil {
-		if !a.rates.cfg.ReportHandshakes {
-			return nil, err
-		}
-		g.reporter.report(r, err)
+	if err := a.handshakeRate(); err != nil {
+		return nil, err
 	}
 	if a.fl, err = a.rates.inFlight.fly(a.client); err != nil {
 		return nil, err
