@@ -7,15 +7,20 @@ import (
 	"time"
 )
 
-// goals prints what wsguard has to reach, a line for each.
-func goals(w io.Writer, echo []echoResult, idle []idleResult, refuse map[string][]refuseRound) {
-	line := func(reached bool, format string, args ...any) {
+// goal returns what prints a line of what has to be reached.
+func goal(w io.Writer) func(reached bool, format string, args ...any) {
+	return func(reached bool, format string, args ...any) {
 		verdict := "NOT reached"
 		if reached {
 			verdict = "reached"
 		}
 		fmt.Fprintf(w, "- %s: **%s**\n", fmt.Sprintf(format, args...), verdict)
 	}
+}
+
+// goals prints what wsguard has to reach, a line for each.
+func goals(w io.Writer, echo []echoResult, idle []idleResult, refuse map[string][]refuseRound) {
+	line := goal(w)
 	if allocs, ok := worstAllocs(echo); ok {
 		line(allocs < 0.005, "allocations per message, Read and Write, at every size: %.2f, goal 0", allocs)
 	}

@@ -237,13 +237,7 @@ func goalsLimits(w io.Writer, r *limitsResult) {
 	if r == nil {
 		return
 	}
-	line := func(reached bool, format string, args ...any) {
-		verdict := "NOT reached"
-		if reached {
-			verdict = "reached"
-		}
-		fmt.Fprintf(w, "- %s: **%s**\n", fmt.Sprintf(format, args...), verdict)
-	}
+	line := goal(w)
 	if q, ok := ratioOf(r.rounds[takeOne], r.rounds[allowN]); ok {
 		line(q.mid <= 2.5 && r.allocs < 0.005, "decision for a known key ÷ rate.Limiter.AllowN: %s, goal ≤ 2.5; allocations %.2f, goal 0", q.spread(), r.allocs)
 	}

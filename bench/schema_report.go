@@ -41,13 +41,7 @@ func goalsSchema(w io.Writer, results []schemaResult) {
 	if len(results) < 2 {
 		return
 	}
-	line := func(reached bool, format string, args ...any) {
-		verdict := "NOT reached"
-		if reached {
-			verdict = "reached"
-		}
-		fmt.Fprintf(w, "- %s: **%s**\n", fmt.Sprintf(format, args...), verdict)
-	}
+	line := goal(w)
 	goal := func(by string, most int) {
 		if r, ok := schemaRatio(results[0].accept, by); ok {
 			if by == byV5 {
