@@ -470,3 +470,114 @@ func TestReconfigureRevalidate(t *testing.T) {
 		c.Close()
 	})
 }
+
+// What is only reported is no offence; nor is what trusted proxies seem to do.
+func TestPenaltiesNotForReports(t *testing.T) {
+	fairUse(t, func(cfg *wsguard.Config) {
+		penalties(cfg)
+		cfg.Proxies.Trusted = []string{"127.0.0.1", "10.0.0.0/8"}
+		cfg.Rates.Messages = wsguard.Rate{PerSecond: never, Burst: 1}
+		cfg.Rates.Action = wsguard.ActionReport
+		cfg.Messages = wsguard.MessageConfig{Validator: refuseWord("bad"), OnInvalid: wsguard.ActionReport}
+	}, func(t *testing.T, f *fair) {
+		c := f.want(101, "192.0.2.1", "Authorization", "Bearer alice - 0s")
+		for range 20 {
+			connWantEcho(t, c, "bad")
+		}
+		for range 20 {
+			f.want(401, "10.1.2.3") // a proxy that says for nobody
+		}
+		if b := f.g.Bans(); len(b) > 0 {
+			t.Errorf("%+v", b)
+		}
+	})
+}
+
+// What a /48 refuses costs a client in it nothing.
+func TestLimitNetworkGivesBack(t *testing.T) {
+	fairUse(t, func(cfg *wsguard.Config) {
+		cfg.Rates.Handshakes = wsguard.Rate{PerSecond: 0.01, Burst: 2}
+	}, func(t *testing.T, f *fair) {
+		for i := range 32 {
+			f.want(101, fmt.Sprintf("2001:db8:1:%x::1", i+1)).Close()
+		}
+		for range 5 {
+			f.want(429, "2001:db8:1::1")
+		}
+		time.Sleep(13 * time.Second) // the /48 has two again, no client one
+		f.want(101, "2001:db8:1::1").Close()
+		f.want(101, "2001:db8:1::1").Close()
+	})
+}
+
+// Bytes warn as messages do.
+func TestLimitWarningOfBytes(t *testing.T) {
+	fairUse(t, func(cfg *wsguard.Config) {
+		cfg.Messages.MaxBytes = 100
+		cfg.Rates.Bytes = wsguard.Rate{PerSecond: 1, Burst: 1000}
+		cfg.Rates.WarnAt = 0.8
+	}, func(t *testing.T, f *fair) {
+		c := f.want(101, "192.0.2.1")
+		msg := strings.Repeat("x", 100)
+		for range 7 {
+			connWantEcho(t, c, msg)
+		}
+		c.WriteFrame(wstest.Text(msg))
+		connWantMessage(t, c, `{"warning":"rate_limit"}`)
+	})
+}
+
+// Nobody's bucket is filled by a Reconfigure, his connection's own no more than
+// those that he shares.
+func TestReconfigureRefillsNothing(t *testing.T) {
+	spent := wsguard.Rate{PerSecond: never, Burst: 300}
+	for name, set := range map[string]func(*wsguard.RateConfig){
+		"messages":         func(r *wsguard.RateConfig) { r.Messages = wsguard.Rate{PerSecond: never, Burst: 3} },
+		"bytes":            func(r *wsguard.RateConfig) { r.Bytes = spent },
+		"client messages":  func(r *wsguard.RateConfig) { r.ClientMessages = wsguard.Rate{PerSecond: never, Burst: 3} },
+		"client bytes":     func(r *wsguard.RateConfig) { r.ClientBytes = spent },
+		"subject messages": func(r *wsguard.RateConfig) { r.SubjectMessages = wsguard.Rate{PerSecond: never, Burst: 3} },
+		"subject bytes":    func(r *wsguard.RateConfig) { r.SubjectBytes = spent },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var cfg wsguard.Config
+			fairUse(t, func(c *wsguard.Config) {
+				connTokens(c)
+				connNoRates(c)
+				c.Messages.MaxBytes = 100
+				set(&c.Rates)
+				cfg = *c
+			}, func(t *testing.T, f *fair) {
+				c := f.want(101, "192.0.2.1", "Authorization", "Bearer alice")
+				for range 3 {
+					connWantEcho(t, c, strings.Repeat("x", 100))
+				}
+				cfg.Caps.MaxConns = 99
+				if err := f.g.Reconfigure(cfg); err != nil {
+					t.Fatal(err)
+				}
+				c.WriteFrame(wstest.Text("x"))
+				connWantClose(t, c, 1008, "rate_limited")
+			})
+		})
+	}
+}
+
+// The tickets that a subject has outstanding are counted on.
+func TestReconfigureTicketSales(t *testing.T) {
+	e := ticketEnv(t, wsguard.Config{})
+	for range 16 {
+		e.buy(bearer("alice"))
+	}
+	err := e.g.Reconfigure(wsguard.Config{
+		Origins: []string{appOrigin},
+		Auth:    wsguard.AuthConfig{Verifier: newTokens().Verify, Tickets: &wsguard.TicketConfig{}},
+		Rates:   wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res := e.request("POST", "/ticket", bearer("alice")); res.StatusCode != 429 {
+		t.Errorf("the seventeenth: %d", res.StatusCode)
+	}
+}
