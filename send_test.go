@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/wsguard/wsguard"
@@ -18,10 +19,10 @@ import (
 )
 
 // sendServer accepts connections over pipes whose buffers are small, so that a
-// client that does not read is felt at once, and hands out their Conns.
+// client that does not read is felt at once, and hands out their Conns. It runs
+// in a bubble, where the write deadline waits for everything else.
 func sendServer(t *testing.T, change func(*wsguard.Config)) (*wsguard.Guard, func() (*wstest.Client, *wsguard.Conn), chan audit.Event) {
 	t.Helper()
-	wstest.CheckGoroutines(t)
 	events := make(chan audit.Event, 1000)
 	cfg := wsguard.Config{
 		Origins: []string{"https://app.example.com"},
@@ -44,12 +45,11 @@ func sendServer(t *testing.T, change func(*wsguard.Config)) (*wsguard.Guard, fun
 	}
 	conns := make(chan *wsguard.Conn, 1)
 	l := wstest.NewListener(wstest.PipeOptions{BufferBytes: 4 << 10})
-	s := wstest.ServeListener(t, l, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+	wstest.ServeListener(t, l, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 		conns <- c
 		_, _, err := c.Read(ctx)
 		return err
 	}))
-	_ = s
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 		defer cancel()
@@ -79,144 +79,157 @@ func stuck(t *testing.T, c *wsguard.Conn) {
 }
 
 func TestSendDropNewest(t *testing.T) {
-	_, dial, events := sendServer(t, func(c *wsguard.Config) { c.Send.MaxMessages, c.Send.DropNewest = 2, true })
-	client, conn := dial()
-	stuck(t, conn)
-	if err := conn.Send(wsguard.MessageText, []byte("kept")); err != nil {
-		t.Fatal(err)
-	}
-	for range 5 {
-		if err := conn.Send(wsguard.MessageText, []byte("dropped")); err != reason.QueueFull {
+	connBubble(t, func(t *testing.T) {
+		_, dial, events := sendServer(t, func(c *wsguard.Config) { c.Send.MaxMessages, c.Send.DropNewest = 2, true })
+		client, conn := dial()
+		stuck(t, conn)
+		if err := conn.Send(wsguard.MessageText, []byte("kept")); err != nil {
 			t.Fatal(err)
 		}
-	}
-	if _, p, err := client.ReadMessage(); err != nil || len(p) != 64<<10 {
-		t.Fatal(len(p), err)
-	}
-	if _, p, err := client.ReadMessage(); err != nil || string(p) != "kept" {
-		t.Fatalf("%q %v", p, err)
-	}
-	client.WriteFrame(wstest.CloseFrame(1000, ""))
-	if e := <-events; e.Dropped != 5 || e.PeerCode != 1000 {
-		t.Errorf("%+v", e)
-	}
-}
-
-func TestSendLatest(t *testing.T) {
-	_, dial, _ := sendServer(t, func(c *wsguard.Config) { c.Send.MaxMessages = 4 })
-	client, conn := dial()
-	stuck(t, conn)
-	for i := range 100 {
-		for _, key := range []string{"a", "b", ""} {
-			if err := conn.SendLatest(key, wsguard.MessageText, []byte(fmt.Sprint(key, i))); err != nil {
+		for range 5 {
+			if err := conn.Send(wsguard.MessageText, []byte("dropped")); err != reason.QueueFull {
 				t.Fatal(err)
 			}
 		}
-	}
-	var got []string
-	for range 4 {
-		_, p, err := client.ReadMessage()
-		if err != nil {
-			t.Fatal(err)
+		if _, p, err := client.ReadMessage(); err != nil || len(p) != 64<<10 {
+			t.Fatal(len(p), err)
 		}
-		if len(p) < 100 {
-			got = append(got, string(p))
+		if _, p, err := client.ReadMessage(); err != nil || string(p) != "kept" {
+			t.Fatalf("%q %v", p, err)
 		}
-	}
-	if s := strings.Join(got, " "); s != "a99 b99 99" {
-		t.Errorf("%s, want the newest of each key", s)
-	}
+		client.WriteFrame(wstest.CloseFrame(1000, ""))
+		if e := <-events; e.Dropped != 5 || e.PeerCode != 1000 {
+			t.Errorf("%+v", e)
+		}
+	})
+}
+
+func TestSendLatest(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		_, dial, _ := sendServer(t, func(c *wsguard.Config) { c.Send.MaxMessages = 4 })
+		client, conn := dial()
+		stuck(t, conn)
+		for i := range 100 {
+			for _, key := range []string{"a", "b", ""} {
+				if err := conn.SendLatest(key, wsguard.MessageText, []byte(fmt.Sprint(key, i))); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		var got []string
+		for range 4 {
+			_, p, err := client.ReadMessage()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(p) < 100 {
+				got = append(got, string(p))
+			}
+		}
+		if s := strings.Join(got, " "); s != "a99 b99 99" {
+			t.Errorf("%s, want the newest of each key", s)
+		}
+	})
 }
 
 func TestSendTotal(t *testing.T) {
-	_, dial, events := sendServer(t, func(c *wsguard.Config) {
-		c.Send.MaxTotalBytes = 300 << 10
-	})
-	_, first := dial()
-	_, second := dial()
-	reader, third := dial()
-	stuck(t, first)
-	stuck(t, second)
-	// The third makes progress all the time, and is not the one to go.
-	for range 20 {
-		stuck(t, third)
-		if _, _, err := reader.ReadMessage(); err != nil {
+	connBubble(t, func(t *testing.T) {
+		_, dial, events := sendServer(t, func(c *wsguard.Config) {
+			c.Send.MaxTotalBytes = 300 << 10
+		})
+		_, first := dial()
+		_, second := dial()
+		reader, third := dial()
+		stuck(t, first)
+		stuck(t, second)
+		// The third makes progress all the time, and is not the one to go.
+		for range 20 {
+			stuck(t, third)
+			if _, _, err := reader.ReadMessage(); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait() // the reader has it before the total has it back
+		}
+		if err := second.Send(wsguard.MessageText, make([]byte, 150<<10)); err != nil {
 			t.Fatal(err)
 		}
-	}
-	if err := second.Send(wsguard.MessageText, make([]byte, 150<<10)); err != nil {
-		t.Fatal(err)
-	}
-	if err := second.Send(wsguard.MessageText, make([]byte, 50<<10)); err != nil {
-		t.Fatal("the second is not the one that waited longest:", err)
-	}
-	if e := <-events; e.ConnID != first.ID() || e.Code != 1008 || e.Reason != "queue_full" {
-		t.Errorf("%s %d %s", e.ConnID, e.Code, e.Reason)
-	}
-	// An empty queue takes one message whatever the total.
-	if err := third.Send(wsguard.MessageText, make([]byte, 400<<10)); err != nil {
-		t.Error("an empty queue:", err)
-	}
+		if err := second.Send(wsguard.MessageText, make([]byte, 50<<10)); err != nil {
+			t.Fatal("the second is not the one that waited longest:", err)
+		}
+		if e := <-events; e.ConnID != first.ID() || e.Code != 1008 || e.Reason != "queue_full" {
+			t.Errorf("%s %d %s", e.ConnID, e.Code, e.Reason)
+		}
+		// An empty queue takes one message whatever the total.
+		if err := third.Send(wsguard.MessageText, make([]byte, 400<<10)); err != nil {
+			t.Error("an empty queue:", err)
+		}
+	})
 }
 
 // What ends gives back what it has queued.
 func TestSendTotalComesBack(t *testing.T) {
-	g, dial, events := sendServer(t, func(c *wsguard.Config) { c.Send.MaxTotalBytes = 200 << 10 })
-	for range 20 {
-		_, conn := dial()
-		stuck(t, conn)
-		stuck(t, conn)
-		g.Kick(conn.ID(), 0, "")
-		if e := <-events; e.Reason != "kicked" {
-			t.Fatalf("%s: the total did not come back", e.Reason)
+	connBubble(t, func(t *testing.T) {
+		g, dial, events := sendServer(t, func(c *wsguard.Config) { c.Send.MaxTotalBytes = 200 << 10 })
+		for range 20 {
+			_, conn := dial()
+			stuck(t, conn)
+			stuck(t, conn)
+			g.Kick(conn.ID(), 0, "")
+			if e := <-events; e.Reason != "kicked" {
+				t.Fatalf("%s: the total did not come back", e.Reason)
+			}
 		}
-	}
+	})
 }
 
 func TestSendAfterEnd(t *testing.T) {
-	_, dial, events := sendServer(t, nil)
-	_, conn := dial()
-	conn.Close(4000, "over")
-	<-events
-	var ce *wsguard.CloseError
-	if err := conn.Send(wsguard.MessageText, nil); !errors.As(err, &ce) || ce.Code != 4000 {
-		t.Error(err)
-	}
-	if err := conn.Send(7, nil); err == nil || errors.As(err, &ce) {
-		t.Error("an unknown type:", err)
-	}
+	connBubble(t, func(t *testing.T) {
+		_, dial, events := sendServer(t, nil)
+		_, conn := dial()
+		conn.Close(4000, "over")
+		<-events
+		var ce *wsguard.CloseError
+		if err := conn.Send(wsguard.MessageText, nil); !errors.As(err, &ce) || ce.Code != 4000 {
+			t.Error(err)
+		}
+		if err := conn.Send(7, nil); err == nil || errors.As(err, &ce) {
+			t.Error("an unknown type:", err)
+		}
+	})
 }
 
 // One stalled reader never delays a broadcast to the others.
 func TestBroadcastPastAStalledReader(t *testing.T) {
-	_, dial, _ := sendServer(t, nil)
-	_, stalled := dial()
-	stuck(t, stalled)
-	var clients []*wstest.Client
-	var conns []*wsguard.Conn
-	for range 10 {
-		c, conn := dial()
-		clients, conns = append(clients, c), append(conns, conn)
-	}
-	var wg sync.WaitGroup
-	for _, c := range clients {
-		wg.Go(func() {
-			for range 100 {
-				if _, p, err := c.ReadMessage(); err != nil || len(p) != 1000 {
-					t.Error(len(p), err)
-					return
+	connBubble(t, func(t *testing.T) {
+		_, dial, _ := sendServer(t, nil)
+		_, stalled := dial()
+		stuck(t, stalled)
+		var clients []*wstest.Client
+		var conns []*wsguard.Conn
+		for range 10 {
+			c, conn := dial()
+			clients, conns = append(clients, c), append(conns, conn)
+		}
+		var wg sync.WaitGroup
+		for _, c := range clients {
+			wg.Go(func() {
+				for range 100 {
+					if _, p, err := c.ReadMessage(); err != nil || len(p) != 1000 {
+						t.Error(len(p), err)
+						return
+					}
+				}
+			})
+		}
+		msg := bytes.Repeat([]byte("z"), 1000)
+		for range 100 {
+			stalled.Send(wsguard.MessageText, msg)
+			for _, c := range conns {
+				if err := c.Send(wsguard.MessageText, msg); err != nil {
+					t.Fatal(err)
 				}
 			}
-		})
-	}
-	msg := bytes.Repeat([]byte("z"), 1000)
-	for range 100 {
-		stalled.Send(wsguard.MessageText, msg)
-		for _, c := range conns {
-			if err := c.Send(wsguard.MessageText, msg); err != nil {
-				t.Fatal(err)
-			}
 		}
-	}
-	wg.Wait()
+		wg.Wait()
+	})
 }
