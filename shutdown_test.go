@@ -257,40 +257,42 @@ func TestAccept(t *testing.T) {
 }
 
 func TestAttachValueClosedOnce(t *testing.T) {
-	wstest.CheckGoroutines(t)
-	var made, closed atomic.Int32
-	g, ev := connGuard(t, func(cfg *wsguard.Config) {
-		cfg.Attach = func(r *http.Request, _ wsguard.Principal) (any, error) {
-			made.Add(1)
-			v := connValue{&closed}
-			if r.URL.Path == "/refused" {
-				return v, errors.New("no")
+	connBubble(t, func(t *testing.T) {
+		var made, closed atomic.Int32
+		g, ev := connGuard(t, func(cfg *wsguard.Config) {
+			cfg.Attach = func(r *http.Request, _ wsguard.Principal) (any, error) {
+				made.Add(1)
+				v := connValue{&closed}
+				if r.URL.Path == "/refused" {
+					return v, errors.New("no")
+				}
+				return v, nil
 			}
-			return v, nil
+		})
+		s := wstest.ServePipe(t, g.Handler(echo))
+		for i := range 60 {
+			c := s.Dial(t)
+			path := "/"
+			if i%3 == 0 {
+				path = "/refused"
+			}
+			res, err := c.Handshake(path, connHeader(""))
+			if err != nil || (res.StatusCode == 403) != (i%3 == 0) {
+				t.Fatal(res, err)
+			}
+			if i%3 == 1 {
+				for _, id := range connIDs(ev) {
+					go g.Kick(id, 0, "")
+				}
+			}
+			c.Close()
+		}
+		connGone(t, g)
+		synctest.Wait() // the slot is back before the value is closed
+		if made.Load() != 60 || closed.Load() != 60 {
+			t.Errorf("%d made, %d closed", made.Load(), closed.Load())
 		}
 	})
-	s := wstest.Serve(t, g.Handler(echo))
-	for i := range 60 {
-		c := s.Dial(t)
-		path := "/"
-		if i%3 == 0 {
-			path = "/refused"
-		}
-		res, err := c.Handshake(path, connHeader(""))
-		if err != nil || (res.StatusCode == 403) != (i%3 == 0) {
-			t.Fatal(res, err)
-		}
-		if i%3 == 1 {
-			for _, id := range connIDs(ev) {
-				go g.Kick(id, 0, "")
-			}
-		}
-		c.Close()
-	}
-	connGone(t, g)
-	if made.Load() != 60 || closed.Load() != 60 {
-		t.Errorf("%d made, %d closed", made.Load(), closed.Load())
-	}
 }
 
 func TestSendOrder(t *testing.T) {
