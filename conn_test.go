@@ -115,7 +115,11 @@ func TestFrameFaults(t *testing.T) {
 		{"binary, at its first fragment", frame(2, false, ""), 1003, "message_type"},
 		{"binary, header only", "\x82\xfe\x01\x00" + K, 1003, "message_type"},
 	}
-	g, ev := connGuard(t, connNoRates)
+	g, ev := connGuard(t, func(cfg *wsguard.Config) {
+		connPatient(cfg)
+		connNoRates(cfg)
+		cfg.Messages.Control = wsguard.Rate{PerSecond: never, Burst: 20}
+	})
 	for _, secure := range []bool{false, true} {
 		serve := wstest.Serve
 		if secure {
@@ -125,7 +129,6 @@ func TestFrameFaults(t *testing.T) {
 		for _, tt := range tests {
 			t.Run(fmt.Sprintf("%s, TLS %t", tt.name, secure), func(t *testing.T) {
 				c := connDial(t, s, "")
-				c.Timeout = 2 * time.Second
 				defer connSettled(t, g, ev, c)
 				// The close frame is to arrive while the peer still sends.
 				go c.Write([]byte(tt.sent))
@@ -146,7 +149,6 @@ func TestFrameFaults(t *testing.T) {
 				}
 				t.Run(fmt.Sprintf("%s, byte by byte %t", tt.name, !early), func(t *testing.T) {
 					c := s.Dial(t)
-					c.Timeout = 2 * time.Second
 					defer connSettled(t, g, ev, c)
 					if early { // sent with the handshake
 						res, err := c.HandshakeWith(wstest.HandshakeOptions{Header: connHeader(""), Early: []byte(tt.sent)})
@@ -509,7 +511,10 @@ func TestCloseCodeReachesSender(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	for _, secure := range []bool{false, true} {
 		t.Run(fmt.Sprintf("TLS %t", secure), func(t *testing.T) {
-			g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Messages.Control = wsguard.Rate{PerSecond: wsguard.Off} })
+			g, ev := connGuard(t, func(cfg *wsguard.Config) {
+				connPatient(cfg)
+				cfg.Messages.Control = wsguard.Rate{PerSecond: wsguard.Off}
+			})
 			serve := wstest.Serve
 			if secure {
 				serve = wstest.ServeTLS
@@ -924,7 +929,7 @@ func TestStormOnOne(t *testing.T) {
 	if testing.Short() {
 		n = 30
 	}
-	g, ev := connGuard(t, func(cfg *wsguard.Config) { connNoRates(cfg); connTokens(cfg) })
+	g, ev := connGuard(t, func(cfg *wsguard.Config) { connPatient(cfg); connNoRates(cfg); connTokens(cfg) })
 	var errs sync.Map
 	s := wstest.Serve(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 		var wg sync.WaitGroup
@@ -1078,6 +1083,7 @@ func TestReadInterruptedAnywhere(t *testing.T) {
 			serve = wstest.ServeTLS
 		}
 		g, ev := connGuard(t, func(cfg *wsguard.Config) {
+			connPatient(cfg)
 			connNoRates(cfg)
 			cfg.Messages.Control = wsguard.Rate{PerSecond: wsguard.Off}
 		})
@@ -1131,6 +1137,7 @@ func TestReadInterruptedAnywhere(t *testing.T) {
 			}
 			wire = append(wire, wstest.AppendFrame(nil, wstest.CloseFrame(1000, ""))...)
 			c := connDial(t, s, "")
+			c.Timeout = time.Minute
 			go func() {
 				for len(wire) > 0 {
 					n := min(len(wire), 1+rand.N(60))
@@ -1145,8 +1152,8 @@ func TestReadInterruptedAnywhere(t *testing.T) {
 			if msgs := <-got; !slices.Equal(msgs, want) {
 				t.Errorf("%d messages of %d, or not the same", len(msgs), len(want))
 			}
-			ev.closed()
 			c.Close()
+			ev.closed()
 		}
 		connGone(t, g)
 	}
@@ -1218,7 +1225,7 @@ func TestHandlerContext(t *testing.T) {
 
 // The allocations of Read and Write in a steady state (invariant 12).
 func TestAllocs(t *testing.T) {
-	g, ev := connGuard(t, connNoRates)
+	g, ev := connGuard(t, func(cfg *wsguard.Config) { connPatient(cfg); connNoRates(cfg) })
 	results := make(chan map[string]float64, 1)
 	const rounds = 10_000
 	s := wstest.Serve(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
@@ -1354,6 +1361,7 @@ func connCrash(t *testing.T, name string) {
 		return
 	}
 	g, _ := connGuard(t, func(cfg *wsguard.Config) {
+		connPatient(cfg)
 		if f := connCrashes[name].config; f != nil {
 			f(cfg)
 		}

@@ -24,9 +24,9 @@ import (
 
 // connBig admits messages of 16 MiB as fast as they come.
 func connBig(cfg *wsguard.Config) {
+	connPatient(cfg)
 	connNoRates(cfg)
 	cfg.Messages.MaxBytes = 16 << 20
-	cfg.Messages.Timeout = time.Minute // of a machine that has more to do than it can
 	cfg.Heartbeat.Write = 4900 * time.Millisecond
 	cfg.Messages.Binary = true
 	cfg.Messages.Control = wsguard.Rate{PerSecond: wsguard.Off}
@@ -106,6 +106,7 @@ func TestFragmentation(t *testing.T) {
 			}
 			wire = append(wire, wstest.AppendFrame(nil, wstest.Ping([]byte("the last")))...)
 			c := connDial(t, s, "")
+			c.Timeout = time.Minute
 			go func() {
 				for len(wire) > 0 {
 					n := len(wire)

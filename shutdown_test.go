@@ -155,6 +155,7 @@ func TestShutdownRacesHandshake(t *testing.T) {
 	survived := 0
 	for range rounds {
 		g, ev := connGuard(t, func(cfg *wsguard.Config) {
+			connPatient(cfg)
 			cfg.Attach = func(*http.Request, wsguard.Principal) (any, error) { runtime.Gosched(); return nil, nil }
 		})
 		s := wstest.Serve(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
