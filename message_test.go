@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"net/netip"
 	"runtime"
 	"strings"
@@ -27,31 +28,23 @@ func connBig(cfg *wsguard.Config) {
 	connPatient(cfg)
 	connNoRates(cfg)
 	cfg.Messages.MaxBytes = 16 << 20
-	cfg.Heartbeat.Write = 4900 * time.Millisecond
 	cfg.Messages.Binary = true
 	cfg.Messages.Control = wsguard.Rate{PerSecond: wsguard.Off}
 }
 
 func TestMessageSizes(t *testing.T) {
-	wstest.CheckGoroutines(t)
-	g, ev := connGuard(t, connBig)
-	for _, secure := range []bool{false, true} {
-		serve := wstest.Serve
-		if secure {
-			serve = wstest.ServeTLS
-		}
-		s := serve(t, g.Handler(echo))
-		c := connDial(t, s, "")
+	sizes := []int{0, 1, 125, 126, 127, 4095, 4096, 4097, 4216, 4217, 4218, 4224, 65535, 65536, 65537, 1 << 20}
+	run := func(t *testing.T, serve func(testing.TB, http.Handler, ...func(*http.Server)) *wstest.Server, sizes ...int) {
+		wstest.CheckGoroutines(t)
+		g, ev := connGuard(t, connBig)
+		c := connDial(t, serve(t, g.Handler(echo)), "")
 		c.Timeout = time.Minute
-		for _, n := range []int{0, 1, 125, 126, 127, 4095, 4096, 4097, 4216, 4217, 4218, 4224, 65535, 65536, 65537, 1 << 20, 16 << 20} {
+		for _, n := range sizes {
 			msg := make([]byte, n)
 			for i := range msg {
 				msg[i] = byte(i * 31)
 			}
-			for _, op := range []byte{wstest.OpText, wstest.OpBinary} {
-				if n > 1<<20 && secure == (op == wstest.OpText) {
-					continue // once each
-				}
+			for _, op := range []byte{wstest.OpBinary, wstest.OpText} {
 				if op == wstest.OpText {
 					for i := range msg {
 						msg[i] &= 0x7f
@@ -60,7 +53,7 @@ func TestMessageSizes(t *testing.T) {
 				go c.Write(connFrame(op, true, msg))
 				gotOp, p, err := c.ReadMessage()
 				if err != nil || gotOp != op || !bytes.Equal(p, msg) {
-					t.Fatalf("%d bytes, TLS %t: opcode %d, %d bytes, %v", n, secure, gotOp, len(p), err)
+					t.Fatalf("%d bytes: opcode %d, %d bytes, %v", n, gotOp, len(p), err)
 				}
 			}
 		}
@@ -68,6 +61,12 @@ func TestMessageSizes(t *testing.T) {
 		connWantClose(t, c, 1009, "message_too_big")
 		connSettled(t, g, ev, c)
 	}
+	t.Run("TCP", func(t *testing.T) { run(t, wstest.Serve, sizes...) })
+	t.Run("TLS", func(t *testing.T) { run(t, wstest.ServeTLS, sizes...) })
+	// The largest where no write deadline can pass first.
+	t.Run("pipe", func(t *testing.T) {
+		connBubble(t, func(t *testing.T) { run(t, wstest.ServePipe, 16<<20) })
+	})
 }
 
 // However a conversation is cut into frames and into segments, and whatever
