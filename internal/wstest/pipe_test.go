@@ -395,7 +395,6 @@ func reset(c streamConn) {
 	if c, ok := c.(*net.TCPConn); ok {
 		c.SetLinger(0)
 		c.Close()
-		time.Sleep(20 * time.Millisecond)
 		return
 	}
 	c.(*wstest.PipeConn).Reset()
@@ -427,6 +426,10 @@ func TestConnReset(t *testing.T) {
 	conform(t, func(t *testing.T, a, b streamConn) {
 		reset(a)
 		_, err := b.Write([]byte("x"))
+		for _, tcp := b.(*net.TCPConn); tcp && err == nil; { // the RST is on its way
+			_, err = b.Write([]byte("x"))
+			time.Sleep(time.Millisecond)
+		}
 		wantErr(t, err, syscall.ECONNRESET)
 	})
 }
