@@ -567,7 +567,7 @@ func TestCloseCodeReachesSender(t *testing.T) {
 // test: no kernel can be filled to the last byte for good.
 func TestWriteTimeout(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	const limit = 300 * time.Millisecond
+	const limit = time.Second // of the 101, too
 	for _, secure := range []bool{false, true} {
 		for _, pings := range []bool{false, true} {
 			t.Run(fmt.Sprintf("TLS %t, pings %t", secure, pings), func(t *testing.T) {
