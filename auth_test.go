@@ -116,17 +116,23 @@ func TestAuthT26Anonymous(t *testing.T) {
 	}
 }
 
+// authBubble is t.Run where no timeout passes because the machine is slow.
+func authBubble(t *testing.T, name string, f func(*testing.T)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) { synctest.Test(t, f) })
+}
+
+func authEcho(g *wsguard.Guard) http.Handler { return g.Handler(echo) }
+
 // Verifiers that fail, panic or say nothing: 503, and never in.
 func TestAuthT76FailingVerifiers(t *testing.T) {
-	wstest.CheckGoroutines(t)
 	for _, token := range []string{"unavailable", "panic", "nobody", "hang"} {
-		t.Run("T76 "+token, func(t *testing.T) {
-			t.Parallel()
-			e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{
+		authBubble(t, "T76 "+token, func(t *testing.T) {
+			e := servePipe(t, wsguard.Config{Auth: wsguard.AuthConfig{
 				Verifier: newTokens().Verify, VerifyTimeout: 20 * time.Millisecond,
 				// None of them is a guess.
 				Failures: wsguard.Rate{PerSecond: never, Burst: 1},
-			}})
+			}}, authEcho)
 			for range 3 {
 				e.refused(bearer(token), 503, "unavailable")
 			}
@@ -202,8 +208,7 @@ func TestAuthT28Guessing(t *testing.T) {
 			bye(e.open(bearer("alice")))
 		}
 	})
-	t.Run("T28 many at once", func(t *testing.T) {
-		t.Parallel()
+	authBubble(t, "T28 many at once", func(t *testing.T) {
 		// All that are let in are asked about before the first is answered:
 		// no more than the burst and what may be in flight, and no more of
 		// them ever again.
@@ -214,10 +219,10 @@ func TestAuthT28Guessing(t *testing.T) {
 			<-gate
 			return wsguard.Principal{}, errNoSuchToken
 		})
-		e := serveGuard(t, wsguard.Config{
+		e := servePipe(t, wsguard.Config{
 			Auth:  wsguard.AuthConfig{Verifier: v, Failures: wsguard.Rate{PerSecond: never, Burst: 5}},
 			Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}},
-		})
+		}, authEcho)
 		statuses := e.atOnce(40, func(i int) http.Header { return bearer(fmt.Sprintf("guess%d", i)) }, func(done func(int) int) {
 			eventually(t, "the others refused", func() bool { return int(asked.Load())+done(429) == 40 })
 			close(gate)
@@ -253,13 +258,12 @@ func TestAuthT28Guessing(t *testing.T) {
 	})
 	// One credential may be that of a whole fleet, or of many tabs: whoever
 	// has the right one is not guessing, however many come at once.
-	t.Run("T28 a good credential at once from many clients", func(t *testing.T) {
-		t.Parallel()
+	authBubble(t, "T28 a good credential at once from many clients", func(t *testing.T) {
 		v := newTokens()
-		e := serveGuard(t, proxied(wsguard.Config{
+		e := servePipe(t, proxied(wsguard.Config{
 			Auth: wsguard.AuthConfig{Verifier: v.Verify},
 			Caps: wsguard.CapConfig{MaxConnsPerSubject: wsguard.Off},
-		}))
+		}), authEcho)
 		statuses := e.atOnce(30, func(i int) http.Header {
 			return from(fmt.Sprintf("192.0.2.%d", i), "Authorization", "Bearer alice-stuck")
 		}, func(done func(int) int) {
@@ -270,12 +274,11 @@ func TestAuthT28Guessing(t *testing.T) {
 			t.Errorf("statuses %v, want 30 times 101", statuses)
 		}
 	})
-	t.Run("T28 a good credential at once from one client", func(t *testing.T) {
-		t.Parallel()
+	authBubble(t, "T28 a good credential at once from one client", func(t *testing.T) {
 		v := newTokens()
-		e := serveGuard(t, wsguard.Config{
+		e := servePipe(t, wsguard.Config{
 			Auth: wsguard.AuthConfig{Verifier: v.Verify, Failures: wsguard.Rate{PerSecond: 1, Burst: 3}},
-		})
+		}, authEcho)
 		statuses := e.atOnce(8, func(i int) http.Header { return bearer("alice-stuck") }, func(done func(int) int) {
 			eventually(t, "all at the verifier, or refused", func() bool { return len(v.entered)+done(429) == 8 })
 			close(v.release)
@@ -420,7 +423,6 @@ func first(token string) wstest.Frame {
 
 // T32: the credential in the first message.
 func TestAuthT32FirstMessage(t *testing.T) {
-	wstest.CheckGoroutines(t)
 	cfg := func(v wsguard.Verifier) wsguard.Config {
 		return wsguard.Config{Auth: wsguard.AuthConfig{
 			Verifier: v, Sources: wsguard.TokenSources{Header: true, FirstMessage: true},
@@ -458,11 +460,10 @@ func TestAuthT32FirstMessage(t *testing.T) {
 		{"T32 no subject", []wstest.Frame{first("nobody")}, 1013, "unavailable"},
 		{"T32 binary frame of rubbish", []wstest.Frame{{Fin: true, Opcode: 3, Masked: true}}, 1002, "protocol_error"},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
+		authBubble(t, tt.name, func(t *testing.T) {
 			c := cfg(newTokens().Verify)
 			c.Attach = func(*http.Request, wsguard.Principal) (any, error) { t.Error("Attach called"); return nil, nil }
-			e := serveWith(t, c, func(g *wsguard.Guard) http.Handler {
+			e := servePipe(t, c, func(g *wsguard.Guard) http.Handler {
 				return g.Handler(func(context.Context, *wsguard.Conn) error { t.Error("handler called"); return nil })
 			})
 			cl := e.open(header())
@@ -485,8 +486,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 		})
 	}
 
-	t.Run("T32 right", func(t *testing.T) {
-		t.Parallel()
+	authBubble(t, "T32 right", func(t *testing.T) {
 		v := newTokens()
 		var attached atomic.Bool
 		c := cfg(v.Verify)
@@ -497,7 +497,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 			}
 			return "value", nil
 		}
-		e := serveWith(t, c, func(g *wsguard.Guard) http.Handler {
+		e := servePipe(t, c, func(g *wsguard.Guard) http.Handler {
 			return g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 				if !attached.Load() || c.Value() != "value" || c.Principal().Subject != "alice" {
 					t.Error("the handler started too early")
@@ -509,6 +509,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 		if res.StatusCode != 101 {
 			t.Fatal(res.StatusCode)
 		}
+		synctest.Wait()
 		if v.calls.Load() != 0 || attached.Load() {
 			t.Error("something was called before the message")
 		}
@@ -516,9 +517,8 @@ func TestAuthT32FirstMessage(t *testing.T) {
 		roundTrip(t, cl, "hello") // the first reply: the credential is not answered
 		roundTrip(t, cl, strings.Repeat("x", 10000))
 	})
-	t.Run("T32 early, fragmented, between pings", func(t *testing.T) {
-		t.Parallel()
-		e := serveGuard(t, cfg(newTokens().Verify))
+	authBubble(t, "T32 early, fragmented, between pings", func(t *testing.T) {
+		e := servePipe(t, cfg(newTokens().Verify), authEcho)
 		var early []byte
 		for _, f := range []wstest.Frame{
 			{Opcode: wstest.OpText, Masked: true, Payload: []byte(`{"type":"auth",`)},
@@ -536,19 +536,17 @@ func TestAuthT32FirstMessage(t *testing.T) {
 			t.Errorf("%q, %v", got, err)
 		}
 	})
-	t.Run("T32 header instead", func(t *testing.T) {
-		t.Parallel()
-		e := serveGuard(t, cfg(newTokens().Verify))
+	authBubble(t, "T32 header instead", func(t *testing.T) {
+		e := servePipe(t, cfg(newTokens().Verify), authEcho)
 		cl := e.open(bearer("alice"))
 		roundTrip(t, cl, "hello")
 		e.refused(bearer("wrong"), 401, "unauthenticated")
 	})
-	t.Run("T32 cap on those not authenticated", func(t *testing.T) {
-		t.Parallel()
+	authBubble(t, "T32 cap on those not authenticated", func(t *testing.T) {
 		c := cfg(newTokens().Verify)
 		c.Auth.FirstMessageTimeout = 10 * time.Second
 		c.Caps.MaxUnauthenticated = 3
-		e := serveGuard(t, c)
+		e := servePipe(t, c, authEcho)
 		var waiting []*wstest.Client
 		for range 3 {
 			waiting = append(waiting, e.open(header()))
@@ -563,33 +561,30 @@ func TestAuthT32FirstMessage(t *testing.T) {
 		eventually(t, "the slot of one that has gone", func() bool { return e.g.Conns() == 4 })
 		e.open(header())
 	})
-	t.Run("T32 default cap is a tenth", func(t *testing.T) {
-		t.Parallel()
+	authBubble(t, "T32 default cap is a tenth", func(t *testing.T) {
 		c := cfg(newTokens().Verify)
 		c.Auth.FirstMessageTimeout = 10 * time.Second
 		c.Caps.MaxConns = 20
-		e := serveGuard(t, c)
+		e := servePipe(t, c, authEcho)
 		e.open(header())
 		e.open(header())
 		e.refused(header(), 503, "max_conns")
 	})
-	t.Run("T32 cap only reports", func(t *testing.T) {
-		t.Parallel()
+	authBubble(t, "T32 cap only reports", func(t *testing.T) {
 		c := cfg(newTokens().Verify)
 		c.Auth.FirstMessageTimeout = 10 * time.Second
 		c.Caps.MaxUnauthenticated = 1
 		c.Caps.ReportOnly = true
-		e := serveGuard(t, c)
+		e := servePipe(t, c, authEcho)
 		e.open(header())
 		cl := e.open(header())
 		cl.WriteFrame(first("alice"))
 		roundTrip(t, cl, "hello")
 	})
-	t.Run("T32 subject cap", func(t *testing.T) {
-		t.Parallel()
+	authBubble(t, "T32 subject cap", func(t *testing.T) {
 		c := cfg(newTokens().Verify)
 		c.Caps.MaxConnsPerSubject = 1
-		e := serveGuard(t, c)
+		e := servePipe(t, c, authEcho)
 		cl := e.open(header())
 		cl.WriteFrame(first("alice"))
 		roundTrip(t, cl, "hello")
@@ -600,11 +595,10 @@ func TestAuthT32FirstMessage(t *testing.T) {
 		other.WriteFrame(first("bob"))
 		roundTrip(t, other, "hello")
 	})
-	t.Run("T32 Attach refuses", func(t *testing.T) {
-		t.Parallel()
+	authBubble(t, "T32 Attach refuses", func(t *testing.T) {
 		c := cfg(newTokens().Verify)
 		c.Attach = func(*http.Request, wsguard.Principal) (any, error) { return nil, errors.New("no") }
-		e := serveWith(t, c, func(g *wsguard.Guard) http.Handler {
+		e := servePipe(t, c, func(g *wsguard.Guard) http.Handler {
 			return g.Handler(func(context.Context, *wsguard.Conn) error { t.Error("handler called"); return nil })
 		})
 		cl := e.open(header())
@@ -612,11 +606,10 @@ func TestAuthT32FirstMessage(t *testing.T) {
 		wantClose(t, cl, 3003, "forbidden")
 		e.refused(bearer("alice"), 403, "forbidden")
 	})
-	t.Run("T32 guessing", func(t *testing.T) {
-		t.Parallel()
+	authBubble(t, "T32 guessing", func(t *testing.T) {
 		c := cfg(newTokens().Verify)
 		c.Auth.Failures = wsguard.Rate{PerSecond: never, Burst: 2}
-		e := serveGuard(t, c)
+		e := servePipe(t, c, authEcho)
 		for i, want := range []string{"unauthenticated", "unauthenticated", "guessing"} {
 			cl := e.open(header())
 			cl.WriteFrame(first(fmt.Sprint("guess", i)))
@@ -627,9 +620,8 @@ func TestAuthT32FirstMessage(t *testing.T) {
 			wantClose(t, cl, code, want)
 		}
 	})
-	t.Run("T32 revoked", func(t *testing.T) {
-		t.Parallel()
-		e := serveGuard(t, cfg(newTokens().Verify))
+	authBubble(t, "T32 revoked", func(t *testing.T) {
+		e := servePipe(t, cfg(newTokens().Verify), authEcho)
 		cl := e.open(header())
 		e.g.Revoke("alice")
 		cl.WriteFrame(first("alice"))
@@ -639,10 +631,9 @@ func TestAuthT32FirstMessage(t *testing.T) {
 		cl.WriteFrame(first("alice"))
 		roundTrip(t, cl, "hello")
 	})
-	t.Run("T32 Accept returns afterwards", func(t *testing.T) {
-		t.Parallel()
+	authBubble(t, "T32 Accept returns afterwards", func(t *testing.T) {
 		accepted := make(chan error, 2)
-		e := serveWith(t, cfg(newTokens().Verify), func(g *wsguard.Guard) http.Handler {
+		e := servePipe(t, cfg(newTokens().Verify), func(g *wsguard.Guard) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				c, err := g.Accept(w, r)
 				accepted <- err
@@ -655,6 +646,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 			})
 		})
 		cl := e.open(header())
+		synctest.Wait()
 		select {
 		case <-accepted:
 			t.Error("Accept returned before the credential")
@@ -675,22 +667,20 @@ func TestAuthT32FirstMessage(t *testing.T) {
 	})
 	// The credential is no message of the application's: its bounds are the
 	// credential's own.
-	t.Run("T32 messages smaller than the credential", func(t *testing.T) {
-		t.Parallel()
+	authBubble(t, "T32 messages smaller than the credential", func(t *testing.T) {
 		c := cfg(newTokens().Verify)
 		c.Messages.MaxBytes = 16
-		e := serveGuard(t, c)
+		e := servePipe(t, c, authEcho)
 		cl := e.open(header())
 		cl.WriteFrame(first("alice"))
 		roundTrip(t, cl, "hello")
 		cl.WriteFrame(wstest.Text(strings.Repeat("x", 17)))
 		wantClose(t, cl, 1009, "message_too_big")
 	})
-	t.Run("T32 a schema is for the messages after it", func(t *testing.T) {
-		t.Parallel()
+	authBubble(t, "T32 a schema is for the messages after it", func(t *testing.T) {
 		c := cfg(newTokens().Verify)
 		c.Messages.Validator = must(wsguard.CompileSchema([]byte(`{"type":"integer"}`)))
-		e := serveGuard(t, c)
+		e := servePipe(t, c, authEcho)
 		cl := e.open(header())
 		cl.WriteFrame(first("alice"))
 		roundTrip(t, cl, "1")
@@ -699,8 +689,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 	})
 	// What ends the connection while Attach runs comes first in the log, too:
 	// nothing opens after its close.
-	t.Run("T32 ended while Attach runs", func(t *testing.T) {
-		t.Parallel()
+	authBubble(t, "T32 ended while Attach runs", func(t *testing.T) {
 		attaching, go_ := make(chan struct{}), make(chan struct{})
 		var closed atomic.Int64
 		c := cfg(newTokens().Verify)
@@ -711,7 +700,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 			<-go_
 			return closer(func() { closed.Add(1) }), nil
 		}
-		e := serveWith(t, c, func(g *wsguard.Guard) http.Handler {
+		e := servePipe(t, c, func(g *wsguard.Guard) http.Handler {
 			return g.Handler(func(context.Context, *wsguard.Conn) error { t.Error("handler called"); return nil })
 		})
 		cl := e.open(header())
@@ -827,33 +816,34 @@ func TestAuthT34Expiry(t *testing.T) {
 
 // T35: revocation by subject.
 func TestAuthT35Revoke(t *testing.T) {
-	wstest.CheckGoroutines(t)
-	v := newTokens()
-	e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v.Verify}})
-	var alice []*wstest.Client
-	for range 3 {
-		alice = append(alice, e.open(bearer("alice")))
-	}
-	bob := e.open(bearer("bob"))
-	start := time.Now()
-	e.g.Revoke("alice")
-	for _, c := range alice {
-		wantClose(t, c, 3000, "revoked")
-	}
-	if d := time.Since(start); d > time.Second {
-		t.Errorf("after %v", d)
-	}
-	roundTrip(t, bob, "still here")
-	e.refused(bearer("alice"), 401, "revoked")
+	synctest.Test(t, func(t *testing.T) {
+		v := newTokens()
+		e := servePipe(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v.Verify}}, authEcho)
+		var alice []*wstest.Client
+		for range 3 {
+			alice = append(alice, e.open(bearer("alice")))
+		}
+		bob := e.open(bearer("bob"))
+		start := time.Now()
+		e.g.Revoke("alice")
+		for _, c := range alice {
+			wantClose(t, c, 3000, "revoked")
+		}
+		if d := time.Since(start); d > time.Second {
+			t.Errorf("after %v", d)
+		}
+		roundTrip(t, bob, "still here")
+		e.refused(bearer("alice"), 401, "revoked")
 
-	// Credentials issued since are good, and Restore makes the old ones so.
-	v.issued = time.Now()
-	roundTrip(t, e.open(bearer("alice")), "hello")
-	v.issued = start.Add(-time.Hour)
-	e.refused(bearer("alice"), 401, "revoked")
-	v.issued = time.Time{}
-	e.g.Restore("alice")
-	roundTrip(t, e.open(bearer("alice")), "hello")
+		// Credentials issued since are good, and Restore makes the old ones so.
+		v.issued = time.Now()
+		roundTrip(t, e.open(bearer("alice")), "hello")
+		v.issued = start.Add(-time.Hour)
+		e.refused(bearer("alice"), 401, "revoked")
+		v.issued = time.Time{}
+		e.g.Restore("alice")
+		roundTrip(t, e.open(bearer("alice")), "hello")
+	})
 }
 
 // T36: a revocation at any moment of a handshake leaves no survivor.

@@ -332,10 +332,9 @@ func TestTicketRefusals(t *testing.T) {
 			t.Errorf("status %d", res.StatusCode)
 		}
 	})
-	t.Run("T31 login of the user's own", func(t *testing.T) {
-		t.Parallel()
+	authBubble(t, "T31 login of the user's own", func(t *testing.T) {
 		e := ticketGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{VerifyTimeout: 50 * time.Millisecond}})
-		t.Cleanup(e.idle)
+		t.Cleanup(e.endBubble)
 		login := func(r *http.Request) (wsguard.Principal, error) {
 			switch c, _ := r.Cookie("session"); {
 			case c == nil:
@@ -354,7 +353,7 @@ func TestTicketRefusals(t *testing.T) {
 		mux := http.NewServeMux()
 		mux.Handle("/ws", e.g.Handler(echo))
 		mux.Handle("/ticket", e.g.TicketHandler(login))
-		e.s = wstest.Serve(t, mux)
+		e.s = wstest.ServePipe(t, mux)
 		for cookie, want := range map[string]int{"session=alice": 200, "x=y": 401, "session=down": 503, "session=hang": 503, "session=panic": 503} {
 			if res := e.request("POST", "/ticket", header("Cookie", cookie)); res.StatusCode != want {
 				t.Errorf("%s: status %d, want %d", cookie, res.StatusCode, want)
