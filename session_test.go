@@ -79,6 +79,7 @@ func TestSessions(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		connWantEcho(t, c, "hello")
+		synctest.Wait() // what is written is counted after it
 		a = sessionsOf(g)["alice s1"]
 		if !a.LastMessage.Equal(opened.Add(time.Minute)) || a.Stats != (audit.Stats{MessagesIn: 1, MessagesOut: 1, BytesIn: 5, BytesOut: 5}) {
 			t.Errorf("%+v", a)
