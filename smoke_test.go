@@ -52,6 +52,5 @@ func TestSmoke(t *testing.T) {
 	c.WriteFrame(wstest.CloseFrame(1000, "bye"))
 	t.Log(c.ReadClose())
 	t.Log(c.ReadEOF())
-	for g.Conns() > 0 {
-	}
+	connGone(t, g)
 }
