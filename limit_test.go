@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/wsguard/wsguard"
@@ -18,66 +19,72 @@ import (
 	"github.com/wsguard/wsguard/internal/wstest"
 )
 
-// T16: handshakes that wait are bounded, in all and per client.
+// T16: handshakes that wait are bounded, in all and per client. Those that are
+// refused wait for nothing but the patience of the counter.
 func TestLimitT16InFlight(t *testing.T) {
-	wstest.CheckGoroutines(t)
 	for _, token := range []string{"stuck", "hang"} {
 		t.Run("T16 "+token, func(t *testing.T) {
-			v := newTokens()
-			e := serveGuard(t, proxied(wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v.Verify, VerifyTimeout: 5 * time.Second}}))
-			var wg sync.WaitGroup
-			client := func(i int) string { return fmt.Sprintf("192.0.2.%d", i) }
-			for i := range 256 {
-				c := e.s.Dial(t)
-				c.Timeout = 30 * time.Second
-				wg.Go(func() {
-					defer c.Close()
-					c.Handshake("/", from(client(i/8), "Authorization", fmt.Sprintf("Bearer %s-%d", token, i)))
-				})
-			}
-			eventually(t, "256 at the verifier", func() bool { return len(v.entered) == 256 })
-			for i := range 44 {
-				start := time.Now()
-				if i%2 == 0 {
-					e.refused(from(client(100+i), "Authorization", "Bearer alice"), 503, "in_flight")
-				} else {
-					e.refused(from(client(i%32), "Authorization", "Bearer alice"), 429, "in_flight")
+			connBubble(t, func(t *testing.T) {
+				v := newTokens()
+				e := servePipe(t, proxied(wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v.Verify, VerifyTimeout: 5 * time.Second}}), echoing)
+				var wg sync.WaitGroup
+				client := func(i int) string { return fmt.Sprintf("192.0.2.%d", i) }
+				for i := range 256 {
+					c := e.s.Dial(t)
+					c.Timeout = 30 * time.Second
+					wg.Go(func() {
+						defer c.Close()
+						c.Handshake("/", from(client(i/8), "Authorization", fmt.Sprintf("Bearer %s-%d", token, i)))
+					})
 				}
-				if d := time.Since(start); d > time.Second {
-					t.Errorf("refused after %v", d)
+				synctest.Wait()
+				if n := len(v.entered); n != 256 {
+					t.Errorf("%d at the verifier, want 256", n)
 				}
-			}
-			close(v.release)
-			if token == "hang" {
-				e.s.Close() // the clients go: the verifier is told
-			}
-			wg.Wait()
-			e.idle()
+				for i := range 44 {
+					start := time.Now()
+					if i%2 == 0 {
+						e.refused(from(client(100+i), "Authorization", "Bearer alice"), 503, "in_flight")
+					} else {
+						e.refused(from(client(i%32), "Authorization", "Bearer alice"), 429, "in_flight")
+					}
+					if d := time.Since(start); d > 50*time.Millisecond {
+						t.Errorf("refused after %v", d)
+					}
+				}
+				close(v.release)
+				if token == "hang" {
+					e.s.Close() // the clients go: the verifier is told
+				}
+				wg.Wait()
+				e.idle()
+			})
 		})
 	}
 	// Whoever ignores the context holds a place until he is done; the client
 	// is answered, and its slot is free.
 	t.Run("T16 ignores its context", func(t *testing.T) {
-		v := newTokens()
-		e := serveGuard(t, wsguard.Config{
-			Auth: wsguard.AuthConfig{Verifier: v.Verify, VerifyTimeout: 20 * time.Millisecond},
-			Caps: wsguard.CapConfig{MaxConns: 1},
-		})
-		for i := range 8 {
-			e.refused(bearer(fmt.Sprint("stuck-", i)), 503, "unavailable")
-			if n := e.g.Conns(); n != 0 {
-				t.Errorf("%d slots held", n)
+		connBubble(t, func(t *testing.T) {
+			v := newTokens()
+			e := servePipe(t, wsguard.Config{
+				Auth: wsguard.AuthConfig{Verifier: v.Verify, VerifyTimeout: 20 * time.Millisecond},
+				Caps: wsguard.CapConfig{MaxConns: 1},
+			}, echoing)
+			for i := range 8 {
+				e.refused(bearer(fmt.Sprint("stuck-", i)), 503, "unavailable")
+				if n := e.g.Conns(); n != 0 {
+					t.Errorf("%d slots held", n)
+				}
 			}
-		}
-		e.refused(bearer("alice"), 429, "in_flight")
-		close(v.release)
-		eventually(t, "a place", func() bool {
-			c, res := e.try(bearer("alice"))
-			bye(c)
-			return res.StatusCode == 101
+			e.refused(bearer("alice"), 429, "in_flight")
+			close(v.release)
+			synctest.Wait()
+			bye(e.open(bearer("alice")))
 		})
 	})
 }
+
+func echoing(g *wsguard.Guard) http.Handler { return g.Handler(echo) }
 
 // T46: a cap is exact, however many come at once.
 func TestLimitT46Caps(t *testing.T) {
@@ -92,83 +99,92 @@ func TestLimitT46Caps(t *testing.T) {
 		{"T46 global", wsguard.CapConfig{MaxConns: 10}, noRates, 503},
 		{"T46 client", wsguard.CapConfig{MaxConnsPerClient: 10}, noRates, 429},
 		{"T46 subject", wsguard.CapConfig{MaxConnsPerSubject: 10}, noRates, 429},
-		// Nobody here waits for a verifier, a store or Attach.
-		{"T46 global, default in flight", wsguard.CapConfig{MaxConns: 10}, wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: 1e9, Burst: 1e9}}, 0},
+		// Nobody here waits for a verifier, a store or Attach: in the bubble no
+		// time passes, and so nobody's turn comes too late.
+		{"T46 global, default in flight", wsguard.CapConfig{MaxConns: 10}, wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: 1e9, Burst: 1e9}}, 503},
 	} {
 		for _, token := range []string{"", "alice"} {
 			if token == "" && strings.Contains(tt.name, "subject") {
 				continue
 			}
 			t.Run(tt.name+" "+token, func(t *testing.T) {
-				e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, InsecureAnonymous: true, Failures: wsguard.Rate{PerSecond: wsguard.Off}}, Caps: tt.caps, Rates: tt.rates})
-				for range 2 {
-					var mu sync.Mutex
-					var open []*wstest.Client
-					statuses := map[int]int{}
-					var wg sync.WaitGroup
-					start := make(chan struct{})
-					for range 80 {
-						c := e.s.Dial(t)
-						wg.Go(func() {
-							h := header()
-							if token != "" {
-								h = bearer(token)
-							}
-							<-start
-							res, err := c.Handshake("/", h)
-							if err != nil {
-								t.Error(err)
-								return
-							}
-							mu.Lock()
-							defer mu.Unlock()
-							statuses[res.StatusCode]++
-							if res.StatusCode == 101 {
-								open = append(open, c)
-							}
-						})
+				connBubble(t, func(t *testing.T) {
+					e := servePipe(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, InsecureAnonymous: true, Failures: wsguard.Rate{PerSecond: wsguard.Off}}, Caps: tt.caps, Rates: tt.rates}, echoing)
+					for range 2 {
+						var mu sync.Mutex
+						var open []*wstest.Client
+						statuses := map[int]int{}
+						var wg sync.WaitGroup
+						start := make(chan struct{})
+						for range 80 {
+							c := e.s.Dial(t)
+							wg.Go(func() {
+								h := header()
+								if token != "" {
+									h = bearer(token)
+								}
+								<-start
+								res, err := c.Handshake("/", h)
+								if err != nil {
+									t.Error(err)
+									return
+								}
+								mu.Lock()
+								defer mu.Unlock()
+								statuses[res.StatusCode]++
+								if res.StatusCode == 101 {
+									open = append(open, c)
+								}
+							})
+						}
+						close(start)
+						wg.Wait()
+						if statuses[101] != 10 || statuses[tt.over] != 70 {
+							t.Errorf("statuses %v, want 10 times 101", statuses)
+						}
+						if n := e.g.Conns(); n != len(open) {
+							t.Errorf("%d slots held, %d open", n, len(open))
+						}
+						for _, c := range open {
+							bye(c)
+						}
+						e.idle()
 					}
-					close(start)
-					wg.Wait()
-					if statuses[101] != 10 || tt.over != 0 && statuses[tt.over] != 70 {
-						t.Errorf("statuses %v, want 10 times 101", statuses)
-					}
-					if n := e.g.Conns(); n != len(open) {
-						t.Errorf("%d slots held, %d open", n, len(open))
-					}
-					for _, c := range open {
-						bye(c)
-					}
-					e.idle()
-				}
+				})
 			})
 		}
 	}
 	// An open connection no longer waits, even while its opening is logged.
 	t.Run("T46 a slow log is no handshake in flight", func(t *testing.T) {
-		gate := make(chan struct{})
-		var opened atomic.Int64
-		e := serveGuard(t, wsguard.Config{
-			Rates: wsguard.RateConfig{MaxInFlightPerClient: 2},
-			OnEvent: func(ev audit.Event) {
-				if ev.Kind == audit.Open {
-					opened.Add(1)
-					<-gate
-				}
-			},
+		connBubble(t, func(t *testing.T) {
+			gate := make(chan struct{})
+			var opened atomic.Int64
+			e := servePipe(t, wsguard.Config{
+				Rates: wsguard.RateConfig{MaxInFlightPerClient: 2},
+				OnEvent: func(ev audit.Event) {
+					if ev.Kind == audit.Open {
+						opened.Add(1)
+						<-gate
+					}
+				},
+			}, echoing)
+			var cs []*wstest.Client
+			for range 2 {
+				cs = append(cs, e.open(header()))
+			}
+			synctest.Wait() // the 101 comes first
+			if n := opened.Load(); n != 2 {
+				t.Errorf("%d openings are being logged, want 2", n)
+			}
+			c, res := e.try(header())
+			close(gate)
+			if res.StatusCode != 101 {
+				t.Errorf("status %d while two openings are being logged; %s", res.StatusCode, e.events)
+			}
+			for _, c := range append(cs, c) {
+				bye(c)
+			}
 		})
-		var cs []*wstest.Client
-		for range 2 {
-			cs = append(cs, e.open(header()))
-		}
-		c, res := e.try(header())
-		close(gate)
-		if res.StatusCode != 101 {
-			t.Errorf("status %d while two openings are being logged; %s", res.StatusCode, e.events)
-		}
-		for _, c := range append(cs, c) {
-			bye(c)
-		}
 	})
 	t.Run("T46 reports only", func(t *testing.T) {
 		e := serveGuard(t, wsguard.Config{
@@ -267,7 +283,7 @@ func TestLimitT42Client(t *testing.T) {
 // what Attach made is closed once. Every cap is 1: what leaks is in the way.
 func TestLimitT47Leaks(t *testing.T) {
 	type unwrapper struct{ error }
-	var made, closed atomic.Int64
+	var made, closed, waited atomic.Int64
 	var typedNil *badError
 	release := make(chan struct{})
 	t.Cleanup(func() { close(release) })
@@ -284,6 +300,7 @@ func TestLimitT47Leaks(t *testing.T) {
 		case "typed-nil":
 			return wsguard.Principal{}, typedNil
 		case "wait":
+			waited.Add(1)
 			<-ctx.Done()
 			return wsguard.Principal{}, ctx.Err()
 		}
@@ -389,8 +406,9 @@ func TestLimitT47Leaks(t *testing.T) {
 			c := e.s.Dial(t)
 			h := tt.header
 			if tt.reset && h.Get("Authorization") == "Bearer wait" {
+				before := waited.Load() // its slot may be back before anybody looks
 				go c.Handshake("/", h)
-				eventually(t, "a slot held", func() bool { return e.g.Conns() == 1 })
+				eventually(t, "the verifier asked", func() bool { return waited.Load() > before })
 			} else {
 				// Some end the connection without an answer.
 				res, err := c.Handshake("/", h)
@@ -432,20 +450,26 @@ func (e *badError) Unwrap() error { return e.cause }
 
 // T48: churn.
 func TestLimitT48HandshakeRate(t *testing.T) {
-	wstest.CheckGoroutines(t)
-	e := serveGuard(t, proxied(wsguard.Config{Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: 0.5, Burst: 3}}}))
-	for range 3 {
+	connBubble(t, func(t *testing.T) {
+		e := servePipe(t, proxied(wsguard.Config{Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: 0.5, Burst: 3}}}), echoing)
+		for range 3 {
+			bye(e.open(from("192.0.2.1")))
+		}
+		time.Sleep(500 * time.Millisecond)
+		res := e.refused(from("192.0.2.1"), 429, "handshake_rate")
+		if ra := res.Header.Get("Retry-After"); ra != "2" {
+			t.Errorf("Retry-After is %s, want 2", ra)
+		}
+		bye(e.open(from("192.0.2.2")))
+		time.Sleep(2 * time.Second) // as it was told
 		bye(e.open(from("192.0.2.1")))
-	}
-	res := e.refused(from("192.0.2.1"), 429, "handshake_rate")
-	if ra := res.Header.Get("Retry-After"); ra != "2" && ra != "1" {
-		t.Errorf("Retry-After is %s", ra)
-	}
-	e.open(from("192.0.2.2"))
-
-	d := serveGuard(t, wsguard.Config{})
-	statuses := d.atOnce(60, func(int) http.Header { return header() }, nil)
-	if statuses[101] < 8 || statuses[101] > 25 || statuses[101]+statuses[429] != 60 {
-		t.Errorf("defaults: %v", statuses)
-	}
+		e.refused(from("192.0.2.1"), 429, "handshake_rate")
+	})
+	connBubble(t, func(t *testing.T) {
+		e := servePipe(t, wsguard.Config{}, echoing)
+		statuses := e.atOnce(60, func(int) http.Header { return header() }, nil)
+		if statuses[101] != 20 || statuses[429] != 40 {
+			t.Errorf("defaults: %v, want 20 times 101", statuses)
+		}
+	})
 }
