@@ -10,11 +10,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/wsguard/wsguard"
@@ -71,50 +71,52 @@ func TestHandshakeForm(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			v := newTokens()
-			e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v.Verify, InsecureAnonymous: true}})
-			o := tt.o
-			if o.Header == nil {
-				o.Header = header()
-			}
-			o.Header["Authorization"] = []string{"Bearer alice"}
-			start := time.Now()
-			if tt.status == 101 {
+			connBubble(t, func(t *testing.T) {
+				v := newTokens()
+				e := servePipe(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v.Verify, InsecureAnonymous: true}}, echoing)
+				o := tt.o
+				if o.Header == nil {
+					o.Header = header()
+				}
+				o.Header["Authorization"] = []string{"Bearer alice"}
+				start := time.Now()
+				if tt.status == 101 {
+					c, res := e.tryWith(o)
+					if res.StatusCode != 101 {
+						t.Fatalf("status %d; events:\n%s", res.StatusCode, e.events)
+					}
+					if ext := res.Header.Get("Sec-WebSocket-Extensions"); ext != "" {
+						t.Errorf("extensions %q", ext)
+					}
+					roundTrip(t, c, "hello")
+					return
+				}
 				c, res := e.tryWith(o)
-				if res.StatusCode != 101 {
-					t.Fatalf("status %d; events:\n%s", res.StatusCode, e.events)
+				if res.StatusCode != tt.status {
+					t.Fatalf("status %d, want %d; events:\n%s", res.StatusCode, tt.status, e.events)
 				}
-				if ext := res.Header.Get("Sec-WebSocket-Extensions"); ext != "" {
-					t.Errorf("extensions %q", ext)
+				if o.Method != "HEAD" {
+					checkRefusal(t, res)
 				}
-				roundTrip(t, c, "hello")
-				return
-			}
-			c, res := e.tryWith(o)
-			if res.StatusCode != tt.status {
-				t.Fatalf("status %d, want %d; events:\n%s", res.StatusCode, tt.status, e.events)
-			}
-			if o.Method != "HEAD" {
-				checkRefusal(t, res)
-			}
-			for name, want := range tt.want {
-				if !slices.Equal(res.Header[name], want) {
-					t.Errorf("%s is %q, want %q", name, res.Header[name], want)
+				for name, want := range tt.want {
+					if !slices.Equal(res.Header[name], want) {
+						t.Errorf("%s is %q, want %q", name, res.Header[name], want)
+					}
 				}
-			}
-			if ev := e.events.wait(t, audit.Refusal, 1); ev.Reason != tt.reason {
-				t.Errorf("reason %s, want %s", ev.Reason, tt.reason)
-			}
-			c.Timeout = 3 * time.Second
-			if err := c.ReadEOF(); err != nil && !strings.Contains(err.Error(), "reset") {
-				t.Error(err)
-			}
-			if d := time.Since(start); d > 5*time.Second {
-				t.Errorf("after %v", d)
-			}
-			if v.calls.Load() != 0 {
-				t.Error("the verifier was called")
-			}
+				if ev := e.events.wait(t, audit.Refusal, 1); ev.Reason != tt.reason {
+					t.Errorf("reason %s, want %s", ev.Reason, tt.reason)
+				}
+				c.Timeout = 3 * time.Second
+				if err := c.ReadEOF(); err != nil && !strings.Contains(err.Error(), "reset") {
+					t.Error(err)
+				}
+				if d := time.Since(start); d > 5*time.Second {
+					t.Errorf("after %v", d)
+				}
+				if v.calls.Load() != 0 {
+					t.Error("the verifier was called")
+				}
+			})
 		})
 	}
 }
@@ -181,36 +183,38 @@ func TestHandshakeT17Body(t *testing.T) {
 		{"T17 behind a piece", request("HTTP/1.1", "Transfer-Encoding: chunked"), false, foreign.Handler, 403},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			e := serveWith(t, wsguard.Config{}, func(g *wsguard.Guard) http.Handler {
-				if tt.front != nil {
-					return tt.front(g.Handler(echo))
+			connBubble(t, func(t *testing.T) {
+				e := servePipe(t, wsguard.Config{}, func(g *wsguard.Guard) http.Handler {
+					if tt.front != nil {
+						return tt.front(g.Handler(echo))
+					}
+					return g.Handler(echo)
+				})
+				if tt.drain {
+					e.g.Shutdown(context.Background())
 				}
-				return g.Handler(echo)
+				synctest.Wait()
+				base := connBubbled()
+				for range 5 {
+					c := e.s.Dial(t)
+					start := time.Now()
+					c.Write([]byte(tt.request))
+					res, err := c.ReadResponse()
+					if err != nil {
+						t.Fatal(err)
+					}
+					if d := time.Since(start); res.StatusCode != tt.status || d > time.Second {
+						t.Errorf("status %d after %v", res.StatusCode, d)
+					}
+					checkRefusal(t, res)
+				}
+				// The clients are still there.
+				time.Sleep(3 * time.Second)
+				synctest.Wait()
+				if n := connBubbled() - base; n > 0 {
+					t.Errorf("%d goroutines more than before", n)
+				}
 			})
-			if tt.drain {
-				e.g.Shutdown(context.Background())
-			}
-			base := runtime.NumGoroutine()
-			for range 5 {
-				c := e.s.Dial(t)
-				start := time.Now()
-				c.Write([]byte(tt.request))
-				res, err := c.ReadResponse()
-				if err != nil {
-					t.Fatal(err)
-				}
-				if d := time.Since(start); res.StatusCode != tt.status || d > time.Second {
-					t.Errorf("status %d after %v", res.StatusCode, d)
-				}
-				checkRefusal(t, res)
-			}
-			// The clients are still there.
-			for end := time.Now().Add(3 * time.Second); runtime.NumGoroutine() > base; time.Sleep(5 * time.Millisecond) {
-				if time.Now().After(end) {
-					t.Errorf("%d goroutines more than before", runtime.NumGoroutine()-base)
-					break
-				}
-			}
 		})
 	}
 }
@@ -240,21 +244,23 @@ func TestHandshakeT20Early(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			e := serveGuard(t, wsguard.Config{})
-			c, res := e.tryWith(wstest.HandshakeOptions{Header: header(), Early: tt.early})
-			if res.StatusCode != 101 {
-				t.Fatal(res.StatusCode)
-			}
-			if tt.code != 0 {
-				wantClose(t, c, tt.code, tt.reason)
-				return
-			}
-			if tt.reason == "rest" {
-				c.Write(frames(wstest.Text("hello"))[1:])
-			}
-			if _, p, err := c.ReadMessage(); string(p) != "hello" {
-				t.Errorf("%q, %v", p, err)
-			}
+			connBubble(t, func(t *testing.T) {
+				e := servePipe(t, wsguard.Config{}, echoing)
+				c, res := e.tryWith(wstest.HandshakeOptions{Header: header(), Early: tt.early})
+				if res.StatusCode != 101 {
+					t.Fatal(res.StatusCode)
+				}
+				if tt.code != 0 {
+					wantClose(t, c, tt.code, tt.reason)
+					return
+				}
+				if tt.reason == "rest" {
+					c.Write(frames(wstest.Text("hello"))[1:])
+				}
+				if _, p, err := c.ReadMessage(); string(p) != "hello" {
+					t.Errorf("%q, %v", p, err)
+				}
+			})
 		})
 	}
 }
