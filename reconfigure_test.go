@@ -313,72 +313,71 @@ func TestReconfigureTickets(t *testing.T) {
 
 // A handshake sees one Config from its beginning to its end.
 func TestReconfigureAtomic(t *testing.T) {
-	wstest.CheckGoroutines(t)
-	configs := [2]wsguard.Config{}
-	origins, keys := [2]string{"https://a.example.com", "https://b.example.com"}, [2]string{"A", "B"}
-	for i := range configs {
-		configs[i] = wsguard.Config{
-			Origins: origins[i : i+1],
-			Auth:    wsguard.AuthConfig{Verifier: onlyToken(keys[i]), Failures: wsguard.Rate{PerSecond: wsguard.Off}},
-			Caps:    wsguard.CapConfig{MaxConnsPerSubject: wsguard.Off, MaxConnsPerClient: wsguard.Off},
-			Rates:   wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}, MaxInFlightPerClient: wsguard.Off},
-			Messages: wsguard.MessageConfig{Validator: &wsguard.Table{Types: map[string]wsguard.Rule{
-				"x": {Validator: refuseWord(keys[1-i])},
-			}}, OnInvalid: wsguard.ActionReport},
+	connBubble(t, func(t *testing.T) { // where no deadline passes while it is being changed
+		configs := [2]wsguard.Config{}
+		origins, keys := [2]string{"https://a.example.com", "https://b.example.com"}, [2]string{"A", "B"}
+		for i := range configs {
+			configs[i] = wsguard.Config{
+				Origins: origins[i : i+1],
+				Auth:    wsguard.AuthConfig{Verifier: onlyToken(keys[i]), Failures: wsguard.Rate{PerSecond: wsguard.Off}},
+				Caps:    wsguard.CapConfig{MaxConnsPerSubject: wsguard.Off, MaxConnsPerClient: wsguard.Off},
+				Rates:   wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}, MaxInFlightPerClient: wsguard.Off},
+				Messages: wsguard.MessageConfig{Validator: &wsguard.Table{Types: map[string]wsguard.Rule{
+					"x": {Validator: refuseWord(keys[1-i])},
+				}}, OnInvalid: wsguard.ActionReport},
+			}
+			connNoRates(&configs[i])
 		}
-		connNoRates(&configs[i])
-	}
-	e := newEnv(t, configs[0])
-	t.Cleanup(e.idle)
-	e.s = wstest.ServePipe(t, e.g.Handler(echo))
-	stop := make(chan struct{})
-	var changing sync.WaitGroup
-	changing.Go(func() {
-		for i := 1; ; i++ {
-			select {
-			case <-stop:
-				return
-			default:
-				if err := e.g.Reconfigure(configs[i%2]); err != nil {
-					t.Error(err)
+		e := servePipe(t, configs[0], echoing)
+		stop := make(chan struct{})
+		var changing sync.WaitGroup
+		changing.Go(func() {
+			for i := 1; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+					if err := e.g.Reconfigure(configs[i%2]); err != nil {
+						t.Error(err)
+					}
 				}
+			}
+		})
+		var clients sync.WaitGroup
+		var met [2]atomic.Int64
+		for i := range 4 {
+			clients.Go(func() {
+				for n := range 300 {
+					o, k := (i+n)%2, (i+n/2)%2
+					c := e.s.Dial(t)
+					res, err := c.Handshake("/", http.Header{"Origin": {origins[o]}, "Authorization": {"Bearer " + keys[k]}})
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if res.StatusCode == 101 {
+						if o != k {
+							t.Errorf("origin %s with key %s", origins[o], keys[k])
+						}
+						met[o].Add(1)
+						for range 3 {
+							connWantEcho(t, c, `{"type":"x","A":1,"B":2}`)
+						}
+					}
+					c.Close()
+				}
+			})
+		}
+		clients.Wait()
+		close(stop)
+		changing.Wait()
+		if met[0].Load() == 0 || met[1].Load() == 0 {
+			t.Logf("only one Config was met: %d, %d", met[0].Load(), met[1].Load())
+		}
+		for _, ev := range e.events.of(audit.Violation) {
+			if !errors.Is(ev.Err, reason.Schema) || !strings.HasPrefix(ev.Detail, "x: ") {
+				t.Fatalf("%+v", ev)
 			}
 		}
 	})
-	var clients sync.WaitGroup
-	var met [2]atomic.Int64
-	for i := range 4 {
-		clients.Go(func() {
-			for n := range 300 {
-				o, k := (i+n)%2, (i+n/2)%2
-				c := e.s.Dial(t)
-				res, err := c.Handshake("/", http.Header{"Origin": {origins[o]}, "Authorization": {"Bearer " + keys[k]}})
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				if res.StatusCode == 101 {
-					if o != k {
-						t.Errorf("origin %s with key %s", origins[o], keys[k])
-					}
-					met[o].Add(1)
-					for range 3 {
-						connWantEcho(t, c, `{"type":"x","A":1,"B":2}`)
-					}
-				}
-				c.Close()
-			}
-		})
-	}
-	clients.Wait()
-	close(stop)
-	changing.Wait()
-	if met[0].Load() == 0 || met[1].Load() == 0 {
-		t.Logf("only one Config was met: %d, %d", met[0].Load(), met[1].Load())
-	}
-	for _, ev := range e.events.of(audit.Violation) {
-		if !errors.Is(ev.Err, reason.Schema) || !strings.HasPrefix(ev.Detail, "x: ") {
-			t.Fatalf("%+v", ev)
-		}
-	}
 }
