@@ -218,7 +218,7 @@ func TestFlags(t *testing.T) {
 		{name: "-schema, no JSON", flags: "-schema " + schema, frames: texts(1, `{`), code: 1007, reason: "invalid_json"},
 		{name: "-schema, good", flags: "-schema " + schema, frames: texts(1, `{"a":1}`), reply: `{"a":1}`},
 		{name: "-schema-action reply", flags: "-schema-action reply -schema " + schema, frames: texts(1, `{"a":"x"}`), reply: `{"error":"invalid_message"`},
-		{name: "-token-ttl", flags: "-tokens alice=T1 -token-ttl 300ms", header: []string{"Authorization", "Bearer T1"}, code: 3000, reason: "expired"},
+		{name: "-token-ttl", flags: "-tokens alice=T1 -token-ttl 2s", header: []string{"Authorization", "Bearer T1"}, code: 3000, reason: "expired"},
 		{name: "-token-from first-message", flags: "-tokens alice=T1 -token-from first-message", frames: append(texts(1, `{"type":"auth","token":"T1"}`), texts(1, "x")...), reply: "x"},
 		{name: "-token-from first-message, wrong", flags: "-tokens alice=T1 -token-from first-message", frames: texts(1, `{"type":"auth","token":"T2"}`), code: 3000, reason: "unauthenticated"},
 		{name: "-auth-timeout", flags: "-tokens alice=T1 -token-from first-message -auth-timeout 100ms", code: 3008, reason: "auth_timeout"},
