@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -343,20 +344,38 @@ func (s *server) connections(n int) {
 	}
 }
 
+// under is a client that the cap has let in, or nil. Eight handshakes of a client
+// are under way at once, at most: with a 429 it was not the cap's turn yet.
+func (s *server) under() *wstest.Client {
+	for end := time.Now().Add(20 * time.Second); ; {
+		conn, err := net.Dial("tcp", s.addr)
+		if err != nil {
+			s.t.Error(err)
+			return nil
+		}
+		c := wstest.NewClient(s.t, conn)
+		res, err := c.Handshake("/ws", s.header())
+		if err == nil && res.StatusCode == 101 {
+			return c
+		}
+		c.Close()
+		if err == nil && res.StatusCode == 429 && time.Now().Before(end) {
+			continue
+		}
+		if err != nil || res.StatusCode != 503 {
+			s.t.Errorf("neither 101 nor 503: %v, %v", res, err)
+		}
+		return nil
+	}
+}
+
 func TestCap80(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	s := start(t, "-max-conns", "10", "-handshake-rate", "1000/1000")
 	for range 2 {
 		got := make(chan *wstest.Client, 80)
 		for range 80 {
-			c := wstest.Dial(t, s.addr)
-			go func() {
-				if res, err := c.Handshake("/ws", s.header()); err != nil || res.StatusCode != 101 {
-					c.Close()
-					c = nil
-				}
-				got <- c
-			}()
+			go func() { got <- s.under() }()
 		}
 		n := 0
 		var open []*wstest.Client
