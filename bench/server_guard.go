@@ -67,7 +67,7 @@ func newGuard(origin string, v wsguard.Validator) *wsguard.Guard {
 		Rates: wsguard.RateConfig{
 			Messages: plenty, ClientMessages: plenty, SubjectMessages: plenty,
 			Bytes: plenty, ClientBytes: plenty, SubjectBytes: plenty,
-			Handshakes: plenty,
+			Handshakes: plenty, MaxInFlightPerClient: 10000,
 		},
 		Messages: wsguard.MessageConfig{MaxBytes: maxMessage, Validator: v},
 		// Lines are formatted and thrown away: their cost is the guard's.

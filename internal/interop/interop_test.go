@@ -252,6 +252,7 @@ func TestGWSSeesTheCode(t *testing.T) {
 func TestManyClients(t *testing.T) {
 	guard, url := serve(t, func(c *wsguard.Config) {
 		c.Rates.Handshakes.PerSecond = wsguard.Off
+		c.Rates.MaxInFlightPerClient = wsguard.Off // all of them come at once
 		c.Caps.MaxConns = 40
 	}, nil)
 	var wg sync.WaitGroup
