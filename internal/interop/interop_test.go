@@ -154,7 +154,7 @@ func TestGorillaClosesFirst(t *testing.T) {
 		if code != 1005 {
 			payload = websocket.FormatCloseMessage(code, "bye")
 		}
-		c.WriteControl(websocket.CloseMessage, payload, time.Now().Add(time.Second))
+		c.WriteControl(websocket.CloseMessage, payload, time.Now().Add(20*time.Second))
 		_, _, err := c.ReadMessage()
 		var echoed *websocket.CloseError
 		if !errors.As(err, &echoed) || echoed.Code != code {

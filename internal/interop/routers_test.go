@@ -83,7 +83,7 @@ func TestRouters(t *testing.T) {
 						t.Fatalf("%d bytes back, want %d: %v", len(p), len(msg), err)
 					}
 				}
-				c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(time.Second))
+				c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(20*time.Second))
 				if _, _, err := c.ReadMessage(); !websocket.IsCloseError(err, 1000) {
 					t.Error(err)
 				}
@@ -116,7 +116,7 @@ func TestOpaqueWriters(t *testing.T) {
 	}
 	h := guard.Handler(echoMessages)
 	for name, wrapped := range map[string]http.Handler{
-		"http.TimeoutHandler": http.TimeoutHandler(h, time.Second, ""),
+		"http.TimeoutHandler": http.TimeoutHandler(h, time.Minute, ""),
 		"opaque": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			h.ServeHTTP(struct{ http.ResponseWriter }{w}, r)
 		}),
