@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -149,7 +150,7 @@ type client struct {
 
 func connect(t *testing.T, host string) *client {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	ws, _, err := websocket.Dial(ctx, "ws://"+host+"/ws", &websocket.DialOptions{HTTPHeader: http.Header{"Origin": {"http://" + host}}})
 	if err != nil {
@@ -344,6 +345,11 @@ func TestBrowser(t *testing.T) {
 	case testing.Short():
 		t.Skip("-short")
 	}
+	// One that does not come as far as an empty page says nothing about ours.
+	cmd, out := runBrowser(t, browser, "about:blank")
+	if err := cmd.Wait(); err != nil || !strings.Contains(out.String(), "<html") {
+		t.Skipf("%s does not work here: %v\n%s", browser, err, out)
+	}
 	for _, tt := range []struct {
 		name            string
 		sanitise, csp   bool
@@ -383,6 +389,41 @@ func TestBrowser(t *testing.T) {
 	}
 }
 
+// runBrowser starts a browser with a profile of its own, which prints the page at url once
+// that is loaded. The end of the test takes both away.
+func runBrowser(t *testing.T, browser, url string) (*exec.Cmd, *strings.Builder) {
+	t.Helper()
+	profile, err := os.MkdirTemp("", "wsguard-html-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	cmd := exec.CommandContext(ctx, browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--user-data-dir="+profile, "--dump-dom", url)
+	cmd.WaitDelay = 5 * time.Second
+	out := new(strings.Builder)
+	cmd.Stdout = out
+	err = cmd.Start()
+	t.Cleanup(func() {
+		cancel()
+		if cmd.ProcessState == nil && cmd.Process != nil {
+			cmd.Wait()
+		}
+		// The browser's last children may still be writing.
+		for range 50 {
+			if err := os.RemoveAll(profile); err == nil {
+				return
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		t.Errorf("%s stays", profile)
+	})
+	if err != nil {
+		t.Skipf("%s does not start here: %v", browser, err)
+	}
+	return cmd, out
+}
+
 // browse lets a browser see the vectors, and returns what it has made of them,
 // and how many scripts have run.
 func browse(t *testing.T, browser string, sanitise, csp bool) (dom string, scripts int64) {
@@ -399,10 +440,18 @@ func browse(t *testing.T, browser string, sanitise, csp bool) (dom string, scrip
 		app.hub.clean = func(s string) string { return s }
 	}
 	var ran atomic.Int64
-	shown := make(chan struct{})
+	shown, ended := make(chan struct{}), make(chan struct{})
+	end := sync.OnceFunc(func() { close(ended) })
 	mux := http.NewServeMux()
 	mux.Handle("/", app.handler())
 	mux.HandleFunc("/pwned", func(http.ResponseWriter, *http.Request) { ran.Add(1) })
+	// The page says when it shows the last message, and has then tried to load an
+	// image, after those of all messages.
+	mux.HandleFunc("/ended", func(http.ResponseWriter, *http.Request) { end() })
+	mux.HandleFunc("/probe.js", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/javascript")
+		io.WriteString(w, probe)
+	})
 	// The page is not loaded, and printed, before this image is.
 	mux.HandleFunc("/hold", func(_ http.ResponseWriter, r *http.Request) {
 		select {
@@ -417,7 +466,7 @@ func browse(t *testing.T, browser string, sanitise, csp bool) (dom string, scrip
 		if csp {
 			w.Header().Set("Content-Security-Policy", rec.Header().Get("Content-Security-Policy"))
 		}
-		io.WriteString(w, strings.Replace(rec.Body.String(), "</main>", `<img src="hold"></main>`, 1))
+		io.WriteString(w, strings.Replace(rec.Body.String(), "</main>", `<img src="hold"></main><script src="probe.js"></script>`, 1))
 	})
 	srv := &http.Server{Handler: mux}
 	go srv.Serve(l)
@@ -428,16 +477,8 @@ func browse(t *testing.T, browser string, sanitise, csp bool) (dom string, scrip
 		srv.Close()
 	}()
 
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--user-data-dir="+t.TempDir(), "--dump-dom", "http://"+host+"/")
-	var out strings.Builder
-	cmd.Stdout = &out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	for by := time.Now().Add(30 * time.Second); app.guard.Conns() < 1; time.Sleep(5 * time.Millisecond) {
+	cmd, out := runBrowser(t, browser, "http://"+host+"/")
+	for by := time.Now().Add(time.Minute); app.guard.Conns() < 1; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(by) {
 			t.Fatal("the browser does not connect")
 		}
@@ -452,10 +493,36 @@ func browse(t *testing.T, browser string, sanitise, csp bool) (dom string, scrip
 	}
 	c.markup("<b>the end</b>")
 	c.read()
-	time.Sleep(500 * time.Millisecond) // for what a message starts, such as an image that fails
+	if sanitise || csp {
+		select {
+		case <-ended:
+		case <-time.After(time.Minute):
+			t.Error("the browser does not show the last message")
+		}
+	} else {
+		// A script is all that is waited for: the messages may do to the page
+		// what they like.
+		for by := time.Now().Add(time.Minute); ran.Load() == 0 && time.Now().Before(by); time.Sleep(5 * time.Millisecond) {
+		}
+	}
+	time.Sleep(500 * time.Millisecond) // for what else a message starts
 	close(shown)
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("browser: %v", err)
 	}
 	return out.String(), ran.Load()
 }
+
+// probe keeps to what the policy allows. What it needs it takes before a message
+// can change it.
+const probe = `{
+	const { origin } = location;
+	const watch = new MutationObserver(() => {
+		if ([...document.querySelectorAll('.markup')].at(-1)?.textContent !== 'the end') return;
+		watch.disconnect();
+		const image = new Image();
+		image.onerror = () => fetch(origin + '/ended');
+		image.src = origin + '/none';
+	});
+	watch.observe(document, { childList: true, subtree: true });
+}`
