@@ -414,7 +414,7 @@ func TestFaults(t *testing.T) {
 		{"-trusted", "::/0"},
 		{"-trusted", "127.0.0.1", "-cert", "none.pem"},
 		{"-trusted", "127.0.0.1", "-origins", "*"},
-		{"-trusted", "127.0.0.1", "-addr", "256.0.0.1:0"},
+		{"-trusted", "127.0.0.1", "-addr", "127.0.0.1:65536"},
 	} {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		if err := run(ctx, append([]string{"-addr", "127.0.0.1:0"}, args...), io.Discard, slog.New(slog.DiscardHandler)); err == nil {
