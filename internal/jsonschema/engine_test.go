@@ -223,16 +223,11 @@ func TestHostileCost(t *testing.T) {
 		t.Skip("a ratio of times, which the race detector bends")
 	}
 	ordinary := []byte(fill("[", `{"id":#,"name":"somebody","tags":["a","b"],"score":12.5}`, ",", "]"))
-	best := func(f func()) time.Duration {
-		least := time.Hour
-		for range 15 {
-			start := time.Now()
-			f()
-			least = min(least, time.Since(start))
-		}
-		return least
+	timed := func(f func()) time.Duration {
+		start := time.Now()
+		f()
+		return time.Since(start)
 	}
-	valid := best(func() { json.Valid(ordinary) })
 	all := map[string]bool{"1e1000001": true, "1e999999 many": true, "a million digits": true, "1e400 many": true, "1e-400 many": true, "long numbers": true, "anyOf depth 18": true, "anyOf depth 64": true,
 		"bad leaf at depth 64": true, "oneOf tree, bad leaf": true, "oneOf tree, operator last": true, "oneOf tree, operator last, large leaf": true, "oneOf tree, operator missing, large leaf": true, "uniqueItems numbers": true, "unknown keys": true, "3,000 keys": true, "3,000 keys that may be": true, "durations": true,
 		"long string": true, "large enum": true}
@@ -243,10 +238,18 @@ func TestHostileCost(t *testing.T) {
 		delete(all, c.name)
 		s := compile(t, c.schema)
 		msg := []byte(c.msg)
-		took := best(func() { _ = s.Validate(msg) })
 		// The million digits come to more than a message may hold.
 		scale := max(1, float64(len(msg))/float64(full))
-		if ratio := float64(took) / float64(valid) / scale; ratio > 20 {
+		// The least of each is what it costs, in turn, so that a machine that is
+		// slower for a while is so for both; and what others take of it needs more
+		// rounds to be seen past, not another bound.
+		took, valid, ratio := time.Hour, time.Hour, 0.0
+		for round := 0; round < 15 || round < 300 && ratio > 20; round++ {
+			took = min(took, timed(func() { _ = s.Validate(msg) }))
+			valid = min(valid, timed(func() { json.Valid(ordinary) }))
+			ratio = float64(took) / float64(valid) / scale
+		}
+		if ratio > 20 {
 			t.Errorf("%s: %.1f times json.Valid on 32 KiB", c.name, ratio)
 		} else {
 			t.Logf("%s: %.2f times json.Valid on 32 KiB", c.name, ratio)
