@@ -150,9 +150,9 @@ func TestDefaultFuel(t *testing.T) {
 
 // TestHostile holds every input to its verdict, to its fuel and, with a wide margin, to time.
 func TestHostile(t *testing.T) {
-	most := 5 * time.Second
+	most := 30 * time.Second // a hundred times what the dearest takes
 	if raceEnabled {
-		most = time.Minute
+		most = 3 * time.Minute
 	}
 	for _, c := range hostileCases() {
 		t.Run(c.name, func(t *testing.T) {
