@@ -186,6 +186,28 @@ func TestLimitT46Caps(t *testing.T) {
 			}
 		})
 	})
+	// Nor does who has yet to take the 101.
+	t.Run("T46 a slow 101 is no handshake in flight", func(t *testing.T) {
+		connBubble(t, func(t *testing.T) {
+			e := newEnv(t, wsguard.Config{Rates: wsguard.RateConfig{MaxInFlightPerClient: 1}})
+			t.Cleanup(e.endBubble)
+			e.s = wstest.ServeListener(t, wstest.NewListener(wstest.PipeOptions{BufferBytes: 16}), echoing(e.g))
+			slow := e.s.Dial(t)
+			fmt.Fprintf(slow, "GET / HTTP/1.1\r\nHost: x\r\nOrigin: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+				"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", appOrigin)
+			synctest.Wait()
+			if n := e.g.Conns(); n != 1 {
+				t.Errorf("%d slots, want 1", n)
+			}
+			start := time.Now()
+			c, res := e.try(header())
+			if d := time.Since(start); res.StatusCode != 101 || d > 0 {
+				t.Errorf("status %d after %v; %s", res.StatusCode, d, e.events)
+			}
+			bye(c)
+			slow.Close()
+		})
+	})
 	t.Run("T46 reports only", func(t *testing.T) {
 		e := serveGuard(t, wsguard.Config{
 			Auth: wsguard.AuthConfig{Verifier: newTokens().Verify},

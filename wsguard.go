@@ -679,6 +679,7 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 	c.fit(a.endpointState)
 	p := a.principal // a pointer into a would keep the request
 	c.principal.Store(&p)
+	a.land() // nothing is waited for any more
 	c.w, err = wire.Upgrade(w, stripped, a.subprotocol, a.wire)
 	if err != nil {
 		// Once the connection is taken nothing more can be answered.
@@ -692,7 +693,6 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 		a.attachLater = detached(stripped)
 	}
 	a.conn = c
-	a.land()
 	c.start(await, holders)
 	return c, nil
 }
