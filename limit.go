@@ -454,7 +454,7 @@ const (
 // first, for it is about him.
 func (c *counter) take(key clientKey) (ok, own bool) {
 	var t *time.Timer
-	for {
+	for late := false; ; {
 		c.mu.Lock()
 		own = c.maxEach > 0 && c.each[key] >= c.maxEach
 		if !own && (c.max <= 0 || c.all < c.max) {
@@ -463,7 +463,7 @@ func (c *counter) take(key clientKey) (ok, own bool) {
 			c.mu.Unlock()
 			return true, false
 		}
-		if c.waiting >= maxPatient {
+		if late || c.waiting >= maxPatient {
 			c.mu.Unlock()
 			return false, own
 		}
@@ -477,18 +477,14 @@ func (c *counter) take(key clientKey) (ok, own bool) {
 			t = time.NewTimer(patience)
 			defer t.Stop()
 		}
-		late := false
 		select {
 		case <-freed:
 		case <-t.C:
-			late = true
+			late = true // one more look: the machine may have been busy
 		}
 		c.mu.Lock()
 		c.waiting--
 		c.mu.Unlock()
-		if late {
-			return false, own
-		}
 	}
 }
 
