@@ -16,7 +16,7 @@ func KeepAlive(t testing.TB, conn any) {
 }
 
 // goroutineGrace is how long goroutines have to end after the test.
-const goroutineGrace = 5 * time.Second
+const goroutineGrace = 30 * time.Second
 
 // CheckGoroutines fails the test if, some seconds after its end, goroutines run
 // that did not run when CheckGoroutines was called, and prints their stacks.

@@ -50,7 +50,7 @@ func TestCheckGoroutines(t *testing.T) {
 		}{
 			{"at once", 0, 0, false},
 			{"late", 3 * time.Second, 3 * time.Second, false},
-			{"never", -1, 5 * time.Second, true},
+			{"never", -1, 30 * time.Second, true},
 		} {
 			tb := &fakeTB{}
 			wstest.CheckGoroutines(tb)
