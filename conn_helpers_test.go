@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"sync"
 	"testing"
@@ -296,4 +297,23 @@ func connSettled(t testing.TB, g *wsguard.Guard, ev *connEvents, c *wstest.Clien
 	for len(ev.closes) > 0 {
 		<-ev.closes
 	}
+}
+
+// connWrapped is a listener as most around another are: what it accepts shows
+// no more than a net.Conn, and cannot be half closed.
+type connWrapped struct{ net.Listener }
+
+func (l connWrapped) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	return struct{ net.Conn }{c}, err
+}
+
+// connServeWrapped is wstest.Serve behind a connWrapped.
+func connServeWrapped(t testing.TB, h http.Handler, opts ...func(*http.Server)) *wstest.Server {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return wstest.ServeListener(t, connWrapped{l}, h, opts...)
 }

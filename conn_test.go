@@ -508,16 +508,14 @@ func TestCloseCodeReachesSender(t *testing.T) {
 		t.Skip("sends a lot")
 	}
 	wstest.CheckGoroutines(t)
-	for _, secure := range []bool{false, true} {
-		t.Run(fmt.Sprintf("TLS %t", secure), func(t *testing.T) {
+	for name, serve := range map[string]func(testing.TB, http.Handler, ...func(*http.Server)) *wstest.Server{
+		"TCP": wstest.Serve, "TLS": wstest.ServeTLS, "wrapped": connServeWrapped,
+	} {
+		t.Run(name, func(t *testing.T) {
 			g, ev := connGuard(t, func(cfg *wsguard.Config) {
 				connPatient(cfg)
 				cfg.Messages.Control = wsguard.Rate{PerSecond: wsguard.Off}
 			})
-			serve := wstest.Serve
-			if secure {
-				serve = wstest.ServeTLS
-			}
 			s := serve(t, g.Handler(echo))
 			flood := map[string][]byte{
 				"messages": bytes.Repeat(wstest.AppendFrame(nil, wstest.Text(strings.Repeat("x", 1000))), 16), // rate_limited
@@ -560,6 +558,85 @@ func TestCloseCodeReachesSender(t *testing.T) {
 			connGone(t, g)
 		})
 	}
+}
+
+// connEach runs f with a connection that the server can half close, and with one
+// that it cannot.
+func connEach(t *testing.T, f func(t *testing.T, g *wsguard.Guard, c *wstest.Client)) {
+	for _, wrapped := range []bool{false, true} {
+		t.Run(fmt.Sprintf("wrapped %t", wrapped), func(t *testing.T) {
+			connBubble(t, func(t *testing.T) {
+				g, _ := connGuard(t, nil)
+				pipes := wstest.NewListener(wstest.PipeOptions{})
+				l := net.Listener(pipes)
+				if wrapped {
+					l = connWrapped{l}
+				}
+				wstest.ServeListener(t, l, g.Handler(echo))
+				nc, err := pipes.Dial(context.Background())
+				if err != nil {
+					t.Fatal(err)
+				}
+				c := wstest.NewClient(t, nc)
+				if res, err := c.Handshake("/", connHeader("")); err != nil || res.StatusCode != 101 {
+					t.Fatal(res, err)
+				}
+				synctest.Wait() // it is open
+				f(t, g, c)
+			})
+		})
+	}
+}
+
+// A socket is not closed, and so not reset, as long as its peer may not have
+// read the close frame.
+func TestLingersForSender(t *testing.T) {
+	connEach(t, func(t *testing.T, g *wsguard.Guard, c *wstest.Client) {
+		c.Write([]byte("\x81\x05hello"))
+		connWantClose(t, c, 1002, "protocol_error")
+		start := time.Now()
+		for {
+			if _, err := c.Conn().Write([]byte("x")); err != nil {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if d := time.Since(start); d < time.Second || d > 1100*time.Millisecond {
+			t.Errorf("closed after %v, want the linger of a second", d)
+		}
+	})
+}
+
+// A peer that has sent its close frame is not kept waiting.
+func TestClosedAtOnce(t *testing.T) {
+	ended := func(t *testing.T, c *wstest.Client, start time.Time) {
+		t.Helper()
+		if err := c.ReadEOF(); err != nil {
+			t.Error(err)
+		}
+		if d := time.Since(start); d > 0 {
+			t.Errorf("closed after %v", d)
+		}
+	}
+	t.Run("by the peer", func(t *testing.T) {
+		connEach(t, func(t *testing.T, g *wsguard.Guard, c *wstest.Client) {
+			start := time.Now()
+			c.WriteFrame(wstest.CloseFrame(1000, ""))
+			connWantClose(t, c, 1000, "")
+			ended(t, c, start)
+		})
+	})
+	t.Run("by the server", func(t *testing.T) {
+		connEach(t, func(t *testing.T, g *wsguard.Guard, c *wstest.Client) {
+			start := time.Now()
+			for s := range g.Sessions() {
+				g.Kick(s.ID, 4000, "bye")
+			}
+			connWantClose(t, c, 4000, "bye")
+			c.WriteFrame(wstest.CloseFrame(4000, ""))
+			ended(t, c, start)
+		})
+	})
 }
 
 // A Write to a peer that does not read fails in time, whatever the peer sends

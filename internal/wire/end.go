@@ -129,9 +129,15 @@ func (c *Conn) linger() {
 			return
 		}
 	}
-	half, ok := socket.(interface{ CloseWrite() error })
-	if !ok || half.CloseWrite() != nil {
-		return // what cannot be half closed knows no reset either
+	// Many a net.Conn around a socket does not show that it can be half closed.
+	// Its peer is told no end then, but has the same time to read the close
+	// frame; after his own he sends nothing, and is not kept waiting.
+	if half, ok := socket.(interface{ CloseWrite() error }); ok {
+		if half.CloseWrite() != nil {
+			return
+		}
+	} else if c.answered {
+		return
 	}
 	// Under TLS, what the peer still sends need not be decrypted.
 	c.discard(socket, left)
@@ -165,7 +171,8 @@ func (c *Conn) awaitClose(limit int64) int64 {
 				continue
 			}
 			h, n, fault := parseHeader(c.buf[c.r:c.w], c.open)
-			if fault != "" || n > 0 && h.op == opClose || h.length > limit {
+			c.answered = fault == "" && n > 0 && h.op == opClose
+			if fault != "" || c.answered || h.length > limit {
 				return limit
 			}
 			if n == 0 {

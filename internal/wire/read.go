@@ -231,6 +231,7 @@ func (c *Conn) controlFrame(op byte, p []byte) error {
 		if fault != FaultNone {
 			return &Error{Fault: fault, Detail: detail}
 		}
+		c.answered = true
 		return &Error{Fault: FaultClosed, Detail: "close frame received", Code: code, Reason: reason}
 	}
 	return nil
