@@ -29,14 +29,14 @@ func listen(addr string, trusted []string, headerTimeout time.Duration) (net.Lis
 	if err != nil {
 		return nil, err
 	}
-	return listener{&proxyproto.Listener{
+	return &proxyproto.Listener{
 		Listener:   l,
 		ConnPolicy: policy,
 		// The header is read on the connection's own goroutine: a slow one
 		// keeps nobody waiting.
 		ReadHeaderTimeout: headerTimeout,
 		ValidateHeader:    validate,
-	}}, nil
+	}, nil
 }
 
 // validate lets pass what a TCP balancer can mean: a client's address, or LOCAL
@@ -47,28 +47,4 @@ func validate(h *proxyproto.Header) error {
 		return errors.New("no TCP client in the PROXY header")
 	}
 	return nil
-}
-
-// listener lets its connections be closed one side at a time, as the TCP
-// connections in them can be, which proxyproto.Conn does not show. Without it
-// a guard has to close a socket that the client still writes to: the kernel
-// resets it then, and a reset can overtake the close code.
-type listener struct{ net.Listener }
-
-func (l listener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if p, ok := c.(*proxyproto.Conn); ok {
-		return conn{p}, nil
-	}
-	return c, err
-}
-
-type conn struct{ *proxyproto.Conn }
-
-func (c conn) CloseWrite() error {
-	tcp, ok := c.TCPConn()
-	if !ok {
-		return errors.ErrUnsupported
-	}
-	return tcp.CloseWrite()
 }
