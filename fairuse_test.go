@@ -224,6 +224,17 @@ func TestOneClient(t *testing.T) {
 			t.Errorf("%+v", ws)
 		}
 	})
+	// Clients with names of their own may share an address.
+	fairUse(t, func(cfg *wsguard.Config) {
+		cfg.Proxies.ClientName = func(r *http.Request) string { return r.Header.Get("X-Tenant") }
+	}, func(t *testing.T, f *fair) {
+		for range 150 {
+			f.want(101, "192.0.2.1", "X-Tenant", "acme").Close()
+		}
+		if ws := f.ev.of(audit.Warning); len(ws) > 0 {
+			t.Errorf("%+v", ws)
+		}
+	})
 	fairUse(t, func(*wsguard.Config) {}, func(t *testing.T, f *fair) {
 		for i := range 250 {
 			f.want(101, fmt.Sprintf("192.0.2.%d", i%2)).Close()

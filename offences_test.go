@@ -84,6 +84,47 @@ func TestPenaltiesNotForRevoke(t *testing.T) {
 	})
 }
 
+// Nor is a message that is refused after the end: what it asked for may have been
+// forbidden because of it.
+func TestPenaltiesNotAfterTheEnd(t *testing.T) {
+	var g *wsguard.Guard
+	fairUse(t, func(cfg *wsguard.Config) {
+		penalties(cfg)
+		cfg.Messages.OnForbidden = wsguard.ActionReply
+		cfg.Messages.Authorize = func(_ context.Context, _ wsguard.Principal, _ string, msg []byte) error {
+			if string(msg) == "kick" {
+				for s := range g.Sessions() {
+					g.Kick(s.ID, 0, "")
+				}
+			}
+			return wsguard.ErrForbidden
+		}
+	}, func(t *testing.T, f *fair) {
+		g = f.g
+		for _, tt := range []struct {
+			msg  string
+			bans int
+		}{{"kick", 0}, {"no", 1}} {
+			for range 8 {
+				c, res := f.dial("192.0.2.1", "Authorization", "Bearer alice - 0s")
+				if res.StatusCode != 101 {
+					break // the ban
+				}
+				c.WriteFrame(wstest.Text(tt.msg))
+				synctest.Wait()
+				c.Close()
+				synctest.Wait()
+			}
+			if b := f.g.Bans(); len(b) != tt.bans {
+				t.Errorf("%s: %+v, want %d", tt.msg, b, tt.bans)
+			}
+			if vs := f.ev.of(audit.Violation); len(vs) > 0 != (tt.bans > 0) {
+				t.Errorf("%s: %+v", tt.msg, vs)
+			}
+		}
+	})
+}
+
 // What is owed keeps its part of the bucket when the rate changes.
 func TestPenaltiesReconfigured(t *testing.T) {
 	var cfg wsguard.Config
