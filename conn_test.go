@@ -607,6 +607,25 @@ func TestLingersForSender(t *testing.T) {
 	})
 }
 
+// A peer that answers in the middle of a frame, or not at all, has the server's
+// end at once all the same.
+func TestFailedMidFrame(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		g, _ := connGuard(t, nil)
+		c := connDial(t, wstest.ServePipe(t, g.Handler(echo)), "")
+		c.Write([]byte("\x81\xfe\x01\x00\x00\x00\x00\x00\xff")) // one byte of 256
+		start := time.Now()
+		connWantClose(t, c, 1007, "invalid_utf8")
+		c.WriteFrame(wstest.CloseFrame(1007, ""))
+		if err := c.ReadEOF(); err != nil {
+			t.Error(err)
+		}
+		if d := time.Since(start); d > 0 {
+			t.Errorf("closed after %v", d)
+		}
+	})
+}
+
 // A peer that has sent its close frame is not kept waiting.
 func TestClosedAtOnce(t *testing.T) {
 	ended := func(t *testing.T, c *wstest.Client, start time.Time) {

@@ -115,7 +115,9 @@ func (c *Conn) linger() {
 		return
 	}
 	left := c.cfg.LingerBytes
-	if !c.desync && c.deadline(c.cfg.CloseGrace) {
+	// In the middle of a frame his answer is not waited for: it may lie behind
+	// a payload that never comes.
+	if !c.desync && c.remain == 0 && c.deadline(c.cfg.CloseGrace) {
 		left = c.awaitClose(left)
 	}
 	if !c.deadline(c.cfg.Linger) {
@@ -157,8 +159,8 @@ func (c *Conn) deadline(d time.Duration) bool {
 // awaitClose reads frames, throwing them away, until the peer's close frame.
 // It returns what is left of limit.
 func (c *Conn) awaitClose(limit int64) int64 {
-	// What the reader left: header and payload of a frame it was in.
-	skip := c.remain + int64(c.hdr+c.give)
+	// What the reader left of a frame it was in.
+	skip := int64(c.hdr + c.give)
 	if c.early != nil {
 		c.takeEarly()
 	}
