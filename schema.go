@@ -142,7 +142,7 @@ func messageError(err error) *MessageError {
 	if !errors.As(err, &e) {
 		return &MessageError{Reason: "internal", Offset: -1, err: reason.Internal}
 	}
-	m := &MessageError{Reason: e.Token, Offset: e.Offset, Pointer: e.InstancePointer, Keyword: e.KeywordLocation}
+	m := &MessageError{Reason: e.Token, Offset: e.Offset, Pointer: e.InstancePointer, Keyword: e.KeywordLocation, place: e.LogPointer}
 	switch e.Kind {
 	case jsonschema.KindSyntax:
 		m.err = reason.InvalidJSON
@@ -157,20 +157,22 @@ func messageError(err error) *MessageError {
 }
 
 // MessageError says what is wrong with a message. Nothing in it is the peer's but
-// the names in Pointer, which are escaped and cut.
+// the names in Pointer, which are escaped and cut; in the error's text those that
+// the schema does not have are *.
 type MessageError struct {
 	Reason  string // a token: "schema", "duplicate_key", "depth", …
 	Offset  int    // of the byte, for what no keyword refuses; -1: not asked
 	Pointer string // to the value (RFC 6901), for what does not fit, if it was asked
 	Keyword string // where the schema says so
 
-	err *reason.Reason
+	place string // Pointer, for a log
+	err   *reason.Reason
 }
 
 func (e *MessageError) Error() string {
 	switch {
-	case e.Keyword != "" && e.Pointer != "":
-		return fmt.Sprintf("%v: at %q, by %s", e.err, e.Pointer, e.Keyword)
+	case e.Keyword != "" && e.place != "":
+		return fmt.Sprintf("%v: at %q, by %s", e.err, e.place, e.Keyword)
 	case e.Keyword != "":
 		return fmt.Sprintf("%v: by %s", e.err, e.Keyword)
 	case e.Offset >= 0:

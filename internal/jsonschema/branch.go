@@ -550,7 +550,7 @@ func (v *vm) tree(n *node, i, end int) int {
 		f := &e.fault
 		bad := &fault{err: v.prog.refusal(f.node, f.keyword), off: int32(i), depth: int32(v.depth) + f.depth}
 		if v.explain {
-			bad.path = e.pointer(f.val)
+			bad.path, bad.logPath = e.pointer(f.val, nil), e.pointer(f.val, v.prog.names)
 		}
 		return bad
 	}, i, end)

@@ -12,7 +12,23 @@ import (
 type engine struct {
 	root     *step
 	tree     *program
-	refusals sync.Map // of the evaluator
+	refusals sync.Map        // of the evaluator
+	names    map[string]bool // that stand in the schema's sources, as keywords or as what they are for
+}
+
+// learn adds the names of a source.
+func (e *engine) learn(doc any) {
+	switch doc := doc.(type) {
+	case map[string]any:
+		for name, v := range doc {
+			e.names[name] = true
+			e.learn(v)
+		}
+	case []any:
+		for _, v := range doc {
+			e.learn(v)
+		}
+	}
 }
 
 const allKinds = 1<<(isObject+1) - 1

@@ -114,6 +114,8 @@ type fault struct {
 	off   int32 // where the value, or the name, begins
 	depth int32
 	path  string // from there on, where the evaluator judged
+
+	logPath string // likewise, without the peer's names
 }
 
 // A vm walks one message. It lives on the stack of Validate.

@@ -69,11 +69,14 @@ type Error struct {
 	// escaped.
 	InstancePointer string
 
+	// LogPointer is InstancePointer for a log: a name that the schema does not have anywhere, which may be anything, is *.
+	LogPointer string
+
 	// KeywordLocation is where in the schema the keyword stands that refused, such as #/properties/id/type.
 	KeywordLocation string
 }
 
-// Error returns a text fit for a log. Nothing in it is the peer's but the sanitised instance pointer.
+// Error returns a text fit for a log. Nothing in it is the peer's.
 func (e *Error) Error() string {
 	switch e.Kind {
 	case KindSyntax, KindLimit, KindSchema:
@@ -86,7 +89,7 @@ func (e *Error) Error() string {
 		if e.InstancePointer == "" { // the whole message, or nobody has asked where
 			return fmt.Sprintf("wsguard: message refused: %s, by %s", e.Kind, e.KeywordLocation)
 		}
-		return fmt.Sprintf("wsguard: message refused: %s at %q, by %s", e.Kind, e.InstancePointer, e.KeywordLocation)
+		return fmt.Sprintf("wsguard: message refused: %s at %q, by %s", e.Kind, e.LogPointer, e.KeywordLocation)
 	}
 	return fmt.Sprintf("wsguard: message refused: %s (%s)", e.Kind, e.Token)
 }
@@ -96,8 +99,9 @@ const maxPointer = 256
 
 // bounded collects text up to maxPointer bytes and drops the rest.
 type bounded struct {
-	b    []byte
-	full bool
+	b     []byte
+	full  bool
+	known map[string]bool // nil: every name is written; else only these
 }
 
 const ellipsis = "…"
@@ -143,6 +147,10 @@ func hidden(r rune) bool {
 // pointerName appends one reference token of a JSON pointer.
 func (b *bounded) pointerName(name string) {
 	b.add("/")
+	if b.known != nil && !b.known[name] {
+		b.add("*")
+		return
+	}
 	for !b.full {
 		i := strings.IndexAny(name, "~/")
 		if i < 0 {

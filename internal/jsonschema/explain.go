@@ -1,9 +1,9 @@
 package jsonschema
 
 // pointer writes the JSON pointer of what begins at off, a value or a name, and then path. All before off is valid JSON;
-// what comes after may be anything.
-func pointer(msg []byte, off int, path string) string {
-	var b bounded
+// what comes after may be anything. Names that are not known are left out, if known is not nil.
+func pointer(msg []byte, off int, path string, known map[string]bool) string {
+	b := bounded{known: known}
 	i := skipSpace(msg, 0)
 	for i < off && !b.full {
 		object := msg[i] == '{'

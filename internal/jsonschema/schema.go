@@ -77,6 +77,10 @@ func Compile(src []byte, opt Options) (s *Schema, err error) {
 	}
 	s = &Schema{limits: opt.Limits.resolve(), fuel: opt.Fuel}
 	s.prog = compileEngine(prog, &opt, s.limits)
+	s.prog.names = map[string]bool{}
+	for _, d := range l.docs {
+		s.prog.learn(d.doc)
+	}
 	return s, nil
 }
 
@@ -241,7 +245,8 @@ func (s *Schema) Explain(msg []byte) *Error {
 	e := *v.fault.err
 	switch {
 	case e.KeywordLocation != "":
-		e.InstancePointer = pointer(msg, int(v.fault.off), v.fault.path)
+		e.InstancePointer = pointer(msg, int(v.fault.off), v.fault.path, nil)
+		e.LogPointer = pointer(msg, int(v.fault.off), v.fault.logPath, v.prog.names)
 	case e.Kind != KindInternal && e.Token != TokenFuel:
 		e.Offset = int(v.fault.off)
 	}

@@ -293,13 +293,13 @@ func (t *tree) unique(array int32, spend func(int)) bool {
 	return true
 }
 
-// pointer writes the JSON pointer of a value, sanitised and bounded.
-func (t *tree) pointer(i int32) string {
+// pointer writes the JSON pointer of a value, sanitised and bounded, as the function of this name does.
+func (t *tree) pointer(i int32, known map[string]bool) string {
 	var path []int32
 	for ; i >= 0 && t.vals[i].parent >= 0; i = t.vals[i].parent {
 		path = append(path, i)
 	}
-	var b bounded
+	b := bounded{known: known}
 	for k := len(path) - 1; k >= 0 && !b.full; k-- {
 		v := &t.vals[path[k]]
 		if t.vals[v.parent].kind == isObject {
