@@ -392,7 +392,6 @@ func (s *sessions) open() []*Conn {
 
 const (
 	drainEvery = 100 * time.Millisecond
-	drainBatch = 16 // at least; a small server is drained at once
 	drainPace  = 10 * time.Second
 )
 
@@ -440,8 +439,8 @@ func (g *Guard) Shutdown(ctx context.Context) error {
 func (g *Guard) drain(ctx context.Context, pace time.Duration) {
 	conns := g.sessions.open()
 	rand.Shuffle(len(conns), func(i, j int) { conns[i], conns[j] = conns[j], conns[i] })
-	ticks := max(1, int(pace/drainEvery))
-	batch := max(drainBatch, (len(conns)+ticks-1)/ticks)
+	ticks := max(1, int(pace/(drainEvery+drainEvery/5))) // jitter is a tenth, a timer may be late
+	batch := (len(conns) + ticks - 1) / ticks
 	for len(conns) > 0 {
 		n := min(batch, len(conns))
 		for _, c := range conns[:n] {
