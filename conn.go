@@ -296,8 +296,11 @@ func (c *Conn) pass(ctx context.Context) (bool, error) {
 				return false, err
 			}
 		default:
-			c.violations.Add(1)
+			if c.over() {
+				return false, c.closed()
+			}
 			c.tooMany()
+			c.violation(reason.RateLimited, "", false)
 			return false, c.end(reason.RateLimited, "")
 		}
 		if ok {
@@ -501,7 +504,7 @@ func (c *Conn) warn() error {
 	return c.reply(0, func() notice { return notice{Warning: "rate_limit"} })
 }
 
-// violation reports a message that was refused and did not end the connection.
+// violation counts and reports a message that was, or would be, refused.
 func (c *Conn) violation(why *reason.Reason, detail string, report bool) {
 	c.violations.Add(1)
 	c.tell(why, detail, report)
@@ -629,9 +632,13 @@ func (c *Conn) End(err error) {
 // fault ends the connection for a mistake on this side.
 func (c *Conn) fault(detail string) { c.end(reason.Internal, detail) }
 
-// punish is end for what the peer has done.
+// punish is end for what the peer has done. It is told apart from the end, which
+// is no warning in a log.
 func (c *Conn) punish(why *reason.Reason, detail string) error {
-	c.offended(why)
+	if _, peers := messageOffences[why]; peers && !c.over() {
+		c.offended(why)
+		c.tell(why, detail, false)
+	}
 	return c.end(why, detail)
 }
 
@@ -851,6 +858,7 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 		if !d.shared {
 			g.offend(c.st.setup, c.client, d.Reason, handshakeOffences[d.Reason])
 		}
+		c.tell(d.Reason, d.detail, false)
 		return c.end(d.Reason, d.detail)
 	}
 	c.lease.authenticated()

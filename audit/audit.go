@@ -18,7 +18,7 @@ const (
 	Refresh   Kind = "refresh"   // a connection has a newer credential
 	Close     Kind = "close"     // a connection has ended; Err says why
 	Refusal   Kind = "refusal"   // a handshake, or a ticket, was refused
-	Violation Kind = "violation" // a message was refused, or would have been
+	Violation Kind = "violation" // a message was refused, or would have been; a Close may follow
 	Banned    Kind = "ban"       // a client is banned; Reason is its last offence
 	Warning   Kind = "warning"   // something is wrong on the server's side
 )
