@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -27,13 +29,17 @@ type sink struct {
 
 // sampler keeps repeated refusals from flooding the log.
 type sampler struct {
+	kind       audit.Kind
+	reason     string
 	limit      *rate.Limiter
 	suppressed uint64
+	told       bool // of those suppressed, when summary has passed
 }
 
 const (
 	logPerSecond = 5
 	logBurst     = 20
+	summary      = time.Second // until a count is written for which no line has come
 )
 
 func newSink(log *slog.Logger, hook func(audit.Event)) *sink {
@@ -136,15 +142,42 @@ func (s *sink) sample(e audit.Event) (suppressed uint64, ok bool) {
 	defer s.mu.Unlock()
 	k := s.kinds[key]
 	if k == nil {
-		k = &sampler{limit: rate.NewLimiter(logPerSecond, logBurst)}
+		k = &sampler{kind: e.Kind, reason: e.Reason, limit: rate.NewLimiter(logPerSecond, logBurst)}
 		s.kinds[key] = k
 	}
 	if !k.limit.Allow() {
 		k.suppressed++
+		if !k.told {
+			k.told = true
+			time.AfterFunc(summary, func() { s.summarize(k) })
+		}
 		return 0, false
 	}
 	suppressed, k.suppressed = k.suppressed, 0
 	return suppressed, true
+}
+
+// summarize writes how many were not, if no line since has said so.
+func (s *sink) summarize(k *sampler) {
+	defer func() { _ = recover() }()
+	s.mu.Lock()
+	n := k.suppressed
+	k.suppressed, k.told = 0, false
+	s.mu.Unlock()
+	if n > 0 {
+		s.logger().LogAttrs(context.Background(), slog.LevelWarn, "websocket "+string(k.kind),
+			slog.String("reason", k.reason), slog.Uint64("suppressed", n))
+	}
+}
+
+// flush summarizes all at once.
+func (s *sink) flush() {
+	s.mu.Lock()
+	kinds := slices.Collect(maps.Values(s.kinds))
+	s.mu.Unlock()
+	for _, k := range kinds {
+		s.summarize(k)
+	}
 }
 
 // sanitize makes a peer's string fit for a log, a terminal and a page: control

@@ -243,7 +243,7 @@ func TestEventT74Sampled(t *testing.T) {
 		if n := len(e.log.Find("websocket refusal")); n != 21 {
 			t.Errorf("%d lines, want 21", n)
 		}
-		time.Sleep(time.Second)
+		time.Sleep(500 * time.Millisecond)
 		refuse("https://evil.test")
 		got := e.log.Find("websocket refusal")
 		if last := got[len(got)-1]; last.Attr("suppressed").String() != "980" {
@@ -251,6 +251,34 @@ func TestEventT74Sampled(t *testing.T) {
 		}
 		if n := len(e.events.of(audit.Refusal)); n != 1002 {
 			t.Errorf("%d events for 1,002 refusals", n)
+		}
+		// Nor is a count lost that no refusal follows, or that Shutdown does.
+		sum := func(want uint64, when string) {
+			t.Helper()
+			got := e.log.Find("websocket refusal")
+			last := got[len(got)-1]
+			if n, r := last.Attr("suppressed"), last.Attr("reason").String(); n.String() != fmt.Sprint(want) || r != "origin" {
+				t.Errorf("%s: suppressed %v of %s, want %d", when, n, r, want)
+			}
+		}
+		time.Sleep(time.Minute)
+		for range 100 {
+			refuse("https://evil.test")
+		}
+		time.Sleep(time.Second + time.Millisecond)
+		sum(80, "after a second")
+		time.Sleep(time.Minute)
+		for range 50 {
+			refuse("https://evil.test")
+		}
+		if err := e.g.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		sum(30, "after Shutdown")
+		n := len(e.log.Find("websocket refusal"))
+		time.Sleep(time.Minute)
+		if m := len(e.log.Find("websocket refusal")); m != n {
+			t.Errorf("%d lines more", m-n)
 		}
 	})
 }
@@ -381,5 +409,51 @@ func TestEventNoSecrets(t *testing.T) {
 		if i := strings.Index(s, secret); i >= 0 {
 			t.Errorf("%s: …%s", name, s[max(0, i-200):i+20])
 		}
+	}
+}
+
+// What a peer does wrong is a warning in the log also where it ends the connection,
+// which is none.
+func TestEventClosingViolations(t *testing.T) {
+	for name, tt := range map[string]struct {
+		cfg    wsguard.Config
+		send   []byte
+		reason string
+	}{
+		"rate":     {wsguard.Config{Rates: wsguard.RateConfig{Messages: wsguard.Rate{PerSecond: never, Burst: 1}}}, wstest.AppendFrame(wstest.AppendFrame(nil, wstest.Text("a")), wstest.Text("b")), "rate_limited"},
+		"schema":   {wsguard.Config{Messages: wsguard.MessageConfig{Validator: must(wsguard.CompileSchema([]byte(`{"type":"integer"}`)))}}, wstest.AppendFrame(nil, wstest.Text(`"1"`)), "schema"},
+		"frame":    {wsguard.Config{}, []byte("\x81\x01x"), "protocol_error"},
+		"type":     {wsguard.Config{}, wstest.AppendFrame(nil, wstest.Frame{Fin: true, Opcode: wstest.OpBinary, Masked: true}), "message_type"},
+		"size":     {wsguard.Config{}, []byte("\x81\xff\x00\x00\x01\x00\x00\x00\x00\x00"), "message_too_big"},
+		"none":     {wsguard.Config{}, wstest.AppendFrame(nil, wstest.CloseFrame(1000, "")), ""},
+		"password": {wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, Sources: wsguard.TokenSources{FirstMessage: true}}}, wstest.AppendFrame(nil, first("wrong")), "unauthenticated"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := servePipe(t, tt.cfg, authEcho)
+				c := e.open(header())
+				c.Write(tt.send)
+				for {
+					if _, _, err := c.ReadMessage(); err != nil {
+						break
+					}
+				}
+				c.Close()
+				e.events.wait(t, audit.Close, 1)
+				vs, cs := e.log.Find("websocket violation"), e.log.Find("websocket close")
+				if len(cs) != 1 || cs[0].Level != slog.LevelInfo {
+					t.Errorf("closes: %v", cs)
+				}
+				if tt.reason == "" {
+					if len(vs) > 0 {
+						t.Errorf("%v", vs)
+					}
+					return
+				}
+				if len(vs) != 1 || vs[0].Level != slog.LevelWarn || vs[0].Attr("reason").String() != tt.reason || cs[0].Attr("reason").String() != tt.reason {
+					t.Errorf("violations %v, closes %v; want %s", vs, cs, tt.reason)
+				}
+			})
+		})
 	}
 }

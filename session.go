@@ -401,6 +401,7 @@ const (
 // what is left and returns ctx's error. Further calls wait for the same drain.
 // http.Server.Shutdown knows nothing of upgraded connections: call it after.
 func (g *Guard) Shutdown(ctx context.Context) error {
+	defer g.events.flush()
 	s := g.sessions
 	s.mu.Lock()
 	first := !s.draining
