@@ -248,7 +248,11 @@ func find(r *http.Request, sources []source) (credential, error) {
 	for _, s := range sources {
 		switch s.kind {
 		case sourceHeader:
-			for _, v := range r.Header["Authorization"] {
+			lines := r.Header["Authorization"]
+			if len(lines) > 1 { // of any scheme: it is a header of one value (RFC 9110 §11.6.2)
+				n++
+			}
+			for _, v := range lines {
 				if scheme, token, _ := strings.Cut(v, " "); strings.EqualFold(scheme, "Bearer") {
 					add(s, strings.TrimSpace(token))
 				}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/wsguard/wsguard/audit"
+	"github.com/wsguard/wsguard/internal/origin"
 	"github.com/wsguard/wsguard/reason"
 	"github.com/wsguard/wsguard/store"
 )
@@ -163,7 +164,7 @@ func (t *tickets) drop(s *sale) {
 
 // redeem takes the ticket, and judges it only then: whoever presents it in the
 // wrong place has used it up.
-func (t *tickets) redeem(ctx context.Context, token, origin string) (Principal, error) {
+func (t *tickets) redeem(ctx context.Context, token, from string) (Principal, error) {
 	key := ticketKey(token)
 	value, ok, err := t.cfg.Store.Take(ctx, key)
 	var tk ticket
@@ -179,7 +180,7 @@ func (t *tickets) redeem(ctx context.Context, token, origin string) (Principal, 
 		return Principal{}, deny(reason.Unavailable, "the ticket store returned something else")
 	case !time.Now().Before(tk.Bought.Add(t.cfg.TTL)): // whatever the store thinks
 		return Principal{}, deny(reason.Unauthenticated, "no such ticket")
-	case tk.Origin != "" && tk.Origin != origin:
+	case tk.Origin != "" && !origin.Same(tk.Origin, from):
 		return Principal{}, deny(reason.Unauthenticated, "ticket of another origin")
 	}
 	p := Principal{Subject: string(tk.Subject), SessionID: string(tk.SessionID), Expires: tk.Expires, IssuedAt: tk.IssuedAt, bought: tk.Bought}

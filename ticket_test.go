@@ -156,6 +156,20 @@ func TestTicketT31(t *testing.T) {
 		e.redeemRefused(ticket, header("Origin", "https://other.example.com"), 401, "unauthenticated")
 		e.redeemRefused(ticket, header(), 401, "unauthenticated") // used up
 	})
+	t.Run("T05 T31 the same origin, written otherwise", func(t *testing.T) {
+		t.Parallel()
+		e := ticketEnv(t, wsguard.Config{})
+		for _, from := range []string{"HTTPS://APP.example.com", appOrigin + ":443"} {
+			if _, res := e.redeem(e.buy(bearer("alice")), header("Origin", from)); res.StatusCode != 101 {
+				t.Error(from, res.StatusCode)
+			}
+			h := bearer("alice")
+			h.Set("Origin", from)
+			if _, res := e.redeem(e.buy(h), header()); res.StatusCode != 101 {
+				t.Error("bought at", from, res.StatusCode)
+			}
+		}
+	})
 	t.Run("T31 forged", func(t *testing.T) {
 		t.Parallel()
 		e := ticketEnv(t, wsguard.Config{})

@@ -172,6 +172,17 @@ func parseOrigin(s string) (tuple, string) {
 	return canonical(scheme, host, port), ""
 }
 
+// Same reports whether two values of an Origin header are the same origin,
+// however they are written.
+func Same(a, b string) bool {
+	if a == b {
+		return true
+	}
+	s, fault := parseOrigin(a)
+	t, other := parseOrigin(b)
+	return fault == "" && other == "" && s == t
+}
+
 // canonical drops the port that a scheme implies.
 func canonical(scheme, host, port string) tuple {
 	if scheme == "https" && port == "443" || scheme == "http" && port == "80" {

@@ -179,6 +179,28 @@ func TestMatch(t *testing.T) {
 	}
 }
 
+func TestSame(t *testing.T) {
+	for _, tt := range []struct {
+		a, b string
+		same bool
+	}{
+		{"https://a.example", "https://a.example", true},
+		{"https://a.example", "HTTPS://A.example:443", true},
+		{"http://[::1]:80", "http://[::1]", true},
+		{"null", "null", true},
+		{"null", "NULL", false},
+		{"https://a.example", "http://a.example", false},
+		{"https://a.example", "https://a.example:444", false},
+		{"https://a.example", "https://b.example", false},
+		{"https://a.example", "", false},
+		{"nonsense", "NONSENSE", false},
+	} {
+		if origin.Same(tt.a, tt.b) != tt.same || origin.Same(tt.b, tt.a) != tt.same {
+			t.Errorf("%q, %q: want %t", tt.a, tt.b, tt.same)
+		}
+	}
+}
+
 func TestZero(t *testing.T) {
 	var nl *origin.List
 	var zl origin.List
