@@ -31,9 +31,10 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
-		if err != flag.ErrHelp {
-			fmt.Fprintln(os.Stderr, "echo:", err)
+		if err == flag.ErrHelp {
+			return
 		}
+		fmt.Fprintln(os.Stderr, "echo:", err)
 		os.Exit(2)
 	}
 }
@@ -71,7 +72,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	defer ln.Close()
 	if cfg.Origins = o.origins; len(cfg.Origins) == 0 {
-		cfg.Origins = ownOrigins(ln.Addr())
+		cfg.Origins = ownOrigins(o.addr, ln.Addr())
 	}
 	if err := authenticate(&cfg.Auth, &o); err != nil {
 		return err
@@ -93,7 +94,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 
 	mux := http.NewServeMux()
-	mux.Handle("/ws", guard.Handler(echo))
+	ws := guard.Handler(echo)
+	mux.Handle("/ws", ws)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(map[string]int{"connections": guard.Conns(), "goroutines": runtime.NumGoroutine()})
@@ -105,7 +107,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		mux.Handle("POST /revoke", revoke(guard, o.adminToken))
 	}
 	srv := &http.Server{
-		Handler:           mux,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == "PRI" { // HTTP/2, which the mux knows nothing of: the guard answers
+				ws.ServeHTTP(w, r)
+				return
+			}
+			mux.ServeHTTP(w, r)
+		}),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second, // ends with the upgrade
 		IdleTimeout:       time.Minute,
@@ -135,19 +143,31 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err := guard.Shutdown(drain); err != nil {
 		log.Warn("drain: cut what was left", "err", err)
 	}
-	if err := srv.Shutdown(drain); err != nil {
+	// What is left answers at once, or has not asked yet: http.Server would wait
+	// five seconds for it.
+	brief, cancel := context.WithTimeout(drain, 200*time.Millisecond)
+	defer cancel()
+	if err := srv.Shutdown(brief); err != nil {
 		srv.Close()
 	}
 	return nil
 }
 
-// ownOrigins are what a page served from this address would send.
-func ownOrigins(addr net.Addr) []string {
+// ownOrigins are what a page served from this address would send: as it was
+// asked for, and as it is.
+func ownOrigins(asked string, addr net.Addr) []string {
+	own := []string{"http://" + addr.String()}
 	host, port, err := net.SplitHostPort(addr.String())
-	if err == nil && net.ParseIP(host).IsUnspecified() {
-		return []string{"http://localhost:" + port, "http://127.0.0.1:" + port}
+	if err != nil {
+		return own
 	}
-	return []string{"http://" + addr.String()}
+	if net.ParseIP(host).IsUnspecified() {
+		own = append(own, "http://localhost:"+port, "http://127.0.0.1:"+port)
+	}
+	if name, _, err := net.SplitHostPort(asked); err == nil && name != "" {
+		own = append(own, "http://"+net.JoinHostPort(name, port))
+	}
+	return own
 }
 
 func echo(ctx context.Context, c *wsguard.Conn) error {
@@ -188,8 +208,12 @@ func authenticate(auth *wsguard.AuthConfig, o *options) error {
 		return nil
 	}
 	keys := map[[sha256.Size]byte]wsguard.Principal{}
-	for subject, token := range o.tokens {
-		keys[sha256.Sum256([]byte(token))] = wsguard.Principal{Subject: subject}
+	for _, p := range o.tokens {
+		key := sha256.Sum256([]byte(p.token))
+		if old, ok := keys[key]; ok && old.Subject != p.subject {
+			return fmt.Errorf("-tokens: %s and %s have the same token", old.Subject, p.subject)
+		}
+		keys[key] = wsguard.Principal{Subject: p.subject}
 	}
 	known := wsguard.APIKeys(keys)
 	auth.Verifier = func(ctx context.Context, token string) (wsguard.Principal, error) {
@@ -204,10 +228,13 @@ func authenticate(auth *wsguard.AuthConfig, o *options) error {
 
 // revoke ends the sessions of a subject, for whoever knows the admin token.
 func revoke(guard *wsguard.Guard, adminToken string) http.Handler {
-	want := sha256.Sum256([]byte("Bearer " + adminToken))
+	want := sha256.Sum256([]byte(adminToken))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		got := sha256.Sum256([]byte(r.Header.Get("Authorization")))
-		if subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
+		w.Header().Set("Cache-Control", "no-store")
+		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+		got := sha256.Sum256([]byte(token))
+		if len(r.Header["Authorization"]) != 1 || !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
+			w.Header().Set("Connection", "close") // whatever the body is
 			w.Header().Set("WWW-Authenticate", "Bearer")
 			http.Error(w, "Unauthorized", http.StatusUnauthorized)
 			return
@@ -280,6 +307,11 @@ func parse(args []string, stderr io.Writer, cfg *wsguard.Config, o *options) err
 	if fs.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
+	for name, d := range map[string]time.Duration{"token-ttl": o.tokenTTL, "drain": o.drain} {
+		if d < 0 && d != wsguard.Off {
+			return fmt.Errorf("-%s %v: must not be negative, unless it is -1", name, d)
+		}
+	}
 	return nil
 }
 
@@ -298,13 +330,13 @@ func (l *list) Set(s string) error {
 	return nil
 }
 
-// pairs is a flag a=x,b=y.
-type pairs map[string]string
+// pairs is a flag a=x,b=y. A subject may have several tokens.
+type pairs []struct{ subject, token string }
 
 func (p *pairs) String() string { return "" } // holds secrets
 
 func (p *pairs) Set(s string) error {
-	*p = pairs{}
+	*p = nil
 	var l list
 	l.Set(s)
 	for _, part := range l {
@@ -312,7 +344,7 @@ func (p *pairs) Set(s string) error {
 		if !ok || k == "" || v == "" {
 			return fmt.Errorf("want subject=token")
 		}
-		(*p)[k] = v
+		*p = append(*p, struct{ subject, token string }{k, v})
 	}
 	return nil
 }

@@ -429,7 +429,7 @@ func TestTicketsAndRevoke(t *testing.T) {
 		want               int
 	}{
 		{"POST", "", "subject=alice", 401}, {"POST", "Bearer " + alice, "subject=alice", 401}, {"POST", "Bearer ADMIN", "", 400},
-		{"GET", "Bearer ADMIN", "", 405}, {"POST", "Bearer ADMIN", "subject=alice", 204},
+		{"GET", "Bearer ADMIN", "", 405}, {"POST", "Basic ADMIN", "subject=alice", 401}, {"POST", "bearer ADMIN", "subject=alice", 204},
 	} {
 		if code, _ := s.do(tt.method, "/revoke", "", tt.form, "Authorization", tt.auth, "Content-Type", "application/x-www-form-urlencoded"); code != tt.want && !(tt.want == 204 && code/100 == 2) {
 			t.Errorf("%+v: %d", tt, code)
@@ -473,6 +473,58 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// Who has connected and asked for nothing does not hold the exit up.
+func TestDrainPastTheSilent(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	s := start(t, "-drain", "1m")
+	wstest.Dial(t, s.addr)
+	if c, res := s.try("/nothing"); res.StatusCode != 404 { // accepted after the silent one
+		t.Error(res.StatusCode)
+	} else {
+		c.Close()
+	}
+	begin := time.Now()
+	if err := s.stop(); err != nil || time.Since(begin) > 4*time.Second { // http.Server alone waits for five
+		t.Errorf("%v after %v", err, time.Since(begin))
+	}
+}
+
+func TestOwnOrigins(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	for _, addr := range []string{"localhost:0", "0.0.0.0:0", ":0"} {
+		s := start(t, "-addr", addr)
+		_, port, _ := net.SplitHostPort(s.addr)
+		host, _, _ := net.SplitHostPort(addr)
+		if host == "" {
+			host = "localhost"
+		}
+		s.addr = "127.0.0.1:" + port
+		for _, own := range []string{"127.0.0.1", host} {
+			s.status(101, "/ws", "Origin", "http://"+net.JoinHostPort(own, port))
+		}
+		s.status(403, "/ws", "Origin", "http://evil.test:"+port)
+	}
+}
+
+func TestHTTP2(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	s := start(t)
+	c := wstest.Dial(t, s.addr)
+	fmt.Fprint(c, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+	if res, err := c.ReadResponse(); err != nil || res.StatusCode != 501 {
+		t.Error(res, err)
+	}
+}
+
+func TestTokensOfOneSubject(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	s := start(t, "-tokens", "alice=one,alice=two", "-max-conns-per-subject", "1")
+	c := s.open("Authorization", "Bearer one")
+	s.status(429, "/ws", "Authorization", "Bearer two")
+	s.status(401, "/ws", "Authorization", "Bearer three")
+	echoes(t, c, "x")
+}
+
 func TestLog(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	s := start(t, "-log", "json")
@@ -512,7 +564,7 @@ func TestWrongFlags(t *testing.T) {
 		{"-max-message-bytes -1", "Messages.MaxBytes"}, {"-write-timeout 5s", "Heartbeat.Write"}, {"-write-timeout -1", "Heartbeat.Write"}, {"-ping 1s -pong-timeout 1s", "Heartbeat.P"},
 		{"-byte-rate 10/10", "Rates.Bytes"}, {"-allow-missing-origin", "AllowMissingOrigin"}, {"-token-from header", "Auth.Verifier"}, {"-tokens alice", "tokens"},
 		{"-tokens a=b -token-from x", "token-from"}, {"-origins *", "Origins"}, {"-hosts *", "Hosts"}, {"-trusted-proxies x", "Proxies"}, {"-schema /nonexistent", "/nonexistent"},
-		{"-ping 5", "ping"}, {"surplus", "surplus"}, {"-subprotocols a,a", "Subprotocols"}, {"-auth-timeout -5s", "Auth.FirstMessageTimeout"},
+		{"-token-ttl -5s", "token-ttl"}, {"-drain -5s", "drain"}, {"-tokens a=b,c=b", "tokens"}, {"-ping 5", "ping"}, {"surplus", "surplus"}, {"-subprotocols a,a", "Subprotocols"}, {"-auth-timeout -5s", "Auth.FirstMessageTimeout"},
 	} {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		var out, errs buffer
