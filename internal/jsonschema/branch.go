@@ -575,8 +575,8 @@ func (v *vm) evaluate(f func(e *evaluator) *fault, i, end int) (r int) {
 	e := evaluators.Get().(*evaluator)
 	e.begin(v.prog.tree, v.fuel)
 	defer func() {
-		v.fuel = e.fuel
 		if p := recover(); p != nil { // the evaluator is not trusted with another message
+			v.fuel = e.fuel
 			switch p {
 			case stopFuel:
 				r = v.empty()
