@@ -296,12 +296,8 @@ func (c *Conn) pass(ctx context.Context) (bool, error) {
 				return false, err
 			}
 		default:
-			if c.over() {
-				return false, c.closed()
-			}
 			c.tooMany()
-			c.violation(reason.RateLimited, "", false)
-			return false, c.end(reason.RateLimited, "")
+			return false, c.accuse(reason.RateLimited, "")
 		}
 		if ok {
 			c.rule = c.ruleOf()
@@ -411,7 +407,6 @@ func (c *Conn) refuse(why *reason.Reason, err error, action Action) (bool, error
 		c.violation(why, detail, false)
 		return false, c.reply(1, func() notice { return invalidNotice(why, err) })
 	}
-	c.violations.Add(1)
 	return false, c.punish(why, detail)
 }
 
@@ -592,7 +587,7 @@ func (c *Conn) CloseRead() {
 	}
 	go func() {
 		if _, _, err := c.read(context.Background()); err == nil {
-			c.end(reason.Unexpected, "")
+			c.accuse(reason.Unexpected, "")
 		}
 	}()
 }
@@ -632,25 +627,30 @@ func (c *Conn) End(err error) {
 // fault ends the connection for a mistake on this side.
 func (c *Conn) fault(detail string) { c.end(reason.Internal, detail) }
 
-// punish is end for what the peer has done. It is told apart from the end, which
-// is no warning in a log.
+// punish is accuse for what counts towards a ban.
 func (c *Conn) punish(why *reason.Reason, detail string) error {
-	if _, peers := messageOffences[why]; peers && !c.over() {
-		c.offended(why)
-		c.tell(why, detail, false)
-	}
-	return c.end(why, detail)
+	c.offended(why)
+	return c.accuse(why, detail)
+}
+
+// accuse is end for what the peer has done, or was refused for. A violation is
+// reported with the end, which is no warning by itself.
+func (c *Conn) accuse(why *reason.Reason, detail string) error {
+	c.violations.Add(1)
+	code := c.g.closeCode(why)
+	accused := why != reason.Internal && why != reason.Unavailable // which are the server's
+	return c.endWith(&CloseError{Code: code, Reason: why.Token(), err: why}, code, detail, accused)
 }
 
 // end ends the connection for a reason of the guard's, and returns the error
 // of whatever has ended it.
 func (c *Conn) end(why *reason.Reason, detail string) error {
 	code := c.g.closeCode(why)
-	return c.endWith(&CloseError{Code: code, Reason: why.Token(), err: why}, code, detail)
+	return c.endWith(&CloseError{Code: code, Reason: why.Token(), err: why}, code, detail, false)
 }
 
-func (c *Conn) endWith(cause *CloseError, code StatusCode, detail string) error {
-	c.w.End(cause, int(code), cause.Reason, func() { c.cancel(cause) }, func() { c.ended(cause, detail) })
+func (c *Conn) endWith(cause *CloseError, code StatusCode, detail string, accused bool) error {
+	c.w.End(cause, int(code), cause.Reason, func() { c.cancel(cause) }, func() { c.ended(cause, detail, accused) })
 	return c.closed()
 }
 
@@ -689,7 +689,7 @@ func (c *Conn) failed(err error) error {
 	switch e.Fault {
 	case wire.FaultClosed:
 		cause := &CloseError{Code: StatusCode(e.Code), Reason: e.Reason, Remote: true, err: reason.PeerClosed}
-		return c.endWith(cause, cause.Code, "")
+		return c.endWith(cause, cause.Code, "", false)
 	case wire.FaultLost:
 		return c.lost(e.Err)
 	case wire.FaultTooBig:
@@ -713,16 +713,19 @@ func (c *Conn) failed(err error) error {
 // lost ends a connection whose socket is of no use any more.
 func (c *Conn) lost(err error) error {
 	cause := &CloseError{Code: websocket.StatusAbnormalClosure, Remote: true, err: reason.ConnectionLost}
-	return c.endWith(cause, 0, err.Error())
+	return c.endWith(cause, 0, err.Error(), false)
 }
 
 // ended runs once, on a goroutine of its own, when the socket is closed.
-func (c *Conn) ended(cause *CloseError, detail string) {
+func (c *Conn) ended(cause *CloseError, detail string, accused bool) {
 	defer c.done() // whatever a hook does
 	c.dropQueue()
 	c.reportMu.Lock()
 	c.reported = true
 	c.reportMu.Unlock()
+	if accused {
+		c.tell(cause.err, detail, false)
+	}
 	e := c.event(audit.Close)
 	e.Err, e.Reason, e.Detail = cause, cause.err.Token(), detail
 	e.Code, e.Remote = cause.Code, cause.Remote
@@ -851,6 +854,9 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 		c.value, err = c.st.callAttach(r, p)
 	}
 	if err != nil {
+		if c.over() {
+			return c.closed()
+		}
 		d := asDenied(err)
 		if d.Code() == 0 {
 			d = denyCause(reason.Unavailable, err)
@@ -858,8 +864,7 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 		if !d.shared {
 			g.offend(c.st.setup, c.client, d.Reason, handshakeOffences[d.Reason])
 		}
-		c.tell(d.Reason, d.detail, false)
-		return c.end(d.Reason, d.detail)
+		return c.accuse(d.Reason, d.detail)
 	}
 	c.lease.authenticated()
 	c.fit(c.e.now.Load())

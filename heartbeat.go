@@ -87,7 +87,7 @@ func (c *Conn) sweep() {
 		c.end(reason.Lifetime, "")
 	case c.awaiting.Load() && !now.Before(c.authBy):
 		c.g.offend(c.st.setup, c.client, reason.AuthTimeout, handshakeOffences[reason.AuthTimeout])
-		c.end(reason.AuthTimeout, "")
+		c.accuse(reason.AuthTimeout, "")
 	default:
 		switch at := c.recheck.Load(); {
 		case c.rechecking.Load():

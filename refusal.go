@@ -72,7 +72,7 @@ func chosen(code StatusCode, text string, by *reason.Reason) *CloseError {
 
 // byApplication ends a connection as the application says.
 func (c *Conn) byApplication(code StatusCode, text string) {
-	c.endWith(chosen(code, text, reason.Closed), code, "")
+	c.endWith(chosen(code, text, reason.Closed), code, "", false)
 }
 
 func sendable(code StatusCode) bool { return wire.Sendable(int(code)) }
