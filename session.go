@@ -351,7 +351,7 @@ func (g *Guard) Kick(id string, code StatusCode, reason string) bool {
 
 func (c *Conn) kick(code StatusCode, text string) {
 	if sendable(code) {
-		c.endWith(chosen(code, text, reason.Kicked), code, "")
+		c.endWith(chosen(code, text, reason.Kicked), code, "", false)
 	} else {
 		c.end(reason.Kicked, text)
 	}
@@ -440,14 +440,13 @@ func (g *Guard) Shutdown(ctx context.Context) error {
 func (g *Guard) drain(ctx context.Context, pace time.Duration) {
 	conns := g.sessions.open()
 	rand.Shuffle(len(conns), func(i, j int) { conns[i], conns[j] = conns[j], conns[i] })
-	ticks := max(1, int(pace/(drainEvery+drainEvery/5))) // jitter is a tenth, a timer may be late
-	batch := (len(conns) + ticks - 1) / ticks
-	for len(conns) > 0 {
-		n := min(batch, len(conns))
-		for _, c := range conns[:n] {
-			c.end(reason.Draining, "")
+	n, k := len(conns), 0
+	ticks := min(n, max(1, int(pace/(drainEvery+drainEvery/5)))) // jitter is a tenth, a timer may be late
+	for tick := range ticks {
+		for ; k < n*(tick+1)/ticks; k++ {
+			conns[k].end(reason.Draining, "")
 		}
-		if conns = conns[n:]; len(conns) == 0 {
+		if k == n {
 			return
 		}
 		select {

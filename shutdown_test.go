@@ -38,6 +38,7 @@ func TestShutdown(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
+		synctest.Wait() // all are the guard's; a 101 comes before
 		start := time.Now()
 		var wg sync.WaitGroup
 		for range 5 { // all of them wait for the same drain
@@ -84,6 +85,29 @@ func TestShutdown(t *testing.T) {
 	})
 }
 
+// However many they are, they take most of the time that is theirs.
+func TestShutdownPace(t *testing.T) {
+	for _, n := range []int{30, 41, 42, 43, 83, 100} { // a half has room for 41 batches
+		connBubble(t, func(t *testing.T) {
+			g, _ := connGuard(t, nil)
+			s := wstest.ServePipe(t, g.Handler(echo))
+			for range n {
+				c := connDial(t, s, "")
+				c.Timeout = connPatience
+				connBrowse(c)
+			}
+			synctest.Wait()
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			start := time.Now()
+			if err := g.Shutdown(ctx); err != nil {
+				t.Fatal(err)
+			}
+			connBetween(t, fmt.Sprint(n, " drained"), time.Since(start), 2500*time.Millisecond, 5*time.Second)
+		})
+	}
+}
+
 // A few go one by one, and do not take the whole time.
 func TestShutdownOfFew(t *testing.T) {
 	for _, n := range []int{1, 5} {
@@ -94,6 +118,7 @@ func TestShutdownOfFew(t *testing.T) {
 			for range n {
 				answers = append(answers, connBrowse(connDial(t, s, "")))
 			}
+			synctest.Wait()
 			start := time.Now()
 			if err := g.Shutdown(t.Context()); err != nil {
 				t.Fatal(err)
