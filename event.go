@@ -29,11 +29,10 @@ type sink struct {
 
 // sampler keeps repeated refusals from flooding the log.
 type sampler struct {
-	kind       audit.Kind
-	reason     string
+	event      audit.Event // the first, for what all have in common
 	limit      *rate.Limiter
 	suppressed uint64
-	told       bool // of those suppressed, when summary has passed
+	summary    *time.Timer // runs while some are, and no line has come since
 }
 
 const (
@@ -138,36 +137,52 @@ func (s *sink) write(e audit.Event) {
 // sample reports whether this one is written, and how many before it were not.
 func (s *sink) sample(e audit.Event) (suppressed uint64, ok bool) {
 	key := string(e.Kind) + e.Reason // both from closed sets
+	if e.Report {
+		key += " report"
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k := s.kinds[key]
 	if k == nil {
-		k = &sampler{kind: e.Kind, reason: e.Reason, limit: rate.NewLimiter(logPerSecond, logBurst)}
+		k = &sampler{event: audit.Event{Kind: e.Kind, Reason: e.Reason, Report: e.Report}, limit: rate.NewLimiter(logPerSecond, logBurst)}
 		s.kinds[key] = k
 	}
 	if !k.limit.Allow() {
 		k.suppressed++
-		if !k.told {
-			k.told = true
-			time.AfterFunc(summary, func() { s.summarize(k) })
+		if k.summary == nil {
+			k.summary = time.AfterFunc(summary, func() { s.summarize(k) })
 		}
 		return 0, false
 	}
+	k.stop()
 	suppressed, k.suppressed = k.suppressed, 0
 	return suppressed, true
 }
 
-// summarize writes how many were not, if no line since has said so.
+func (k *sampler) stop() {
+	if k.summary != nil {
+		k.summary.Stop()
+		k.summary = nil
+	}
+}
+
+// summarize writes how many were not written, if no line since has said so.
 func (s *sink) summarize(k *sampler) {
 	defer func() { _ = recover() }()
 	s.mu.Lock()
 	n := k.suppressed
-	k.suppressed, k.told = 0, false
+	k.suppressed = 0
+	k.stop()
 	s.mu.Unlock()
-	if n > 0 {
-		s.logger().LogAttrs(context.Background(), slog.LevelWarn, "websocket "+string(k.kind),
-			slog.String("reason", k.reason), slog.Uint64("suppressed", n))
+	if n == 0 {
+		return
 	}
+	attrs := []slog.Attr{slog.String("reason", k.event.Reason)}
+	if k.event.Report {
+		attrs = append(attrs, slog.Bool("report_only", true))
+	}
+	attrs = append(attrs, slog.Uint64("suppressed", n))
+	s.logger().LogAttrs(context.Background(), slog.LevelWarn, "websocket "+string(k.event.Kind), attrs...)
 }
 
 // flush summarizes all at once.

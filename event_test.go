@@ -283,6 +283,43 @@ func TestEventT74Sampled(t *testing.T) {
 	})
 }
 
+// A steady flood has no more lines than its rate, each with what came before it;
+// what was only reported is not counted as refused.
+func TestEventT74Steady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := servePipe(t, wsguard.Config{
+			Messages: wsguard.MessageConfig{Validator: must(wsguard.CompileSchema([]byte(`false`))), OnInvalid: wsguard.ActionReport},
+			Rates:    wsguard.RateConfig{Messages: wsguard.Rate{PerSecond: wsguard.Off}, ClientMessages: wsguard.Rate{PerSecond: wsguard.Off}},
+		}, authEcho)
+		c := e.open(header())
+		for range 1000 {
+			roundTrip(t, c, "1")
+			time.Sleep(10 * time.Millisecond)
+		}
+		lines := e.log.Find("websocket violation")
+		if len(lines) > 20+5*10+1 {
+			t.Errorf("%d lines in 10 s", len(lines))
+		}
+		time.Sleep(2 * time.Second)
+		n := 0
+		for _, l := range e.log.Find("websocket violation") {
+			if l.Attr("report_only").String() != "true" {
+				t.Errorf("not said to be a report: %v", l)
+			}
+			if l.Attr("id").Any() != nil {
+				n++
+			}
+			if s := l.Attr("suppressed"); s.Any() != nil {
+				n += int(s.Uint64())
+			}
+		}
+		if n != 1000 {
+			t.Errorf("%d of 1,000 accounted for", n)
+		}
+		bye(c)
+	})
+}
+
 // T76: a hook or a logger that panics loses the event, nothing else.
 func TestEventT76Panics(t *testing.T) {
 	wstest.CheckGoroutines(t)
@@ -426,6 +463,7 @@ func TestEventClosingViolations(t *testing.T) {
 		"type":     {wsguard.Config{}, wstest.AppendFrame(nil, wstest.Frame{Fin: true, Opcode: wstest.OpBinary, Masked: true}), "message_type"},
 		"size":     {wsguard.Config{}, []byte("\x81\xff\x00\x00\x01\x00\x00\x00\x00\x00"), "message_too_big"},
 		"none":     {wsguard.Config{}, wstest.AppendFrame(nil, wstest.CloseFrame(1000, "")), ""},
+		"silence":  {wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, Sources: wsguard.TokenSources{FirstMessage: true}}}, nil, "auth_timeout"},
 		"password": {wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, Sources: wsguard.TokenSources{FirstMessage: true}}}, wstest.AppendFrame(nil, first("wrong")), "unauthenticated"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -452,6 +490,67 @@ func TestEventClosingViolations(t *testing.T) {
 				}
 				if len(vs) != 1 || vs[0].Level != slog.LevelWarn || vs[0].Attr("reason").String() != tt.reason || cs[0].Attr("reason").String() != tt.reason {
 					t.Errorf("violations %v, closes %v; want %s", vs, cs, tt.reason)
+				}
+			})
+		})
+	}
+}
+
+// A hook comes after the cause: it cannot put another in its place.
+func TestEventAfterTheCause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g *wsguard.Guard
+		e := servePipe(t, wsguard.Config{OnEvent: func(ev audit.Event) {
+			if ev.Kind == audit.Violation {
+				g.Kick(ev.ConnID, 0, "")
+			}
+		}}, authEcho)
+		g = e.g
+		c := e.open(header())
+		c.WriteFrame(wstest.Frame{Fin: true, Opcode: wstest.OpBinary, Masked: true})
+		wantClose(t, c, 1003, "message_type")
+		c.Close()
+		e.events.wait(t, audit.Close, 1)
+		if ev := e.events.of(audit.Close)[0]; ev.Violations != 1 || ev.Reason != "message_type" {
+			t.Errorf("%+v", ev)
+		}
+	})
+}
+
+// Nobody is accused of what the server could not do, or of what came after the
+// end.
+func TestEventNoAccusation(t *testing.T) {
+	for name, tt := range map[string]struct {
+		token  string
+		attach time.Duration
+		act    func(g *wsguard.Guard)
+		reason string
+	}{
+		"verifier down":           {"unavailable", 0, nil, "unavailable"},
+		"shut down while it asks": {"hang", 0, func(g *wsguard.Guard) { g.Shutdown(context.Background()) }, "draining"},
+		"shut down in Attach":     {"alice", 4 * time.Second, func(g *wsguard.Guard) { g.Shutdown(context.Background()) }, "draining"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := servePipe(t, wsguard.Config{
+					Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, Sources: wsguard.TokenSources{FirstMessage: true}},
+					Attach: func(*http.Request, wsguard.Principal) (any, error) {
+						time.Sleep(tt.attach)
+						return nil, errors.New("no")
+					},
+				}, authEcho)
+				c := e.open(header())
+				c.WriteFrame(first(tt.token))
+				synctest.Wait()
+				if tt.act != nil {
+					tt.act(e.g)
+				}
+				c.ReadClose()
+				c.Close()
+				time.Sleep(time.Minute)
+				cs := e.events.of(audit.Close)
+				if vs := e.events.of(audit.Violation); len(vs) > 0 || len(cs) != 1 || cs[0].Reason != tt.reason {
+					t.Errorf("violations %+v, closes %+v", vs, cs)
 				}
 			})
 		})
