@@ -184,13 +184,25 @@ func (e *MessageError) Error() string {
 // Unwrap returns the reason of package reason.
 func (e *MessageError) Unwrap() error { return e.err }
 
+// misfit keeps what encoding/json quotes of a message out of the log that a
+// handler's error goes to.
+type misfit struct {
+	into any
+	err  error
+}
+
+func (e *misfit) Error() string { return fmt.Sprintf("wsguard: the message does not fit a %T", e.into) }
+func (e *misfit) Unwrap() error { return e.err }
+
 // ReadJSON reads the next message into a new T: the very bytes that were
 // validated. What does not fit T is an error of the handler's; the schema should
 // have said so.
 func ReadJSON[T any](ctx context.Context, c *Conn) (v T, err error) {
 	_, msg, err := c.Read(ctx)
 	if err == nil {
-		err = json.Unmarshal(msg, &v)
+		if err = json.Unmarshal(msg, &v); err != nil {
+			err = &misfit{v, err}
+		}
 	}
 	return v, err
 }

@@ -2,8 +2,10 @@ package wsguard_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -182,6 +184,28 @@ func TestOutbound(t *testing.T) {
 	})
 }
 
+// One schema judges for all connections at once, also what only the evaluator does.
+func TestSchemaAtOnce(t *testing.T) {
+	for _, src := range []string{
+		`{"$id":"https://x/root","$ref":"https://x/node","$defs":{"node":{"$id":"https://x/node","$dynamicAnchor":"n","anyOf":[{"type":"object","properties":{"x":{"$dynamicRef":"#n"}},"required":["x"]},{"type":"integer"}]}}}`,
+		`{"properties":{"x":{"enum":[{"x":1},[1]]}}}`,
+		`{"properties":{"x":{"uniqueItems":true}}}`,
+	} {
+		s := must(wsguard.CompileSchema([]byte(src)))
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				for range 500 {
+					if err := s.Validate([]byte(`{"x":{"x":1}}`)); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+	}
+}
+
 // A log has no name that the peer has made up: it may be a card number. The peer
 // himself is told.
 func TestNamesOfThePeerStayOutOfLogs(t *testing.T) {
@@ -213,5 +237,26 @@ func TestNamesOfThePeerStayOutOfLogs(t *testing.T) {
 	bye(c)
 	if vs := e.events.of(audit.Violation); len(vs) != 1 || strings.Contains(fmt.Sprintf("%+v %v", vs, vs[0].Err), "4111") || strings.Contains(e.log.String(), "4111") {
 		t.Errorf("%+v\n%s", vs, e.log)
+	}
+}
+
+// Nor has it what encoding/json quotes of a message.
+func TestReadJSONKeepsTheMessageToItself(t *testing.T) {
+	e := serveWith(t, wsguard.Config{}, func(g *wsguard.Guard) http.Handler {
+		return g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+			_, err := wsguard.ReadJSON[struct{ M map[int]int }](ctx, c)
+			if at := new(json.UnmarshalTypeError); err != nil && !errors.As(err, &at) {
+				t.Errorf("%v", err)
+			}
+			return err
+		})
+	})
+	c := e.open(header())
+	c.WriteFrame(wstest.Text(`{"M":{"hunter2":1}}`))
+	wantClose(t, c, 1011, "internal_error")
+	c.Close()
+	e.events.wait(t, audit.Close, 1)
+	if ev := e.events.of(audit.Close)[0]; !strings.Contains(ev.Detail, "does not fit") || strings.Contains(ev.Detail, "hunter2") {
+		t.Errorf("%s", ev.Detail)
 	}
 }
