@@ -250,7 +250,7 @@ func find(r *http.Request, sources []source) (credential, error) {
 		case sourceHeader:
 			lines := r.Header["Authorization"]
 			if len(lines) > 1 { // of any scheme: it is a header of one value (RFC 9110 §11.6.2)
-				n++
+				return credential{}, deny(reason.Unauthenticated, "more than one credential")
 			}
 			for _, v := range lines {
 				if scheme, token, _ := strings.Cut(v, " "); strings.EqualFold(scheme, "Bearer") {

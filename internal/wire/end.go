@@ -123,10 +123,12 @@ func (c *Conn) linger() {
 	if !c.deadline(c.cfg.Linger) {
 		return
 	}
+	// Neither a tls.Conn's lock nor a socket that ignores its deadlines holds
+	// the ending up.
 	socket := c.socket()
+	timer := time.AfterFunc(c.cfg.Linger, func() { socket.Close() })
+	defer timer.Stop()
 	if t, ok := c.nc.(*tls.Conn); ok {
-		timer := time.AfterFunc(c.cfg.Linger, func() { socket.Close() })
-		defer timer.Stop()
 		if t.CloseWrite() != nil {
 			return
 		}
