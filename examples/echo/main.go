@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -164,8 +165,8 @@ func ownOrigins(asked string, addr net.Addr) []string {
 	if net.ParseIP(host).IsUnspecified() {
 		own = append(own, "http://localhost:"+port, "http://127.0.0.1:"+port)
 	}
-	if name, _, err := net.SplitHostPort(asked); err == nil && name != "" {
-		own = append(own, "http://"+net.JoinHostPort(name, port))
+	if name, _, err := net.SplitHostPort(asked); err == nil && name != "" && !strings.Contains(name, ":") {
+		own = append(own, "http://"+strings.TrimSuffix(name, ".")+":"+port)
 	}
 	return own
 }
@@ -209,6 +210,9 @@ func authenticate(auth *wsguard.AuthConfig, o *options) error {
 	}
 	keys := map[[sha256.Size]byte]wsguard.Principal{}
 	for _, p := range o.tokens {
+		if p.subject == "" || p.token == "" {
+			return errors.New("-tokens: want subject=token") // package flag would show it
+		}
 		key := sha256.Sum256([]byte(p.token))
 		if old, ok := keys[key]; ok && old.Subject != p.subject {
 			return fmt.Errorf("-tokens: %s and %s have the same token", old.Subject, p.subject)
@@ -340,11 +344,8 @@ func (p *pairs) Set(s string) error {
 	var l list
 	l.Set(s)
 	for _, part := range l {
-		k, v, ok := strings.Cut(part, "=")
-		if !ok || k == "" || v == "" {
-			return fmt.Errorf("want subject=token")
-		}
-		*p = append(*p, struct{ subject, token string }{k, v})
+		subject, token, _ := strings.Cut(part, "=")
+		*p = append(*p, struct{ subject, token string }{subject, token})
 	}
 	return nil
 }
