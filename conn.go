@@ -637,20 +637,24 @@ func (c *Conn) punish(why *reason.Reason, detail string) error {
 // reported with the end, which is no warning by itself.
 func (c *Conn) accuse(why *reason.Reason, detail string) error {
 	c.violations.Add(1)
-	code := c.g.closeCode(why)
-	accused := why != reason.Internal && why != reason.Unavailable // which are the server's
-	return c.endWith(&CloseError{Code: code, Reason: why.Token(), err: why}, code, detail, accused)
+	cause := c.causeOf(why)
+	cause.accused = why != reason.Internal && why != reason.Unavailable // which are the server's
+	return c.endWith(cause, cause.Code, detail)
 }
 
 // end ends the connection for a reason of the guard's, and returns the error
 // of whatever has ended it.
 func (c *Conn) end(why *reason.Reason, detail string) error {
-	code := c.g.closeCode(why)
-	return c.endWith(&CloseError{Code: code, Reason: why.Token(), err: why}, code, detail, false)
+	cause := c.causeOf(why)
+	return c.endWith(cause, cause.Code, detail)
 }
 
-func (c *Conn) endWith(cause *CloseError, code StatusCode, detail string, accused bool) error {
-	c.w.End(cause, int(code), cause.Reason, func() { c.cancel(cause) }, func() { c.ended(cause, detail, accused) })
+func (c *Conn) causeOf(why *reason.Reason) *CloseError {
+	return &CloseError{Code: c.g.closeCode(why), Reason: why.Token(), err: why}
+}
+
+func (c *Conn) endWith(cause *CloseError, code StatusCode, detail string) error {
+	c.w.End(cause, int(code), cause.Reason, func() { c.cancel(cause) }, func() { c.ended(cause, detail) })
 	return c.closed()
 }
 
@@ -689,7 +693,7 @@ func (c *Conn) failed(err error) error {
 	switch e.Fault {
 	case wire.FaultClosed:
 		cause := &CloseError{Code: StatusCode(e.Code), Reason: e.Reason, Remote: true, err: reason.PeerClosed}
-		return c.endWith(cause, cause.Code, "", false)
+		return c.endWith(cause, cause.Code, "")
 	case wire.FaultLost:
 		return c.lost(e.Err)
 	case wire.FaultTooBig:
@@ -713,17 +717,17 @@ func (c *Conn) failed(err error) error {
 // lost ends a connection whose socket is of no use any more.
 func (c *Conn) lost(err error) error {
 	cause := &CloseError{Code: websocket.StatusAbnormalClosure, Remote: true, err: reason.ConnectionLost}
-	return c.endWith(cause, 0, err.Error(), false)
+	return c.endWith(cause, 0, err.Error())
 }
 
 // ended runs once, on a goroutine of its own, when the socket is closed.
-func (c *Conn) ended(cause *CloseError, detail string, accused bool) {
+func (c *Conn) ended(cause *CloseError, detail string) {
 	defer c.done() // whatever a hook does
 	c.dropQueue()
 	c.reportMu.Lock()
 	c.reported = true
 	c.reportMu.Unlock()
-	if accused {
+	if cause.accused {
 		c.tell(cause.err, detail, false)
 	}
 	e := c.event(audit.Close)

@@ -33,7 +33,8 @@ type CloseError struct {
 	Reason string     // a token of the guard's, or whoever closed chose it
 	Remote bool       // the peer ended it
 
-	err *reason.Reason
+	err     *reason.Reason
+	accused bool // it is for what the peer has done: a violation is reported with it
 }
 
 func (e *CloseError) Error() string {
@@ -72,7 +73,7 @@ func chosen(code StatusCode, text string, by *reason.Reason) *CloseError {
 
 // byApplication ends a connection as the application says.
 func (c *Conn) byApplication(code StatusCode, text string) {
-	c.endWith(chosen(code, text, reason.Closed), code, "", false)
+	c.endWith(chosen(code, text, reason.Closed), code, "")
 }
 
 func sendable(code StatusCode) bool { return wire.Sendable(int(code)) }

@@ -351,7 +351,7 @@ func (g *Guard) Kick(id string, code StatusCode, reason string) bool {
 
 func (c *Conn) kick(code StatusCode, text string) {
 	if sendable(code) {
-		c.endWith(chosen(code, text, reason.Kicked), code, "", false)
+		c.endWith(chosen(code, text, reason.Kicked), code, "")
 	} else {
 		c.end(reason.Kicked, text)
 	}
