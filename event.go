@@ -75,8 +75,7 @@ func (s *sink) write(e audit.Event) {
 	if e.Kind != audit.Open && e.Kind != audit.Refresh && e.Kind != audit.Close {
 		level = slog.LevelWarn
 	}
-	log := s.logger()
-	if !log.Enabled(context.Background(), level) {
+	if !s.logger().Enabled(context.Background(), level) {
 		return
 	}
 	var suppressed uint64
@@ -86,6 +85,11 @@ func (s *sink) write(e audit.Event) {
 			return
 		}
 	}
+	s.line(level, e, suppressed)
+}
+
+// line writes e, and how many before it were not written.
+func (s *sink) line(level slog.Level, e audit.Event, suppressed uint64) {
 	attrs := make([]slog.Attr, 0, 20)
 	add := func(key, value string) {
 		if value != "" {
@@ -99,7 +103,9 @@ func (s *sink) write(e audit.Event) {
 	switch e.Kind {
 	case audit.Refusal:
 		add("host", e.Host)
-		attrs = append(attrs, slog.Int("status", e.Status))
+		if e.Status != 0 { // it is that of a refusal, not of many
+			attrs = append(attrs, slog.Int("status", e.Status))
+		}
 		if e.Code != 0 {
 			attrs = append(attrs, slog.Int("code", int(e.Code)))
 		}
@@ -131,7 +137,7 @@ func (s *sink) write(e audit.Event) {
 	if suppressed > 0 {
 		attrs = append(attrs, slog.Uint64("suppressed", suppressed))
 	}
-	log.LogAttrs(context.Background(), level, "websocket "+string(e.Kind), attrs...)
+	s.logger().LogAttrs(context.Background(), level, "websocket "+string(e.Kind), attrs...)
 }
 
 // sample reports whether this one is written, and how many before it were not.
@@ -174,15 +180,9 @@ func (s *sink) summarize(k *sampler) {
 	k.suppressed = 0
 	k.stop()
 	s.mu.Unlock()
-	if n == 0 {
-		return
+	if n > 0 {
+		s.line(slog.LevelWarn, k.event, n)
 	}
-	attrs := []slog.Attr{slog.String("reason", k.event.Reason)}
-	if k.event.Report {
-		attrs = append(attrs, slog.Bool("report_only", true))
-	}
-	attrs = append(attrs, slog.Uint64("suppressed", n))
-	s.logger().LogAttrs(context.Background(), slog.LevelWarn, "websocket "+string(k.event.Kind), attrs...)
 }
 
 // flush summarizes all at once.
