@@ -470,6 +470,7 @@ func TestEventClosingViolations(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				e := servePipe(t, tt.cfg, authEcho)
 				c := e.open(header())
+				c.Timeout = connPatience // who is silent has ten seconds, as the client has
 				c.Write(tt.send)
 				for {
 					if _, _, err := c.ReadMessage(); err != nil {
