@@ -474,7 +474,8 @@ func (c *compiler) numbers(s *step, flat []part) *numberRule {
 	return r
 }
 
-// narrow finds whole numbers between which the bounds need not be asked.
+// narrow finds a range of whole numbers that pass the bounds. It leaves ranged false if the bounds leave no whole number,
+// and if one of them is a fraction or too large.
 func (r *numberRule) narrow() {
 	const most = 1 << 42 // times a million is still an int64
 	r.low, r.high, r.ranged = -most, most, true
@@ -505,6 +506,8 @@ func (r *numberRule) narrow() {
 			r.high = min(r.high, at)
 		}
 	}
+	// The ends of an empty or crossed range do not pass its bounds.
+	r.ranged = r.low <= r.high
 }
 
 // A cover is what one of the joined schemas says of the members of an object.

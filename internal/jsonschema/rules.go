@@ -105,9 +105,9 @@ type numberRule struct {
 	integer   *Error
 	vals      []valueRule
 	bounds    []boundRule
-	low, high int64 // where ranged: whole numbers within them, both included, pass the bounds
-	ranged    bool
-	whole     bool // ranged, and nothing else is asked of whole numbers
+	low, high int64 // if ranged: the whole numbers from low to high pass the bounds, and low <= high
+	ranged    bool  // otherwise each bound is compared
+	whole     bool  // ranged, and nothing else is asked of whole numbers
 	multiples []boundRule
 }
 
