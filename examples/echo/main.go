@@ -1,13 +1,13 @@
-// Command echo is wsguard's reference server: it sends every message back, and
-// each guard is a flag, so that anyone can try and test any of them.
+// Command echo is wsguard's reference server. It sends every message back, and
+// every guard is a flag, so that each of them can be tried and tested by itself.
 //
 //	go run ./examples/echo -tokens alice=T1 -message-rate 5/10
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -40,7 +40,7 @@ func main() {
 	}
 }
 
-// options are the flags that are no part of wsguard.Config.
+// options are the flags that are not part of wsguard.Config.
 type options struct {
 	addr       string
 	origins    list
@@ -52,6 +52,7 @@ type options struct {
 	schema     string
 	logFormat  string
 	drain      time.Duration
+	echo       echo
 }
 
 // run serves until ctx ends, then drains.
@@ -89,13 +90,23 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		}
 		cfg.Messages.Validator = schema
 	}
+	open := &room{}
+	if o.adminToken != "" {
+		cfg.Attach = func(*http.Request, wsguard.Principal) (any, error) { return open.reserve(), nil }
+	}
 	guard, err := wsguard.New(cfg)
 	if err != nil {
 		return err
 	}
 
 	mux := http.NewServeMux()
-	ws := guard.Handler(echo)
+	o.echo.greeting = bytes.Repeat([]byte("x"), o.echo.greetBytes)
+	ws := guard.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+		if s, ok := c.Value().(*seat); ok {
+			s.take(c)
+		}
+		return o.echo.serve(ctx, c)
+	})
 	mux.Handle("/ws", ws)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -105,20 +116,20 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		mux.Handle("/ticket", guard.TicketHandler(nil))
 	}
 	if o.adminToken != "" {
-		mux.Handle("POST /revoke", revoke(guard, o.adminToken))
+		mux.Handle("POST /revoke", admin(o.adminToken, revoke(guard)))
+		mux.Handle("POST /broadcast", admin(o.adminToken, broadcast(open, cfg.Messages.MaxBytes)))
 	}
 	srv := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.Method == "PRI" { // HTTP/2, which the mux knows nothing of: the guard answers
+			if r.Method == "PRI" { // This is the preface of HTTP/2. The mux does not route it, and the guard answers it.
 				ws.ServeHTTP(w, r)
 				return
 			}
 			mux.ServeHTTP(w, r)
 		}),
 		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second, // ends with the upgrade
+		ReadTimeout:       10 * time.Second, // It no longer applies after the upgrade.
 		IdleTimeout:       time.Minute,
-		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	fmt.Fprintf(stdout, "listening on http://%s\n", ln.Addr())
@@ -130,8 +141,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	case <-ctx.Done():
 	}
 
-	// The guard first: http.Server.Shutdown knows nothing of upgraded
-	// connections. Whoever does not go is cut, and that is no error.
+	// The guard drains first, because http.Server.Shutdown does not see upgraded
+	// connections. A connection that does not end in time is cut, which is no error.
 	drain := context.Background()
 	if o.drain >= 0 {
 		if o.drain == 0 {
@@ -144,8 +155,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err := guard.Shutdown(drain); err != nil {
 		log.Warn("drain: cut what was left", "err", err)
 	}
-	// What is left answers at once, or has not asked yet: http.Server would wait
-	// five seconds for it.
+	// The HTTP requests that are left are answered at once. http.Server would wait
+	// five seconds for connections that have not sent a request.
 	brief, cancel := context.WithTimeout(drain, 200*time.Millisecond)
 	defer cancel()
 	if err := srv.Shutdown(brief); err != nil {
@@ -154,8 +165,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return nil
 }
 
-// ownOrigins are what a page served from this address would send: as it was
-// asked for, and as it is.
+// ownOrigins returns the origins of pages that are served from addr. asked is the
+// address as the flag has it, which may be a host name.
 func ownOrigins(asked string, addr net.Addr) []string {
 	own := []string{"http://" + addr.String()}
 	host, port, err := net.SplitHostPort(addr.String())
@@ -163,7 +174,7 @@ func ownOrigins(asked string, addr net.Addr) []string {
 		return own
 	}
 	if net.ParseIP(host).IsUnspecified() {
-		own = append(own, "http://localhost:"+port, "http://127.0.0.1:"+port)
+		own = append(own, "http://localhost:"+port, "http://127.0.0.1:"+port, "http://[::1]:"+port)
 	}
 	if name, _, err := net.SplitHostPort(asked); err == nil && name != "" && !strings.Contains(name, ":") {
 		own = append(own, "http://"+strings.TrimSuffix(name, ".")+":"+port)
@@ -171,19 +182,52 @@ func ownOrigins(asked string, addr net.Addr) []string {
 	return own
 }
 
-func echo(ctx context.Context, c *wsguard.Conn) error {
-	for {
+// echo says how the handler answers. Its zero value writes every message back.
+type echo struct {
+	writeBy    string // "send", or Write is used
+	greet      int
+	greetBytes int
+	quitAfter  int // 0: never
+	work       time.Duration
+	greeting   []byte // greetBytes long
+}
+
+// serve is the handler of one connection.
+func (e *echo) serve(ctx context.Context, c *wsguard.Conn) error {
+	write := c.Write
+	if e.writeBy == "send" {
+		write = func(_ context.Context, typ wsguard.MessageType, msg []byte) error {
+			return c.Send(typ, bytes.Clone(msg))
+		}
+	}
+	for range e.greet {
+		if err := write(ctx, wsguard.MessageText, e.greeting); err != nil {
+			return err
+		}
+	}
+	for answers := 1; ; answers++ {
 		typ, msg, err := c.Read(ctx)
 		if err != nil {
 			return err
 		}
-		if err := c.Write(ctx, typ, msg); err != nil {
+		if e.work > 0 {
+			select {
+			case <-time.After(e.work):
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+		if err := write(ctx, typ, msg); err != nil {
 			return err
+		}
+		if answers == e.quitAfter {
+			return nil
 		}
 	}
 }
 
-// authenticate sets who may connect: whoever has one of the tokens, or anybody.
+// authenticate sets who may connect: the holders of the tokens, or anybody if
+// there are none.
 func authenticate(auth *wsguard.AuthConfig, o *options) error {
 	for _, from := range o.tokenFrom {
 		switch from {
@@ -230,79 +274,67 @@ func authenticate(auth *wsguard.AuthConfig, o *options) error {
 	return nil
 }
 
-// revoke ends the sessions of a subject, for whoever knows the admin token.
-func revoke(guard *wsguard.Guard, adminToken string) http.Handler {
-	want := sha256.Sum256([]byte(adminToken))
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Cache-Control", "no-store")
-		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		got := sha256.Sum256([]byte(token))
-		if len(r.Header["Authorization"]) != 1 || !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
-			w.Header().Set("Connection", "close") // whatever the body is
-			w.Header().Set("WWW-Authenticate", "Bearer")
-			http.Error(w, "Unauthorized", http.StatusUnauthorized)
-			return
-		}
-		r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
-		subject := r.PostFormValue("subject")
-		if subject == "" {
-			http.Error(w, "subject is missing", http.StatusBadRequest)
-			return
-		}
-		guard.Revoke(subject)
-		w.WriteHeader(http.StatusNoContent)
-	})
-}
-
-// parse reads the flags. Their values go to cfg as they are: what is wrong
-// with them is for wsguard.New to say.
+// parse reads the flags. Their values go to cfg unchanged, and wsguard.New judges
+// them. parse judges the values that are not part of a wsguard.Config.
 func parse(args []string, stderr io.Writer, cfg *wsguard.Config, o *options) error {
 	fs := flag.NewFlagSet("echo", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 
-	fs.StringVar(&o.addr, "addr", "127.0.0.1:8080", "`address` to listen on")
-	fs.Var((*list)(&cfg.Hosts), "hosts", "hosts that are served, `a,b`; none: not checked")
-	fs.Var(&o.origins, "origins", "allowed origins, `a,b` (default: its own address)")
-	fs.BoolVar(&cfg.InsecureAllowHTTP, "allow-http", false, "admit clear text from everybody")
-	fs.Var((*list)(&cfg.Proxies.Trusted), "trusted-proxies", "`CIDR,…` whose X-Forwarded-For is believed")
-	fs.Var((*list)(&cfg.Subprotocols), "subprotocols", "subprotocols, `a,b`")
-	fs.BoolVar(&cfg.Messages.Binary, "binary", false, "accept binary messages as well")
-	fs.Func("log", "`text` or json (default text)", choice(&o.logFormat, "text", "json"))
-	fs.BoolVar(&cfg.AllowMissingOrigin, "allow-missing-origin", false, "admit handshakes without an Origin; needs -hosts")
+	fs.StringVar(&o.addr, "addr", "127.0.0.1:8080", "The server listens on this `address`.")
+	fs.Var((*list)(&cfg.Hosts), "hosts", "The server answers to the hosts `a,b`. Without the flag it does not check the Host.")
+	fs.Var(&o.origins, "origins", "Pages of the origins `a,b` may connect. The default is the server's own address.")
+	fs.BoolVar(&cfg.InsecureAllowHTTP, "allow-http", false, "Every client may connect in clear text.")
+	fs.Var((*list)(&cfg.Proxies.Trusted), "trusted-proxies", "The forwarding headers of proxies in `CIDR,…` are believed.")
+	fs.StringVar(&cfg.Proxies.Header, "proxy-header", "", "The client's address is read from the header `NAME` of a trusted proxy (default X-Forwarded-For).")
+	fs.Var((*list)(&cfg.Subprotocols), "subprotocols", "The server speaks the subprotocols `a,b`. It prefers the first.")
+	fs.BoolVar(&cfg.Messages.Binary, "binary", false, "Binary messages are accepted as well.")
+	fs.Func("log", "Log lines are written as `text|json` (default text).", choice(&o.logFormat, "text", "json"))
+	fs.BoolVar(&cfg.AllowMissingOrigin, "allow-missing-origin", false, "Clients without an Origin may connect. This needs -hosts.")
 
-	fs.Var(&o.tokens, "tokens", "`alice=T1,bob=T2`; none: anonymous")
-	fs.Var(&o.tokenFrom, "token-from", "`list` of header,subprotocol,query,cookie,first-message (default header,subprotocol)")
-	fs.Var((*duration)(&cfg.Auth.FirstMessageTimeout), "auth-timeout", "`duration` for a first message that is the credential")
-	fs.Var((*rate)(&cfg.Auth.Failures), "auth-failures", "failed credentials of a client, `R/B`")
-	fs.Var((*duration)(&o.tokenTTL), "token-ttl", "`duration` that a token is good for, from acceptance (default: for ever)")
-	fs.BoolVar(&o.tickets, "tickets", false, "POST /ticket issues tickets for /ws?ticket=…")
-	fs.StringVar(&o.adminToken, "admin-token", "", "bearer `token` of POST /revoke")
+	fs.Var(&o.tokens, "tokens", "The tokens T1 and T2 of `alice=T1,bob=T2` are accepted. Without the flag every client is anonymous.")
+	fs.Var(&o.tokenFrom, "token-from", "A token may come in the places of this `list`: header,subprotocol,query,cookie,first-message (default header,subprotocol).")
+	fs.Var((*duration)(&cfg.Auth.FirstMessageTimeout), "auth-timeout", "A first message with the token must arrive within this `duration`.")
+	fs.Var((*rate)(&cfg.Auth.Failures), "auth-failures", "A client may fail to authenticate at the rate `R/B`.")
+	fs.Var((*duration)(&o.tokenTTL), "token-ttl", "A token expires this `duration` after it was accepted. Without the flag it does not expire.")
+	fs.BoolVar(&o.tickets, "tickets", false, "POST /ticket issues a ticket for /ws?ticket=… to the bearer of a token.")
+	fs.StringVar(&o.adminToken, "admin-token", "", "POST /revoke and POST /broadcast are served to the bearer of this `token`.")
 
-	fs.IntVar(&cfg.Caps.MaxConns, "max-conns", 0, "connections in all")
-	fs.IntVar(&cfg.Caps.MaxConnsPerClient, "max-conns-per-client", 0, "connections of a client")
-	fs.IntVar(&cfg.Caps.MaxConnsPerSubject, "max-conns-per-subject", 0, "connections of a subject")
-	fs.Var((*rate)(&cfg.Rates.Handshakes), "handshake-rate", "handshakes of a client, `R/B`")
-	fs.Var((*rate)(&cfg.Rates.Messages), "message-rate", "messages of a connection, `R/B`")
-	fs.Var((*rate)(&cfg.Rates.Bytes), "byte-rate", "payload bytes of a connection, `R/B`")
-	fs.Var((*rate)(&cfg.Rates.SubjectMessages), "subject-message-rate", "messages of a subject, `R/B`")
-	fs.Func("rate-action", "`close`, reply or delay (default close)", action(&cfg.Rates.Action, "close", "reply", "delay"))
+	fs.IntVar(&cfg.Caps.MaxConns, "max-conns", 0, "The server has at most `N` connections.")
+	fs.IntVar(&cfg.Caps.MaxConnsPerClient, "max-conns-per-client", 0, "A client has at most `N` connections.")
+	fs.IntVar(&cfg.Caps.MaxConnsPerSubject, "max-conns-per-subject", 0, "A subject has at most `N` connections.")
+	fs.Var((*rate)(&cfg.Rates.Handshakes), "handshake-rate", "A client may make handshakes at the rate `R/B`.")
+	fs.Var((*rate)(&cfg.Rates.Messages), "message-rate", "A connection may send messages at the rate `R/B`.")
+	fs.Var((*rate)(&cfg.Rates.Bytes), "byte-rate", "A connection may send payload bytes at the rate `R/B`.")
+	fs.Var((*rate)(&cfg.Rates.SubjectMessages), "subject-message-rate", "All connections of a subject together may send messages at the rate `R/B`.")
+	fs.Func("rate-action", "The answer to a message over a rate is `close|reply|delay` (default close).", action(&cfg.Rates.Action, "close", "reply", "delay"))
 
-	fs.StringVar(&o.schema, "schema", "", "JSON Schema `file` that every message must fit")
-	fs.Func("schema-action", "`close` or reply (default close)", action(&cfg.Messages.OnInvalid, "close", "reply"))
-	fs.Int64Var(&cfg.Messages.MaxBytes, "max-message-bytes", 0, "largest message")
-	fs.IntVar(&cfg.Messages.MaxFragments, "max-fragments", 0, "frames in a message")
-	fs.Var((*rate)(&cfg.Messages.Control), "control-rate", "pings and pongs of a connection, `R/B`")
-	fs.Var((*duration)(&cfg.Messages.Timeout), "message-timeout", "`duration` from a message's first byte to its last")
-	fs.Var((*duration)(&cfg.Heartbeat.Write), "write-timeout", "`duration` of one write")
+	fs.StringVar(&o.schema, "schema", "", "Every message must be valid under the JSON Schema in `FILE`.")
+	fs.Func("schema-action", "The answer to an invalid message is `close|reply` (default close).", action(&cfg.Messages.OnInvalid, "close", "reply"))
+	fs.Int64Var(&cfg.Messages.MaxBytes, "max-message-bytes", 0, "A message has at most `N` bytes.")
+	fs.IntVar(&cfg.Messages.MaxFragments, "max-fragments", 0, "A message has at most `N` frames.")
+	fs.Var((*rate)(&cfg.Messages.Control), "control-rate", "A connection may send pings and pongs at the rate `R/B`.")
+	fs.Var((*duration)(&cfg.Messages.Timeout), "message-timeout", "A message must be complete within this `duration` of its first byte.")
+	fs.Var((*duration)(&cfg.Heartbeat.Write), "write-timeout", "A write must end within this `duration`.")
 
-	fs.Var((*duration)(&cfg.Heartbeat.Ping), "ping", "`duration` between pings")
-	fs.Var((*duration)(&cfg.Heartbeat.Pong), "pong-timeout", "`duration` to wait for a pong")
-	fs.Var((*duration)(&cfg.Heartbeat.Idle), "idle", "`duration` without a message")
-	fs.Var((*duration)(&cfg.Heartbeat.Lifetime), "lifetime", "`duration` of a connection")
-	fs.Var((*duration)(&o.drain), "drain", "`duration` that SIGTERM waits for connections to go (default 5s)")
+	fs.Var((*duration)(&cfg.Heartbeat.Ping), "ping", "The server sends a ping after this `duration`.")
+	fs.Var((*duration)(&cfg.Heartbeat.Pong), "pong-timeout", "A pong must arrive within this `duration`.")
+	fs.Var((*duration)(&cfg.Heartbeat.Idle), "idle", "A connection is closed after this `duration` without a message.")
+	fs.Var((*duration)(&cfg.Heartbeat.Lifetime), "lifetime", "A connection is closed after this `duration`.")
+	fs.Var((*duration)(&o.drain), "drain", "On SIGTERM the server cuts the connections that are left after this `duration` (default 5s).")
+
+	fs.Func("write-by", "The handler answers with the method `write|send` of the connection (default write).", choice(&o.echo.writeBy, "write", "send"))
+	fs.IntVar(&o.echo.greet, "greet", 0, "The handler sends `N` text messages before it reads.")
+	fs.IntVar(&o.echo.greetBytes, "greet-bytes", 1, "Each message of -greet is `N` times the letter x.")
+	fs.IntVar(&o.echo.quitAfter, "quit-after", 0, "The handler returns after `N` answers. With 0 it does not.")
+	fs.Var((*duration)(&o.echo.work), "work", "The handler works for this `duration` before each answer.")
 
 	fs.Usage = func() {
-		fmt.Fprintln(stderr, "echo sends every message back. R/B is a rate per second and a burst; 0 is wsguard's default, -1 is off.")
+		fmt.Fprint(stderr, `echo sends every message back.
+
+R/B is a rate of R per second with a burst of B, each at most 1e9. A limit has
+wsguard's default if its flag is missing or 0. A limit of -1 is off.
+
+`)
 		fs.PrintDefaults()
 	}
 	if err := fs.Parse(args); err != nil {
@@ -316,10 +348,24 @@ func parse(args []string, stderr io.Writer, cfg *wsguard.Config, o *options) err
 			return fmt.Errorf("-%s %v: must not be negative, unless it is -1", name, d)
 		}
 	}
+	for name, n := range map[string]int{"greet": o.echo.greet, "greet-bytes": o.echo.greetBytes, "quit-after": o.echo.quitAfter} {
+		if n < 0 {
+			return fmt.Errorf("-%s %d: must not be negative", name, n)
+		}
+	}
+	if o.echo.greetBytes > maxGreeting {
+		return fmt.Errorf("-greet-bytes %d: must be at most %d", o.echo.greetBytes, maxGreeting)
+	}
+	if o.echo.work < 0 {
+		return fmt.Errorf("-work %v: must not be negative", o.echo.work)
+	}
 	return nil
 }
 
-// list is a flag a,b,c. The last one given wins.
+// maxGreeting bounds -greet-bytes, because the greeting is kept in memory.
+const maxGreeting = 1 << 30
+
+// list is a flag a,b,c. An empty value sets it to nil, as if it were not given.
 type list []string
 
 func (l *list) String() string { return strings.Join(*l, ",") }
@@ -350,7 +396,7 @@ func (p *pairs) Set(s string) error {
 	return nil
 }
 
-// rate is a flag R/B; R alone has no burst.
+// rate is a flag R/B. R alone has no burst.
 type rate wsguard.Rate
 
 func (r *rate) String() string {
@@ -364,13 +410,13 @@ func (r *rate) Set(s string) error {
 	per, burst, hasBurst := strings.Cut(s, "/")
 	var got rate
 	var err error
-	if got.PerSecond, err = strconv.ParseFloat(per, 64); err != nil {
-		return fmt.Errorf("want R/B, such as 5/20")
+	if got.PerSecond, err = strconv.ParseFloat(per, 64); err != nil || math.Abs(got.PerSecond) > maxRate {
+		return errRate
 	}
 	if hasBurst {
 		b, err := strconv.ParseFloat(burst, 64)
-		if err != nil || b != math.Trunc(b) || math.Abs(b) > 1e9 {
-			return fmt.Errorf("want R/B, such as 5/20")
+		if err != nil || b != math.Trunc(b) || math.Abs(b) > maxRate {
+			return errRate
 		}
 		got.Burst = int(b)
 	}
@@ -378,7 +424,12 @@ func (r *rate) Set(s string) error {
 	return nil
 }
 
-// duration is a flag like 1m30s; -1 is off.
+// maxRate is the largest rate, and the largest burst.
+const maxRate = 1e9
+
+var errRate = errors.New("want R/B, such as 5/20, with R and B of at most 1e9")
+
+// duration is a flag such as 1m30s. A value of -1 is wsguard.Off.
 type duration time.Duration
 
 func (d *duration) String() string {

@@ -10,10 +10,13 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -161,6 +164,80 @@ func (s *server) do(method, path, host, body string, kv ...string) (int, string)
 	return res.StatusCode, string(b)
 }
 
+// asMain is set in the environment of a process of this test binary that runs main.
+const asMain = "WSGUARD_TEST_ECHO"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asMain) != "" {
+		main()
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// program is the server as a process of its own.
+func program(args ...string) (cmd *exec.Cmd, stdout io.Reader, stderr *buffer) {
+	cmd = exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), asMain+"=1")
+	stdout, _ = cmd.StdoutPipe()
+	stderr = &buffer{}
+	cmd.Stderr = stderr
+	return cmd, stdout, stderr
+}
+
+// TestExit checks the status that the process exits with.
+func TestExit(t *testing.T) {
+	for _, tt := range []struct {
+		args   []string
+		status int
+		stderr string
+	}{
+		{[]string{"-h"}, 0, "every message back"},
+		{[]string{"-nonsense"}, 2, "nonsense"},
+		{[]string{"-greet", "-1"}, 2, "echo: -greet -1: must not be negative\n"},
+		{[]string{"-message-rate", "5"}, 2, "Rates.Messages"},
+		{[]string{"-message-rate", "2e9/1"}, 2, "at most 1e9"},
+	} {
+		cmd, stdout, stderr := program(append(tt.args, "-addr", "127.0.0.1:0")...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		out, _ := io.ReadAll(stdout)
+		cmd.Wait()
+		if got := cmd.ProcessState.ExitCode(); got != tt.status || !strings.Contains(stderr.String(), tt.stderr) || len(out) > 0 {
+			t.Errorf("%q: exit status %d, want %d; stdout %q, stderr:\n%s", tt.args, got, tt.status, out, stderr)
+		}
+	}
+}
+
+// TestSIGTERM checks that the process drains and exits 0, also if it has to cut a
+// connection.
+func TestSIGTERM(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("there is no SIGTERM on Windows")
+	}
+	for _, flags := range []string{"-drain 5s", "-drain 1ms", "-drain 200ms -work 1h -log json"} {
+		cmd, stdout, stderr := program(append(strings.Fields(flags), "-addr", "127.0.0.1:0")...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		line, err := bufio.NewReader(stdout).ReadString('\n')
+		addr, ok := strings.CutPrefix(strings.TrimSpace(line), "listening on http://")
+		if err != nil || !ok {
+			t.Fatalf("the first line is %q, %v", line, err)
+		}
+		s := &server{t: t, addr: addr, stderr: stderr}
+		s.open().WriteFrame(wstest.Text("hi")) // This client does not answer the close frame.
+		s.open().Close()
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("%s: %v\n%s", flags, err, stderr)
+		}
+	}
+}
+
 func texts(n int, s string) (fs []wstest.Frame) {
 	return slices.Repeat([]wstest.Frame{wstest.Text(s)}, n)
 }
@@ -225,7 +302,12 @@ func TestFlags(t *testing.T) {
 		{name: "-auth-timeout", flags: "-tokens alice=T1 -token-from first-message -auth-timeout 100ms", code: 3008, reason: "auth_timeout"},
 		{name: "-write-timeout", flags: "-write-timeout 1s", frames: texts(1, "x"), reply: "x"},
 		{name: "everything off", flags: "-message-rate -1 -byte-rate -1 -subject-message-rate -1 -control-rate -1 -handshake-rate -1 -auth-failures -1 -max-conns -1 -max-conns-per-client -1 -max-conns-per-subject -1 -max-fragments -1 -message-timeout -1 -ping -1 -pong-timeout -1 -idle -1 -lifetime -1", frames: texts(100, "x"), reply: "x"},
-		{name: "everything 0", flags: "-message-rate 0 -byte-rate 0/0 -control-rate 0 -handshake-rate 0 -auth-failures 0 -max-conns 0 -max-conns-per-client 0 -max-conns-per-subject 0 -max-fragments 0 -max-message-bytes 0 -message-timeout 0 -write-timeout 0 -ping 0 -pong-timeout 0 -idle 0 -lifetime 0 -auth-timeout 0", frames: texts(10, "x"), reply: "x"},
+		{name: "empty lists", flags: "-hosts= -origins= -trusted-proxies= -subprotocols= -tokens= -token-from= -schema= -admin-token= -proxy-header=", frames: texts(1, "x"), reply: "x"},
+		{name: "empty lists, last wins", flags: "-hosts a.test -hosts= -origins https://a.test -origins=, -tokens alice=T1 -tokens= -token-from header -token-from ,,", frames: texts(1, "x"), reply: "x"},
+		{name: "-write-by send", flags: "-write-by send", frames: append(texts(20, "other"), texts(1, "last")...), reply: "last"},
+		{name: "-write-by, last wins", flags: "-write-by send -write-by write", frames: texts(1, "x"), reply: "x"},
+		{name: "-work", flags: "-work 10ms", frames: texts(3, "x"), reply: "x"},
+		{name: "everything 0", flags: "-message-rate 0 -byte-rate 0/0 -control-rate 0 -handshake-rate 0 -auth-failures 0 -max-conns 0 -max-conns-per-client 0 -max-conns-per-subject 0 -max-fragments 0 -max-message-bytes 0 -message-timeout 0 -write-timeout 0 -ping 0 -pong-timeout 0 -idle 0 -lifetime 0 -auth-timeout 0 -greet 0 -greet-bytes 0 -quit-after 0 -work 0", frames: texts(10, "x"), reply: "x"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -305,8 +387,10 @@ func TestFlagsOfHandshakes(t *testing.T) {
 			t.Errorf("%+v: status %d", tt, res.StatusCode)
 		}
 	}
-	if code, _ := s.do("GET", "/healthz", "elsewhere.test", ""); code != 200 {
-		t.Errorf("/healthz of another host: %d", code)
+	for _, host := range []string{"elsewhere.test", "a.test:1", "[::1]", strings.Repeat("a", 300)} {
+		if code, _ := s.do("GET", "/healthz", host, ""); code != 200 {
+			t.Errorf("/healthz of host %q: %d", host, code)
+		}
 	}
 
 	s = start(t, "-trusted-proxies", "127.0.0.0/8", "-max-conns-per-client", "1")
@@ -314,6 +398,11 @@ func TestFlagsOfHandshakes(t *testing.T) {
 	s.open("X-Forwarded-Proto", "https", "X-Forwarded-For", "192.0.2.1")
 	s.status(429, "/ws", "X-Forwarded-Proto", "https", "X-Forwarded-For", "192.0.2.1")
 	s.open("X-Forwarded-Proto", "https", "X-Forwarded-For", "192.0.2.2")
+
+	s = start(t, "-proxy-header", "X-Real-IP", "-trusted-proxies", "127.0.0.0/8", "-max-conns-per-client", "1")
+	s.open("X-Forwarded-Proto", "https", "X-Real-Ip", "192.0.2.1", "X-Forwarded-For", "192.0.2.3")
+	s.status(429, "/ws", "X-Forwarded-Proto", "https", "X-Real-Ip", "192.0.2.1", "X-Forwarded-For", "192.0.2.4")
+	s.open("X-Forwarded-Proto", "https", "X-Real-Ip", "192.0.2.2", "X-Forwarded-For", "192.0.2.3")
 
 	s = start(t, "-allow-http", "-handshake-rate", "0.001/2", "-max-conns", "1")
 	s.open("Via", "x")
@@ -504,6 +593,215 @@ func TestOwnOrigins(t *testing.T) {
 		}
 		s.status(403, "/ws", "Origin", "http://evil.test:"+port)
 	}
+	if ln, err := net.Listen("tcp", "[::1]:0"); err != nil {
+		t.Log("no IPv6: ", err)
+	} else {
+		ln.Close()
+		s := start(t, "-addr", "[::1]:0")
+		s.status(101, "/ws")
+		s = start(t, "-addr", "[::]:0")
+		_, port, _ := net.SplitHostPort(s.addr)
+		s.addr = "[::1]:" + port
+		s.status(101, "/ws")
+		s.status(101, "/ws", "Origin", "http://localhost:"+port)
+	}
+	s := start(t, "-origins", "https://a.test")
+	s.status(403, "/ws")
+	s.status(101, "/ws", "Origin", "https://a.test")
+}
+
+// TestLargeHeader checks that the server leaves the bound on a request's header to
+// net/http, which is 1 MiB.
+func TestLargeHeader(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	s := start(t)
+	s.status(101, "/ws", "X-Filler", strings.Repeat("x", 512<<10))
+}
+
+func TestGreeting(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	for _, tt := range []struct {
+		flags        string
+		count, bytes int
+	}{
+		{"-greet 3", 3, 1},
+		{"-greet 3 -greet-bytes 0", 3, 0},
+		{"-greet-bytes 70000 -greet 300", 300, 70000},
+		{"-greet 9 -greet 2 -greet-bytes 5", 2, 5},
+		{"-write-by send -greet 8 -greet-bytes 70000", 8, 70000},
+		{"-greet 1 -greet-bytes 40000 -max-message-bytes 10", 1, 40000},
+	} {
+		s := start(t, strings.Fields(tt.flags)...)
+		c := s.open()
+		c.WriteFrame(wstest.Text("hi")) // The greeting comes before the answer.
+		for i := range tt.count {
+			op, p, err := c.ReadMessage()
+			if err != nil || op != wstest.OpText || string(p) != strings.Repeat("x", tt.bytes) {
+				t.Fatalf("%s: message %d: opcode %d, %d bytes, %v", tt.flags, i, op, len(p), err)
+			}
+		}
+		if _, p, err := c.ReadMessage(); string(p) != "hi" {
+			t.Errorf("%s: after the greeting %q, %v", tt.flags, p, err)
+		}
+	}
+	// A credential in the first message is not read by the handler, so the greeting
+	// comes after it.
+	s := start(t, "-greet", "1", "-tokens", "alice=T1", "-token-from", "first-message")
+	c := s.open()
+	c.WriteFrame(wstest.Text(`{"type":"auth","token":"T1"}`))
+	if _, p, err := c.ReadMessage(); string(p) != "x" {
+		t.Errorf("%q, %v", p, err)
+	}
+	echoes(t, c, "hi")
+}
+
+func TestQuitAfter(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	for _, by := range []string{"write", "send"} {
+		s := start(t, "-quit-after", "2", "-greet", "2", "-write-by", by)
+		c := s.open()
+		for _, text := range []string{"x", "x"} {
+			if _, p, err := c.ReadMessage(); string(p) != text {
+				t.Errorf("%s: greeting %q, %v", by, p, err)
+			}
+		}
+		echoes(t, c, "one")
+		c.WriteFrame(wstest.Text("two"))
+		if by == "write" {
+			if _, p, err := c.ReadMessage(); string(p) != "two" {
+				t.Errorf("%q, %v", p, err)
+			}
+		}
+		for {
+			f, err := c.ReadFrame()
+			if err != nil {
+				t.Errorf("%s: no close frame: %v", by, err)
+			} else if f.Opcode != wstest.OpClose {
+				continue
+			} else if string(f.Payload) != "\x03\xe8" {
+				t.Errorf("%s: closed with %q, want 1000", by, f.Payload)
+			}
+			break
+		}
+		c.WriteFrame(wstest.CloseFrame(1000, ""))
+		s.connections(0)
+	}
+}
+
+func TestWork(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	s := start(t, "-work", "100ms")
+	c := s.open()
+	begin := time.Now()
+	echoes(t, c, "hi")
+	echoes(t, c, "ho")
+	if d := time.Since(begin); d < 200*time.Millisecond {
+		t.Errorf("two answers after %v", d)
+	}
+	// The end of the connection ends the work.
+	s = start(t, "-work", "1h", "-lifetime", "100ms")
+	c = s.open()
+	c.WriteFrame(wstest.Text("hi"))
+	closes(t, c, 1001, "lifetime")
+	c.WriteFrame(wstest.CloseFrame(1001, ""))
+	s.connections(0)
+	c = s.open()
+	c.WriteFrame(wstest.Text("hi"))
+	if err := s.stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestBroadcast(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	s := start(t)
+	if code, _ := s.do("POST", "/broadcast", "", "hi", "Authorization", "Bearer "); code != 404 {
+		t.Errorf("without -admin-token: %d", code)
+	}
+	s = start(t, "-admin-token", "ADMIN", "-max-conns-per-client", "100", "-handshake-rate", "-1")
+	send := func(body string, status, sent int) {
+		t.Helper()
+		code, answer := s.do("POST", "/broadcast", "", body, "Authorization", "Bearer ADMIN")
+		if code != status || status == 200 && strings.TrimSpace(answer) != fmt.Sprintf(`{"sent":%d}`, sent) {
+			t.Errorf("%d bytes: %d %s, want %d and %d", len(body), code, answer, status, sent)
+		}
+	}
+	gets := func(c *wstest.Client, text string) {
+		t.Helper()
+		if op, p, err := c.ReadMessage(); op != wstest.OpText || string(p) != text {
+			t.Errorf("opcode %d, %d bytes %.20q, %v; want %.20q", op, len(p), p, err, text)
+		}
+	}
+	send("nobody", 200, 0)
+	for _, auth := range []string{"", "Bearer", "Bearer ", "Bearer admin", "Basic ADMIN", "ADMIN", "Bearer ADMIN ADMIN"} {
+		if code, _ := s.do("POST", "/broadcast", "", "hi", "Authorization", auth); code != 401 {
+			t.Errorf("with %q: %d", auth, code)
+		}
+	}
+	if code, _ := s.do("GET", "/broadcast", "", "", "Authorization", "Bearer ADMIN"); code != 405 {
+		t.Errorf("GET: %d", code)
+	}
+	// A client that has read its 101 is open.
+	var all []*wstest.Client
+	for i := range 50 {
+		all = append(all, s.open())
+		send("héllo", 200, i+1)
+		for _, c := range all {
+			gets(c, "héllo")
+		}
+	}
+	s.status(403, "/ws", "Origin", "http://evil.test")
+	for _, c := range all[2:] {
+		c.Close()
+	}
+	all = all[:2]
+	s.connections(2)
+	// The bound is that of messages.
+	full := strings.Repeat("x", 32<<10)
+	send(full, 200, 2)
+	send("", 200, 2)
+	send(full+"x", 413, 0)
+	send("\xff"+full, 413, 0)
+	send("a\xff", 400, 0)
+	send("\xed\xa0\x80", 400, 0)
+	send("last", 200, 2)
+	for _, c := range all {
+		for _, text := range []string{full, "", "last"} {
+			gets(c, text)
+		}
+	}
+	echoes(t, all[0], full)
+	all[0].WriteFrame(wstest.Text(full + "x"))
+	closes(t, all[0], 1009, "message_too_big")
+
+	s = start(t, "-admin-token", "ADMIN", "-max-message-bytes", "5", "-tokens", "alice=T1", "-token-from", "first-message")
+	send("12345", 200, 0)
+	send("123456", 413, 0)
+	c := s.open()
+	send("early", 200, 0)
+	c.WriteFrame(wstest.Text(`{"type":"auth","token":"T1"}`))
+	echoes(t, c, "hi")
+	send("later", 200, 1)
+	gets(c, "later")
+}
+
+// TestBroadcastPastTheStuck checks that a client that does not read delays nobody.
+func TestBroadcastPastTheStuck(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	s := start(t, "-admin-token", "ADMIN", "-max-message-bytes", "1000000")
+	s.open()
+	c := s.open()
+	text := strings.Repeat("x", 300_000)
+	for range 60 {
+		begin := time.Now()
+		code, answer := s.do("POST", "/broadcast", "", text, "Authorization", "Bearer ADMIN")
+		if code != 200 || time.Since(begin) > 3*time.Second {
+			t.Errorf("%d %s after %v", code, answer, time.Since(begin))
+		}
+		if _, p, err := c.ReadMessage(); len(p) != len(text) {
+			t.Fatalf("%d bytes, %v", len(p), err)
+		}
+	}
 }
 
 func TestHTTP2(t *testing.T) {
@@ -542,11 +840,11 @@ func TestLog(t *testing.T) {
 			continue
 		}
 		switch {
-		case m["level"] == "INFO" && m["peer_code"] == 4001.0 && m["origin"] == "http://"+s.addr:
+		case m["level"] == "INFO" && m["peer_code"] == 4001.0 && m["origin"] == "http://"+s.addr && m["code"] == 4001.0:
 			want["close"] = true
 		case m["level"] == "INFO" && m["origin"] == "http://"+s.addr:
 			want["open"] = true
-		case m["level"] == "WARN" && m["origin"] == "http://evil.test":
+		case m["level"] == "WARN" && m["origin"] == "http://evil.test" && m["status"] == 403.0 && m["reason"] == "origin":
 			want["refusal"] = true
 		}
 	}
@@ -564,7 +862,11 @@ func TestWrongFlags(t *testing.T) {
 		{"-max-message-bytes -1", "Messages.MaxBytes"}, {"-write-timeout 5s", "Heartbeat.Write"}, {"-write-timeout -1", "Heartbeat.Write"}, {"-ping 1s -pong-timeout 1s", "Heartbeat.P"},
 		{"-byte-rate 10/10", "Rates.Bytes"}, {"-allow-missing-origin", "AllowMissingOrigin"}, {"-token-from header", "Auth.Verifier"}, {"-tokens alice", "tokens"},
 		{"-tokens a=b -token-from x", "token-from"}, {"-origins *", "Origins"}, {"-hosts *", "Hosts"}, {"-trusted-proxies x", "Proxies"}, {"-schema /nonexistent", "/nonexistent"},
-		{"-token-ttl -5s", "token-ttl"}, {"-drain -5s", "drain"}, {"-tokens a=b,c=b", "tokens"}, {"-ping 5", "ping"}, {"surplus", "surplus"}, {"-subprotocols a,a", "Subprotocols"}, {"-auth-timeout -5s", "Auth.FirstMessageTimeout"},
+		{"-token-ttl -5s", "token-ttl"}, {"-drain -5s", "drain"}, {"-tokens a=b,c=b", "tokens"}, {"-ping 5", "ping"}, {"surplus", "surplus"}, {"-subprotocols a,a", "Subprotocols"},
+		{"-message-rate 2e9/5", "message-rate"}, {"-message-rate Inf/5", "message-rate"}, {"-byte-rate -2e9/5", "byte-rate"},
+		{"-proxy-header X-Real-IP", "Proxies"}, {"-trusted-proxies 10.0.0.0/8 -proxy-header a:b", "Proxies"}, {"-write-by x", "write-by"}, {"-write-by=", "write-by"},
+		{"-greet -1", "-greet -1"}, {"-greet x", "greet"}, {"-greet-bytes -1", "-greet-bytes -1"}, {"-greet-bytes 2000000000", "at most 1073741824"},
+		{"-quit-after -1", "-quit-after -1"}, {"-quit-after 1.5", "quit-after"}, {"-work -1s", "-work -1s"}, {"-work -1", "-work"}, {"-work 5", "work"}, {"-auth-timeout -5s", "Auth.FirstMessageTimeout"},
 	} {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		var out, errs buffer
