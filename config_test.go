@@ -73,6 +73,7 @@ func TestConfigFaults(t *testing.T) {
 		{"T15 source without verifier", func(c *wsguard.Config) { c.Auth.Sources = wsguard.TokenSources{Header: true} }, "Auth.Verifier"},
 		{"T15 proxy", func(c *wsguard.Config) { c.Proxies.Trusted = []string{"10.0.0.1/8"} }, "Proxies"},
 		{"T15 everybody a proxy", func(c *wsguard.Config) { c.Proxies.Trusted = []string{"0.0.0.0/0"} }, "Proxies"},
+		{"T15 everybody a proxy, in halves", func(c *wsguard.Config) { c.Proxies.Trusted = []string{"0.0.0.0/1", "128.0.0.0/1"} }, "Proxies"},
 		{"T15 subprotocol", func(c *wsguard.Config) { c.Subprotocols = []string{"a b"} }, "Subprotocols"},
 		{"T15 subprotocol twice", func(c *wsguard.Config) { c.Subprotocols = []string{"a", "a"} }, "Subprotocols"},
 		{"T15 close code", func(c *wsguard.Config) { c.CloseCodes = map[*reason.Reason]wsguard.StatusCode{reason.Idle: 1006} }, "CloseCodes"},

@@ -2,23 +2,24 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net"
-	"strings"
 	"time"
 
 	"github.com/pires/go-proxyproto"
+
+	"github.com/wsguard/wsguard"
 )
 
 // listen returns a listener for the balancer, whose connections have the client's
 // address as their RemoteAddr.
 func listen(addr string, trusted []string, headerTimeout time.Duration) (net.Listener, error) {
-	for _, t := range trusted {
-		if strings.HasSuffix(t, "/0") {
-			return nil, errors.New("-trusted " + t + ": any client could say who it is")
-		}
+	// A header says whatever its sender likes, so trust in every address would let
+	// any client say who it is. wsguard refuses that of its own proxies, too.
+	if _, err := wsguard.NewTLSCheck(wsguard.Proxies{Trusted: trusted}); err != nil {
+		return nil, fmt.Errorf("-trusted: %w", err)
 	}
-	// A header says whatever its sender likes. From these addresses there must
-	// be one; all others are dropped before a byte of theirs is read, header or
+	// From these addresses there must be a header; all others are dropped before a byte of theirs is read, header or
 	// not, so that nobody comes in past the balancer. The policies named USE,
 	// which guess whether there is a header, are for migrations.
 	policy, err := proxyproto.TrustProxyHeaderFromRanges(trusted)

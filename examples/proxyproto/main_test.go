@@ -415,6 +415,8 @@ func TestFaults(t *testing.T) {
 		{"-trusted", "balancer.example"},
 		{"-trusted", "0.0.0.0/0"},
 		{"-trusted", "::/0"},
+		{"-trusted", "0.0.0.0/1,128.0.0.0/1"},
+		{"-trusted", "::/2,4000::/2,8000::/1"},
 		{"-trusted", "127.0.0.1", "-cert", "none.pem"},
 		{"-trusted", "127.0.0.1", "-origins", "*"},
 		{"-trusted", "127.0.0.1", "-addr", "127.0.0.1:65536"},

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -72,6 +73,9 @@ const (
 // have exactly one line with exactly one address (X-Real-IP, CF-Connecting-IP);
 // the proxy must overwrite it, not pass it on.
 //
+// A set of prefixes that leaves no address of a family out is a fault, as the
+// prefix of length 0 is.
+//
 // Every fault is returned, not just the first, and then the Resolver is nil.
 func Parse(trusted []string, header string) (*Resolver, []Fault) {
 	var faults []Fault
@@ -88,6 +92,7 @@ func Parse(trusted []string, header string) (*Resolver, []Fault) {
 		}
 		r.trusted = append(r.trusted, p)
 	}
+	faults = append(faults, trustInAll(r.trusted)...)
 	if header != "" {
 		if reason := checkHeader(header, len(trusted) > 0); reason != "" {
 			faults = append(faults, Fault{Header: true, Value: header, Reason: reason})
@@ -133,6 +138,68 @@ func parseTrusted(s string) (p netip.Prefix, reason string) {
 		return p, "has bits set behind the prefix; write " + p.Masked().String() + ", or the address alone"
 	}
 	return p, ""
+}
+
+// mapped holds the IPv4 addresses written as IPv6. A peer there counts as IPv4.
+var mapped = netip.MustParsePrefix("::ffff:0.0.0.0/96")
+
+// trustInAll returns a fault for each family of addresses of which the prefixes
+// together leave none out. That is the same as a single prefix of length 0.
+func trustInAll(trusted []netip.Prefix) (faults []Fault) {
+	var v4, v6 []netip.Prefix
+	for _, p := range trusted {
+		if p.Addr().Is4() {
+			v4 = append(v4, p)
+		} else {
+			v6 = append(v6, p)
+		}
+	}
+	if covers(v4, netip.IPv4Unspecified()) {
+		faults = append(faults, Fault{Value: join(v4), Reason: "together trust every IPv4 address, so that any client could name itself"})
+	}
+	if covers(append(v6, mapped), netip.IPv6Unspecified()) {
+		faults = append(faults, Fault{Value: join(v6), Reason: "together trust every IPv6 address, so that any client could name itself"})
+	}
+	return faults
+}
+
+// covers reports whether every address from first to the last of its family is in
+// one of the prefixes, which are of that family.
+func covers(prefixes []netip.Prefix, first netip.Addr) bool {
+	sorted := slices.Clone(prefixes)
+	slices.SortFunc(sorted, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
+	next := first // every address before it is covered
+	for _, p := range sorted {
+		if next.Less(p.Addr()) {
+			return false
+		}
+		end := lastOf(p)
+		if end.Less(next) {
+			continue // p lies within a prefix before it
+		}
+		if next = end.Next(); !next.IsValid() {
+			return true
+		}
+	}
+	return false
+}
+
+// lastOf returns the last address in p.
+func lastOf(p netip.Prefix) netip.Addr {
+	b := p.Addr().AsSlice()
+	for i := p.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
+
+func join(prefixes []netip.Prefix) string {
+	all := make([]string, len(prefixes))
+	for i, p := range prefixes {
+		all[i] = p.String()
+	}
+	return strings.Join(all, ", ")
 }
 
 func checkHeader(name string, proxied bool) string {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -364,6 +365,81 @@ func TestFaults(t *testing.T) {
 	_, faults := clientip.Parse([]string{"x", "10.0.0.0/8", "unix", "0.0.0.0/0"}, "a b")
 	if len(faults) != 3 || faults[0].Value != "x" || faults[1].Value != "0.0.0.0/0" || !faults[2].Header {
 		t.Errorf("faults %+v, want all three", faults)
+	}
+}
+
+// Prefixes that leave no address out, taken together, are trust in everybody.
+func TestTrustInAll(t *testing.T) {
+	split := func(prefix string, bits int) (all []string) { // prefix in pieces of bits each
+		p := netip.MustParsePrefix(prefix)
+		for a := p.Addr(); p.Contains(a); {
+			q := netip.PrefixFrom(a, bits)
+			all = append(all, q.String())
+			last := a.AsSlice()
+			for i := bits; i < a.BitLen(); i++ {
+				last[i/8] |= 0x80 >> (i % 8)
+			}
+			next, _ := netip.AddrFromSlice(last)
+			if a = next.Next(); !a.IsValid() {
+				break
+			}
+		}
+		return all
+	}
+	without := func(prefix string, hole string) (all []string) { // prefix but for hole, in as few pieces as possible
+		h := netip.MustParsePrefix(hole)
+		for bits := netip.MustParsePrefix(prefix).Bits() + 1; bits <= h.Bits(); bits++ {
+			for _, half := range split(netip.PrefixFrom(h.Addr(), bits-1).Masked().String(), bits) {
+				if !netip.MustParsePrefix(half).Contains(h.Addr()) {
+					all = append(all, half)
+				}
+			}
+		}
+		return all
+	}
+	for _, tt := range []struct {
+		name    string
+		trusted []string
+		want    string // part of the reason; empty: no fault
+	}{
+		{"IPv4 in halves", []string{"0.0.0.0/1", "128.0.0.0/1"}, "every IPv4 address"},
+		{"IPv4 in halves, the other way round", []string{"128.0.0.0/1", "0.0.0.0/1"}, "every IPv4 address"},
+		{"IPv4 in quarters", split("0.0.0.0/0", 2), "every IPv4 address"},
+		{"IPv4 in 256 parts", split("0.0.0.0/0", 8), "every IPv4 address"},
+		{"IPv4 in parts of several sizes", append(without("0.0.0.0/0", "10.1.2.3/32"), "10.1.2.3"), "every IPv4 address"},
+		{"IPv4, overlapping", []string{"0.0.0.0/1", "10.0.0.0/8", "64.0.0.0/2", "128.0.0.0/1", "255.255.255.255", "128.0.0.0/1"}, "every IPv4 address"},
+		{"IPv4, among others", []string{"2001:db8::/32", "0.0.0.0/1", "unix", "128.0.0.0/1"}, "every IPv4 address"},
+		{"IPv6 in halves", []string{"::/1", "8000::/1"}, "every IPv6 address"},
+		{"IPv6 in eighths", split("::/0", 3), "every IPv6 address"},
+		{"IPv6 but for IPv4 in it", without("::/0", "::ffff:0:0/96"), "every IPv6 address"},
+		{"IPv4 written as IPv6", []string{"::ffff:0.0.0.0/97", "::ffff:128.0.0.0/97"}, "as IPv4"},
+		{"one half", []string{"0.0.0.0/1"}, ""},
+		{"a half of each", []string{"0.0.0.0/1", "8000::/1"}, ""},
+		{"a half of each, the others", []string{"128.0.0.0/1", "::/1"}, ""},
+		{"IPv4 but for one address", without("0.0.0.0/0", "10.1.2.3/32"), ""},
+		{"IPv4 but for the first", without("0.0.0.0/0", "0.0.0.0/32"), ""},
+		{"IPv4 but for the last", without("0.0.0.0/0", "255.255.255.255/32"), ""},
+		{"IPv6 but for one address", without("::/0", "2001:db8::1/128"), ""},
+		{"IPv6 but for the last", without("::/0", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128"), ""},
+		{"half as IPv6, twice", []string{"::/1", "::/1", "::/2"}, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r, faults := clientip.Parse(tt.trusted, "")
+			if tt.want == "" {
+				if faults != nil || r == nil {
+					t.Errorf("faults %+v, want none", faults)
+				}
+				return
+			}
+			if r != nil || len(faults) == 0 || !strings.Contains(faults[0].Reason, tt.want) {
+				t.Errorf("faults %+v, want one with %q", faults, tt.want)
+			}
+			for _, entry := range strings.Split(faults[0].Value, ", ") {
+				if !slices.Contains(tt.trusted, strings.TrimSuffix(entry, "/32")) && !slices.Contains(tt.trusted, entry) {
+					t.Errorf("the fault names %q, which is no entry", entry)
+				}
+			}
+		})
 	}
 }
 
