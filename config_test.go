@@ -245,9 +245,29 @@ func TestConfigPieces(t *testing.T) {
 		}
 	}
 	g := must(wsguard.New(wsguard.Config{Origins: []string{appOrigin}, Auth: wsguard.AuthConfig{InsecureAnonymous: true}}))
+	for name, tt := range map[string]struct {
+		cfg    wsguard.EndpointConfig
+		fields []string
+	}{
+		"Endpoint":             {wsguard.EndpointConfig{Messages: wsguard.MessageConfig{MaxBytes: -1}}, []string{"Messages.MaxBytes"}},
+		"Endpoint, byte burst": {wsguard.EndpointConfig{Messages: wsguard.MessageConfig{MaxBytes: 1 << 30}}, []string{"Rates.Bytes", "Rates.ClientBytes", "Rates.SubjectBytes"}},
+		"Endpoint, two faults": {wsguard.EndpointConfig{Subprotocols: []string{"a b"}, Messages: wsguard.MessageConfig{MaxBytes: -1}}, []string{"Messages.MaxBytes", "Subprotocols"}},
+	} {
+		e, err := g.Endpoint(tt.cfg)
+		fields := faultsOf(t, err)
+		slices.Sort(fields)
+		if e != nil || !slices.Equal(fields, tt.fields) {
+			t.Errorf("%s: faults %v, want %v; an Endpoint: %t", name, fields, tt.fields, e != nil)
+		}
+	}
+	if e, err := g.Endpoint(wsguard.EndpointConfig{}); e == nil || err != nil {
+		t.Errorf("Endpoint: %v, %v", e, err)
+	}
+	// A failed Endpoint is no part of the Guard, which can still be reconfigured.
+	if err := g.Reconfigure(wsguard.Config{Origins: []string{appOrigin}, Auth: wsguard.AuthConfig{InsecureAnonymous: true}}); err != nil {
+		t.Error(err)
+	}
 	for name, f := range map[string]func(){
-		"Endpoint":             func() { g.Endpoint(wsguard.EndpointConfig{Messages: wsguard.MessageConfig{MaxBytes: -1}}) },
-		"Endpoint, byte burst": func() { g.Endpoint(wsguard.EndpointConfig{Messages: wsguard.MessageConfig{MaxBytes: 1 << 30}}) },
 		"TicketHandler without": func() {
 			g.TicketHandler(func(*http.Request) (wsguard.Principal, error) { return wsguard.Principal{}, nil })
 		},

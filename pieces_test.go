@@ -288,13 +288,13 @@ func TestPiecesEndpoints(t *testing.T) {
 	}, func(g *wsguard.Guard) http.Handler {
 		mux := http.NewServeMux()
 		mux.Handle("/a", g.Handler(echo))
-		mux.Handle("/b", g.Endpoint(wsguard.EndpointConfig{Messages: wsguard.MessageConfig{Binary: true}}).Handler(echo))
-		mux.Handle("/c", g.Endpoint(wsguard.EndpointConfig{
+		mux.Handle("/b", must(g.Endpoint(wsguard.EndpointConfig{Messages: wsguard.MessageConfig{Binary: true}})).Handler(echo))
+		mux.Handle("/c", must(g.Endpoint(wsguard.EndpointConfig{
 			Subprotocols: []string{"v2", "v1"},
 			Messages: wsguard.MessageConfig{Validators: map[string]wsguard.Validator{
 				"v1": must(wsguard.CompileSchema([]byte(`{"type":"integer"}`))), "v2": must(wsguard.CompileSchema([]byte(`{"type":"string"}`))),
 			}},
-		}).Handler(echo))
+		})).Handler(echo))
 		return mux
 	})
 	at := func(path string, kv ...string) (*wstest.Client, *http.Response) {

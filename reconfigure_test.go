@@ -99,7 +99,7 @@ func TestReconfigureFaults(t *testing.T) {
 		want(t, "old", status(dial(connOrigin, "one")), 101)
 
 		// Another endpoint's messages would no longer fit.
-		g.Endpoint(wsguard.EndpointConfig{Messages: wsguard.MessageConfig{MaxBytes: 900 << 10}})
+		must(g.Endpoint(wsguard.EndpointConfig{Messages: wsguard.MessageConfig{MaxBytes: 900 << 10}}))
 		cfg.Rates.Bytes = wsguard.Rate{PerSecond: 1e6, Burst: 64 << 10}
 		if fields := faultsOf(t, g.Reconfigure(cfg)); !slices.Contains(fields, "Rates.Bytes") {
 			t.Error(fields)
@@ -274,7 +274,7 @@ func TestReconfigureSharedPieces(t *testing.T) {
 func TestReconfigureEndpoint(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
 		g, _ := connGuard(t, nil)
-		e := g.Endpoint(wsguard.EndpointConfig{Subprotocols: []string{"a"}})
+		e := must(g.Endpoint(wsguard.EndpointConfig{Subprotocols: []string{"a"}}))
 		s := wstest.ServePipe(t, e.Handler(echo))
 		c := connDial(t, s, "")
 		connWantEcho(t, c, "before")

@@ -286,16 +286,17 @@ type endpointState struct {
 	wire         *wire.Config
 }
 
-// Endpoint returns a further endpoint. It panics when cfg is wrong.
-func (g *Guard) Endpoint(cfg EndpointConfig) *Endpoint {
+// Endpoint returns a further endpoint of g, or every mistake in cfg at once, each
+// a *ConfigError.
+func (g *Guard) Endpoint(cfg EndpointConfig) (*Endpoint, error) {
 	g.setting.Lock()
 	defer g.setting.Unlock()
 	e := &Endpoint{g: g}
 	if err := e.set(cfg); err != nil {
-		panic(err)
+		return nil, err
 	}
 	g.endpoints = append(g.endpoints, e)
-	return e
+	return e, nil
 }
 
 // Reconfigure is Guard.Reconfigure for what is this endpoint's own.
