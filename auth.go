@@ -155,7 +155,8 @@ type Authenticator struct {
 }
 
 // NewAuthenticator returns a token extractor that can stand in front of any
-// handler. A first message and Tickets need a Guard and are errors here.
+// handler. A first message and Tickets need a Guard and are errors here. An
+// Authenticator that is returned with an error refuses every request.
 func NewAuthenticator(cfg AuthConfig, proxies Proxies) (*Authenticator, error) {
 	var f faults
 	a := newAuthenticator(cfg, proxies.resolver(&f), &f)
@@ -165,7 +166,12 @@ func NewAuthenticator(cfg AuthConfig, proxies Proxies) (*Authenticator, error) {
 	if a.tickets != nil {
 		f.add("Auth.Tickets", "", "needs a Guard")
 	}
-	return a, f.err()
+	if err := f.err(); err != nil {
+		// Some callers ignore the error.
+		nobody := func(context.Context, string) (Principal, error) { return Principal{}, ErrUnavailable }
+		return newAuthenticator(AuthConfig{Verifier: nobody}, Proxies{}.resolver(&f), &f), err
+	}
+	return a, nil
 }
 
 func newAuthenticator(cfg AuthConfig, client identify, f *faults) *Authenticator {

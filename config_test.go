@@ -1,10 +1,13 @@
 package wsguard_test
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -74,6 +77,12 @@ func TestConfigFaults(t *testing.T) {
 		{"T15 proxy", func(c *wsguard.Config) { c.Proxies.Trusted = []string{"10.0.0.1/8"} }, "Proxies"},
 		{"T15 everybody a proxy", func(c *wsguard.Config) { c.Proxies.Trusted = []string{"0.0.0.0/0"} }, "Proxies"},
 		{"T15 everybody a proxy, in halves", func(c *wsguard.Config) { c.Proxies.Trusted = []string{"0.0.0.0/1", "128.0.0.0/1"} }, "Proxies"},
+		{"T15 empty hosts", func(c *wsguard.Config) { c.Hosts = []string{} }, "Hosts"},
+		{"T15 empty hosts beside a piece", func(c *wsguard.Config) {
+			c.Hosts = []string{}
+			c.Pieces.Host = must(wsguard.NewHostCheck([]string{"a.test"}))
+		}, ""},
+		{"T15 missing allowed, empty hosts", func(c *wsguard.Config) { c.Hosts, c.AllowMissingOrigin = []string{}, true }, "Hosts"},
 		{"T15 subprotocol", func(c *wsguard.Config) { c.Subprotocols = []string{"a b"} }, "Subprotocols"},
 		{"T15 subprotocol twice", func(c *wsguard.Config) { c.Subprotocols = []string{"a", "a"} }, "Subprotocols"},
 		{"T15 close code", func(c *wsguard.Config) { c.CloseCodes = map[*reason.Reason]wsguard.StatusCode{reason.Idle: 1006} }, "CloseCodes"},
@@ -283,4 +292,83 @@ func TestConfigPieces(t *testing.T) {
 			f()
 		}()
 	}
+}
+
+// What a constructor returns beside an error refuses every request: some callers
+// ignore the error.
+func TestConfigPiecesFailClosed(t *testing.T) {
+	bad := wsguard.Proxies{Trusted: []string{"x"}}
+	first := wsguard.AuthConfig{Verifier: newTokens().Verify, Sources: wsguard.TokenSources{Header: true, FirstMessage: true}}
+	type piece interface {
+		Handler(http.Handler) http.Handler
+	}
+	check := func(c *wsguard.Check, err error) (piece, error) { return c, err }
+	auth := func(a *wsguard.Authenticator, err error) (piece, error) { return a, err }
+	for name, f := range map[string]func() (piece, error){
+		"host, nil":           func() (piece, error) { return check(wsguard.NewHostCheck(nil)) },
+		"host, empty":         func() (piece, error) { return check(wsguard.NewHostCheck([]string{})) },
+		"host, one bad entry": func() (piece, error) { return check(wsguard.NewHostCheck([]string{"example.com", "*"})) },
+		"origin, nothing":     func() (piece, error) { return check(wsguard.NewOriginCheck(wsguard.Config{})) },
+		"origin, bad entry": func() (piece, error) {
+			return check(wsguard.NewOriginCheck(wsguard.Config{Origins: []string{appOrigin, "*"}}))
+		},
+		"origin, only reporting": func() (piece, error) {
+			return check(wsguard.NewOriginCheck(wsguard.Config{InsecureReportOrigin: true}))
+		},
+		"origin, missing allowed": func() (piece, error) {
+			return check(wsguard.NewOriginCheck(wsguard.Config{Origins: []string{"*"}, AllowMissingOrigin: true}))
+		},
+		"TLS": func() (piece, error) { return check(wsguard.NewTLSCheck(bad)) },
+		"auth, proxies": func() (piece, error) {
+			return auth(wsguard.NewAuthenticator(wsguard.AuthConfig{Verifier: newTokens().Verify}, bad))
+		},
+		"auth, nobody":        func() (piece, error) { return auth(wsguard.NewAuthenticator(wsguard.AuthConfig{}, wsguard.Proxies{})) },
+		"auth, first message": func() (piece, error) { return auth(wsguard.NewAuthenticator(first, wsguard.Proxies{})) },
+		"auth, only reporting": func() (piece, error) {
+			return auth(wsguard.NewAuthenticator(wsguard.AuthConfig{InsecureReportOnly: true}, wsguard.Proxies{}))
+		},
+		"auth, anonymous": func() (piece, error) {
+			return auth(wsguard.NewAuthenticator(wsguard.AuthConfig{InsecureAnonymous: true, Sources: wsguard.TokenSources{Header: true}}, wsguard.Proxies{}))
+		},
+		"cap": func() (piece, error) { l, err := wsguard.NewConnCap(wsguard.CapConfig{}, bad); return l, err },
+	} {
+		p, err := f()
+		if err == nil {
+			t.Errorf("%s: no fault", name)
+		}
+		for how, r := range map[string]*http.Request{
+			"":                 upgradeRequest(),
+			"no origin":        withHeader(upgradeRequest(), "Origin", ""),
+			"with a token":     withHeader(upgradeRequest(), "Authorization", "Bearer alice"),
+			"cross-site, POST": {Method: "POST", RemoteAddr: "192.0.2.1:1", Host: "evil.test", Header: http.Header{"Origin": {"https://evil.test"}}},
+		} {
+			w := httptest.NewRecorder()
+			passed := false
+			p.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { passed = true })).ServeHTTP(w, r)
+			if passed || w.Code < 400 {
+				t.Errorf("%s: status %d for a request (%s), passed: %t", name, w.Code, how, passed)
+			}
+			if c, ok := p.(*wsguard.Check); ok && c.Check(r) == nil {
+				t.Errorf("%s: Check lets a request pass (%s)", name, how)
+			}
+		}
+	}
+	// As a piece of a Guard it refuses, too.
+	host, _ := wsguard.NewHostCheck(nil)
+	g, err := wsguard.New(wsguard.Config{Origins: []string{appOrigin}, Auth: wsguard.AuthConfig{InsecureAnonymous: true}, Pieces: wsguard.Pieces{Host: host}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	g.Handler(echo).ServeHTTP(hijackable{w}, upgradeRequest())
+	if w.Code != 421 {
+		t.Errorf("status %d, want 421", w.Code)
+	}
+}
+
+// hijackable is a ResponseWriter that a Guard takes for one of a server.
+type hijackable struct{ http.ResponseWriter }
+
+func (hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return nil, nil, errors.ErrUnsupported
 }

@@ -43,6 +43,18 @@ func newCheck(kind checkKind, check func(*http.Request) error) *Check {
 	return c
 }
 
+// orClosed returns c, or, if the configuration of c has faults, err and a check of
+// the same kind that refuses every request. Some callers ignore the error.
+func (c *Check) orClosed(err error) (*Check, error) {
+	if err == nil {
+		return c, nil
+	}
+	why := map[checkKind]*reason.Reason{checkOrigin: reason.Origin, checkHost: reason.Host, checkTLS: reason.InsecureTransport}[c.kind]
+	closed := newCheck(c.kind, func(*http.Request) error { return deny(why, "the configuration of the check has faults") })
+	closed.post = closed.check
+	return closed, err
+}
+
 type checkKind string
 
 const (
@@ -77,11 +89,11 @@ type originGuard struct {
 }
 
 // NewOriginCheck returns a check of the Origin header and the fetch metadata, as
-// cfg's Origins, AllowMissingOrigin and InsecureReportOrigin say.
+// cfg's Origins, AllowMissingOrigin and InsecureReportOrigin say. A Check that is
+// returned with an error refuses every request.
 func NewOriginCheck(cfg Config) (*Check, error) {
 	var f faults
-	c := newOriginCheck(cfg, &f)
-	return c, f.err()
+	return newOriginCheck(cfg, &f).orClosed(f.err())
 }
 
 func newOriginCheck(cfg Config, f *faults) *Check {
@@ -160,24 +172,27 @@ func (g *originGuard) checkPost(r *http.Request) error {
 	return err
 }
 
-// NewHostCheck returns a check of the Host header: it stops DNS rebinding where
-// no origin list does. An entry without a port matches any port, and a star
-// stands for exactly one label. An empty list is an error.
+// NewHostCheck returns a check of the Host header. It stops DNS rebinding where no
+// origin list does. An entry without a port matches any port, and a star stands
+// for exactly one label. An empty list is an error, and so is nil. A Check that is
+// returned with an error refuses every request.
 func NewHostCheck(hosts []string) (*Check, error) {
-	var f faults
-	if len(hosts) == 0 {
-		f.add("Hosts", "", "list at least one host")
+	if hosts == nil {
+		hosts = []string{} // nil leaves the check out in a Config only
 	}
-	c := newHostCheck(hosts, &f)
-	return c, f.err()
+	var f faults
+	return newHostCheck(hosts, &f).orClosed(f.err())
 }
 
-// newHostCheck returns one that is off for no hosts: they are not checked.
+// newHostCheck returns a check that is off if hosts is nil.
 func newHostCheck(hosts []string, f *faults) *Check {
-	if len(hosts) == 0 {
+	if hosts == nil {
 		c := newCheck(checkHost, func(*http.Request) error { return nil })
 		c.off = true
 		return c
+	}
+	if len(hosts) == 0 {
+		f.add("Hosts", "", "list at least one host: an empty list would refuse every request")
 	}
 	list, bad := origin.ParseHosts(hosts)
 	for _, b := range bad {
@@ -225,8 +240,7 @@ func (p Proxies) resolver(f *faults) identify {
 // none has left a trace. It never redirects.
 func NewTLSCheck(proxies Proxies) (*Check, error) {
 	var f faults
-	c := newTLSCheck(proxies.resolver(&f), false)
-	return c, f.err()
+	return newTLSCheck(proxies.resolver(&f), false).orClosed(f.err())
 }
 
 func newTLSCheck(client identify, insecure bool) *Check {

@@ -53,11 +53,15 @@ type Config struct {
 	// for exactly one label: "https://*.example.com". "null" must be listed to
 	// be allowed. There are no other patterns.
 	Origins              []string
-	AllowMissingOrigin   bool     // programs without an Origin and without a cookie; needs Hosts
-	InsecureReportOrigin bool     // a foreign origin is reported, and passes
-	Hosts                []string // that are served; see NewHostCheck; nil: not checked
-	InsecureAllowHTTP    bool     // clear text from everybody; see NewTLSCheck
-	Proxies              Proxies  // what stands in front of the server
+	AllowMissingOrigin   bool    // programs without an Origin and without a cookie; needs Hosts
+	InsecureReportOrigin bool    // a foreign origin is reported, and passes
+	InsecureAllowHTTP    bool    // clear text from everybody; see NewTLSCheck
+	Proxies              Proxies // what stands in front of the server
+
+	// Hosts lists the names under which the server answers, as NewHostCheck takes
+	// them. A request for another Host gets a 421. The default, nil, is no check;
+	// an empty list that is not nil is an error.
+	Hosts []string
 
 	Auth      AuthConfig
 	Caps      CapConfig
