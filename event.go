@@ -226,6 +226,24 @@ func sanitize(s string, limit int) string {
 	return b.String()
 }
 
+// maxQuoted is how many bytes of a peer's words the detail of an event shows.
+const maxQuoted = 64
+
+// quotable joins what a peer sent into a list that a detail can quote, escaped and
+// cut.
+func quotable(values []string) string {
+	var b strings.Builder
+	for i, v := range values {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		if b.WriteString(v[:min(len(v), maxQuoted)]); b.Len() > maxQuoted {
+			break
+		}
+	}
+	return sanitize(b.String(), maxQuoted)
+}
+
 func unsafeRune(r rune) bool {
 	switch {
 	case r < 0x20, r >= 0x7f && r < 0xa0: // C0, DEL, C1

@@ -234,10 +234,21 @@ func (p Proxies) resolver(f *faults) identify {
 	return identify{r, p.ClientName, cmp.Or(p.Header, "X-Forwarded-For")}
 }
 
-// NewTLSCheck returns a check that refuses clear text (RFC 6455 §10.6). It lets
-// pass TLS; a trusted proxy that sends exactly one X-Forwarded-Proto, equal to
-// https; and, for development, a loopback peer where no proxy is configured and
-// none has left a trace. It never redirects.
+// NewTLSCheck returns a check that refuses clear text (RFC 6455 §10.6). It never
+// redirects.
+//
+// What a trusted proxy says about the client's scheme counts: X-Forwarded-Proto or,
+// if Proxies.Header is Forwarded, the proto parameter of the element that the
+// client's address comes from. The word is https or wss, in any case. There may be
+// several, in lines or between commas, and then each must be one of the two; an
+// empty one is neither. No other header is read.
+//
+// A request over TLS passes, unless a trusted proxy names a scheme that is not
+// secure: such a proxy encrypts what it took in clear text. A request without TLS
+// passes if a trusted proxy names a secure scheme. For development it also passes
+// from a loopback peer, if no proxy is configured and none has left a trace in the
+// header. Everything else is a 403. Config.InsecureAllowHTTP switches the check off,
+// whatever the proxy says.
 func NewTLSCheck(proxies Proxies) (*Check, error) {
 	var f faults
 	return newTLSCheck(proxies.resolver(&f), false).orClosed(f.err())
@@ -245,33 +256,64 @@ func NewTLSCheck(proxies Proxies) (*Check, error) {
 
 func newTLSCheck(client identify, insecure bool) *Check {
 	return newCheck(checkTLS, func(r *http.Request) error {
-		if r.TLS != nil || insecure {
+		switch {
+		case insecure:
+			return nil
+		case client.PeerTrusted(r):
+			return checkScheme(client.Scheme(r), client.header, r.TLS != nil)
+		case r.TLS != nil:
 			return nil
 		}
-		if client.PeerTrusted(r) {
-			if proto, ok := single(r.Header, "X-Forwarded-Proto"); ok && proto == "https" {
-				return nil
-			}
-			return deny(reason.InsecureTransport, "the proxy does not say https")
-		}
-		if !client.Proxied() && !forwarded(r.Header) {
-			if peer, _, err := clientip.Peer(r.RemoteAddr); err == nil && peer.IsLoopback() {
-				return nil
-			}
-		}
-		return deny(reason.InsecureTransport, "")
+		return checkClearText(client, r)
 	})
 }
 
-// forwarded reports whether a proxy has left a trace.
-func forwarded(h http.Header) bool {
-	for name := range h {
-		switch {
-		case name == "Forwarded", name == "Via", name == "X-Real-Ip", strings.HasPrefix(name, "X-Forwarded-"):
-			return true
+// checkScheme judges what a trusted proxy says. header is where the Proxies find the
+// client's address.
+func checkScheme(s clientip.Scheme, header string, tls bool) error {
+	prefix, none := "X-Forwarded-Proto: ", "no TLS, and the trusted proxy sent no X-Forwarded-Proto"
+	if strings.EqualFold(header, "Forwarded") {
+		prefix = "Forwarded: proto="
+		none = "no TLS, and the trusted proxy named no proto in the element of Forwarded that the client's address comes from"
+	}
+	switch {
+	case s.Secure(), !s.Named() && tls:
+		return nil
+	case !s.Named():
+		return deny(reason.InsecureTransport, none)
+	}
+	return deny(reason.InsecureTransport, `the trusted proxy says `+prefix+`"`+quotable(s.Values)+`"`)
+}
+
+// checkClearText judges a request without TLS whose peer is no trusted proxy.
+func checkClearText(client identify, r *http.Request) error {
+	peer, unix, err := clientip.Peer(r.RemoteAddr)
+	trace := forwarded(r.Header, client.header)
+	switch {
+	case unix:
+		return deny(reason.InsecureTransport, `no TLS, and the peer is a unix socket: if it is a proxy, name "unix" in Proxies.Trusted`)
+	case trace != "":
+		return deny(reason.InsecureTransport, "no TLS, and "+trace+" came from a peer that is no trusted proxy: if it is a proxy, name it in Proxies.Trusted")
+	case !client.Proxied() && err == nil && peer.IsLoopback():
+		return nil
+	}
+	return deny(reason.InsecureTransport, "no TLS")
+}
+
+// forwarded returns the name of a header in which a proxy has left a trace, or "".
+// header is where the Proxies find the client's address.
+func forwarded(h http.Header, header string) string {
+	for _, name := range []string{"X-Forwarded-Proto", header, "X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"} {
+		if _, ok := h[http.CanonicalHeaderKey(name)]; ok {
+			return name
 		}
 	}
-	return false
+	for name := range h {
+		if strings.HasPrefix(name, "X-Forwarded-") {
+			return "a header X-Forwarded-…" // the rest of its name is the peer's
+		}
+	}
+	return ""
 }
 
 // single returns a header that must come once.

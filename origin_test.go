@@ -2,7 +2,10 @@ package wsguard_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
+	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -10,6 +13,7 @@ import (
 	"github.com/wsguard/wsguard"
 	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wstest"
+	"github.com/wsguard/wsguard/reason"
 )
 
 func TestOriginWire(t *testing.T) {
@@ -215,6 +219,8 @@ func TestOriginT15ReportOnly(t *testing.T) {
 func TestOriginT23ClearText(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	proxied := wsguard.Proxies{Trusted: []string{"127.0.0.1"}}
+	rfc7239 := wsguard.Proxies{Trusted: []string{"127.0.0.1", "10.0.0.0/8"}, Header: "Forwarded"}
+	single := wsguard.Proxies{Trusted: []string{"127.0.0.1"}, Header: "X-Real-IP"}
 	other := wsguard.Proxies{Trusted: []string{"192.0.2.0/24"}}
 	for _, tt := range []struct {
 		name    string
@@ -234,11 +240,46 @@ func TestOriginT23ClearText(t *testing.T) {
 		{"T23 proxy elsewhere, loopback", other, false, header(), 403},
 		{"T23 proxy says https", proxied, false, header("X-Forwarded-Proto", "https"), 101},
 		{"T23 proxy says http", proxied, false, header("X-Forwarded-Proto", "http"), 403},
-		{"T23 proxy says HTTPS", proxied, false, header("X-Forwarded-Proto", "HTTPS"), 403},
+		{"T23 proxy says HTTPS", proxied, false, header("X-Forwarded-Proto", "HTTPS"), 101},
+		{"T23 proxy says wss", proxied, false, header("X-Forwarded-Proto", "wss"), 101},
+		{"T23 proxy says WsS", proxied, false, header("X-Forwarded-Proto", "WsS"), 101},
+		{"T23 proxy says ws", proxied, false, header("X-Forwarded-Proto", "ws"), 403},
+		{"T23 proxy says something longer", proxied, false, header("X-Forwarded-Proto", "httpss"), 403},
+		{"T23 proxy says a letter that folds to s", proxied, false, header("X-Forwarded-Proto", "http\u017f"), 403},
 		{"T23 proxy says nothing", proxied, false, header(), 403},
+		{"T23 proxy says an empty value", proxied, false, http.Header{"Origin": {appOrigin}, "X-Forwarded-Proto": {""}}, 403},
+		{"T23 proxy says blanks", proxied, false, header("X-Forwarded-Proto", " \t "), 403},
 		{"T23 proxy says both", proxied, false, header("X-Forwarded-Proto", "https,http"), 403},
-		{"T23 proxy says it twice", proxied, false, header("X-Forwarded-Proto", "https", "X-Forwarded-Proto", "https"), 403},
+		{"T23 proxy says both, the other way round", proxied, false, header("X-Forwarded-Proto", "http, https"), 403},
+		{"T23 proxy says both in other case", proxied, false, header("X-Forwarded-Proto", "HTTPS,http"), 403},
+		{"T23 proxy says both in lines", proxied, false, header("X-Forwarded-Proto", "https", "X-Forwarded-Proto", "http"), 403},
+		{"T23 proxy says it twice", proxied, false, header("X-Forwarded-Proto", "https", "X-Forwarded-Proto", "https"), 101},
+		{"T23 proxy says it in all ways", proxied, false, header("X-Forwarded-Proto", " wss\t, https ", "X-Forwarded-Proto", "HTTPS"), 101},
+		{"T23 proxy says it, and nothing behind the comma", proxied, false, header("X-Forwarded-Proto", "https,"), 403},
+		{"T23 proxy says it, and an empty line", proxied, false, http.Header{"Origin": {appOrigin}, "X-Forwarded-Proto": {"https", ""}}, 403},
+		{"T23 proxy says it with semicolons", proxied, false, header("X-Forwarded-Proto", "https;https"), 403},
+		{"T23 proxy says it in quotes", proxied, false, header("X-Forwarded-Proto", `"https"`), 403},
+		{"T23 other words of the proxy", proxied, false, header("X-Forwarded-Ssl", "on", "X-Url-Scheme", "https", "X-Forwarded-Protocol", "https", "X-Forwarded-Port", "443", "Front-End-Https", "on"), 403},
+		{"T23 Forwarded is not the header", proxied, false, header("Forwarded", "for=192.0.2.1;proto=https"), 403},
+		{"T23 single address", single, false, header("X-Real-IP", "192.0.2.1", "X-Forwarded-Proto", "wss"), 101},
+		{"T23 single address, clear text", single, false, header("X-Real-IP", "192.0.2.1", "X-Forwarded-Proto", "http"), 403},
+
+		{"T23 Forwarded", rfc7239, false, header("Forwarded", "for=192.0.2.1;proto=https"), 101},
+		{"T23 Forwarded, quoted", rfc7239, false, header("Forwarded", `proto="WSS";for="192.0.2.1:80"`), 101},
+		{"T23 Forwarded, clear text", rfc7239, false, header("Forwarded", "for=192.0.2.1;proto=http"), 403},
+		{"T23 Forwarded, the word of another element", rfc7239, false, header("Forwarded", "for=192.0.2.1, for=10.0.0.2;proto=https"), 403},
+		{"T23 Forwarded, the client's own element", rfc7239, false, header("Forwarded", "for=192.0.2.1;proto=https, for=192.0.2.2;proto=http"), 403},
+		{"T23 Forwarded, clear text behind the edge", rfc7239, false, header("Forwarded", "for=192.0.2.1;proto=https", "Forwarded", "for=10.0.0.2;proto=http"), 101},
+		{"T23 Forwarded, clear text in front of the edge", rfc7239, false, header("Forwarded", "for=192.0.2.1;proto=http", "Forwarded", "for=10.0.0.2;proto=https"), 403},
+		{"T23 Forwarded, X-Forwarded-Proto does not count", rfc7239, false, header("Forwarded", "for=192.0.2.1", "X-Forwarded-Proto", "https"), 403},
+		{"T23 Forwarded, X-Forwarded-Proto does not count against it", rfc7239, false, header("Forwarded", "for=192.0.2.1;proto=wss", "X-Forwarded-Proto", "http"), 101},
+		{"T23 Forwarded, the proxy is the client", rfc7239, false, header("Forwarded", "for=127.0.0.1;proto=https"), 101},
+		{"T23 Forwarded, none", rfc7239, false, header(), 403},
+		{"T23 the proxy is the client", proxied, false, header("X-Forwarded-For", "127.0.0.1", "X-Forwarded-Proto", "https"), 101},
+
 		{"T23 allowed", other, true, header("X-Forwarded-Proto", "http"), 101},
+		{"T23 allowed, the proxy says http", proxied, true, header("X-Forwarded-Proto", "http"), 101},
+		{"T23 allowed, the proxy says nothing", proxied, true, header(), 101},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -250,11 +291,102 @@ func TestOriginT23ClearText(t *testing.T) {
 			}
 		})
 	}
-	t.Run("T23 TLS", func(t *testing.T) {
-		t.Parallel()
-		e := newEnv(t, wsguard.Config{Proxies: other})
-		t.Cleanup(e.idle)
-		e.s = wstest.ServeTLS(t, e.g.Handler(echo))
-		roundTrip(t, e.open(header("X-Forwarded-Proto", "http")), "hello")
-	})
+	for _, tt := range []struct {
+		name    string
+		proxies wsguard.Proxies
+		allow   bool
+		header  http.Header
+		status  int
+	}{
+		{"T23 TLS", other, false, header("X-Forwarded-Proto", "http"), 101},
+		{"T23 TLS, no proxies", wsguard.Proxies{}, false, header("X-Forwarded-Proto", "http", "Forwarded", "proto=http"), 101},
+		{"T23 TLS, proxy says nothing", proxied, false, header("X-Forwarded-For", "192.0.2.1"), 101},
+		{"T23 TLS, proxy says https", proxied, false, header("X-Forwarded-Proto", "https"), 101},
+		{"T23 TLS, proxy says wss twice", proxied, false, header("X-Forwarded-Proto", "wss,wss"), 101},
+		{"T23 TLS, proxy says http", proxied, false, header("X-Forwarded-Proto", "http"), 403},
+		{"T23 TLS, proxy says both", proxied, false, header("X-Forwarded-Proto", "https", "X-Forwarded-Proto", "http"), 403},
+		{"T23 TLS, proxy says an empty value", proxied, false, http.Header{"Origin": {appOrigin}, "X-Forwarded-Proto": {""}}, 403},
+		{"T23 TLS, Forwarded says nothing", rfc7239, false, header("Forwarded", "for=192.0.2.1, for=10.0.0.2;proto=http"), 101},
+		{"T23 TLS, Forwarded says http", rfc7239, false, header("Forwarded", "for=192.0.2.1;proto=http, for=10.0.0.2;proto=https"), 403},
+		{"T23 TLS, Forwarded says http of an unnamed client", rfc7239, false, header("Forwarded", "for=unknown;proto=http"), 403},
+		{"T23 TLS, allowed, proxy says http", proxied, true, header("X-Forwarded-Proto", "http"), 101},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t, wsguard.Config{Proxies: tt.proxies, InsecureAllowHTTP: tt.allow})
+			t.Cleanup(e.idle)
+			e.s = wstest.ServeTLS(t, e.g.Handler(echo))
+			if tt.status == 101 {
+				roundTrip(t, e.open(tt.header), "hello")
+			} else {
+				e.refused(tt.header, 403, "insecure_transport")
+			}
+		})
+	}
+}
+
+// T23: an operator learns from the event what the proxy said, or which peer to
+// name.
+func TestOriginT23Detail(t *testing.T) {
+	proxied := wsguard.Proxies{Trusted: []string{"10.0.0.0/8"}}
+	rfc7239 := wsguard.Proxies{Trusted: []string{"10.0.0.0/8"}, Header: "Forwarded"}
+	cloud := wsguard.Proxies{Trusted: []string{"10.0.0.0/8"}, Header: "CF-Connecting-IP"}
+	const name = "Proxies.Trusted"
+	for _, tt := range []struct {
+		title   string
+		proxies wsguard.Proxies
+		peer    string
+		header  http.Header
+		want    []string // parts of the detail
+		not     string
+	}{
+		{"proxy says http", proxied, "10.0.0.1:1", header("X-Forwarded-Proto", "http"), []string{`X-Forwarded-Proto: "http"`}, name},
+		{"proxy says two things", proxied, "10.0.0.1:1", header("X-Forwarded-Proto", "https", "X-Forwarded-Proto", "ws"), []string{`"https, ws"`}, name},
+		{"proxy says an empty value", proxied, "10.0.0.1:1", http.Header{"X-Forwarded-Proto": {""}}, []string{`X-Forwarded-Proto: ""`}, name},
+		{"proxy says nothing", proxied, "10.0.0.1:1", header(), []string{"no X-Forwarded-Proto"}, name},
+		{"proxy passes on what a client wrote", proxied, "10.0.0.1:1", header("X-Forwarded-Proto", "a\x1b[31m\u202e"+strings.Repeat("b", 1<<20)), []string{`a\u001b[31m\u202eb`}, "\x1b"},
+		{"proxy passes on many lines", proxied, "10.0.0.1:1", header(slices.Repeat([]string{"X-Forwarded-Proto", "x"}, 10000)...), []string{`"x, x, x`}, name},
+		{"Forwarded says http", rfc7239, "10.0.0.1:1", header("Forwarded", `for=192.0.2.1;proto="http"`), []string{`Forwarded: proto="http"`}, name},
+		{"Forwarded says nothing", rfc7239, "10.0.0.1:1", header("Forwarded", "for=192.0.2.1", "X-Forwarded-Proto", "https"), []string{"no proto", "Forwarded"}, name},
+		{"peer is no proxy", proxied, "192.0.2.1:1", header("X-Forwarded-Proto", "https"), []string{"X-Forwarded-Proto", "no trusted proxy", name}, ""},
+		{"peer is no proxy, no proxies", wsguard.Proxies{}, "192.0.2.1:1", header("X-Forwarded-For", "192.0.2.9"), []string{"X-Forwarded-For", "no trusted proxy", name}, ""},
+		{"peer is no proxy, loopback", wsguard.Proxies{}, "127.0.0.1:1", header("Via", "1.1 x"), []string{"Via", "no trusted proxy", name}, ""},
+		{"peer is no proxy, Forwarded", rfc7239, "192.0.2.1:1", header("Forwarded", "proto=https"), []string{"Forwarded", "no trusted proxy", name}, ""},
+		{"peer is no proxy, the header that is named", cloud, "192.0.2.1:1", header("Cf-Connecting-Ip", "192.0.2.9"), []string{"CF-Connecting-IP", "no trusted proxy", name}, ""},
+		{"peer is no proxy, another header", proxied, "192.0.2.1:1", header("X-Forwarded-"+strings.Repeat("A", 1<<20), "x"), []string{"X-Forwarded-", "no trusted proxy", name}, "AA"},
+		{"no header", proxied, "192.0.2.1:1", header(), []string{"no TLS"}, name},
+		{"unix socket", proxied, "@", header("X-Forwarded-Proto", "https"), []string{"unix", name}, ""},
+	} {
+		t.Run(tt.title, func(t *testing.T) {
+			check := must(wsguard.NewTLSCheck(tt.proxies))
+			r := upgradeRequest()
+			r.RemoteAddr, r.Header = tt.peer, tt.header
+			err := check.Check(r)
+			if !errors.Is(err, reason.InsecureTransport) {
+				t.Fatalf("%v", err)
+			}
+			detail := err.Error()
+			if len(detail) > 400 {
+				t.Errorf("%d bytes: %.400s", len(detail), detail)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(detail, want) {
+					t.Errorf("%q is not in %q", want, detail)
+				}
+			}
+			if tt.not != "" && strings.Contains(detail, tt.not) {
+				t.Errorf("%q is in %q", tt.not, detail)
+			}
+		})
+	}
+	// The same is in the event.
+	g := newEnv(t, wsguard.Config{Proxies: proxied})
+	w := httptest.NewRecorder()
+	r := upgradeRequest()
+	r.RemoteAddr = "10.0.0.1:1"
+	r.Header.Set("X-Forwarded-Proto", "http")
+	g.g.Handler(echo).ServeHTTP(hijackable{w}, r)
+	if ev := g.events.wait(t, audit.Refusal, 1); w.Code != 403 || !strings.Contains(ev.Detail, `X-Forwarded-Proto: "http"`) {
+		t.Errorf("status %d, event %+v", w.Code, ev)
+	}
 }

@@ -55,8 +55,12 @@ type Config struct {
 	Origins              []string
 	AllowMissingOrigin   bool    // programs without an Origin and without a cookie; needs Hosts
 	InsecureReportOrigin bool    // a foreign origin is reported, and passes
-	InsecureAllowHTTP    bool    // clear text from everybody; see NewTLSCheck
 	Proxies              Proxies // what stands in front of the server
+
+	// InsecureAllowHTTP admits clear text from every peer, over the network too,
+	// and whatever a trusted proxy says about the client's scheme. By default such
+	// requests get a 403; NewTLSCheck says which ones pass.
+	InsecureAllowHTTP bool
 
 	// Hosts lists the names under which the server answers, as NewHostCheck takes
 	// them. A request for another Host gets a 421. The default, nil, is no check;

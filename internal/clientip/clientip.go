@@ -252,14 +252,66 @@ func (r *Resolver) Client(req *http.Request) (netip.Addr, error) {
 	case !unix && !r.Trusts(peer):
 		return peer, nil
 	}
-	// Values, not Get: a proxy may add a line of its own (HAProxy does), and the
-	// first line is then what the client sent.
-	client := r.walk(req.Header.Values(r.header), peer)
+	client, _ := r.walk(req.Header[r.header], peer)
 	if !client.IsValid() {
 		return netip.Addr{}, ErrNoAddr
 	}
 	return client, nil
 }
+
+// Scheme is what a trusted proxy says about the scheme that the client used.
+type Scheme struct {
+	// Values are the lines of X-Forwarded-Proto or, of Forwarded, the proto
+	// parameter of one element. Nil means that the proxy names no scheme.
+	Values []string
+}
+
+// Named reports whether the proxy names a scheme, be it an empty one.
+func (s Scheme) Named() bool { return len(s.Values) > 0 }
+
+// Secure reports whether the proxy names a scheme and each one that it names is
+// https or wss. A value may be a list with commas, of which each element counts.
+func (s Scheme) Secure() bool {
+	for _, v := range s.Values {
+		if !secure(v) {
+			return false
+		}
+	}
+	return s.Named()
+}
+
+// Scheme returns what the peer of a request, which must be a trusted proxy, says
+// about the scheme that the client used: all of X-Forwarded-Proto or, if the
+// Resolver reads Forwarded, the proto parameter of the element that the client's
+// address comes from. A proto elsewhere is about another hop, or was written by
+// the client.
+//
+// An element that ends the walk because it has no readable address comes from a
+// trusted proxy, too. Its proto counts if it is not secure, and only then.
+func (r *Resolver) Scheme(req *http.Request) Scheme {
+	if r.form != formForwarded {
+		return Scheme{req.Header["X-Forwarded-Proto"]}
+	}
+	peer, _, _ := Peer(req.RemoteAddr)
+	if _, p := r.walk(req.Header[r.header], peer); p.named {
+		return Scheme{[]string{p.value}}
+	}
+	return Scheme{}
+}
+
+// secure reports whether all elements of a list are https or wss, in any case.
+func secure(list string) bool {
+	for v := range strings.SplitSeq(list, ",") {
+		if v = trim(v); !isWord(v, "https") && !isWord(v, "wss") {
+			return false
+		}
+	}
+	return true
+}
+
+// isWord reports whether s is word, in any case. EqualFold alone would take a
+// letter outside ASCII for an s.
+func isWord(s, word string) bool { return len(s) == len(word) && strings.EqualFold(s, word) }
 
 // Trusts reports whether an address is a proxy's that is believed.
 func (r *Resolver) Trusts(a netip.Addr) bool {
@@ -271,17 +323,20 @@ func (r *Resolver) Trusts(a netip.Addr) bool {
 	return false
 }
 
-// walk reads lines from the right. known is the address to fall back to, and is
-// not valid for a peer without one.
-func (r *Resolver) walk(lines []string, known netip.Addr) netip.Addr {
+// walk reads all lines of the header from the right: a proxy may add a line of its
+// own (HAProxy does), and the first line is then what the client sent. known is the
+// address to fall back to, and is not valid for a peer without one. Of Forwarded,
+// walk also returns the proto parameter that is about the client's own hop.
+func (r *Resolver) walk(lines []string, known netip.Addr) (netip.Addr, proto) {
 	if r.form == formSingle {
 		if len(lines) == 1 && len(lines[0]) <= maxBytes {
 			if a, ok := parseNode(trim(lines[0])); ok {
-				return a
+				return a, proto{}
 			}
 		}
-		return known
+		return known, proto{}
 	}
+	var said proto
 	w := walker{lines: lines, quoted: r.form == formForwarded, bytes: maxBytes}
 	for range maxElements {
 		e, ok := w.next()
@@ -289,20 +344,24 @@ func (r *Resolver) walk(lines []string, known netip.Addr) netip.Addr {
 			break
 		}
 		var a netip.Addr
+		var p proto
 		if r.form == formForwarded {
-			a, ok = parseForwarded(e)
+			a, p, ok = parseForwarded(e)
 		} else {
 			a, ok = parseNode(e)
 		}
 		if !ok {
+			if p.named && !secure(p.value) {
+				said = p
+			}
 			break
 		}
-		known = a
+		known, said = a, p
 		if !r.Trusts(a) {
 			break
 		}
 	}
-	return known
+	return known, said
 }
 
 // Peer reads a request's RemoteAddr: the address, IPv4 as IPv4 and without a zone,

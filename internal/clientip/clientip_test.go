@@ -306,6 +306,98 @@ func TestPeerTrusted(t *testing.T) {
 	}
 }
 
+func TestScheme(t *testing.T) {
+	xfp := func(values ...string) (lines []string) {
+		for _, v := range values {
+			lines = append(lines, "X-Forwarded-Proto: "+v)
+		}
+		return lines
+	}
+	const none, clear, secure = "none", "clear text", "secure"
+	for _, tt := range []struct {
+		name   string
+		header string
+		remote string
+		lines  []string
+		want   string
+	}{
+		{"none", "", proxy, xff(client), none},
+		{"https", "", proxy, xfp("https"), secure},
+		{"wss", "", proxy, xfp("wss"), secure},
+		{"any case", "", proxy, xfp("hTTpS, WSS"), secure},
+		{"blanks", "", proxy, xfp(" https\t,\t wss "), secure},
+		{"lines", "", proxy, xfp("wss", "https"), secure},
+		{"http", "", proxy, xfp("http"), clear},
+		{"ws", "", proxy, xfp("WS"), clear},
+		{"one of many", "", proxy, xfp("https,wss", "https,ws,https"), clear},
+		{"empty", "", proxy, xfp(""), clear},
+		{"blank", "", proxy, xfp(" \t"), clear},
+		{"empty first", "", proxy, xfp(",https"), clear},
+		{"empty last", "", proxy, xfp("https,"), clear},
+		{"empty between", "", proxy, xfp("https,,https"), clear},
+		{"empty line", "", proxy, xfp("https", ""), clear},
+		{"longer", "", proxy, xfp("https1"), clear},
+		{"shorter", "", proxy, xfp("wsshttp"), clear},
+		{"a URL", "", proxy, xfp("https://"), clear},
+		{"folds to s", "", proxy, xfp("w\u017fs"), clear},
+		{"folds to s, long", "", proxy, xfp("http\u017f"), clear},
+		{"another blank", "", proxy, xfp("https\v"), clear},
+		{"unix", "", "@", xfp("https"), secure},
+		{"the address is unreadable", "", proxy, append(xff("unknown"), xfp("https")...), secure},
+		{"not of Forwarded", "", proxy, fwd("for=198.51.100.7;proto=https"), none},
+		{"single", "X-Real-IP", proxy, xfp("https"), secure},
+
+		{"Forwarded", "Forwarded", proxy, fwd("for=198.51.100.7;proto=https"), secure},
+		{"Forwarded, first", "Forwarded", proxy, fwd("proto=wss;by=10.0.0.1;for=198.51.100.7"), secure},
+		{"Forwarded, name in any case", "Forwarded", proxy, fwd("For=198.51.100.7;Proto=HTTPS"), secure},
+		{"Forwarded, quoted", "Forwarded", proxy, fwd(`for="198.51.100.7";proto="https"`), secure},
+		{"Forwarded, quoted blanks", "Forwarded", proxy, fwd(`for="198.51.100.7";proto=" https "`), secure},
+		{"Forwarded, http", "Forwarded", proxy, fwd("for=198.51.100.7;proto=http"), clear},
+		{"Forwarded, empty", "Forwarded", proxy, fwd("for=198.51.100.7;proto="), clear},
+		{"Forwarded, empty in quotes", "Forwarded", proxy, fwd(`for=198.51.100.7;proto=""`), clear},
+		{"Forwarded, escaped", "Forwarded", proxy, fwd(`for=198.51.100.7;proto="http\s"`), clear},
+		{"Forwarded, none", "Forwarded", proxy, fwd("for=198.51.100.7"), none},
+		{"Forwarded, no header", "Forwarded", proxy, nil, none},
+		{"Forwarded, not X-Forwarded-Proto", "Forwarded", proxy, append(fwd("for=198.51.100.7"), xfp("https")...), none},
+		{"Forwarded, in a value", "Forwarded", proxy, fwd(`for=198.51.100.7;host="a;proto=https"`), none},
+		{"Forwarded, another parameter", "Forwarded", proxy, fwd("for=198.51.100.7;xproto=https;proto2=https"), none},
+		{"Forwarded, of the client", "Forwarded", proxy, fwd("for=203.0.113.66;proto=https, for=198.51.100.7"), none},
+		{"Forwarded, of the client against it", "Forwarded", proxy, fwd("for=203.0.113.66;proto=http", "for=198.51.100.7;proto=https"), secure},
+		{"Forwarded, of a hop behind", "Forwarded", proxy, fwd("for=198.51.100.7, for=10.0.0.2;proto=https"), none},
+		{"Forwarded, clear text behind", "Forwarded", proxy, fwd("for=198.51.100.7;proto=https, for=10.0.0.2;proto=http"), secure},
+		{"Forwarded, clear text in front", "Forwarded", proxy, fwd("for=198.51.100.7;proto=http, for=10.0.0.2;proto=https"), clear},
+		{"Forwarded, all trusted", "Forwarded", proxy, fwd("for=10.0.0.3;proto=wss, for=10.0.0.2;proto=http"), secure},
+		{"Forwarded, the peer itself", "Forwarded", proxy, fwd("for=10.0.0.1;proto=https"), secure},
+		{"Forwarded, unknown", "Forwarded", proxy, fwd("for=unknown;proto=https"), none},
+		{"Forwarded, unknown, http", "Forwarded", proxy, fwd("for=unknown;proto=http"), clear},
+		{"Forwarded, without for, http", "Forwarded", proxy, fwd("proto=http"), clear},
+		{"Forwarded, obfuscated, http, in front", "Forwarded", proxy, fwd("for=_x;proto=http, for=10.0.0.2;proto=https"), clear},
+		{"Forwarded, obfuscated, https, in front", "Forwarded", proxy, fwd("for=_x;proto=https, for=10.0.0.2;proto=https"), secure},
+		{"Forwarded, obfuscated, https, in front of none", "Forwarded", proxy, fwd("for=_x;proto=https, for=10.0.0.2"), none},
+		{"Forwarded, twice the same", "Forwarded", proxy, fwd("for=198.51.100.7;proto=https;proto=https"), secure},
+		{"Forwarded, twice, http first", "Forwarded", proxy, fwd("for=198.51.100.7;proto=http;proto=https"), clear},
+		{"Forwarded, twice, http last", "Forwarded", proxy, fwd("for=198.51.100.7;proto=https;proto=http"), clear},
+		{"Forwarded, malformed", "Forwarded", proxy, fwd("for=198.51.100.7;for=1.2.3.4;proto=https"), none},
+		{"Forwarded, malformed behind", "Forwarded", proxy, fwd("for=198.51.100.7;proto=https;x"), none},
+		{"Forwarded, unix", "Forwarded", "@", fwd("for=198.51.100.7;proto=https"), secure},
+		{"Forwarded, 33 elements", "Forwarded", proxy, fwd("for=198.51.100.7;proto=https" + strings.Repeat(", for=10.0.0.2", 32)), none},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := mustParse(t, tt.header, "10.0.0.0/8", "unix").Scheme(request(tt.remote, tt.lines...))
+			got := none
+			if s.Named() {
+				got = clear
+			}
+			if s.Secure() {
+				got = secure
+			}
+			if got != tt.want {
+				t.Errorf("%s (%q), want %s", got, s.Values, tt.want)
+			}
+		})
+	}
+}
+
 func TestZero(t *testing.T) {
 	var r clientip.Resolver
 	got, err := r.Client(request(direct, xff(spoof)...))

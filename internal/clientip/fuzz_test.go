@@ -92,10 +92,11 @@ func FuzzForwardedFor(f *testing.F) {
 }
 
 // Whatever a client sends, and however the proxies lay out their own elements
-// behind it, the answer is the address that the first trusted proxy saw.
+// behind it, the answer is the address that the first trusted proxy saw, and the
+// scheme is what that proxy said.
 func FuzzSpoof(f *testing.F) {
 	for _, s := range []string{
-		"", "203.0.113.66", "for=203.0.113.66", `for="`, `for="\`, `"`, `\`, `for="203.0.113.66, for="`, ",", ";", "for=203.0.113.66;", `x="a,b\"`, "[", "for=\"[::1]:",
+		"", "203.0.113.66", "for=203.0.113.66", "for=203.0.113.66;proto=https", "proto=http", `proto="`, `for="`, `for="\`, `"`, `\`, `for="203.0.113.66, for="`, ",", ";", "for=203.0.113.66;", `x="a,b\"`, "[", "for=\"[::1]:",
 		strings.Repeat(",", 100), strings.Repeat(`"`, 101), strings.Repeat(`\`, 101), strings.Repeat("10.0.0.1,", 40), strings.Repeat("for=10.0.0.1,", 40),
 	} {
 		f.Add(s)
@@ -105,25 +106,31 @@ func FuzzSpoof(f *testing.F) {
 	want := netip.MustParseAddr(client)
 	tails := []string{
 		"for=198.51.100.7", `for="198.51.100.7"`, `For="198.51.100.7:4711";proto=https`, `host="a,b;c";for=198.51.100.7`, `host="\"\\,";for=198.51.100.7;by="_x"`,
+		`for=198.51.100.7;proto="wss", for=10.0.0.2;proto=http`, `proto=http;for=198.51.100.7, for="10.0.0.2";proto=https`,
 		`for=198.51.100.7, for="10.0.0.2";host="\","`, `for=198.51.100.7, for=10.0.0.3;by="[::1]", for="10.0.0.2:_p"`,
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		check := func(r *clientip.Resolver, name string, lines ...string) {
+		check := func(r *clientip.Resolver, name, tail string, lines ...string) {
 			t.Helper()
 			req := request(proxy)
 			req.Header[name] = lines
 			if got, err := r.Client(req); err != nil || got != want {
 				t.Errorf("%s %q: %v, %v", name, lines, got, err)
 			}
+			alone := request(proxy)
+			alone.Header[name] = []string{tail}
+			if got, want := r.Scheme(req).Values, r.Scheme(alone).Values; !slices.Equal(got, want) {
+				t.Errorf("%s %q: scheme %q, want %q", name, lines, got, want)
+			}
 		}
 		for _, tail := range []string{"198.51.100.7", "198.51.100.7:80, 10.0.0.2"} {
-			check(list, "X-Forwarded-For", s+", "+tail)
-			check(list, "X-Forwarded-For", s, tail)
+			check(list, "X-Forwarded-For", tail, s+", "+tail)
+			check(list, "X-Forwarded-For", tail, s, tail)
 		}
 		for _, tail := range tails {
-			check(forwarded, "Forwarded", s+", "+tail)
-			check(forwarded, "Forwarded", s+","+tail)
-			check(forwarded, "Forwarded", s, tail)
+			check(forwarded, "Forwarded", tail, s+", "+tail)
+			check(forwarded, "Forwarded", tail, s+","+tail)
+			check(forwarded, "Forwarded", tail, s, tail)
 		}
 	})
 }

@@ -68,42 +68,53 @@ func lastComma(s string, quoted bool) int {
 	return -1
 }
 
-// parseForwarded reads the for parameter of one forwarded-element (RFC 7239,
-// section 4). A second for makes the element malformed: one of the two may come
-// from the client, by way of a proxy that copies its Host unquoted. Without for,
-// with unknown or with an obfuscated identifier there is no address. White space
-// around the semicolons is not in the grammar, but in the field.
-func parseForwarded(s string) (a netip.Addr, ok bool) {
-	found := false
+// proto is a parameter of that name.
+type proto struct {
+	value string
+	named bool // it is there, and may be empty
+}
+
+// parseForwarded reads the for and the proto parameter of one forwarded-element
+// (RFC 7239, section 4). A second for makes the element malformed: one of the two
+// may come from the client, by way of a proxy that copies its Host unquoted. For
+// the same reason a proto that is not secure prevails over one that is. Without
+// for, with unknown or with an obfuscated identifier there is no address; of a
+// malformed element nothing is returned. White space around the semicolons is not
+// in the grammar, but in the field.
+func parseForwarded(s string) (a netip.Addr, p proto, ok bool) {
+	found := false // a for, readable or not
 	for {
 		if s = strings.TrimLeft(s, "; \t"); s == "" {
-			return a, found
+			return a, p, a.IsValid()
 		}
 		name, value, pair := strings.Cut(s, "=")
 		if !pair || !isToken(name) {
-			return a, false
+			return netip.Addr{}, proto{}, false
 		}
 		if quoted, is := strings.CutPrefix(value, `"`); is {
 			if value, s, ok = cutQuoted(quoted); !ok {
-				return a, false
+				return netip.Addr{}, proto{}, false
 			}
 			if s = trim(s); s != "" && s[0] != ';' {
-				return a, false
+				return netip.Addr{}, proto{}, false
 			}
 		} else {
 			value, s, _ = strings.Cut(value, ";")
 			if value = trim(value); strings.ContainsAny(value, "\"\\ \t") {
-				return a, false
+				return netip.Addr{}, proto{}, false
 			}
 		}
-		if !strings.EqualFold(name, "for") {
-			continue
-		}
-		if found {
-			return a, false
-		}
-		if a, found = parseForwardedNode(value); !found {
-			return a, false
+		switch {
+		case strings.EqualFold(name, "proto"):
+			if !p.named || secure(p.value) {
+				p = proto{value, true}
+			}
+		case strings.EqualFold(name, "for"):
+			if found {
+				return netip.Addr{}, proto{}, false
+			}
+			found = true
+			a, _ = parseForwardedNode(value)
 		}
 	}
 }
@@ -120,7 +131,7 @@ func isToken(s string) bool {
 }
 
 // cutQuoted cuts a quoted string behind its opening quote. A value with an escape
-// in it is no address, so it is kept as it is.
+// in it is no address and no scheme, so it is kept as it is.
 func cutQuoted(s string) (value, rest string, ok bool) {
 	for i := 0; i < len(s); i++ {
 		switch s[i] {
