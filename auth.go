@@ -297,6 +297,16 @@ func find(r *http.Request, sources []source) (credential, error) {
 	return found, nil
 }
 
+// offers returns the subprotocols that a handshake offers: the entries of
+// Sec-WebSocket-Protocol that are no credentials.
+func (a *Authenticator) offers(h http.Header) []string {
+	all := headerTokens(h, "Sec-Websocket-Protocol")
+	if prefix := a.cfg.Sources.Subprotocol; prefix != "" {
+		all = slices.DeleteFunc(all, func(s string) bool { return strings.HasPrefix(s, prefix) })
+	}
+	return all
+}
+
 // strip returns r without the credentials that would end up in logs: those of
 // the query and of Sec-WebSocket-Protocol.
 func (a *Authenticator) strip(r *http.Request) *http.Request {

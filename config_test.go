@@ -84,6 +84,10 @@ func TestConfigFaults(t *testing.T) {
 		}, ""},
 		{"T15 missing allowed, empty hosts", func(c *wsguard.Config) { c.Hosts, c.AllowMissingOrigin = []string{}, true }, "Hosts"},
 		{"T15 subprotocol", func(c *wsguard.Config) { c.Subprotocols = []string{"a b"} }, "Subprotocols"},
+		{"T15 subprotocol with the prefix of credentials", func(c *wsguard.Config) {
+			c.Auth.Verifier, c.Subprotocols = newTokens().Verify, []string{"chat", "bearer.chat"}
+		}, "Subprotocols"},
+		{"T15 subprotocol with a prefix that is not in use", func(c *wsguard.Config) { c.Subprotocols = []string{"bearer.chat", "bearer."} }, ""},
 		{"T15 subprotocol twice", func(c *wsguard.Config) { c.Subprotocols = []string{"a", "a"} }, "Subprotocols"},
 		{"T15 close code", func(c *wsguard.Config) { c.CloseCodes = map[*reason.Reason]wsguard.StatusCode{reason.Idle: 1006} }, "CloseCodes"},
 		{"T15 close code of another", func(c *wsguard.Config) {

@@ -358,6 +358,8 @@ func TestEventNoSecrets(t *testing.T) {
 		Logger: slog.New(fan{slog.NewTextHandler(&text, nil), slog.NewJSONHandler(&js, nil), &log}),
 		Auth:   wsguard.AuthConfig{Verifier: newTokens().Verify, Tickets: &wsguard.TicketConfig{}, VerifyTimeout: 50 * time.Millisecond, CacheTTL: time.Second, MaxExplained: 2, Sources: wsguard.TokenSources{Header: true, Subprotocol: "bearer.", Cookie: "session", InsecureQuery: "token", FirstMessage: true}},
 		Rates:  wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}},
+
+		Subprotocols: []string{"chat"},
 		// Whatever is refused before the upgrade and after it, and said again.
 		Messages: wsguard.MessageConfig{OnForbidden: wsguard.ActionReply, Authorize: func(_ context.Context, _ wsguard.Principal, _ string, msg []byte) error {
 			if strings.HasPrefix(string(msg), "forbidden-") {
@@ -395,6 +397,8 @@ func TestEventNoSecrets(t *testing.T) {
 			{Path: "/ws", Header: header("Cookie", "session="+token)},
 			{Path: "/ws", Header: header("Sec-WebSocket-Protocol", "chat, bearer."+token)},
 			{Path: "/ws", Header: header("Sec-WebSocket-Protocol", "bearer."+token)},
+			{Path: "/ws", Header: header("Sec-WebSocket-Protocol", "other, bearer."+token)},
+			{Path: "/ws", Header: header("Sec-WebSocket-Protocol", "Bearer."+token)},
 			{Path: "/ws?token=" + token, Header: header()},
 			{Path: "/ws?ticket=" + token, Header: header()},
 			{Path: "/ws?token=" + token + "&token=" + token, Header: header()},

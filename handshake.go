@@ -12,9 +12,10 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// Bounds of the Sec-WebSocket headers.
+// Bounds of the Sec-WebSocket headers together. The first has room for a token of
+// maxToken bytes among the subprotocols.
 const (
-	maxHandshakeBytes  = 4 << 10
+	maxHandshakeBytes  = 12 << 10
 	maxHandshakeTokens = 16
 )
 
@@ -62,22 +63,81 @@ func checkUpgrade(r *http.Request) error {
 	return nil
 }
 
-// negotiate picks the first of the endpoint's subprotocols that is offered.
-func (e *endpointState) negotiate(r *http.Request) (string, error) {
-	offered := headerTokens(r.Header, "Sec-Websocket-Protocol")
+// negotiate picks the first of the endpoint's subprotocols that r offers. Entries
+// that auth takes for credentials are no offers.
+//
+// A browser fails a connection that names none of the subprotocols that its page
+// has offered (https://websockets.spec.whatwg.org), after it was told that the
+// handshake has succeeded. So a page that offers none that is served is refused. A
+// program is not, because most programs do without.
+func (e *endpointState) negotiate(r *http.Request, auth *Authenticator) (string, error) {
+	offered := auth.offers(r.Header)
 	for _, s := range e.subprotocols {
 		if slices.Contains(offered, s) {
 			return s, e.hasTable(s)
 		}
 	}
+	if len(offered) > 0 && ofPage(r.Header) {
+		return "", deny(reason.Subprotocol, "offered: "+offerNames(offered, auth.cfg.Sources.Subprotocol)+"; served: "+servedNames(e.subprotocols))
+	}
 	return "", e.hasTable("")
 }
 
+// hasTable refuses a connection whose messages nothing would judge.
 func (e *endpointState) hasTable(subprotocol string) error {
 	if len(e.messages.Validators) > 0 && e.messages.validator(subprotocol) == nil {
-		return deny(reason.Subprotocol, "")
+		return deny(reason.Subprotocol, "none offered that has a validator; served: "+servedNames(e.subprotocols))
 	}
 	return nil
+}
+
+// ofPage reports whether a browser's page has made the request. Programs may say so.
+func ofPage(h http.Header) bool { return h.Get("Origin") != "" }
+
+// What the detail of an event shows of an offer: a longer name is cut.
+const (
+	maxOffer = 24 // longer than the names in use
+	cutOffer = 8
+)
+
+// offerNames lists offers for the detail of an event. An offer may be a token that
+// came where no token is looked for. So nothing is shown behind the configured
+// prefix of credentials, in whatever case, nor behind the word bearer, and little of
+// a name that is too long for one.
+func offerNames(offered []string, prefix string) string {
+	names := make([]string, len(offered))
+	for i, s := range offered {
+		shown := len(s)
+		switch at := indexFold(s, "bearer"); {
+		case prefix != "" && indexFold(s, prefix) == 0:
+			shown = len(prefix)
+		case at >= 0:
+			shown = at + len("bearer")
+		case len(s) > maxOffer:
+			shown = cutOffer
+		}
+		if names[i] = s[:shown]; shown < len(s) {
+			names[i] += "…"
+		}
+	}
+	return quotable(names)
+}
+
+// indexFold is strings.Index in any case of ASCII letters.
+func indexFold(s, word string) int {
+	for i := 0; i+len(word) <= len(s); i++ {
+		if strings.EqualFold(s[i:i+len(word)], word) {
+			return i
+		}
+	}
+	return -1
+}
+
+func servedNames(subprotocols []string) string {
+	if len(subprotocols) == 0 {
+		return "none, because Subprotocols is empty"
+	}
+	return quotable(subprotocols)
 }
 
 // callAttach runs Attach within the verifier's time. It fails closed.

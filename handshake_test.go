@@ -63,8 +63,10 @@ func TestHandshakeForm(t *testing.T) {
 		{"T19 HTTP/1.0", wstest.HandshakeOptions{Proto: "HTTP/1.0"}, 426, "http_version", http.Header{"Upgrade": {"websocket"}}},
 		{"T17 Content-Length", wstest.HandshakeOptions{Body: "x"}, 400, "body", nil},
 		{"T18 protocol of 800 kB", wstest.HandshakeOptions{Header: header("Sec-WebSocket-Protocol", strings.Repeat("a", 800<<10))}, 431, "header_too_large", nil},
-		{"T18 protocol over 4 KiB", wstest.HandshakeOptions{Header: header("Sec-WebSocket-Protocol", strings.Repeat("a", 4<<10))}, 431, "header_too_large", nil},
-		{"T18 over 4 KiB together", wstest.HandshakeOptions{Header: header("Sec-WebSocket-Protocol", strings.Repeat("a", 2<<10), "Sec-WebSocket-Extensions", strings.Repeat("a", 2<<10))}, 431, "header_too_large", nil},
+		{"T18 protocol over 12 KiB", wstest.HandshakeOptions{Header: header("Sec-WebSocket-Protocol", strings.Repeat("a", 12<<10))}, 431, "header_too_large", nil},
+		{"T18 over 12 KiB together", wstest.HandshakeOptions{Header: header("Sec-WebSocket-Protocol", "a", "Sec-WebSocket-Extensions", strings.Repeat("a", 6<<10), "Sec-WebSocket-X", strings.Repeat("a", 6<<10))}, 431, "header_too_large", nil},
+		{"T18 12 KiB together and a byte", wstest.HandshakeOptions{Header: header("Sec-WebSocket-Protocol", "a", "Sec-WebSocket-X", strings.Repeat("a", 12<<10-len(key)-len("13")))}, 431, "header_too_large", nil},
+		{"T18 12 KiB together", wstest.HandshakeOptions{Header: header("Sec-WebSocket-Protocol", "a", "Sec-WebSocket-X", strings.Repeat("a", 12<<10-len(key)-len("13a")))}, 101, "", nil},
 		{"T18 17 protocols", wstest.HandshakeOptions{Header: header("Sec-WebSocket-Protocol", strings.Repeat("a,", 17))}, 431, "header_too_large", nil},
 		{"T18 16 protocols", wstest.HandshakeOptions{Header: header("Sec-WebSocket-Protocol", strings.Repeat("a,", 16))}, 101, "", nil},
 		{"T18 17 extensions, in lines", wstest.HandshakeOptions{Header: header(slices.Repeat([]string{"Sec-WebSocket-Extensions", "x"}, 17)...)}, 431, "header_too_large", nil},
@@ -73,7 +75,7 @@ func TestHandshakeForm(t *testing.T) {
 			t.Parallel()
 			connBubble(t, func(t *testing.T) {
 				v := newTokens()
-				e := servePipe(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v.Verify, InsecureAnonymous: true}}, echoing)
+				e := servePipe(t, wsguard.Config{Subprotocols: []string{"a"}, Auth: wsguard.AuthConfig{Verifier: v.Verify, InsecureAnonymous: true}}, echoing)
 				o := tt.o
 				if o.Header == nil {
 					o.Header = header()
@@ -331,6 +333,166 @@ func upgradeRequest() *http.Request {
 	return r
 }
 
+// A page that offers subprotocols, none of which is served, would be told that its
+// connection is open, and every browser would then fail it. It is refused, and
+// costs nothing.
+func TestHandshakeSubprotocol(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	const offer = "Sec-WebSocket-Protocol"
+	none, chat := []string(nil), []string{"v2", "chat"}
+	keys := wsguard.AuthConfig{Verifier: newTokens().Verify}
+	anonymous := wsguard.AuthConfig{InsecureAnonymous: true}
+	tickets := wsguard.AuthConfig{Tickets: &wsguard.TicketConfig{}, Verifier: newTokens().Verify, Sources: wsguard.TokenSources{Subprotocol: "tok."}}
+	for _, tt := range []struct {
+		name   string
+		served []string
+		auth   wsguard.AuthConfig
+		header http.Header
+		status int
+		reason string // of a refusal
+		proto  string // of a 101
+		detail []string
+	}{
+		{"one that is served", chat, anonymous, header(offer, "chat"), 101, "", "chat", nil},
+		{"one of several", chat, anonymous, header(offer, "a, chat, b"), 101, "", "chat", nil},
+		{"by the server's preference", chat, anonymous, header(offer, "chat, v2"), 101, "", "v2", nil},
+		{"no offer", chat, anonymous, header(), 101, "", "", nil},
+		{"no offer, an empty line", chat, anonymous, http.Header{"Origin": {appOrigin}, offer: {""}}, 101, "", "", nil},
+		{"no offer, only commas", chat, anonymous, header(offer, " ,, ,"), 101, "", "", nil},
+		{"one that is not served", chat, anonymous, header(offer, "other"), 400, "subprotocol", "", []string{"other", "chat", "v2"}},
+		{"in another case", chat, anonymous, header(offer, "Chat"), 400, "subprotocol", "", []string{"Chat"}},
+		{"the beginning", chat, anonymous, header(offer, "cha"), 400, "subprotocol", "", nil},
+		{"several, in lines", chat, anonymous, header(offer, "a, b", offer, "c"), 400, "subprotocol", "", []string{"a, b, c"}},
+		{"none is served", none, anonymous, header(offer, "chat"), 400, "subprotocol", "", []string{"chat", "none"}},
+		{"a program", none, anonymous, header("Origin", "", offer, "chat"), 101, "", "", nil},
+		{"a program, another", chat, anonymous, header("Origin", "", offer, "other"), 101, "", "", nil},
+		{"a program, an empty Origin", none, anonymous, http.Header{"Origin": {""}, offer: {"chat"}}, 101, "", "", nil},
+		{"credential and one that is served", chat, keys, header(offer, "chat, bearer.alice"), 101, "", "chat", nil},
+		{"credential and one that is not", chat, keys, header(offer, "other, bearer.alice"), 400, "subprotocol", "", []string{"other"}},
+		{"credential and none is served", none, keys, header(offer, "bearer.alice", offer, "other"), 400, "subprotocol", "", []string{"other"}},
+		{"credential alone", chat, keys, header(offer, "bearer.alice"), 401, "unauthenticated", "", nil},
+		{"credential alone, none is served", none, keys, header(offer, "bearer.alice"), 401, "unauthenticated", "", nil},
+		{"two credentials", none, keys, header(offer, "bearer.alice, bearer.bob"), 401, "unauthenticated", "", nil},
+		{"empty credential", none, keys, header(offer, "bearer."), 401, "unauthenticated", "", nil},
+		{"credential in the header beside it", none, keys, header("Authorization", "Bearer alice", offer, "other"), 400, "subprotocol", "", nil},
+		{"credential in the header, another alone", none, keys, header("Authorization", "Bearer alice", offer, "bearer.alice"), 401, "unauthenticated", "", nil},
+		{"wrong credential beside it", chat, keys, header(offer, "other, bearer.wrong"), 400, "subprotocol", "", nil},
+		{"a program's credential beside it", chat, keys, header("Origin", "", offer, "other, bearer.alice"), 101, "", "", nil},
+		{"another prefix is an offer", chat, tickets, header(offer, "bearer.alice"), 400, "subprotocol", "", nil},
+		{"its own prefix is none", chat, tickets, header(offer, "chat, tok.alice"), 101, "", "chat", nil},
+		{"no token source: every entry is an offer", chat, anonymous, header(offer, "bearer.alice"), 400, "subprotocol", "", nil},
+		{"no token source, beside one that is served", chat, anonymous, header(offer, "bearer.alice, chat"), 101, "", "chat", nil},
+		{"control and bidi characters", chat, anonymous, header(offer, "a\u202eb"), 400, "subprotocol", "", []string{`a\u202eb`}},
+	} {
+		for _, front := range []bool{false, true} {
+			t.Run(fmt.Sprint(tt.name, ", pieces in front ", front), func(t *testing.T) {
+				t.Parallel()
+				e := serveWith(t, wsguard.Config{
+					Auth: tt.auth, Subprotocols: tt.served, AllowMissingOrigin: true, Origins: []string{appOrigin}, Hosts: []string{"127.0.0.1"},
+					Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: never, Burst: 3}},
+				}, func(g *wsguard.Guard) http.Handler {
+					if front {
+						return chain(g.Handler(echo), allPieces(g)...)
+					}
+					return g.Handler(echo)
+				})
+				if tt.status == 101 {
+					c, res := e.try(tt.header)
+					if got := res.Header.Get(offer); res.StatusCode != 101 || got != tt.proto {
+						t.Fatalf("status %d, subprotocol %q, want %q; events:\n%s", res.StatusCode, got, tt.proto, e.events)
+					}
+					roundTrip(t, c, "hello")
+					bye(c)
+					return
+				}
+				if front && slices.Contains([]string{"wrong credential beside it", "another prefix is an offer"}, tt.name) {
+					e.refused(tt.header, 401, "unauthenticated") // by the piece, which comes first
+					return
+				}
+				tries := 1
+				if tt.status == 400 {
+					tries = 10 // it is not charged to the handshake rate
+				}
+				for range tries {
+					e.refused(tt.header, tt.status, tt.reason)
+				}
+				ev := e.events.wait(t, audit.Refusal, 1)
+				for _, want := range tt.detail {
+					if !strings.Contains(ev.Detail, want) {
+						t.Errorf("%q is not in the detail %q", want, ev.Detail)
+					}
+				}
+				if s := renderEvent(ev); strings.Contains(s, "alice") || strings.Contains(s, "\u202e") {
+					t.Errorf("the event says %s", s)
+				}
+			})
+		}
+	}
+}
+
+// What a page offers is in the event, but nothing that may be a secret: a token can
+// come where no token is looked for.
+func TestHandshakeSubprotocolDetail(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	const secret = "s3cr3t-s3cr3t-s3cr3t-s3cr3t"
+	e := serveGuard(t, wsguard.Config{
+		Subprotocols: []string{"chat"},
+		Auth:         wsguard.AuthConfig{Verifier: newTokens().Verify, Sources: wsguard.TokenSources{Subprotocol: "Key-"}},
+	})
+	for _, tt := range []struct{ offered, want string }{
+		{"graphql-transport-ws, graphql-ws", "graphql-transport-ws, graphql-ws"},
+		{secret, "s3cr3t-s…"},
+		{"a, " + secret, "a, s3cr3t-s…"},
+		{"eyJhbGciOiJIUzI1NiJ9.e30.abcdefghijklmnopqrstuvwxyz", "eyJhbGci…"},
+		{"bearer.s3cr3t", "bearer…"},
+		{"BEARER.s3cr3t", "BEARER…"},
+		{"base64url.bearer.authorization.k8s.io.s3cr3t", "base64url.bearer…"},
+		{"key-s3cr3t", "key-…"},
+		{"chat2, Key-alice", "chat2"},
+		{"\u023a\u023abearer.s3cr3t", "\u023a\u023abearer…"}, // longer in lower case
+		{"\u212aey-x", "\u212aey-x"},
+		{"bearer, bear, ", "bearer, bear"},
+		{strings.Repeat("a,", 15) + "b", "a, a, a"},
+		{strings.Repeat("a", 8<<10), "aaaaaaaa…"},
+	} {
+		before := len(e.events.of(audit.Refusal))
+		e.refused(header("Sec-WebSocket-Protocol", tt.offered), 400, "subprotocol")
+		ev := e.events.of(audit.Refusal)[before]
+		if !strings.Contains(ev.Detail, tt.want) || len(ev.Detail) > 256 {
+			t.Errorf("offered %.40s: detail %q, want %q in it", tt.offered, ev.Detail, tt.want)
+		}
+		if s := renderEvent(ev); strings.Contains(s, "s3cr3t-s3") || strings.Contains(s, ".s3cr3t") || strings.Contains(s, "key-s") || strings.Contains(s, "alice") {
+			t.Errorf("offered %s: the event says %s", tt.offered, s)
+		}
+	}
+}
+
+// A ticket is good for the next handshake after one that offers what is not served.
+func TestHandshakeSubprotocolKeepsTicket(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	e := ticketEnv(t, wsguard.Config{Subprotocols: []string{"chat"}})
+	ticket := e.buy(bearer("alice"))
+	for range 3 {
+		if _, res := e.redeem(ticket, header("Sec-WebSocket-Protocol", "other")); res.StatusCode != 400 {
+			t.Fatalf("status %d, want 400", res.StatusCode)
+		}
+	}
+	if _, res := e.redeem(ticket, header("Sec-WebSocket-Protocol", "chat")); res.StatusCode != 101 {
+		t.Errorf("status %d: the ticket is used up", res.StatusCode)
+	}
+}
+
+// A token of 8,192 bytes may come in Sec-WebSocket-Protocol, as in a header.
+func TestHandshakeLongToken(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	long := strings.Repeat("x", 8<<10-len("alice-")) // the rest of the name
+	e := serveGuard(t, wsguard.Config{Subprotocols: []string{"chat"}, Auth: wsguard.AuthConfig{Verifier: newTokens().Verify}})
+	bye(e.open(header("Sec-WebSocket-Protocol", "chat, bearer.alice-"+long)))
+	bye(e.open(header("Sec-WebSocket-Protocol", "bearer.alice-"+long, "Sec-WebSocket-Protocol", "chat", "Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")))
+	bye(e.open(bearer("alice-" + long)))
+	e.refused(header("Sec-WebSocket-Protocol", "chat, bearer.alice-x"+long), 401, "unauthenticated")
+}
+
 // T25: nothing of a request comes back, and nothing of why.
 func TestHandshakeT25Echo(t *testing.T) {
 	wstest.CheckGoroutines(t)
@@ -406,6 +568,7 @@ func TestHandshakeOrder(t *testing.T) {
 		{"insecure_transport", 403, nil, set("Via", "1.1 x"), nil},
 		{"origin", 403, nil, set("Origin", "https://evil.test"), nil},
 		{"fetch_metadata", 403, nil, set("Sec-Fetch-Mode", "navigate"), nil},
+		{"subprotocol", 400, nil, set("Sec-WebSocket-Protocol", "chat"), nil},
 		{"handshake_rate", 429, func(c *wsguard.Config) { c.Rates.Handshakes = wsguard.Rate{PerSecond: never, Burst: 30} }, nil, func(o *order) {
 			for {
 				c, res := o.try(header())
@@ -501,7 +664,7 @@ func TestHandshakeOrder(t *testing.T) {
 		conns := o.g.Conns()
 		o.refusedWith(req, first.status, first.reason)
 		asked := int64(0)
-		if i := slices.IndexFunc(stages, func(s stage) bool { return s.reason == first.reason }); i >= 17 {
+		if i := slices.IndexFunc(stages, func(s stage) bool { return s.reason == first.reason }); i >= 18 {
 			asked = 1
 		}
 		if got := v.calls.Load() - calls; got != asked {

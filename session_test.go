@@ -570,6 +570,57 @@ func TestExplained(t *testing.T) {
 	})
 }
 
+// A 101 without a subprotocol tells a page nothing that has offered one, if only a
+// credential: its browser fails it. A program may be told.
+func TestExplainedSubprotocol(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		g, ev := connGuard(t, func(cfg *wsguard.Config) {
+			loginConfig(cfg)
+			cfg.Auth.MaxExplained = 20
+			cfg.Subprotocols = []string{"chat"}
+			cfg.AllowMissingOrigin, cfg.Hosts = true, []string{"server"}
+		})
+		s := wstest.ServePipe(t, g.Handler(echo))
+		for _, tt := range []struct {
+			origin, offered string
+			status          int
+			proto           string
+		}{
+			{connOrigin, "", 101, ""},
+			{connOrigin, "chat", 101, "chat"},
+			{connOrigin, "other, chat", 101, "chat"},
+			{connOrigin, "chat, bearer.junk", 101, "chat"},
+			{connOrigin, "bearer.junk", 401, ""},
+			{connOrigin, "bearer.junk, bearer.junk", 401, ""},
+			{connOrigin, "other", 400, ""},
+			{connOrigin, "other, bearer.junk", 400, ""},
+			{"", "bearer.junk", 101, ""},
+			{"", "other", 101, ""},
+		} {
+			c := s.Dial(t)
+			h := http.Header{}
+			if tt.origin != "" {
+				h.Set("Origin", tt.origin)
+			}
+			if tt.offered != "" {
+				h.Set("Sec-WebSocket-Protocol", tt.offered)
+			}
+			before := len(ev.of(audit.Refusal))
+			res, err := c.HandshakeWith(wstest.HandshakeOptions{Host: "server", Header: h})
+			if err != nil || res.StatusCode != tt.status || res.Header.Get("Sec-WebSocket-Protocol") != tt.proto {
+				t.Errorf("%q offers %q: %v, %v, want %d and %q", tt.origin, tt.offered, res, err, tt.status, tt.proto)
+			} else if tt.status == 101 {
+				connWantClose(t, c, 3000, "unauthenticated")
+			}
+			c.Close()
+			synctest.Wait()
+			if got := ev.of(audit.Refusal)[before:]; len(got) != 1 || got[0].Status != tt.status {
+				t.Errorf("%q offers %q: events %+v", tt.origin, tt.offered, got)
+			}
+		}
+	})
+}
+
 // brokenOnce is a store in some state.
 type brokenOnce struct {
 	store.Once

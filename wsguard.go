@@ -33,6 +33,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -75,7 +76,15 @@ type Config struct {
 	Heartbeat HeartbeatConfig
 	Send      SendConfig
 
-	Subprotocols []string // by preference, compared to the letter; none negotiated is no error
+	// Subprotocols lists the names for Sec-WebSocket-Protocol that the endpoint
+	// serves, the preferred one first. They are compared to the letter. The first
+	// one that a client offers is named in the answer, and is Conn.Subprotocol. A
+	// page that offers some, of which none is listed, gets a 400, because its browser
+	// would fail the connection. A client without an Origin is let in, without a
+	// subprotocol, and so is every client that offers none. Entries that begin with
+	// Auth.Sources.Subprotocol are credentials and no offers; none may be listed.
+	// The default is none.
+	Subprotocols []string
 
 	// Attach runs after every check and before the upgrade, on the request's
 	// goroutine, without the credentials that end up in logs. Its value is
@@ -331,11 +340,14 @@ func (e *Endpoint) build(cfg EndpointConfig, s *setup, f *faults) *endpointState
 	if st.attach == nil {
 		st.attach = s.attach
 	}
+	auth := s.auth
 	for i, s := range st.subprotocols {
 		if !isToken(s) {
 			f.add("Subprotocols", s, "not a token of RFC 9110")
 		} else if slices.Contains(st.subprotocols[:i], s) {
 			f.add("Subprotocols", s, "listed twice")
+		} else if prefix := auth.cfg.Sources.Subprotocol; prefix != "" && strings.HasPrefix(s, prefix) {
+			f.add("Subprotocols", s, "begins with Auth.Sources.Subprotocol: it would be taken for a credential")
 		}
 	}
 	st.messages = cfg.Messages.resolve(st.subprotocols, f)
@@ -466,6 +478,8 @@ func (a *admission) explain(w http.ResponseWriter, err error, ev *audit.Event) b
 	switch status := d.statusCode(); {
 	case !a.known || d.Reason == reason.HandshakeRate:
 		return false // the flood itself is not to be dear
+	case a.subprotocol == "" && ofPage(a.r.Header) && len(headerTokens(a.r.Header, "Sec-Websocket-Protocol")) > 0:
+		return false // its browser would fail a 101 that names no subprotocol
 	case status == http.StatusUnauthorized:
 		why = reason.Unauthenticated // whatever is wrong with it
 	case status == http.StatusTooManyRequests:
@@ -615,7 +629,7 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 			}
 		}
 	}
-	if a.subprotocol, err = a.negotiate(r); err != nil {
+	if a.subprotocol, err = a.negotiate(r, a.auth); err != nil {
 		return nil, err
 	}
 	a.known = !a.origin.foreign(r)
