@@ -33,6 +33,16 @@ type Principal struct {
 
 func (p Principal) anonymous() bool { return p.Subject == "" }
 
+// clone returns a copy of p that shares no memory with it. What a Verifier returns
+// may be part of the token, and the token part of a long header.
+func (p Principal) clone() Principal {
+	p.Subject, p.SessionID, p.Scopes = strings.Clone(p.Subject), strings.Clone(p.SessionID), slices.Clone(p.Scopes)
+	for i, scope := range p.Scopes {
+		p.Scopes[i] = strings.Clone(scope)
+	}
+	return p
+}
+
 // Verifier says whom a credential stands for, from several goroutines and within
 // AuthConfig.VerifyTimeout. An error is a 401 and counts as a guess; one that
 // wraps ErrUnavailable or a context's, or a panic, is a 503 and does not.
@@ -573,8 +583,7 @@ func (v *verified) ask(ctx context.Context, token string, verify Verifier) (Prin
 				break
 			}
 		}
-		p.Scopes = slices.Clone(p.Scopes)
-		v.all[key] = answer{p, time.Now().Add(v.ttl)}
+		v.all[key] = answer{p.clone(), time.Now().Add(v.ttl)}
 	}
 	return p, err
 }
@@ -598,8 +607,7 @@ func settle(p Principal, err error) (Principal, error) {
 	case err == nil && !p.Expires.IsZero() && !time.Now().Before(p.Expires):
 		return Principal{}, deny(reason.Unauthenticated, "credential expired")
 	case err == nil:
-		p.Scopes = slices.Clone(p.Scopes)
-		return p, nil
+		return p.clone(), nil
 	case errors.Is(err, reason.Unavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return Principal{}, deny(reason.Unavailable, "verifier unavailable")
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 
 	"github.com/wsguard/wsguard/audit"
@@ -70,7 +71,7 @@ const maxName = 128
 
 func shortName(s string) string {
 	if len(s) <= maxName {
-		return s
+		return strings.Clone(s) // it may be part of a long header
 	}
 	hash := sha256.Sum256([]byte(s))
 	return s[:maxName/2] + "…" + hex.EncodeToString(hash[:16])

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/wsguard/wsguard/internal/origin"
 	"github.com/wsguard/wsguard/reason"
 )
 
@@ -59,6 +60,9 @@ func checkUpgrade(r *http.Request) error {
 	}
 	if b, err := base64.StdEncoding.DecodeString(strings.TrimSpace(key)); err != nil || len(b) != 16 {
 		return deny(reason.Handshake, "Sec-WebSocket-Key is not 16 bytes")
+	}
+	if fault := origin.CheckHost(r.Host); fault != "" {
+		return deny(reason.Handshake, "Host "+fault)
 	}
 	return nil
 }
@@ -160,12 +164,46 @@ func (e *endpointState) callAttach(r *http.Request, p Principal) (value any, err
 	return value, nil
 }
 
-// detached is what of a request can be kept after its handler has returned:
-// not its context, for routers use the values in it again for other users.
+// detached returns what Attach can use of a request after the handshake's handler
+// has returned. The context is not among it, because routers use the values in it
+// again for other users. Nor are credentials, and what was about the hop and the
+// handshake. Nothing that is left shares memory with what is not.
 func detached(r *http.Request) *http.Request {
-	r = r.Clone(context.Background())
-	r.Body = http.NoBody
-	return r
+	kept := *r
+	kept.Method, kept.Proto, kept.Host = strings.Clone(r.Method), strings.Clone(r.Proto), strings.Clone(r.Host)
+	u := *r.URL
+	for _, s := range []*string{&u.Scheme, &u.Opaque, &u.Host, &u.Path, &u.RawPath, &u.RawQuery, &u.Fragment, &u.RawFragment} {
+		*s = strings.Clone(*s)
+	}
+	u.User = nil
+	kept.URL, kept.RequestURI = &u, u.RequestURI()
+	kept.Body, kept.GetBody, kept.Form, kept.PostForm, kept.MultipartForm = http.NoBody, nil, nil, nil, nil
+	// Clone copies the values of all headers into one array, so a header that was
+	// deleted afterwards would stay in memory.
+	kept.Header = http.Header{}
+	for name, values := range r.Header {
+		if !strings.HasPrefix(name, "Sec-Websocket-") && !notKept[name] {
+			kept.Header[name] = values
+		}
+	}
+	return kept.Clone(context.Background())
+}
+
+// notKept has the headers that detached leaves out, besides those of the handshake:
+// credentials, and what is about one hop.
+var notKept = map[string]bool{
+	"Authorization": true, "Cookie": true, "Proxy-Authorization": true,
+	"Connection": true, "Keep-Alive": true, "Proxy-Connection": true, "Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true,
+}
+
+// retained returns what a Conn or a ticket keeps of a peer's Host or Origin: a copy
+// of at most maxField bytes, which shares no memory with the header.
+func retained(s string) string {
+	if len(s) <= maxField {
+		return strings.Clone(s)
+	}
+	const cut = "…"
+	return s[:maxField-len(cut)] + cut
 }
 
 func newID() string {

@@ -56,7 +56,7 @@ type ticket struct {
 	Scopes    [][]byte  `json:"scopes,omitempty"`
 	Expires   time.Time `json:"expires,omitzero"`
 	IssuedAt  time.Time `json:"issued_at,omitzero"`
-	Origin    string    `json:"origin,omitempty"` // empty: bought without one
+	Origin    string    `json:"origin,omitempty"` // as retained returns it; empty: bought without one
 	Bought    time.Time `json:"bought"`
 }
 
@@ -180,7 +180,7 @@ func (t *tickets) redeem(ctx context.Context, token, from string) (Principal, er
 		return Principal{}, deny(reason.Unavailable, "the ticket store returned something else")
 	case !time.Now().Before(tk.Bought.Add(t.cfg.TTL)): // whatever the store thinks
 		return Principal{}, deny(reason.Unauthenticated, "no such ticket")
-	case tk.Origin != "" && !origin.Same(tk.Origin, from):
+	case tk.Origin != "" && !origin.Same(tk.Origin, retained(from)): // that of a Conn is cut already
 		return Principal{}, deny(reason.Unauthenticated, "ticket of another origin")
 	}
 	p := Principal{Subject: string(tk.Subject), SessionID: string(tk.SessionID), Expires: tk.Expires, IssuedAt: tk.IssuedAt, bought: tk.Bought}
@@ -281,7 +281,7 @@ func (a *admission) issue(login func(*http.Request) (Principal, error), e *audit
 		return "", deny(reason.Revoked, "")
 	}
 	issue := func(ctx context.Context) (string, error) {
-		return a.auth.tickets.issue(ctx, p, r.Header.Get("Origin"))
+		return a.auth.tickets.issue(ctx, p, retained(r.Header.Get("Origin")))
 	}
 	if !a.auth.tickets.shared {
 		return issue(r.Context())

@@ -401,3 +401,52 @@ func TestTicketSubjectBytes(t *testing.T) {
 		e.idle()
 	}
 }
+
+// A ticket, and a Conn that refreshes itself by one, know the Origin of a page with
+// the longest name there is.
+func TestTicketLongOrigin(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	label := strings.Repeat("a", 63)
+	long := "https://" + strings.Join([]string{label, label, label, strings.Repeat("a", 61)}, ".") + ":65535" // 267 bytes
+	refreshed := make(chan error, 1)
+	e := ticketGuard(t, wsguard.Config{Origins: []string{appOrigin, long}})
+	t.Cleanup(e.idle)
+	tickets := must(wsguard.New(wsguard.Config{Origins: []string{appOrigin, long}, Auth: wsguard.AuthConfig{Tickets: &wsguard.TicketConfig{}}}))
+	mux := ticketMux(e.g)
+	mux.Handle("/only/ticket", tickets.TicketHandler(func(*http.Request) (wsguard.Principal, error) { return wsguard.Principal{Subject: "alice"}, nil }))
+	mux.Handle("/only/ws", tickets.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+		_, msg, err := c.Read(ctx)
+		if err == nil {
+			refreshed <- c.Refresh(ctx, string(msg))
+		}
+		return err
+	}))
+	e.s = wstest.Serve(t, mux)
+	ticket := e.buy(header("Origin", long, "Authorization", "Bearer alice"))
+	if _, res := e.redeem(ticket, header("Origin", long)); res.StatusCode != 101 {
+		t.Errorf("status %d", res.StatusCode)
+	}
+	ticket = e.buy(header("Origin", long, "Authorization", "Bearer alice"))
+	if _, res := e.redeem(ticket, header()); res.StatusCode != 401 {
+		t.Errorf("status %d with another origin", res.StatusCode)
+	}
+	var bought [2]string
+	for i := range bought {
+		var answer struct{ Ticket string }
+		if err := json.Unmarshal([]byte(body(t, e.request("POST", "/only/ticket", header("Origin", long)))), &answer); err != nil {
+			t.Fatal(err)
+		}
+		bought[i] = answer.Ticket
+	}
+	c, res := e.tryWith(wstest.HandshakeOptions{Path: "/only/ws?ticket=" + bought[0], Header: header("Origin", long)})
+	if res.StatusCode != 101 {
+		t.Fatalf("status %d", res.StatusCode)
+	}
+	c.WriteFrame(wstest.Text(bought[1]))
+	if err := <-refreshed; err != nil {
+		t.Error(err)
+	}
+	wantClose(t, c, 1000, "")
+	c.Close()
+	eventually(t, "no slots held", func() bool { return tickets.Conns() == 0 })
+}

@@ -91,8 +91,12 @@ type Config struct {
 	// Conn.Value; an io.Closer is closed once, when the connection and its
 	// handler are done or the upgrade fails. An error is a 403, or a 503 if it
 	// wraps ErrUnavailable or its context's, which ends after VerifyTimeout and
-	// has to be honoured. After a first-message credential it runs on the
-	// connection's goroutine, without context values; 3003 and 1013 then.
+	// has to be honoured.
+	//
+	// After a first-message credential Attach runs on the connection's goroutine,
+	// and its errors close with 3003 and 1013. Its request then has no context
+	// values, no parsed form, and of the header neither Cookie, Authorization and
+	// Proxy-Authorization nor what belongs to the handshake or to one hop.
 	Attach func(*http.Request, Principal) (any, error)
 
 	CloseCodes map[*reason.Reason]StatusCode // see reason.GraphQL
@@ -696,7 +700,7 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 		return nil, deny(reason.Draining, "")
 	}
 	c := &Conn{
-		g: g, e: a.e, st: a.endpointState, auth: a.auth, id: newID(), client: a.client, origin: r.Header.Get("Origin"), host: r.Host,
+		g: g, e: a.e, st: a.endpointState, auth: a.auth, id: newID(), client: a.client, origin: retained(r.Header.Get("Origin")), host: retained(r.Host),
 		subprotocol: a.subprotocol, value: a.value, session: a.session, leases: a.leases, lease: a.lease,
 	}
 	c.fit(a.endpointState)

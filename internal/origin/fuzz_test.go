@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -195,6 +196,42 @@ func FuzzHosts(f *testing.F) {
 		}
 		if got := h.Match(s, def); got != want {
 			t.Errorf("Match(%q, %q) = %v, the oracle says %v", s, def, got, want)
+		}
+	})
+}
+
+var (
+	oracleHostHeader = regexp.MustCompile(`^(?:\[([^\[\]%]+)(?:%([^\[\]]*))?\]|([^\[\]:]+))(?::([0-9]*))?$`)
+	oracleRegName    = regexp.MustCompile(`^(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+$`)
+)
+
+// A Host is what the grammar of RFC 3986 says, written as expressions. What is in a
+// list of hosts is one.
+func FuzzCheckHost(f *testing.F) {
+	for _, s := range []string{
+		"", "app.example.com", "a:80", "a:", ":80", ":", "a:65536", "a:000001", "a:99999999999999999999999", "::1", "[::1]", "[::1]:80", "[::1", "[]", "[127.0.0.1]", "[::1%25eth0]", "[::1%]",
+		"[::1%25]", "a%41", "a%4", "a%zz", "a b", "a/b", "u@a", "a,b", "[v1.a]", "[::ffff:1.2.3.4]:1", "\u00e4", strings.Repeat("a", 261), strings.Repeat("a", 262), "[fe80::1%eth0]",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		want := s == ""
+		if m := oracleHostHeader.FindStringSubmatch(s); m != nil && len(s) <= 261 {
+			port, _ := strconv.Atoi(m[4]) // the largest int if it is larger
+			switch {
+			case port > 65535:
+			case m[3] != "":
+				want = oracleRegName.MatchString(m[3])
+			default:
+				zone := strings.Contains(m[0], "%")
+				want = strings.Contains(m[1], ":") && net.ParseIP(m[1]) != nil && (!zone || oracleRegName.MatchString(strings.TrimPrefix(m[2], "25")))
+			}
+		}
+		if fault := origin.CheckHost(s); (fault == "") != want {
+			t.Errorf("CheckHost(%q) = %q, the oracle says %v", s, fault, want)
+		}
+		if _, faults := origin.ParseHosts([]string{s}); faults == nil && origin.CheckHost(s) != "" {
+			t.Errorf("%q is an entry of a list, and no host: %s", s, origin.CheckHost(s))
 		}
 	})
 }

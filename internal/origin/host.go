@@ -210,6 +210,80 @@ func splitHostPort(s string) (host, port, reason string) {
 	return host, port, ""
 }
 
+// maxHost is the length of the longest Host: a name of 255 bytes, a colon and a port.
+const maxHost = 261
+
+// CheckHost returns a phrase that says why s is no value for a Host header, or "".
+// It takes host and host:port as RFC 3986, section 3.2, has them, but an IP literal
+// must be an IPv6 address, and a port at most 65535. It is wider than [Hosts.Match],
+// which takes only what a browser sends for one of its entries. The empty Host is
+// legal (RFC 9112, section 3.2); a port behind an empty name is not.
+func CheckHost(s string) string {
+	if s == "" {
+		return ""
+	}
+	if len(s) > maxHost {
+		return "is longer than 261 bytes"
+	}
+	host, port, hasPort := "", "", false
+	if literal, ok := strings.CutPrefix(s, "["); ok {
+		if host, port, ok = strings.Cut(literal, "]"); !ok {
+			return "has an unclosed ["
+		}
+		if port, hasPort = strings.CutPrefix(port, ":"); !hasPort && port != "" {
+			return "has something other than a port behind the ]"
+		}
+		// A zone is of no use here, but clients send it. Its % may be escaped as %25.
+		address, zone, hasZone := strings.Cut(host, "%")
+		if a, err := netip.ParseAddr(address); err != nil || !a.Is6() || hasZone && !isRegName(strings.TrimPrefix(zone, "25")) {
+			return "has no IPv6 address in its brackets"
+		}
+	} else {
+		if host, port, hasPort = strings.Cut(s, ":"); host == "" {
+			return "has no name"
+		}
+		if !isRegName(host) {
+			return "has a character that no host has"
+		}
+	}
+	if hasPort && !isPort(port) {
+		return "has a bad port"
+	}
+	return ""
+}
+
+// isRegName reports whether s is a reg-name of at least one character.
+func isRegName(s string) bool {
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', strings.IndexByte("-._~!$&'()*+,;=", c) >= 0:
+		case c == '%' && i+2 < len(s) && isHex(s[i+1]) && isHex(s[i+2]):
+			i += 2
+		default:
+			return false
+		}
+	}
+	return s != ""
+}
+
+func isHex(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
+}
+
+// isPort reports whether s is a number of at most 65535, or empty.
+func isPort(s string) bool {
+	n := 0
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return false
+		}
+		if n = n*10 + int(s[i]-'0'); n > 65535 {
+			return false
+		}
+	}
+	return true
+}
+
 func validPort(s string) bool {
 	if len(s) < 1 || len(s) > 5 || s[0] == '0' {
 		return false

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"maps"
 	"net"
 	"net/http"
 	"time"
@@ -54,6 +55,11 @@ func Upgrade(w http.ResponseWriter, r *http.Request, subprotocol string, cfg *Co
 	}
 	if subprotocol != "" {
 		opts.Subprotocols = []string{subprotocol}
+		// The library keeps the entry that it picks, and with it the whole line.
+		offer := *r
+		offer.Header = maps.Clone(r.Header)
+		offer.Header["Sec-Websocket-Protocol"] = opts.Subprotocols
+		r = &offer
 	}
 	ws, err := websocket.Accept(uw, r, opts)
 	if err != nil {
