@@ -14,8 +14,13 @@ import (
 	"github.com/wsguard/wsguard/internal/jsonschema"
 )
 
-// suiteEnv names the folder of a checkout of github.com/json-schema-org/JSON-Schema-Test-Suite.
-const suiteEnv = "WSGUARD_JSON_SCHEMA_TEST_SUITE"
+const (
+	// suiteDir is the copy of the official suite that this repository carries.
+	suiteDir = "../jsonsuite/testdata"
+	// suiteEnv is the environment variable that names another checkout of
+	// github.com/json-schema-org/JSON-Schema-Test-Suite, which is then tested instead.
+	suiteEnv = "WSGUARD_JSON_SCHEMA_TEST_SUITE"
+)
 
 type suiteGroup struct {
 	Description string
@@ -27,12 +32,16 @@ type suiteGroup struct {
 	}
 }
 
+// suiteFolder returns the folder of the suite. It skips the test if there is none, as in a downloaded module, which does
+// not contain the nested module internal/jsonsuite.
 func suiteFolder(t testing.TB) string {
-	dir := os.Getenv(suiteEnv)
-	if dir == "" {
-		t.Skipf("%s is not set: it names the folder of a JSON-Schema-Test-Suite checkout", suiteEnv)
+	if dir := os.Getenv(suiteEnv); dir != "" {
+		return dir
 	}
-	return dir
+	if _, err := os.Stat(suiteDir); err != nil {
+		t.Skipf("the suite is not here; set %s to a checkout of it: %v", suiteEnv, err)
+	}
+	return suiteDir
 }
 
 func remotes(t testing.TB, dir, draft string) map[string][]byte {
@@ -91,7 +100,7 @@ var suiteDrafts = []suiteDraft{
 	{"draft6", "http://json-schema.org/draft-06/schema#", v5.Draft6, 839},
 	{"draft7", "http://json-schema.org/draft-07/schema#", v5.Draft7, 927},
 	{"draft2019-09", "https://json-schema.org/draft/2019-09/schema", v5.Draft2019, 1253},
-	{"draft2020-12", "https://json-schema.org/draft/2020-12/schema", v5.Draft2020, 1291},
+	{"draft2020-12", "https://json-schema.org/draft/2020-12/schema", v5.Draft2020, 1293},
 }
 
 // TestSuite runs the official suite to the letter, and prints what does not agree.
