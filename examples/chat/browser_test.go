@@ -14,10 +14,13 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"github.com/wsguard/wsguard/internal/wstest"
 )
 
-// TestBrowser uses the pages as people do, in a real browser.
-func TestBrowser(t *testing.T) {
+// TestNightlyBrowser uses the pages as people do, in a real browser.
+func TestNightlyBrowser(t *testing.T) {
+	wstest.Nightly(t)
 	path := ""
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
 		if p, err := exec.LookPath(name); err == nil {
@@ -25,11 +28,8 @@ func TestBrowser(t *testing.T) {
 			break
 		}
 	}
-	switch {
-	case path == "":
+	if path == "" {
 		t.Skip("no chromium, chromium-browser or google-chrome on PATH: the pages are not tested")
-	case testing.Short():
-		t.Skip("-short: the pages are not tested")
 	}
 	s := serve(t)
 	b := startBrowser(t, path)

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/net/html"
 	"golang.org/x/net/html/atom"
 
+	"github.com/wsguard/wsguard/internal/wstest"
 	"github.com/wsguard/wsguard/wsguardtest"
 )
 
@@ -329,9 +330,10 @@ func TestOnlyLoopback(t *testing.T) {
 	}
 }
 
-// TestBrowser shows the vectors to a browser. Each of the two lines of defence
-// holds alone; with neither, they do what they are for, so that the test can fail.
-func TestBrowser(t *testing.T) {
+// TestNightlyBrowser shows the vectors to a browser. Each of the two lines of
+// defence holds alone. With neither of them scripts run, so that the test can fail.
+func TestNightlyBrowser(t *testing.T) {
+	wstest.Nightly(t)
 	browser := ""
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
 		if p, err := exec.LookPath(name); err == nil {
@@ -339,11 +341,8 @@ func TestBrowser(t *testing.T) {
 			break
 		}
 	}
-	switch {
-	case browser == "":
+	if browser == "" {
 		t.Skip("no chromium, chromium-browser or google-chrome on PATH")
-	case testing.Short():
-		t.Skip("-short")
 	}
 	// One that does not come as far as an empty page says nothing about ours.
 	cmd, out := runBrowser(t, browser, "about:blank")

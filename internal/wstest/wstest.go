@@ -12,6 +12,7 @@
 //   - [CheckGoroutines] and [KeepAlive] keep leaks, and tests that pass by
 //     accident, from going unnoticed.
 //   - [Log] records what was logged.
+//   - [Nightly] keeps a long test out of the run of every commit.
 //
 // Nothing here waits longer than a bounded time unless a test asks for it: a
 // server that hangs fails its test instead of hanging it.
