@@ -666,6 +666,9 @@ func TestWriteTimeout(t *testing.T) {
 	const limit = time.Second // of the 101, too
 	for _, secure := range []bool{false, true} {
 		for _, pings := range []bool{false, true} {
+			if testing.Short() && (secure || !pings) {
+				continue
+			}
 			t.Run(fmt.Sprintf("TLS %t, pings %t", secure, pings), func(t *testing.T) {
 				g, ev := connGuard(t, func(cfg *wsguard.Config) {
 					cfg.Heartbeat.Write, cfg.Heartbeat.CloseGrace, cfg.Heartbeat.Linger = limit, limit, limit
