@@ -201,7 +201,7 @@ func TestShutdownRacesHandshake(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	rounds := 60
 	if testing.Short() {
-		rounds = 10
+		rounds = 2
 	}
 	survived := 0
 	for range rounds {
