@@ -367,6 +367,8 @@ func TestEventNoSecrets(t *testing.T) {
 			}
 			return nil
 		}},
+		// The client of /refresh does not answer a close frame.
+		Heartbeat: wsguard.HeartbeatConfig{CloseGrace: 50 * time.Millisecond, Linger: 50 * time.Millisecond},
 	})
 	t.Cleanup(e.idle)
 	// Every message is a newer credential.
