@@ -52,5 +52,6 @@ func TestSmoke(t *testing.T) {
 	c.WriteFrame(wstest.CloseFrame(1000, "bye"))
 	t.Log(c.ReadClose())
 	t.Log(c.ReadEOF())
+	c.Close() // or the guard lingers for it
 	connGone(t, g)
 }
