@@ -22,7 +22,7 @@ import (
 	"github.com/wsguard/wsguard/internal/wstest"
 )
 
-// T19, T18, T22: the form of a handshake.
+// T17, T18, T19, T22, T65: the form of a handshake.
 func TestHandshakeForm(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	const key = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -36,6 +36,7 @@ func TestHandshakeForm(t *testing.T) {
 		{"T19 legal", wstest.HandshakeOptions{}, 101, "", nil},
 		{"T19 tokens among others", wstest.HandshakeOptions{Header: header("Connection", "keep-alive, UPGRADE", "Upgrade", "WebSocket")}, 101, "", nil},
 		{"T19 Connection in two lines", wstest.HandshakeOptions{Header: header("Connection", "keep-alive", "Connection", "upgrade")}, 101, "", nil},
+		{"T65 compression is offered", wstest.HandshakeOptions{Header: header("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")}, 101, "", nil},
 		{"T22 plain GET", wstest.HandshakeOptions{Header: header("Upgrade", "", "Connection", "")}, 426, "not_upgrade", http.Header{"Upgrade": {"websocket"}}},
 		{"T19 no Connection", wstest.HandshakeOptions{Header: header("Connection", "")}, 426, "not_upgrade", http.Header{"Upgrade": {"websocket"}}},
 		{"T19 Connection: close", wstest.HandshakeOptions{Header: header("Connection", "close")}, 426, "not_upgrade", nil},

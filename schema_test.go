@@ -184,6 +184,41 @@ func TestOutbound(t *testing.T) {
 	})
 }
 
+// panicky is a Validator that panics.
+type panicky struct{}
+
+func (panicky) Validate(msg []byte) error {
+	if strings.Contains(string(msg), "boom") {
+		panic(string(msg))
+	}
+	return nil
+}
+
+// T70: a Validator that panics ends its own connection and no other.
+func TestValidatorPanics(t *testing.T) {
+	for name, v := range map[string]wsguard.Validator{
+		"alone":      panicky{},
+		"in a table": &wsguard.Table{Types: map[string]wsguard.Rule{"say": {Validator: panicky{}}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			connBubble(t, func(t *testing.T) {
+				g, ev := connGuard(t, func(cfg *wsguard.Config) {
+					cfg.Messages.Validator, cfg.Messages.OnInvalid = v, wsguard.ActionReport
+				})
+				s := wstest.ServePipe(t, g.Handler(echo))
+				c, other := connDial(t, s, ""), connDial(t, s, "")
+				c.WriteFrame(wstest.Text(`{"type":"say","text":"boom"}`))
+				connWantClose(t, c, 1011, "internal_error")
+				if e := ev.closed(); e.Code != 1011 || !errors.Is(e.Err, reason.Internal) {
+					t.Errorf("%+v", e)
+				}
+				connWantEcho(t, other, `{"type":"say","text":"hello"}`)
+				bye(other)
+			})
+		})
+	}
+}
+
 // One schema judges for all connections at once, also what only the evaluator does.
 func TestSchemaAtOnce(t *testing.T) {
 	for _, src := range []string{
