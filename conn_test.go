@@ -1322,7 +1322,8 @@ func TestHandlerContext(t *testing.T) {
 	})
 }
 
-// The allocations of Read and Write in a steady state (invariant 12).
+// The allocations of Read and Write in a steady state (invariant 12 of
+// docs/invariants.md).
 func TestAllocs(t *testing.T) {
 	g, ev := connGuard(t, func(cfg *wsguard.Config) { connPatient(cfg); connNoRates(cfg) })
 	results := make(chan map[string]float64, 1)

@@ -484,7 +484,7 @@ func TestBanByHand(t *testing.T) {
 		}
 		f.want(429, "198.51.100.1", "X-Tenant", "acme")
 		f.want(429, "192.0.2.9", "X-Tenant", "other") // his address is
-		f.want(421, "198.51.100.1")                   // the next in the picture
+		f.want(421, "198.51.100.1")                   // the next step
 		if n := len(f.g.Bans()); n != 3 || asked.Load() != 0 {
 			t.Errorf("%d bans, %d asked", n, asked.Load())
 		}

@@ -532,7 +532,7 @@ func TestHandshakeT25Echo(t *testing.T) {
 	}
 }
 
-// stage is one refusal of the design's picture.
+// stage is one step of a handshake, with what makes it refuse.
 type stage struct {
 	reason string
 	status int
@@ -549,8 +549,8 @@ type order struct {
 	undo []func()
 }
 
-// The order of the picture: what fails two checks in a row is refused by the
-// earlier one, and nothing later has been called.
+// The steps have an order: a handshake that fails two of them in a row is refused
+// by the earlier one, and nothing later has been called.
 func TestHandshakeOrder(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	set := func(name, value string) func(*wstest.HandshakeOptions) {

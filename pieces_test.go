@@ -75,7 +75,7 @@ func allPieces(g *wsguard.Guard) []func(http.Handler) http.Handler {
 // All pieces of a Guard in front of it: nothing is done twice.
 func TestPiecesComposed(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	for _, order := range []string{"as in the picture", "each twice", "cap behind authentication"} {
+	for _, order := range []string{"in the order of the guard", "each twice", "cap behind authentication"} {
 		for _, accept := range []bool{true, false} {
 			t.Run(fmt.Sprint(order, " Accept ", accept), func(t *testing.T) {
 				t.Parallel()

@@ -226,7 +226,7 @@ func presented(r *http.Request) string {
 	return strings.Join(r.Header["Authorization"], ",") + strings.Join(r.Header["Cookie"], ";")
 }
 
-// issue is the picture of the design, as far as it goes for a ticket.
+// issue runs those steps of a handshake that apply to the sale of a ticket.
 func (a *admission) issue(login func(*http.Request) (Principal, error), e *audit.Event) (string, error) {
 	g, r := a.g, a.r
 	if g.Draining() {

@@ -608,7 +608,7 @@ func (a *admission) undo(holders int32) {
 	closeValue(a.value)
 }
 
-// admit is the picture of the design: each step may refuse.
+// admit runs the steps of a handshake in their order. Each of them may refuse it.
 func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 	g, r := a.g, a.r
 	if err := checkUpgrade(r); err != nil {
