@@ -17,6 +17,7 @@ import (
 	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/jsonschema"
 	"github.com/wsguard/wsguard/internal/keyed"
+	"github.com/wsguard/wsguard/internal/seen"
 	"github.com/wsguard/wsguard/reason"
 )
 
@@ -26,8 +27,14 @@ type Principal struct {
 	SessionID string    // of the login that the credential belongs to, for SignOut; may be empty
 	Scopes    []string  // what it may do
 	Expires   time.Time // the connection is closed then; zero: not by expiry
-	IssuedAt  time.Time // what Revoke compares with; zero: always before
 
+	// IssuedAt is when the credential was issued, by the issuer's clock. Revoke
+	// compares it, or the moment at which the guard first accepted the
+	// credential if that is earlier, with the moment of the revocation. Zero
+	// counts as earlier than every revocation.
+	IssuedAt time.Time
+
+	seen   time.Time // when its credential was first accepted here; zero: not known
 	bought time.Time // its ticket, if it came with one
 }
 
@@ -159,6 +166,7 @@ type Authenticator struct {
 	failures     *keyed.Table // nil: no limit
 	tickets      *tickets     // nil: none
 	verified     *verified    // nil: nothing is kept
+	seen         *seen.Memory // what has been accepted; shared with the forms before and after
 	revalidating chan struct{}
 	inFlight     *counter // of a stand-alone piece; a Guard has its own
 	sources      []source
@@ -192,7 +200,7 @@ func newAuthenticator(cfg AuthConfig, client identify, f *faults) *Authenticator
 	if cfg.Verifier == nil && cfg.Tickets == nil && !cfg.InsecureAnonymous {
 		f.add("Auth.Verifier", "", "say who may connect: a Verifier, Tickets, or InsecureAnonymous")
 	}
-	a := &Authenticator{client: client, inFlight: newCounter(256, 8), line: &line[Authenticator]{}}
+	a := &Authenticator{client: client, inFlight: newCounter(256, 8), seen: seen.New(), line: &line[Authenticator]{}}
 	a.line.latest.Store(a)
 	if cfg.Verifier != nil && none {
 		cfg.Sources = TokenSources{Header: true, Subprotocol: "bearer."}
@@ -236,7 +244,7 @@ func (a *Authenticator) succeed(old *Authenticator) {
 		return // shared
 	}
 	a.failures = carry(old.failures, a.failures, a.cfg.Failures)
-	a.inFlight, a.revalidating = old.inFlight, old.revalidating
+	a.inFlight, a.revalidating, a.seen = old.inFlight, old.revalidating, old.seen
 	if a.tickets != nil {
 		a.tickets.succeed(old.tickets)
 	}
@@ -447,9 +455,42 @@ func (a *Authenticator) verify(ctx context.Context, cred credential, client clie
 	if a.cfg.Verifier == nil {
 		return Principal{}, deny(reason.Unauthenticated, "nobody to ask")
 	}
-	return a.guarded(ctx, client, cred.token, fl, func(ctx context.Context) (Principal, error) {
+	p, err := a.guarded(ctx, client, cred.token, fl, func(ctx context.Context) (Principal, error) {
 		return a.verified.ask(ctx, cred.token, a.cfg.Verifier)
 	})
+	if err != nil {
+		return Principal{}, err
+	}
+	return a.sighted(cred.token, p), nil
+}
+
+// sighted notes that a credential has been accepted, and returns p with the
+// moment at which it first was. The caller looks at the revocations afterwards: so
+// a revocation finds the credential noted, or the credential came after it. An
+// empty token is a login of the application's, which is known by its Principal.
+func (a *Authenticator) sighted(token string, p Principal) Principal {
+	first := func(at time.Time) {
+		if p.seen.IsZero() || at.Before(p.seen) {
+			p.seen = at
+		}
+	}
+	if token != "" {
+		first(a.seen.Note(a.seen.Key("token", token), !p.IssuedAt.IsZero()))
+		if p.SessionID == "" {
+			return p
+		}
+	}
+	// Another spelling of a token, such as the second signature that every ECDSA
+	// signature has, is no other login. An issue time that is not ahead of the
+	// clock is earlier than any moment at which the login can be seen: it need
+	// not be noted.
+	login := a.seen.Key("login", p.Subject, p.SessionID, p.IssuedAt.UTC().Format(time.RFC3339Nano))
+	if p.IssuedAt.After(time.Now()) {
+		first(a.seen.Note(login, true))
+	} else if at, ok := a.seen.Look(login); ok {
+		first(at)
+	}
+	return p
 }
 
 // guarded asks ask whom a credential stands for, in bounded time, unless its

@@ -46,7 +46,8 @@ func (p Principal) identities() []identity {
 
 // revocation voids what was issued before it.
 type revocation struct {
-	at       time.Time
+	at       time.Time // by the clock: what an issue time is compared with
+	moment   time.Time // of the Authenticator's memory: what sightings and tickets are compared with
 	until    time.Time // when it is forgotten; zero: never
 	restored bool      // credentials are good again; tickets stay void
 }
@@ -146,9 +147,9 @@ func (s *sessions) revoked(p Principal) bool {
 		r, ok := s.void[id]
 		switch {
 		case !ok || !r.until.IsZero() && !time.Now().Before(r.until):
-		case !p.bought.IsZero() && p.bought.Before(r.at):
+		case !p.bought.IsZero() && p.bought.Before(r.moment):
 			return true
-		case !r.restored && (id.login || p.IssuedAt.IsZero() || p.IssuedAt.Before(r.at)):
+		case !r.restored && (id.login || p.IssuedAt.IsZero() || p.IssuedAt.Before(r.at) || !p.seen.IsZero() && p.seen.Before(r.moment)):
 			return true
 		}
 	}
@@ -160,12 +161,15 @@ const manyRevocations = 100_000
 
 func (s *sessions) revoke(id identity) {
 	var conns []*Conn
+	auth := s.g.auth()
+	s.mu.Lock()
+	// The times are taken under mu: what a handshake has noted before it
+	// registered its session is earlier than a revocation that ends the session.
 	now := time.Now()
-	r := revocation{at: now}
-	if ttl := s.g.auth().cfg.RevocationTTL; ttl > 0 {
+	r := revocation{at: now, moment: auth.seen.Now()}
+	if ttl := auth.cfg.RevocationTTL; ttl > 0 {
 		r.until = now.Add(ttl)
 	}
-	s.mu.Lock()
 	s.void[id] = r
 	many := r.until.IsZero() && len(s.void) == manyRevocations
 	s.tidy(now)
@@ -358,8 +362,11 @@ func (c *Conn) kick(code StatusCode, text string) {
 }
 
 // Revoke ends the sessions of a subject with 3000 revoked, handshakes under way
-// included, and voids what was issued to it so far: its tickets, and credentials
-// with no IssuedAt or an earlier one. Restore undoes it.
+// included, and voids what was issued to it so far: its tickets, and each
+// credential that has no IssuedAt, that has an earlier one, or that this Guard had
+// accepted before the call, whatever its IssuedAt says. The Guard remembers the
+// last 65,536 credentials that it has accepted, each for 24 hours. A credential
+// that it does not remember is judged by IssuedAt alone. Restore undoes it.
 func (g *Guard) Revoke(subject string) { g.revoke(identity{id: subject}) }
 
 // SignOut is Revoke for one login, by its Principal.SessionID: its connections

@@ -56,6 +56,7 @@ type ticket struct {
 	Scopes    [][]byte  `json:"scopes,omitempty"`
 	Expires   time.Time `json:"expires,omitzero"`
 	IssuedAt  time.Time `json:"issued_at,omitzero"`
+	Seen      time.Time `json:"seen,omitzero"`    // Principal.seen of the buyer
 	Origin    string    `json:"origin,omitempty"` // as retained returns it; empty: bought without one
 	Bought    time.Time `json:"bought"`
 }
@@ -98,7 +99,7 @@ func ticketKey(token string) string {
 	return base64.RawURLEncoding.EncodeToString(hash[:])
 }
 
-// issue returns a ticket of 128 random bits.
+// issue returns a ticket of 128 random bits for p, which says when it was bought.
 func (t *tickets) issue(ctx context.Context, p Principal, origin string) (string, error) {
 	var b [16]byte
 	rand.Read(b[:])
@@ -108,7 +109,7 @@ func (t *tickets) issue(ctx context.Context, p Principal, origin string) (string
 	if !t.sell(s, now) {
 		return "", denyRetry(reason.Tickets, t.cfg.TTL)
 	}
-	tk := ticket{[]byte(p.Subject), []byte(p.SessionID), nil, p.Expires, p.IssuedAt, origin, now}
+	tk := ticket{[]byte(p.Subject), []byte(p.SessionID), nil, p.Expires, p.IssuedAt, p.seen, origin, p.bought}
 	for _, scope := range p.Scopes {
 		tk.Scopes = append(tk.Scopes, []byte(scope))
 	}
@@ -183,7 +184,10 @@ func (t *tickets) redeem(ctx context.Context, token, from string) (Principal, er
 	case tk.Origin != "" && !origin.Same(tk.Origin, retained(from)): // that of a Conn is cut already
 		return Principal{}, deny(reason.Unauthenticated, "ticket of another origin")
 	}
-	p := Principal{Subject: string(tk.Subject), SessionID: string(tk.SessionID), Expires: tk.Expires, IssuedAt: tk.IssuedAt, bought: tk.Bought}
+	p := Principal{
+		Subject: string(tk.Subject), SessionID: string(tk.SessionID), Expires: tk.Expires, IssuedAt: tk.IssuedAt,
+		seen: tk.Seen, bought: tk.Bought,
+	}
 	for _, scope := range tk.Scopes {
 		p.Scopes = append(p.Scopes, string(scope))
 	}
@@ -267,6 +271,7 @@ func (a *admission) issue(login func(*http.Request) (Principal, error), e *audit
 		if err != nil {
 			return "", err
 		}
+		p = a.auth.sighted("", p)
 	} else {
 		token, err := bearer(r)
 		if err != nil {
@@ -277,6 +282,9 @@ func (a *admission) issue(login func(*http.Request) (Principal, error), e *audit
 		}
 	}
 	e.Subject = p.Subject
+	// Bought before the last look: a revocation that comes after it voids the
+	// ticket.
+	p.bought = a.auth.seen.Now()
 	if g.sessions.revoked(p) {
 		return "", deny(reason.Revoked, "")
 	}
