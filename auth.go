@@ -36,6 +36,7 @@ type Principal struct {
 
 	seen   time.Time // when its credential was first accepted here; zero: not known
 	bought time.Time // its ticket, if it came with one
+	cookie bool      // its credential came as a cookie
 }
 
 func (p Principal) anonymous() bool { return p.Subject == "" }
@@ -85,9 +86,17 @@ func APIKeys(keys map[[sha256.Size]byte]Principal) Verifier {
 // zero value is Header and Subprotocol "bearer.". More than one credential, in
 // two places or twice in one, is a 401.
 type TokenSources struct {
-	Header        bool   // Authorization: Bearer TOKEN (RFC 6750 §2.1), for programs
-	Subprotocol   string // prefix of one entry beside a real one, never echoed: new WebSocket(url, ["chat", "bearer."+token])
-	Cookie        string // of this name; it counts only with a listed Origin: before an Authenticator that stands alone, put NewOriginCheck
+	Header      bool   // Authorization: Bearer TOKEN (RFC 6750 §2.1), for programs
+	Subprotocol string // prefix of one entry beside a real one, never echoed: new WebSocket(url, ["chat", "bearer."+token])
+
+	// Cookie is the name of a cookie. Browsers send it with the requests of every
+	// page, so it counts only where the request comes from a listed Origin: not
+	// where the Origin is missing, is null, or is only reported. Otherwise it is a
+	// 401, and the Verifier is not asked. An Authenticator of Guard.Pieces goes by
+	// the Origins of its Guard. For one of NewAuthenticator, the Handler of a
+	// NewOriginCheck must stand in front.
+	Cookie string
+
 	FirstMessage  bool   // {"type":"auth","token":"TOKEN"}; the handler starts, and Accept returns, after it
 	InsecureQuery string // parameter, removed before Attach sees the URL; what stands in front has seen, and perhaps logged, it
 }
@@ -385,7 +394,8 @@ func cutQuery(raw, name string) (string, bool) {
 	return strings.Join(kept, "&"), cut
 }
 
-// Authenticate returns the Principal of a handshake.
+// Authenticate returns the Principal of a handshake. TokenSources.Cookie says where
+// a cookie counts.
 func (a *Authenticator) Authenticate(r *http.Request) (Principal, error) {
 	a = a.latest()
 	client, err := a.client.of(r)
@@ -406,14 +416,15 @@ func (a *Authenticator) alone(r *http.Request, client client) (p Principal, awai
 		return Principal{}, false, err
 	}
 	defer fl.done()
-	return a.authenticate(r, client, fl)
+	return a.authenticate(r, client, fl, a.ownPage(r))
 }
 
-// authenticate is Authenticate for a client that is known. await says that the
-// credential is to come in the first message. flight is held for as long as a
-// verifier runs, even if nobody waits for it any more.
-func (a *Authenticator) authenticate(r *http.Request, client client, fl *flight) (p Principal, await bool, err error) {
-	p, await, err = a.demand(r, client, fl)
+// authenticate is Authenticate for a client that is known. own says that a page of
+// a listed origin sends r: only then a cookie counts. await says that the
+// credential comes in the first message. flight is held for as long as a verifier
+// runs, even if nobody waits for it any more.
+func (a *Authenticator) authenticate(r *http.Request, client client, fl *flight, own bool) (p Principal, await bool, err error) {
+	p, await, err = a.demand(r, client, fl, own)
 	if err != nil && a.cfg.InsecureReportOnly {
 		a.report(r, err)
 		return Principal{}, false, nil
@@ -421,12 +432,13 @@ func (a *Authenticator) authenticate(r *http.Request, client client, fl *flight)
 	return p, await, err
 }
 
-func (a *Authenticator) demand(r *http.Request, client client, fl *flight) (p Principal, await bool, err error) {
+func (a *Authenticator) demand(r *http.Request, client client, fl *flight, own bool) (p Principal, await bool, err error) {
 	cred, err := find(r, a.sources)
 	if err != nil {
 		return Principal{}, false, err
 	}
-	if cred.kind == sourceNone {
+	switch cred.kind {
+	case sourceNone:
 		switch {
 		case a.cfg.Sources.FirstMessage:
 			return Principal{}, true, nil
@@ -434,9 +446,19 @@ func (a *Authenticator) demand(r *http.Request, client client, fl *flight) (p Pr
 			return Principal{}, false, nil
 		}
 		return Principal{}, false, deny(reason.Unauthenticated, "no credential")
+	case sourceCookie:
+		if !own {
+			return Principal{}, false, foreignCookie()
+		}
 	}
 	p, err = a.verify(r.Context(), cred, client, r.Header.Get("Origin"), fl)
+	p.cookie = cred.kind == sourceCookie
 	return p, false, err
+}
+
+// foreignCookie refuses a cookie that may be sent for a page of somebody else's.
+func foreignCookie() error {
+	return deny(reason.Unauthenticated, "a cookie counts only with a listed Origin")
 }
 
 // verify judges a credential, within the failure budget of its client.

@@ -23,7 +23,10 @@ type Check struct {
 	off     bool                      // checkHost: any host will do
 
 	reportOnly bool                      // checkOrigin
-	strict     func(*http.Request) error // checkOrigin: if it did not only report
+	strict     func(*http.Request) error // checkOrigin: check, if it did not only report
+	strictPost func(*http.Request) error // checkOrigin: post, if it did not only report
+	page       func(*http.Request) bool  // checkOrigin: see originGuard.page
+	null       bool                      // checkOrigin: null is listed
 }
 
 // latest is what c has become by now.
@@ -107,16 +110,20 @@ func newOriginCheck(cfg Config, f *faults) *Check {
 	}
 	g := &originGuard{list: list, cfg: cfg}
 	c := newCheck(checkOrigin, g.check)
-	c.missing, c.post = cfg.AllowMissingOrigin, g.checkPost
+	c.missing, c.post, c.strict, c.strictPost = cfg.AllowMissingOrigin, g.checkPost, g.check, g.checkPost
+	c.page, c.null = g.page, list.Match("null")
 	if c.reportOnly = cfg.InsecureReportOrigin; c.reportOnly {
-		c.check, c.post, c.strict = c.reporting(g.check), c.reporting(g.checkPost), g.check
+		c.check, c.post = c.reporting(g.check), c.reporting(g.checkPost)
 	}
 	return c
 }
 
-// foreign reports whether a request was let pass only because a foreign origin is
-// reported and no more.
+// foreign reports whether a handshake passes only because foreign origins are
+// reported and not refused.
 func (c *Check) foreign(r *http.Request) bool { return c.reportOnly && c.strict(r) != nil }
+
+// foreignPost is foreign for a POST that buys a ticket.
+func (c *Check) foreignPost(r *http.Request) bool { return c.reportOnly && c.strictPost(r) != nil }
 
 // reporting makes a report of what check refuses.
 func (c *Check) reporting(check func(*http.Request) error) func(*http.Request) error {
@@ -126,6 +133,15 @@ func (c *Check) reporting(check func(*http.Request) error) func(*http.Request) e
 		}
 		return nil
 	}
+}
+
+// page reports whether a page of a listed origin sends the request, whether or not
+// foreign origins are only reported. What a browser sends by itself, such as a
+// cookie, counts only then. null is the origin of every sandboxed frame, so it is
+// never such a page.
+func (g *originGuard) page(r *http.Request) bool {
+	origins := r.Header["Origin"]
+	return len(origins) == 1 && origins[0] != "null" && g.list.Match(origins[0])
 }
 
 func (g *originGuard) check(r *http.Request) error {

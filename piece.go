@@ -75,6 +75,29 @@ type reporter struct {
 	guard *Guard // whose piece it is; nil: nobody's
 }
 
+// ownPage reports whether a page of a listed origin sends r. A piece of a Guard goes
+// by the origin step of that Guard. Any other piece goes by the origin checks in front
+// of it: there must be one, and each must list the origin.
+func (p *reporter) ownPage(r *http.Request) bool {
+	if p.guard != nil {
+		return p.guard.now.Load().origin.latest().page(r)
+	}
+	own := false
+	for _, passed := range marksOf(r).passed {
+		l, ok := passed.(*line[Check])
+		if !ok {
+			continue
+		}
+		if c := l.latest.Load(); c.kind == checkOrigin {
+			if !c.page(r) {
+				return false
+			}
+			own = true
+		}
+	}
+	return own
+}
+
 // banned refuses who is, by the Guard that the piece belongs to.
 func (p *reporter) banned(who client) error {
 	if p.guard == nil {

@@ -197,9 +197,12 @@ func (t *tickets) redeem(ctx context.Context, token, from string) (Principal, er
 // TicketHandler issues one-time tickets, each bound to its subject and to the
 // Origin that it was bought from, to a POST: {"ticket":"…","expires_in":30}.
 //
-// login says who asks; an error is as a Verifier's. A nil login asks the Verifier,
+// login says who asks; an error is as a Verifier's. What it goes by, such as a
+// session cookie, may be what a browser sends for every page. So it is asked only
+// where the Origin is listed and is not null, or where a program sends neither an
+// Origin nor a cookie: otherwise the answer is a 401. A nil login asks the Verifier,
 // for the credential of the Authorization header. All other checks are a
-// handshake's, but that a missing Origin is let pass without a cookie. It panics
+// handshake's, except that a missing Origin passes without a cookie. It panics
 // without AuthConfig.Tickets.
 func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http.Handler {
 	if g.now.Load().auth.tickets == nil {
@@ -254,7 +257,7 @@ func (a *admission) issue(login func(*http.Request) (Principal, error), e *audit
 			return "", err
 		}
 	}
-	a.client, a.known = client, !a.origin.foreign(r)
+	a.client, a.known = client, !a.origin.foreignPost(r)
 	if err := a.handshakeRate(); err != nil {
 		return "", err
 	}
@@ -265,6 +268,11 @@ func (a *admission) issue(login func(*http.Request) (Principal, error), e *audit
 	defer fl.done()
 	var p Principal
 	if login != nil {
+		// It may go by what the browser sends by itself, as a cookie.
+		program := len(r.Header["Origin"]) == 0 || r.Header["Origin"][0] == ""
+		if !a.known || !program && !a.origin.page(r) {
+			return "", deny(reason.Unauthenticated, "a login counts only with a listed Origin")
+		}
 		p, err = a.auth.guarded(r.Context(), client, presented(r), fl, func(ctx context.Context) (Principal, error) {
 			return login(r.WithContext(ctx))
 		})

@@ -51,12 +51,22 @@ import (
 type Config struct {
 	// Origins that may connect (RFC 6454, RFC 6455 §10.2): scheme, host and,
 	// unless it is the default, port: "https://app.example.com". A star stands
-	// for exactly one label: "https://*.example.com". "null" must be listed to
-	// be allowed. There are no other patterns.
-	Origins              []string
-	AllowMissingOrigin   bool    // programs without an Origin and without a cookie; needs Hosts
-	InsecureReportOrigin bool    // a foreign origin is reported, and passes
-	Proxies              Proxies // what stands in front of the server
+	// for exactly one label: "https://*.example.com". There are no other patterns.
+	//
+	// "null" must be listed to be allowed. It is the origin of every sandboxed
+	// frame, whoever's page that is in, so New refuses it beside a
+	// TokenSources.Cookie, and a login of Guard.TicketHandler is not asked for it.
+	Origins            []string
+	AllowMissingOrigin bool // programs without an Origin and without a cookie; needs Hosts
+
+	// InsecureReportOrigin reports a foreign origin instead of refusing it. What the
+	// browser sends by itself still does not count for a foreign page: a
+	// TokenSources.Cookie is a 401, and a login of Guard.TicketHandler is not asked.
+	// Attach and the application see the request as it came.
+	InsecureReportOrigin bool
+
+	// Proxies says what stands in front of the server.
+	Proxies Proxies
 
 	// InsecureAllowHTTP admits clear text from every peer, over the network too,
 	// and whatever a trusted proxy says about the client's scheme. By default such
@@ -264,6 +274,13 @@ func (g *Guard) build(cfg Config, f *faults) *setup {
 	if s.auth = cfg.Pieces.Auth; s.auth == nil {
 		s.auth = newAuthenticator(cfg.Auth, s.client, f)
 		s.auth.reporter = g.reporter
+	}
+	if s.origin.latest().null && s.auth.latest().cfg.Sources.Cookie != "" {
+		field := "Origins"
+		if cfg.Pieces.Origin != nil {
+			field = "Pieces.Origin"
+		}
+		f.add(field, "null", "with Auth.Sources.Cookie it would let in the frames of every site: take a ticket or a token for pages of the origin null")
 	}
 	s.caps = cfg.Caps.resolve(f)
 	s.explained = make(chan struct{}, s.auth.cfg.MaxExplained)
@@ -657,23 +674,22 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 		a.leases = append(a.leases[:len(a.leases):len(a.leases)], a.lease)
 	}
 	await := false
-	if p, ok := m.principal(a.auth.line); ok {
-		a.principal = p
-	} else {
-		if name := a.auth.cfg.Sources.Cookie; name != "" && !a.known && len(r.CookiesNamed(name)) > 0 {
-			err := deny(reason.Unauthenticated, "a cookie counts only with a listed Origin")
-			if !a.auth.cfg.InsecureReportOnly {
-				return nil, err
-			}
+	own := a.known && a.origin.page(r)
+	who, known := m.principal(a.auth.line)
+	switch {
+	case known && who.cookie && !own: // a piece in front went by another origin check
+		err = foreignCookie()
+		if a.auth.cfg.InsecureReportOnly {
 			g.reporter.report(r, err)
-			r = r.Clone(r.Context())
-			r.Header.Del("Cookie")
+			who, err = Principal{}, nil
 		}
-		a.principal, await, err = a.auth.authenticate(r, a.client, a.fl)
-		if err != nil {
-			return nil, err
-		}
+	case !known:
+		who, await, err = a.auth.authenticate(r, a.client, a.fl, own)
 	}
+	if err != nil {
+		return nil, err
+	}
+	a.principal = who
 	stripped := a.auth.strip(r)
 	if await {
 		if err := a.lease.await(r); err != nil {
