@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -84,7 +83,8 @@ func APIKeys(keys map[[sha256.Size]byte]Principal) Verifier {
 
 // TokenSources are the places of a handshake that a credential may come in. The
 // zero value is Header and Subprotocol "bearer.". More than one credential, in
-// two places or twice in one, is a 401.
+// two places or twice in one, is a 401. So is one that cannot be read, also with
+// AuthConfig.InsecureAnonymous: what net/http skips counts as presented.
 type TokenSources struct {
 	Header      bool   // Authorization: Bearer TOKEN (RFC 6750 §2.1), for programs
 	Subprotocol string // prefix of one entry beside a real one, never echoed: new WebSocket(url, ["chat", "bearer."+token])
@@ -270,13 +270,17 @@ type credential struct {
 // maxToken is longer than any token in use; a longer one is not looked at.
 const maxToken = 8 << 10
 
-// find returns the credential of r; its kind is sourceNone when there is none.
+// find returns the credential of r; its kind is sourceNone when there is none. One
+// that is presented and cannot be read is an error.
 func find(r *http.Request, sources []source) (credential, error) {
 	var found credential
-	n := 0
-	add := func(s source, token string) {
-		found = credential{s.kind, token}
-		n++
+	n, readable := 0, true
+	add := func(s source, p shown) {
+		if p.n > 0 {
+			found = credential{s.kind, p.token}
+			readable = p.ok
+			n += p.n
+		}
 	}
 	for _, s := range sources {
 		switch s.kind {
@@ -286,38 +290,36 @@ func find(r *http.Request, sources []source) (credential, error) {
 				return credential{}, deny(reason.Unauthenticated, "more than one credential")
 			}
 			for _, v := range lines {
-				if scheme, token, _ := strings.Cut(v, " "); strings.EqualFold(scheme, "Bearer") {
-					add(s, strings.TrimSpace(token))
-				}
+				add(s, bearerIn(v))
 			}
 		case sourceSubprotocol:
-			real := 0
-			for _, p := range headerTokens(r.Header, "Sec-Websocket-Protocol") {
-				if token, ok := strings.CutPrefix(p, s.name); ok {
-					add(s, token)
-				} else {
-					real++
+			real, p, similar := 0, shown{ok: true}, 0
+			for _, entry := range headerTokens(r.Header, "Sec-Websocket-Protocol") {
+				if token, ok := strings.CutPrefix(entry, s.name); ok {
+					p.token = token
+					p.n++
+				} else if real++; hasPrefixFold(entry, s.name) {
+					similar++
 				}
 			}
-			if found.kind == sourceSubprotocol && real == 0 {
+			if p.n > 0 {
+				p.n += similar
+			}
+			if p.n == 1 && real == 0 {
 				return credential{}, deny(reason.Unauthenticated, "a token in Sec-WebSocket-Protocol without a subprotocol beside it")
 			}
+			add(s, p)
 		case sourceCookie:
-			for _, c := range r.CookiesNamed(s.name) {
-				add(s, c.Value)
-			}
+			add(s, cookieIn(r, s.name))
 		case sourceQuery, sourceTicket:
-			if r.URL.RawQuery == "" {
-				continue
-			}
-			for _, v := range r.URL.Query()[s.name] {
-				add(s, v)
-			}
+			add(s, paramIn(r, s.name))
 		}
 	}
 	switch {
 	case n > 1:
 		return credential{}, deny(reason.Unauthenticated, "more than one credential")
+	case !readable:
+		return credential{}, deny(reason.Unauthenticated, "a credential that cannot be read")
 	case n == 1 && (found.token == "" || len(found.token) > maxToken):
 		return credential{}, deny(reason.Unauthenticated, "empty or over-long credential")
 	}
@@ -358,12 +360,13 @@ func (a *Authenticator) strip(r *http.Request) *http.Request {
 		case sourceSubprotocol:
 			var kept []string
 			all := headerTokens(out.Header, "Sec-Websocket-Protocol")
+			present := slices.ContainsFunc(all, func(p string) bool { return strings.HasPrefix(p, s.name) })
 			for _, p := range all {
-				if !strings.HasPrefix(p, s.name) {
+				if !hasPrefixFold(p, s.name) {
 					kept = append(kept, p)
 				}
 			}
-			if len(kept) < len(all) {
+			if present {
 				clone()
 				out.Header = out.Header.Clone()
 				out.Header.Del("Sec-Websocket-Protocol")
@@ -374,24 +377,6 @@ func (a *Authenticator) strip(r *http.Request) *http.Request {
 		}
 	}
 	return out
-}
-
-// cutQuery removes a parameter and leaves the others as they were written.
-func cutQuery(raw, name string) (string, bool) {
-	if raw == "" {
-		return raw, false
-	}
-	var kept []string
-	cut := false
-	for part := range strings.SplitSeq(raw, "&") {
-		key, _, _ := strings.Cut(part, "=")
-		if k, err := url.QueryUnescape(key); err == nil && k == name {
-			cut = true
-			continue
-		}
-		kept = append(kept, part)
-	}
-	return strings.Join(kept, "&"), cut
 }
 
 // Authenticate returns the Principal of a handshake. TokenSources.Cookie says where
