@@ -136,7 +136,7 @@ func (p *reporter) refuse(w http.ResponseWriter, r *http.Request, err error, e a
 	if e.Client == "" {
 		e.Client = peerOf(r)
 	}
-	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
+	if hasBody(r) {
 		// A body that never comes would keep net/http reading it.
 		http.NewResponseController(w).SetReadDeadline(time.Now())
 	}

@@ -204,6 +204,11 @@ func (t *tickets) redeem(ctx context.Context, token, from string) (Principal, er
 // for the credential of the Authorization header. All other checks are a
 // handshake's, except that a missing Origin passes without a cookie. It panics
 // without AuthConfig.Tickets.
+//
+// login may read the body, within VerifyTimeout. The handler waits 250 ms at most for
+// what is left of a body, and closes the connection after its answer where the body
+// is not complete by then. A ResponseWriter that has neither SetReadDeadline nor
+// Unwrap leaves that to http.Server.ReadTimeout.
 func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http.Handler {
 	if g.now.Load().auth.tickets == nil {
 		panic("wsguard: TicketHandler without AuthConfig.Tickets")
@@ -211,8 +216,15 @@ func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a := admission{endpointState: g.endpoint.now.Load(), g: g, r: r}
 		a.shared()
+		lent := &lentBody{body: r.Body}
+		if login != nil && hasBody(r) {
+			a.r = new(http.Request)
+			*a.r = *r
+			a.r.Body = lent
+		}
 		e := audit.Event{}
 		token, err := a.issue(login, &e)
+		complete := lent.takeBack(w)
 		if err != nil {
 			a.offended(asDenied(err))
 			g.reporter.refuse(w, r, err, e)
@@ -221,6 +233,9 @@ func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http
 		h := w.Header()
 		h.Set("Content-Type", "application/json")
 		h.Set("Cache-Control", "no-store")
+		if !complete && !settleBody(w, r) {
+			h.Set("Connection", "close")
+		}
 		json.NewEncoder(w).Encode(struct {
 			Ticket    string `json:"ticket"`
 			ExpiresIn int    `json:"expires_in"`
