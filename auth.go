@@ -239,7 +239,7 @@ func newAuthenticator(cfg AuthConfig, client identify, f *faults) *Authenticator
 	a.revalidating = make(chan struct{}, maxRevalidating)
 	cfg.VerifyTimeout = required(cfg.VerifyTimeout, 5*time.Second, "Auth.VerifyTimeout", f)
 	cfg.FirstMessageTimeout = required(cfg.FirstMessageTimeout, 10*time.Second, "Auth.FirstMessageTimeout", f)
-	cfg.FirstMessageBytes = requiredBytes(cfg.FirstMessageBytes, 4<<10, "Auth.FirstMessageBytes", f)
+	cfg.FirstMessageBytes = requiredAmount(cfg.FirstMessageBytes, 4<<10, "Auth.FirstMessageBytes", f)
 	a.cfg = cfg
 	return a
 }

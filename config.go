@@ -42,14 +42,17 @@ func timeout(d, def time.Duration, field string, f *faults) time.Duration {
 		f.add(field, d, "must be positive, 0 for the default, or Off")
 		return def
 	case d > maxTimeout:
-		f.add(field, d, "too long for a deadline; Off is for ever")
+		f.add(field, d, tooLong+"; Off switches it off")
 		return def
 	}
 	return d
 }
 
-// maxTimeout leaves room to add it to a time, jitter included.
-const maxTimeout = 1 << 61 // 73 years
+// maxTimeout is the longest timeout. It leaves room to add it to a time, jitter
+// included.
+const maxTimeout = time.Duration(1 << 61) // 73 years
+
+var tooLong = fmt.Sprintf("must be at most %v (73 years), so that it can be added to a time", maxTimeout.Truncate(time.Hour))
 
 // required is timeout for what cannot be switched off.
 func required(d, def time.Duration, field string, f *faults) time.Duration {
@@ -60,18 +63,26 @@ func required(d, def time.Duration, field string, f *faults) time.Duration {
 		f.add(field, d, "must be positive, or 0 for the default: it cannot be switched off")
 		return def
 	case d > maxTimeout:
-		f.add(field, d, "too long for a deadline")
+		f.add(field, d, tooLong)
 		return def
 	}
 	return d
 }
 
-func requiredBytes(n, def int64, field string, f *faults) int64 {
+// maxAmount is the largest amount of bytes or messages that a field may allow.
+// It leaves room to add two of them, and to double a buffer, without overflow.
+const maxAmount = math.MaxInt / 2
+
+// requiredAmount is required for bytes and messages that are held in memory.
+func requiredAmount(n, def int64, field string, f *faults) int64 {
 	switch {
 	case n == 0:
 		return def
-	case n < 0 || n == math.MaxInt64:
+	case n < 0:
 		f.add(field, n, "must be positive, or 0 for the default: it cannot be switched off")
+		return def
+	case n > maxAmount:
+		f.add(field, n, fmt.Sprintf("must be at most %d, so that sizes can be doubled and added without overflow", maxAmount))
 		return def
 	}
 	return n

@@ -102,6 +102,10 @@ func TestConfigFaults(t *testing.T) {
 		{"T15 byte burst < message", func(c *wsguard.Config) { c.Messages.MaxBytes = 1<<20 + 1 }, "Rates.Bytes"},
 		{"T15 byte burst = message", func(c *wsguard.Config) { c.Messages.MaxBytes = 1 << 20 }, ""},
 		{"T15 no byte rate", func(c *wsguard.Config) { c.Messages.MaxBytes = 1 << 30; c.Rates.Bytes.PerSecond = wsguard.Off }, ""},
+		{"T15 longest ban < first", func(c *wsguard.Config) { c.Penalties.First, c.Penalties.Max = time.Hour, time.Hour-1 }, "Penalties.Max"},
+		{"T15 longest ban = first", func(c *wsguard.Config) { c.Penalties.First, c.Penalties.Max = time.Hour, time.Hour }, ""},
+		{"T15 first ban > default longest", func(c *wsguard.Config) { c.Penalties.First = 2 * time.Hour }, ""},
+		{"T15 longest ban < default first", func(c *wsguard.Config) { c.Penalties.Max = time.Second }, ""},
 		{"T15 action", func(c *wsguard.Config) { c.Rates.Action = 9 }, "Rates.Action"},
 		{"T15 delay of what is invalid", func(c *wsguard.Config) { c.Messages.OnInvalid = wsguard.ActionDelay }, "Messages.OnInvalid"},
 	}
@@ -153,6 +157,7 @@ func TestConfigFaults(t *testing.T) {
 		"Heartbeat.Idle": {func(c *wsguard.Config) *time.Duration { return &c.Heartbeat.Idle }, false}, "Heartbeat.Lifetime": {func(c *wsguard.Config) *time.Duration { return &c.Heartbeat.Lifetime }, false},
 		"Messages.Timeout": {func(c *wsguard.Config) *time.Duration { return &c.Messages.Timeout }, false}, "Heartbeat.Write": {func(c *wsguard.Config) *time.Duration { return &c.Heartbeat.Write }, true},
 		"Heartbeat.CloseGrace": {func(c *wsguard.Config) *time.Duration { return &c.Heartbeat.CloseGrace }, true}, "Heartbeat.Linger": {func(c *wsguard.Config) *time.Duration { return &c.Heartbeat.Linger }, true},
+		"Penalties.First": {func(c *wsguard.Config) *time.Duration { return &c.Penalties.First }, true}, "Penalties.Max": {func(c *wsguard.Config) *time.Duration { return &c.Penalties.Max }, true},
 		"Auth.VerifyTimeout": {func(c *wsguard.Config) *time.Duration { return &c.Auth.VerifyTimeout }, true}, "Auth.FirstMessageTimeout": {func(c *wsguard.Config) *time.Duration { return &c.Auth.FirstMessageTimeout }, true},
 	} {
 		off := ""
@@ -165,6 +170,7 @@ func TestConfigFaults(t *testing.T) {
 	}
 	for field, n := range map[string]func(*wsguard.Config) *int64{
 		"Messages.MaxBytes": func(c *wsguard.Config) *int64 { return &c.Messages.MaxBytes }, "Auth.FirstMessageBytes": func(c *wsguard.Config) *int64 { return &c.Auth.FirstMessageBytes },
+		"Send.MaxBytes": func(c *wsguard.Config) *int64 { return &c.Send.MaxBytes }, "Send.MaxTotalBytes": func(c *wsguard.Config) *int64 { return &c.Send.MaxTotalBytes },
 	} {
 		tests = append(tests,
 			fault{"T50 " + field + " Off", func(c *wsguard.Config) { *n(c) = wsguard.Off }, field},
@@ -375,4 +381,51 @@ type hijackable struct{ http.ResponseWriter }
 
 func (hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return nil, nil, errors.ErrUnsupported
+}
+
+// What is too large is told how large it may be, and nothing else.
+func TestConfigTooLarge(t *testing.T) {
+	const most = math.MaxInt / 2
+	off := wsguard.Rate{PerSecond: wsguard.Off}
+	base := func() wsguard.Config {
+		return wsguard.Config{
+			Origins: []string{appOrigin},
+			Auth:    wsguard.AuthConfig{InsecureAnonymous: true},
+			Rates:   wsguard.RateConfig{Bytes: off, ClientBytes: off, SubjectBytes: off},
+		}
+	}
+	bytes := map[string]func(*wsguard.Config, int64){
+		"Messages.MaxBytes":      func(c *wsguard.Config, n int64) { c.Messages.MaxBytes = n },
+		"Auth.FirstMessageBytes": func(c *wsguard.Config, n int64) { c.Auth.FirstMessageBytes = n },
+		"Send.MaxBytes":          func(c *wsguard.Config, n int64) { c.Send.MaxBytes = n },
+		"Send.MaxTotalBytes":     func(c *wsguard.Config, n int64) { c.Send.MaxTotalBytes = n },
+		"Send.MaxMessages":       func(c *wsguard.Config, n int64) { c.Send.MaxMessages = int(min(n, math.MaxInt)) },
+	}
+	for field, set := range bytes {
+		for _, n := range []int64{most + 1, math.MaxInt64 - 1, math.MaxInt64} {
+			cfg := base()
+			set(&cfg, n)
+			_, err := wsguard.New(cfg)
+			if fields := faultsOf(t, err); len(fields) != 1 || fields[0] != field || !strings.Contains(err.Error(), fmt.Sprintf("at most %d,", int64(most))) {
+				t.Errorf("%s %d: %v", field, n, err)
+			}
+		}
+		cfg := base()
+		set(&cfg, most)
+		if _, err := wsguard.New(cfg); err != nil {
+			t.Errorf("%s: the largest value: %v", field, err)
+		}
+	}
+	times := map[string]func(*wsguard.Config) *time.Duration{
+		"Heartbeat.Lifetime":   func(c *wsguard.Config) *time.Duration { return &c.Heartbeat.Lifetime },
+		"Heartbeat.CloseGrace": func(c *wsguard.Config) *time.Duration { return &c.Heartbeat.CloseGrace },
+	}
+	for field, d := range times {
+		cfg := base()
+		*d(&cfg) = math.MaxInt64
+		_, err := wsguard.New(cfg)
+		if fields := faultsOf(t, err); len(fields) != 1 || fields[0] != field || !strings.Contains(err.Error(), "must be at most") {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
 }

@@ -16,16 +16,36 @@ import (
 // as long, and then gets 429 before anything dear is done. What a page of another
 // site can make a browser do has no weight; see docs/limits.md.
 type PenaltyConfig struct {
-	Violations Rate          // of a client, by weight; such as Rate{0.1, 20}; default: nobody is banned but by Ban
-	First      time.Duration // ban; default 1 min
-	Max        time.Duration // ban; default 1 h
-	Decay      time.Duration // without a ban until one doubling is forgotten; default 1 h
+	// Violations is the weight of violations that a client may have, such as
+	// Rate{PerSecond: 0.1, Burst: 20}. By default no client is banned, except by
+	// Guard.Ban.
+	Violations Rate
+
+	// First is how long the first ban of a client lasts. The default is one
+	// minute, or Max if that is shorter. It cannot be Off.
+	First time.Duration
+
+	// Max is how long a ban of a client can get. Each ban lasts twice as long as
+	// the one before, up to Max. The default is one hour, or First if that is
+	// longer. A Max that is shorter than First is an error. It cannot be Off.
+	Max time.Duration
+
+	// Decay is the time without a ban after which one doubling is forgotten. The
+	// default is one hour. It cannot be Off.
+	Decay time.Duration
 }
 
 func (p PenaltyConfig) resolve(f *faults) PenaltyConfig {
 	p.Violations = p.Violations.resolve(Rate{PerSecond: Off}, "Penalties.Violations", f)
-	p.First = required(p.First, time.Minute, "Penalties.First", f)
-	p.Max = max(required(p.Max, time.Hour, "Penalties.Max", f), p.First)
+	first := time.Minute
+	if p.Max > 0 {
+		first = min(first, p.Max)
+	}
+	p.First = required(p.First, first, "Penalties.First", f)
+	p.Max = required(p.Max, max(time.Hour, p.First), "Penalties.Max", f)
+	if p.Max < p.First {
+		f.add("Penalties.Max", p.Max, fmt.Sprintf("must not be shorter than First (%v)", p.First))
+	}
 	p.Decay = required(p.Decay, time.Hour, "Penalties.Decay", f)
 	return p
 }

@@ -18,9 +18,9 @@ type SendConfig struct {
 }
 
 func (s SendConfig) resolve(f *faults) SendConfig {
-	s.MaxMessages = int(requiredBytes(int64(s.MaxMessages), 256, "Send.MaxMessages", f))
-	s.MaxBytes = requiredBytes(s.MaxBytes, 1<<20, "Send.MaxBytes", f)
-	s.MaxTotalBytes = requiredBytes(s.MaxTotalBytes, 256<<20, "Send.MaxTotalBytes", f)
+	s.MaxMessages = int(requiredAmount(int64(s.MaxMessages), 256, "Send.MaxMessages", f))
+	s.MaxBytes = requiredAmount(s.MaxBytes, 1<<20, "Send.MaxBytes", f)
+	s.MaxTotalBytes = requiredAmount(s.MaxTotalBytes, 256<<20, "Send.MaxTotalBytes", f)
 	return s
 }
 

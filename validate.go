@@ -50,7 +50,7 @@ type MessageConfig struct {
 }
 
 func (m MessageConfig) resolve(subprotocols []string, f *faults) MessageConfig {
-	m.MaxBytes = requiredBytes(m.MaxBytes, 32<<10, "Messages.MaxBytes", f)
+	m.MaxBytes = requiredAmount(m.MaxBytes, 32<<10, "Messages.MaxBytes", f)
 	m.MaxFragments = limit(m.MaxFragments, 64, "Messages.MaxFragments", f)
 	m.Timeout = timeout(m.Timeout, 10*time.Second, "Messages.Timeout", f)
 	m.Control = m.Control.resolve(Rate{10, 20}, "Messages.Control", f)
