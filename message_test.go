@@ -198,10 +198,26 @@ func TestConversation(t *testing.T) {
 	}
 }
 
+// The default is 64 frames and one for each KiB of the largest message.
 func TestFragmentLimit(t *testing.T) {
-	for n, code := range map[int]int{63: 0, 64: 0, 65: 1008} {
+	for _, tt := range []struct {
+		maxBytes     int64
+		maxFragments int
+		n, code      int
+	}{
+		{0, 0, 95, 0}, {0, 0, 96, 0}, {0, 0, 97, 1008}, // 32 KiB
+		{1000, 0, 64, 0}, {1000, 0, 65, 1008},
+		{1024, 0, 65, 0}, {1024, 0, 66, 1008},
+		{1 << 20, 0, 1088, 0}, {1 << 20, 0, 1089, 1008},
+		{1 << 20, 3, 3, 0}, {1 << 20, 3, 4, 1008},
+		{0, wsguard.Off, 1000, 0},
+	} {
+		n, code := tt.n, tt.code
 		connBubble(t, func(t *testing.T) {
-			g, _ := connGuard(t, connNoRates)
+			g, _ := connGuard(t, func(cfg *wsguard.Config) {
+				connNoRates(cfg)
+				cfg.Messages.MaxBytes, cfg.Messages.MaxFragments = tt.maxBytes, tt.maxFragments
+			})
 			s := wstest.ServePipe(t, g.Handler(echo))
 			c := connDial(t, s, "")
 			for range 3 { // counted for each message

@@ -21,11 +21,18 @@ type Validator interface {
 // MessageConfig says what messages are accepted. In each field 0 is the default,
 // and Off no limit where the comment does not say "required".
 type MessageConfig struct {
-	Binary       bool          // accept binary messages as well; else → 1003
-	MaxBytes     int64         // of a message, as its frames declare; default 32 KiB, required → 1009
-	MaxFragments int           // frames of a message; default 64 → 1008 fragments
-	Timeout      time.Duration // from the first byte of its header to its last; default 10 s → 1008 message_timeout
-	Control      Rate          // pings and pongs; default 10/s, burst 20 → 1008 control_flood
+	Binary   bool  // accept binary messages as well; else → 1003
+	MaxBytes int64 // of a message, as its frames declare; default 32 KiB, required → 1009
+
+	// MaxFragments is how many frames one message may have. The default is 64
+	// and one more for each KiB of MaxBytes: 96 for 32 KiB. So a client that
+	// writes its messages through a buffer of a few KiB, as many do, can send
+	// whatever MaxBytes allows. Off is no limit. A message with more frames
+	// closes the connection with 1008 fragments.
+	MaxFragments int
+
+	Timeout time.Duration // from the first byte of its header to its last; default 10 s → 1008 message_timeout
+	Control Rate          // pings and pongs; default 10/s, burst 20 → 1008 control_flood
 
 	// Validator judges every message, text or binary; nil accepts all.
 	// Validators judge those of connections with these subprotocols
@@ -51,7 +58,8 @@ type MessageConfig struct {
 
 func (m MessageConfig) resolve(subprotocols []string, f *faults) MessageConfig {
 	m.MaxBytes = requiredAmount(m.MaxBytes, 32<<10, "Messages.MaxBytes", f)
-	m.MaxFragments = limit(m.MaxFragments, 64, "Messages.MaxFragments", f)
+	// This fits in an int, because MaxBytes is at most maxAmount.
+	m.MaxFragments = limit(m.MaxFragments, int(64+m.MaxBytes>>10), "Messages.MaxFragments", f)
 	m.Timeout = timeout(m.Timeout, 10*time.Second, "Messages.Timeout", f)
 	m.Control = m.Control.resolve(Rate{10, 20}, "Messages.Control", f)
 	if m.OnInvalid < ActionClose || m.OnInvalid > ActionReport || m.OnInvalid == ActionDelay {

@@ -89,6 +89,37 @@ func dialGorillaBy(t *testing.T, dial func(ctx context.Context, network, addr st
 	return c
 }
 
+// A client with gorilla's default buffer of 4 KiB sends a message in frames of
+// that size. It may send what MaxBytes allows, and nothing else need be raised.
+func TestGorillaDefaultBuffer(t *testing.T) {
+	for _, limit := range []int{257 << 10, 1 << 20} {
+		guard, err := wsguard.New(wsguard.Config{
+			Origins:  []string{origin},
+			Auth:     wsguard.AuthConfig{InsecureAnonymous: true},
+			Messages: wsguard.MessageConfig{MaxBytes: int64(limit)},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		srv := httptest.NewServer(guard.Handler(echoMessages))
+		t.Cleanup(srv.Close)
+		drain(t, guard)
+		c, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(srv.URL, "http"), http.Header{"Origin": {origin}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.SetReadDeadline(time.Now().Add(20 * time.Second))
+		msg := bytes.Repeat([]byte{'x'}, limit)
+		if err := c.WriteMessage(websocket.TextMessage, msg); err != nil {
+			t.Fatal(err)
+		}
+		if _, p, err := c.ReadMessage(); err != nil || !bytes.Equal(p, msg) {
+			t.Errorf("%d bytes: %d bytes back, %v", limit, len(p), err)
+		}
+	}
+}
+
 func TestGorillaEcho(t *testing.T) {
 	_, url := serve(t, nil, nil)
 	c := dialGorilla(t, url)
