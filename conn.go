@@ -146,7 +146,8 @@ func (c *Conn) beginMessage(binary bool) {
 }
 
 // Read returns the next message that passes the guards. The message is valid
-// until the next Read.
+// until the next Read: then its bytes are used again, for messages of other
+// connections too. Whoever keeps it must copy it; Send and SendLatest do.
 //
 // When ctx ends first, Read returns its error and the connection stays usable:
 // what has come of a message is kept for the next Read. A context that is used

@@ -1,6 +1,7 @@
 package wsguard
 
 import (
+	"bytes"
 	"container/list"
 	"context"
 	"sync"
@@ -45,19 +46,19 @@ type queue struct {
 
 type queued struct {
 	typ MessageType
-	msg []byte
+	msg []byte // a copy, once it is in a queue
 	key string // of SendLatest
 }
 
-// Send queues a message and never blocks. The message is not copied: it must not
-// be changed, and may be sent to many connections. A full queue ends the
-// connection, or refuses the message with reason.QueueFull. When all queues together
-// are full, the connection that made no progress for longest is ended; an empty
-// queue always takes one message.
+// Send queues a message and never blocks. The message is copied, so msg can be used
+// again when Send returns: it may be what Read returned, and the same msg may be
+// sent to many connections. A full queue ends the connection, or refuses the message
+// with reason.QueueFull. When all queues together are full, the connection that made
+// no progress for longest is ended; an empty queue always takes one message.
 func (c *Conn) Send(typ MessageType, msg []byte) error { return c.send(queued{typ: typ, msg: msg}) }
 
-// SendLatest is Send for what only the newest counts of, such as a price: it
-// replaces a message of the same key that is still in the queue.
+// SendLatest is like Send but replaces a queued message with the same key. Use it
+// for values of which only the newest matters, such as a price.
 func (c *Conn) SendLatest(key string, typ MessageType, msg []byte) error {
 	if key == "" {
 		key = "\x00" // a key like any other
@@ -97,6 +98,7 @@ func (c *Conn) send(m queued) error {
 		return c.end(reason.QueueFull, "")
 	}
 	first := len(q.messages) == 0
+	m.msg = bytes.Clone(m.msg) // only now: a message that is refused costs nothing
 	q.messages = append(q.messages, m)
 	q.bytes += size
 	start := !q.draining
@@ -121,6 +123,7 @@ func (q *queue) replace(m queued, qs *queues) bool {
 	for i := 1; i < len(q.messages); i++ {
 		if old := &q.messages[i]; old.key == m.key {
 			grown := int64(len(m.msg) - len(old.msg))
+			m.msg = bytes.Clone(m.msg)
 			*old = m
 			q.bytes += grown
 			qs.total.Add(grown)

@@ -233,3 +233,119 @@ func TestBroadcastPastAStalledReader(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+// Send and SendLatest copy: what is done with the slice afterwards changes nothing.
+func TestSendCopies(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		_, dial, _ := sendServer(t, nil)
+		client, conn := dial()
+		var buf []byte
+		send := func(text string, send func() error) {
+			t.Helper()
+			buf = append(buf[:0], text...)
+			if err := send(); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait() // for the first to be half written
+			for i := range buf {
+				buf[i] = '!'
+			}
+		}
+		first := strings.Repeat("x", 64<<10)
+		want := []string{first}
+		send(first, func() error { return conn.Send(wsguard.MessageText, buf) })
+		for i, typ := range []wsguard.MessageType{wsguard.MessageText, wsguard.MessageBinary} {
+			send("queued", func() error { return conn.Send(typ, buf) })
+			send("old", func() error { return conn.SendLatest(fmt.Sprint(i), typ, buf) })
+			send("latest", func() error { return conn.SendLatest(fmt.Sprint(i), typ, buf) })
+			want = append(want, "queued", "latest")
+		}
+		send("", func() error { return conn.Send(wsguard.MessageText, buf) })
+		want = append(want, "")
+		for _, w := range want {
+			if _, p, err := client.ReadMessage(); err != nil || string(p) != w {
+				t.Fatalf("%.40q %v, want %.40q", p, err, w)
+			}
+		}
+	})
+}
+
+// The hub that everybody writes first: what Read returns goes to all by Send. A
+// member that reads slowly sees nothing of what was said to others meanwhile.
+func TestHubLeaksNothing(t *testing.T) {
+	for _, latest := range []bool{false, true} {
+		t.Run(fmt.Sprintf("SendLatest %t", latest), func(t *testing.T) {
+			connBubble(t, func(t *testing.T) {
+				var mu sync.Mutex
+				members := map[*wsguard.Conn]bool{}
+				g, _ := connGuard(t, connNoRates)
+				l := wstest.NewListener(wstest.PipeOptions{BufferBytes: 4 << 10})
+				wstest.ServeListener(t, l, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+					mu.Lock()
+					members[c] = true
+					mu.Unlock()
+					for n := 0; ; n++ {
+						typ, msg, err := c.Read(ctx)
+						if err != nil {
+							return err
+						}
+						if bytes.HasPrefix(msg, []byte("private")) {
+							continue
+						}
+						mu.Lock()
+						for m := range members {
+							if latest {
+								err = m.SendLatest(fmt.Sprint(n), typ, msg)
+							} else {
+								err = m.Send(typ, msg)
+							}
+							if err != nil {
+								t.Error(err)
+							}
+						}
+						mu.Unlock()
+					}
+				}))
+				dial := func() *wstest.Client {
+					nc, err := l.Dial(context.Background())
+					if err != nil {
+						t.Fatal(err)
+					}
+					c := wstest.NewClient(t, nc)
+					connUpgrade(t, c, "")
+					return c
+				}
+				bystander, speaker := dial(), dial()
+				read := make(chan int)
+				go func() {
+					n := 0
+					for ; n < 41; n++ {
+						if _, _, err := speaker.ReadMessage(); err != nil {
+							break
+						}
+					}
+					read <- n
+				}()
+				say := func(s string) {
+					if err := speaker.WriteFrame(wstest.Text(s)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				say(strings.Repeat("x", 30<<10)) // the bystander has no room for it
+				for i := range 40 {
+					say(fmt.Sprintf("public message %02d", i))
+					say(fmt.Sprintf("private secret %02d", i))
+				}
+				if n := <-read; n != 41 {
+					t.Errorf("the speaker got %d messages", n)
+				}
+				for i := range 41 {
+					_, p, err := bystander.ReadMessage()
+					if err != nil || i > 0 && string(p) != fmt.Sprintf("public message %02d", i-1) {
+						t.Errorf("message %d: %.40q %v", i, p, err)
+					}
+				}
+			})
+		})
+	}
+}

@@ -549,3 +549,40 @@ func TestCloseRead(t *testing.T) {
 		})
 	}
 }
+
+// What Read returned before CloseRead stays the application's: its bytes are not
+// used again.
+func TestCloseReadKeepsMessage(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		g, ev := connGuard(t, connNoRates)
+		ev.patience = connPatience
+		kept := make(chan []byte, 1)
+		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+			_, msg, err := c.Read(ctx)
+			if err != nil || string(msg) != "mine" {
+				return echo(ctx, c)
+			}
+			c.CloseRead()
+			kept <- msg
+			<-ctx.Done()
+			return nil
+		}))
+		c := connDial(t, s, "")
+		c.WriteFrame(wstest.Text("mine"))
+		msg := <-kept
+		c.WriteFrame(wstest.CloseFrame(1000, ""))
+		ev.closed()
+		for range 20 {
+			other := connDial(t, s, "")
+			other.WriteFrame(wstest.Text("theirs"))
+			for range 20 {
+				connWantEcho(t, other, "theirs")
+			}
+			other.Close()
+			ev.closed()
+		}
+		if string(msg) != "mine" {
+			t.Errorf("%q", msg)
+		}
+	})
+}

@@ -10,8 +10,11 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// Validator judges a whole message before the application sees it, for many
-// goroutines. An error refuses it: as reason.InvalidJSON, reason.InvalidUTF8,
+// Validator judges a whole message before the application sees it. It is called by
+// many goroutines at once. It must neither change msg nor keep it, because the bytes
+// are used again, for messages of other connections too.
+//
+// An error refuses the message: as reason.InvalidJSON, reason.InvalidUTF8,
 // reason.JSONLimit or ErrForbidden if it wraps that, else as reason.Schema. A panic
 // closes the connection with 1011. A *[Schema] is a Validator.
 type Validator interface {
@@ -46,7 +49,8 @@ type MessageConfig struct {
 	// Authorize is asked last, for each message, with its type if a Table has
 	// found one. An error is a 3003 forbidden; one that wraps ErrUnavailable a
 	// 1013, and so is VerifyTimeout; a panic a 1011. OnForbidden is as
-	// OnInvalid, for the first and for a Rule's Scope.
+	// OnInvalid, for the first and for a Rule's Scope. Authorize must neither
+	// change msg nor keep it, as a Validator.
 	Authorize   func(ctx context.Context, p Principal, kind string, msg []byte) error
 	OnForbidden Action
 
