@@ -520,13 +520,33 @@ func (c *Conn) event(kind audit.Kind) audit.Event {
 // Write sends a message and returns when the kernel has all of it, ctx ends,
 // or the write timeout passes. It never queues. A Write whose ctx ends before
 // a byte has left returns ctx's error and the connection stays usable (not over
-// TLS); any other failure ends it, and Write returns a *[CloseError].
+// TLS); any other failure to write ends it, and Write returns a *[CloseError].
+//
+// A MessageText that is not UTF-8 is a mistake of the caller's, since every browser
+// would close the connection. Write, Send and SendLatest then send nothing and
+// return an error that is no *CloseError, and the connection stays usable.
 func (c *Conn) Write(ctx context.Context, typ MessageType, msg []byte) error {
+	if err := wellFormed(typ, msg); err != nil {
+		return err
+	}
 	if err := c.outbound(msg); err != nil {
 		return err
 	}
 	return c.writeMessage(ctx, typ, msg)
 }
+
+// wellFormed returns an error if no connection can be sent such a message.
+func wellFormed(typ MessageType, msg []byte) error {
+	switch {
+	case typ != MessageText && typ != MessageBinary:
+		return errMessageType(typ)
+	case typ == MessageText && !utf8.Valid(msg):
+		return errNotUTF8
+	}
+	return nil
+}
+
+var errNotUTF8 = fmt.Errorf("wsguard: outbound message refused: %w", reason.InvalidUTF8)
 
 func (c *Conn) writeMessage(ctx context.Context, typ MessageType, msg []byte) error {
 	if err := c.write(c.plain(ctx), typ, msg); err != nil {
@@ -543,14 +563,11 @@ func (c *Conn) wrote(msg []byte) {
 	charge(c.sent.Load(), len(msg))
 }
 
+// write sends a message of one of the two types.
 func (c *Conn) write(ctx context.Context, typ MessageType, msg []byte) error {
 	op := byte(wire.Text)
-	switch typ {
-	case MessageText:
-	case MessageBinary:
+	if typ == MessageBinary {
 		op = wire.Binary
-	default:
-		return errMessageType(typ)
 	}
 	err := c.w.Write(ctx, op, msg)
 	switch {

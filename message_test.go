@@ -236,6 +236,100 @@ func TestFragmentLimit(t *testing.T) {
 	}
 }
 
+// Text that is not UTF-8 does not leave. It is the caller's error, and the
+// connection goes on.
+func TestOutboundUTF8(t *testing.T) {
+	bad := map[string][]byte{
+		"a lone byte":     []byte("caf\xe9"),
+		"cut":             []byte(strings.Repeat("x", 100) + "\xe2\x82"),
+		"a surrogate":     []byte("\xed\xa0\x80"),
+		"over-long":       []byte("\xc0\x80"),
+		"beyond the last": []byte("\xf4\x90\x80\x80"),
+		"at the end":      append(bytes.Repeat([]byte("x"), 1<<20), 0xff),
+	}
+	send := map[string]func(*wsguard.Conn, wsguard.MessageType, []byte) error{
+		"Write": func(c *wsguard.Conn, typ wsguard.MessageType, msg []byte) error {
+			return c.Write(context.Background(), typ, msg)
+		},
+		"Send":       (*wsguard.Conn).Send,
+		"SendLatest": func(c *wsguard.Conn, typ wsguard.MessageType, msg []byte) error { return c.SendLatest("k", typ, msg) },
+	}
+	refused := func(t *testing.T, err error) {
+		t.Helper()
+		var ce *wsguard.CloseError
+		if err == nil || errors.As(err, &ce) || !errors.Is(err, reason.InvalidUTF8) {
+			t.Errorf("error %v", err)
+		}
+	}
+	connBubble(t, func(t *testing.T) {
+		g, ev := connGuard(t, nil)
+		for how, send := range send {
+			s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+				for name, msg := range bad {
+					kept := bytes.Clone(msg)
+					refused(t, send(c, wsguard.MessageText, msg))
+					if !bytes.Equal(kept, msg) {
+						t.Errorf("%s %s: the message is changed", how, name)
+					}
+				}
+				// What Read returned is judged again: it may have been changed.
+				typ, msg, err := c.Read(ctx)
+				if err != nil {
+					return err
+				}
+				if err := send(c, typ, msg); err != nil {
+					t.Error(how, err)
+				}
+				synctest.Wait() // it has left
+				msg[0] = 0xff
+				refused(t, send(c, typ, msg))
+				refused(t, send(c, typ, msg[:1]))
+				if err := send(c, wsguard.MessageBinary, msg); err != nil {
+					t.Error(how, err)
+				}
+				for _, ok := range []string{"", "\x00", "\ufffd", "\U0010ffff"} {
+					synctest.Wait()
+					if err := send(c, wsguard.MessageText, []byte(ok)); err != nil {
+						t.Errorf("%s %q: %v", how, ok, err)
+					}
+				}
+				synctest.Wait()
+				return nil
+			}))
+			c := connDial(t, s, "")
+			c.WriteFrame(wstest.Text("pong"))
+			for _, want := range []string{"pong", "\xffong", "", "\x00", "\ufffd", "\U0010ffff"} {
+				connWantMessage(t, c, want)
+			}
+			connWantClose(t, c, 1000, "")
+			c.Close()
+			if e := ev.closed(); e.MessagesOut != 6 || e.Violations != 0 {
+				t.Errorf("%s: %+v", how, e)
+			}
+		}
+	})
+}
+
+// A notice is UTF-8, whatever is in the message that it is about.
+func TestNoticeUTF8(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		g, _ := connGuard(t, func(cfg *wsguard.Config) {
+			cfg.Messages.Binary = true
+			cfg.Messages.Validator, cfg.Messages.OnInvalid = must(wsguard.CompileSchema([]byte(`{"additionalProperties":{"type":"null"}}`))), wsguard.ActionReply
+		})
+		c := connDial(t, wstest.ServePipe(t, g.Handler(echo)), "")
+		for _, f := range []wstest.Frame{
+			wstest.Text(`{"\ud800":1}`), wstest.Text(`{"café` + strings.Repeat("é", 100) + `":1}`), wstest.Binary([]byte("{\"\xff\":1}")),
+		} {
+			c.WriteFrame(f)
+			op, p, err := c.ReadMessage()
+			if err != nil || op != wstest.OpText || !utf8.Valid(p) || !bytes.Contains(p, []byte("invalid_message")) {
+				t.Errorf("%d %q %v", op, p, err)
+			}
+		}
+	})
+}
+
 // UTF-8 that is split at every byte is fine; bad UTF-8 is refused wherever it
 // is split, and at the latest when the message ends.
 func TestUTF8Split(t *testing.T) {

@@ -67,8 +67,8 @@ func (c *Conn) SendLatest(key string, typ MessageType, msg []byte) error {
 }
 
 func (c *Conn) send(m queued) error {
-	if m.typ != MessageText && m.typ != MessageBinary {
-		return errMessageType(m.typ)
+	if err := wellFormed(m.typ, m.msg); err != nil {
+		return err
 	}
 	if c.w.Cause() != nil {
 		return c.closed()
