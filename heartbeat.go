@@ -51,21 +51,24 @@ func jitter(d time.Duration) time.Duration {
 // sweepEvery is how late the sweeper may be.
 const sweepEvery = 200 * time.Millisecond
 
-// sweep runs while there are connections. It ends those that are due, whether
-// or not their application reads.
-func (g *Guard) sweep() {
+// sweep runs while there are connections, until stop is closed. It ends those that
+// are due, whether or not their application reads.
+func (g *Guard) sweep(stop <-chan struct{}) {
+	defer g.sessions.swept()
 	t := time.NewTicker(sweepEvery)
 	defer t.Stop()
 	var due []*Conn
 	for n := 0; ; n++ {
-		<-t.C
+		select {
+		case <-t.C:
+		case <-stop:
+			g.reportEvicted() // the next sweeper may be as short
+			return
+		}
 		if n%50 == 0 {
 			g.reportEvicted()
 		}
-		var more bool
-		if due, more = g.sessions.due(due[:0]); !more {
-			return
-		}
+		due = g.sessions.due(due[:0])
 		for i, c := range due {
 			c.sweep()
 			due[i] = nil

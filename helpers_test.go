@@ -95,7 +95,6 @@ func (e *env) endBubble() {
 		e.g.Shutdown(ctx)
 	}
 	e.idle()
-	time.Sleep(time.Second) // the sweeper's last look
 }
 
 // idle waits until no slot is held.

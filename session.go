@@ -20,11 +20,13 @@ type sessions struct {
 	conns    []*Conn
 	who      map[identity]map[*session]struct{}
 	void     map[identity]revocation
-	tidyAt   int // entries of void at which those that are over are dropped
-	sweeping bool
+	tidyAt   int           // entries of void at which those that are over are dropped
+	sweeper  chan struct{} // closed to stop the sweeper; nil while there are no connections
+	sweepers int           // that run: a stopped one, too, until it is gone
 	draining bool
 	entering int           // handshakes under way
 	drained  chan struct{} // closed when draining and nobody is left
+	paced    chan struct{} // closed when the goroutine that drains is done
 }
 
 // identity is what can be revoked: a subject, or one login.
@@ -69,6 +71,7 @@ func newSessions(g *Guard) *sessions {
 		void:    map[identity]revocation{},
 		tidyAt:  1024,
 		drained: make(chan struct{}),
+		paced:   make(chan struct{}),
 	}
 }
 
@@ -236,13 +239,13 @@ func (s *sessions) add(c *Conn) (draining bool) {
 	s.mu.Lock()
 	c.index = len(s.conns)
 	s.conns = append(s.conns, c)
-	sweep := !s.sweeping
-	s.sweeping = true
+	if s.sweeper == nil {
+		s.sweeper = make(chan struct{})
+		s.sweepers++
+		go s.g.sweep(s.sweeper)
+	}
 	draining = s.draining
 	s.mu.Unlock()
-	if sweep {
-		go s.g.sweep()
-	}
 	return draining
 }
 
@@ -268,26 +271,33 @@ func (s *sessions) remove(c *Conn) {
 	s.conns[c.index].index = c.index
 	s.conns[last] = nil
 	s.conns = s.conns[:last]
+	if last == 0 {
+		s.conns = nil
+		close(s.sweeper)
+		s.sweeper = nil
+	}
 	s.checkDrained()
 }
 
-// due appends the connections that the sweeper is to look at. It reports
-// whether there are any connections; if not, the sweeper is to stop.
-func (s *sessions) due(to []*Conn) ([]*Conn, bool) {
+// due appends the connections that the sweeper must look at.
+func (s *sessions) due(to []*Conn) []*Conn {
 	now := int64(time.Since(s.g.born))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.conns) == 0 {
-		s.sweeping = false
-		s.conns = nil
-		return to, false
-	}
 	for _, c := range s.conns {
 		if c.due.Load() <= now {
 			to = append(to, c)
 		}
 	}
-	return to, true
+	return to
+}
+
+// swept is called by a sweeper when it has nothing more to do.
+func (s *sessions) swept() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sweepers--
+	s.checkDrained()
 }
 
 func (s *sessions) isDraining() bool {
@@ -314,7 +324,7 @@ func (s *sessions) left() {
 
 // checkDrained is called with mu held.
 func (s *sessions) checkDrained() {
-	if s.draining && len(s.conns) == 0 && s.entering == 0 {
+	if s.draining && len(s.conns) == 0 && s.entering == 0 && s.sweepers == 0 {
 		select {
 		case <-s.drained:
 		default:
@@ -404,8 +414,9 @@ const (
 
 // Shutdown refuses new handshakes with 503, closes the connections with 1012 in
 // batches over the first half of ctx's time (10 s without a deadline), and
-// returns when they and their handlers are gone. When ctx ends first, it cuts
-// what is left and returns ctx's error. Further calls wait for the same drain.
+// returns when they and their handlers are gone. Then the Guard has no goroutine
+// left. When ctx ends first, Shutdown cuts what is left and returns ctx's error.
+// Further calls wait for the same drain.
 // http.Server.Shutdown knows nothing of upgraded connections: call it after.
 func (g *Guard) Shutdown(ctx context.Context) error {
 	defer g.events.flush()
@@ -420,10 +431,14 @@ func (g *Guard) Shutdown(ctx context.Context) error {
 		if by, ok := ctx.Deadline(); ok {
 			pace = time.Until(by) / 2
 		}
-		go g.drain(ctx, pace)
+		go func() {
+			defer close(s.paced)
+			g.drain(ctx, pace)
+		}()
 	}
 	select {
 	case <-s.drained:
+		<-s.paced // it stops at once, too
 		return nil
 	case <-ctx.Done():
 	}

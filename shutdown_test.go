@@ -586,3 +586,78 @@ func TestCloseReadKeepsMessage(t *testing.T) {
 		}
 	})
 }
+
+// ownGoroutines returns the stacks of goroutines that run code of the library's.
+func ownGoroutines() (own []string) {
+	b := make([]byte, 1<<20)
+	b = b[:runtime.Stack(b, true)]
+	for stack := range strings.SplitSeq(string(b), "\n\n") {
+		if strings.Contains(stack, "\ngithub.com/wsguard/wsguard.") || strings.Contains(stack, "\ngithub.com/wsguard/wsguard/internal/wire.") {
+			own = append(own, stack)
+		}
+	}
+	return own
+}
+
+// After Shutdown, and when the last connection is gone, there is no goroutine of
+// the Guard: a bubble ends at once.
+func TestNoGoroutineIsLeft(t *testing.T) {
+	for _, shutdown := range []bool{true, false} {
+		for _, n := range []int{0, 1, 20} {
+			t.Run(fmt.Sprintf("Shutdown %t, %d connections", shutdown, n), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					g, _ := connGuard(t, nil)
+					s := wstest.ServePipe(t, g.Handler(echo))
+					for round := range 3 {
+						var clients []*wstest.Client
+						for range n {
+							c := connDial(t, s, "")
+							connWantEcho(t, c, "hello")
+							clients = append(clients, c)
+						}
+						time.Sleep(time.Duration(round) * 150 * time.Millisecond) // the sweeper has seen them, or not
+						for _, c := range clients {
+							c.WriteFrame(wstest.CloseFrame(1000, ""))
+							connWantClose(t, c, 1000, "")
+							c.Close()
+						}
+						start := time.Now()
+						if shutdown {
+							if err := g.Shutdown(context.Background()); err != nil {
+								t.Error(err)
+							}
+						}
+						synctest.Wait()
+						if own := ownGoroutines(); len(own) > 0 || time.Since(start) > 0 {
+							t.Errorf("after %v there are %d goroutines:\n%s", time.Since(start), len(own), strings.Join(own, "\n\n"))
+						}
+						if shutdown {
+							break
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// The same over TCP, at the moment at which Shutdown returns.
+func TestShutdownLeavesNoGoroutine(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	var left []string
+	for range 10 { // the very last instructions of a goroutine may be seen
+		g, _ := connGuard(t, connPatient)
+		s := wstest.Serve(t, g.Handler(echo))
+		for range 3 {
+			connBrowse(connDial(t, s, ""))
+		}
+		if err := g.Shutdown(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		runtime.Gosched()
+		if left = ownGoroutines(); len(left) == 0 {
+			return
+		}
+	}
+	t.Errorf("%d goroutines are left:\n%s", len(left), strings.Join(left, "\n\n"))
+}
