@@ -25,6 +25,7 @@ type connEvents struct {
 	t        testing.TB
 	patience time.Duration
 	closes   chan audit.Event
+	open     int // as opened has seen
 
 	mu  sync.Mutex
 	all []audit.Event
@@ -63,6 +64,17 @@ func (e *connEvents) of(kind audit.Kind) (evs []audit.Event) {
 		}
 	}
 	return evs
+}
+
+// opened waits until n connections more are open.
+func (e *connEvents) opened(n int) {
+	e.t.Helper()
+	e.open += n
+	for end := time.Now().Add(e.patience); len(e.of(audit.Open)) < e.open; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			e.t.Fatal("no open event")
+		}
+	}
 }
 
 // connPatience is for bubbles, where waiting costs nothing.

@@ -1,10 +1,17 @@
 package wsguard_test
 
 import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/wsguard/wsguard"
 	"github.com/wsguard/wsguard/internal/wstest"
 )
 
@@ -61,4 +68,218 @@ func TestEndingReadsNotForEver(t *testing.T) {
 			t.Errorf("%d KiB were read while lingering, want 16 MiB", sent>>10)
 		}
 	})
+}
+
+// handshakes are close handshakes, in either direction, after which the client
+// keeps its side of the socket open.
+var handshakes = map[string]func(t *testing.T, g *wsguard.Guard, c *wstest.Client){
+	"the peer begins": func(t *testing.T, _ *wsguard.Guard, c *wstest.Client) {
+		c.WriteFrame(wstest.CloseFrame(4001, "bye"))
+		connWantClose(t, c, 4001, "bye")
+	},
+	"the peer begins without a code": func(t *testing.T, _ *wsguard.Guard, c *wstest.Client) {
+		c.Write([]byte("\x88\x80\x00\x00\x00\x00"))
+		connWantClose(t, c, 1005, "")
+	},
+	"the peer begins after a message": func(t *testing.T, _ *wsguard.Guard, c *wstest.Client) {
+		c.Write(append(wstest.AppendFrame(nil, wstest.Text("hello")), wstest.AppendFrame(nil, wstest.CloseFrame(1001, ""))...))
+		connWantClose(t, c, 1001, "")
+	},
+	"Kick": func(t *testing.T, g *wsguard.Guard, c *wstest.Client) {
+		kickAll(g)
+		connWantClose(t, c, 3003, "kicked")
+		c.WriteFrame(wstest.CloseFrame(3003, ""))
+	},
+	"Kick, answered byte by byte": func(t *testing.T, g *wsguard.Guard, c *wstest.Client) {
+		kickAll(g)
+		connWantClose(t, c, 3003, "kicked")
+		for _, b := range wstest.AppendFrame(nil, wstest.CloseFrame(3003, strings.Repeat("x", 123))) {
+			c.Write([]byte{b})
+		}
+	},
+	"Kick, answered behind messages": func(t *testing.T, g *wsguard.Guard, c *wstest.Client) {
+		kickAll(g)
+		connWantClose(t, c, 3003, "kicked")
+		for range 3 {
+			c.WriteFrame(wstest.Text(strings.Repeat("x", 10_000)))
+			c.Write(connFrame(wstest.OpText, false, []byte("fragment")))
+			c.WriteFrame(wstest.Ping([]byte("ping")))
+			c.Write(connFrame(wstest.OpContinuation, true, []byte("fragment")))
+		}
+		c.WriteFrame(wstest.CloseFrame(3003, ""))
+	},
+	"Kick in the middle of a frame": func(t *testing.T, g *wsguard.Guard, c *wstest.Client) {
+		frame := wstest.AppendFrame(nil, wstest.Text(strings.Repeat("x", 20_000)))
+		c.Write(frame[:10_000])
+		time.Sleep(10 * time.Millisecond) // the server has read the half of it, or will
+		kickAll(g)
+		connWantClose(t, c, 3003, "kicked")
+		c.Write(frame[10_000:])
+		c.WriteFrame(wstest.CloseFrame(3003, ""))
+	},
+	"Kick in the middle of a fragmented message": func(t *testing.T, g *wsguard.Guard, c *wstest.Client) {
+		frame := connFrame(wstest.OpText, false, []byte(strings.Repeat("x", 20_000)))
+		c.Write(frame[:10_000])
+		time.Sleep(10 * time.Millisecond) // the server has read the half of it, or will
+		kickAll(g)
+		connWantClose(t, c, 3003, "kicked")
+		c.Write(frame[10_000:])
+		c.Write(connFrame(wstest.OpContinuation, true, []byte("x")))
+		c.WriteFrame(wstest.CloseFrame(3003, ""))
+	},
+	"the handler returns": func(t *testing.T, _ *wsguard.Guard, c *wstest.Client) {
+		c.WriteFrame(wstest.Text("quit"))
+		connWantClose(t, c, 1000, "")
+		c.WriteFrame(wstest.CloseFrame(1000, ""))
+	},
+	"a message that is refused": func(t *testing.T, _ *wsguard.Guard, c *wstest.Client) {
+		c.WriteFrame(wstest.Binary([]byte("x")))
+		connWantClose(t, c, 1003, "message_type")
+		c.WriteFrame(wstest.CloseFrame(1003, ""))
+	},
+	"a message that is too big": func(t *testing.T, _ *wsguard.Guard, c *wstest.Client) {
+		frame := wstest.AppendFrame(nil, wstest.Text(strings.Repeat("x", 40_000)))
+		c.Write(frame[:20])
+		connWantClose(t, c, 1009, "message_too_big")
+		c.Write(frame[20:])
+		c.WriteFrame(wstest.CloseFrame(1009, ""))
+	},
+	"a message of too many frames": func(t *testing.T, _ *wsguard.Guard, c *wstest.Client) {
+		c.Write(connFrame(wstest.OpText, false, []byte("x")))
+		for range 96 {
+			c.Write(connFrame(wstest.OpContinuation, false, []byte("x")))
+		}
+		connWantClose(t, c, 1008, "fragments")
+		c.Write(connFrame(wstest.OpContinuation, true, []byte("x")))
+		c.WriteFrame(wstest.CloseFrame(1008, ""))
+	},
+	"both at once": func(t *testing.T, g *wsguard.Guard, c *wstest.Client) {
+		done := make(chan struct{})
+		go func() { kickAll(g); close(done) }()
+		c.WriteFrame(wstest.CloseFrame(3003, "kicked"))
+		connWantClose(t, c, 3003, "kicked")
+		<-done
+	},
+}
+
+func kickAll(g *wsguard.Guard) {
+	for s := range g.Sessions() {
+		g.Kick(s.ID, 0, "")
+	}
+}
+
+// closeHandshakes runs each of handshakes with a connection of its own. check is
+// called when it is done.
+func closeHandshakes(t *testing.T, serve func(*testing.T, http.Handler) func(*testing.T) *wstest.Client, change func(*wsguard.Config), check func(*testing.T, *wsguard.Guard, *connEvents)) {
+	handler := func(ctx context.Context, c *wsguard.Conn) error {
+		for {
+			_, msg, err := c.Read(ctx)
+			if err != nil || string(msg) == "quit" {
+				return err
+			}
+		}
+	}
+	g, ev := connGuard(t, change)
+	dial := serve(t, g.Handler(handler))
+	for name, handshake := range handshakes {
+		c := dial(t)
+		connUpgrade(t, c, "")
+		ev.opened(1)
+		handshake(t, g, c)
+		check(t, g, ev)
+		if err := c.ReadEOF(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		c.Close()
+		if t.Failed() {
+			t.Fatal(name)
+		}
+	}
+	// Shutdown is the last of them.
+	c := dial(t)
+	connUpgrade(t, c, "")
+	ev.opened(1)
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		connWantClose(t, c, 1012, "draining")
+		c.WriteFrame(wstest.CloseFrame(1012, ""))
+	}()
+	if err := g.Shutdown(context.Background()); err != nil {
+		t.Error(err)
+	}
+	<-answered
+	check(t, g, ev)
+}
+
+// After the close handshake there is nothing to wait for: the slot and the close
+// event are there at once, though the client keeps its side of the socket open.
+func TestCloseHandshakeEndsAtOnce(t *testing.T) {
+	for _, wrapped := range []bool{false, true} {
+		t.Run(fmt.Sprintf("wrapped %t", wrapped), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				serve := func(t *testing.T, h http.Handler) func(*testing.T) *wstest.Client {
+					pipes := wstest.NewListener(wstest.PipeOptions{})
+					l := net.Listener(pipes)
+					if wrapped {
+						l = connWrapped{l}
+					}
+					wstest.ServeListener(t, l, h)
+					return func(t *testing.T) *wstest.Client {
+						nc, err := pipes.Dial(context.Background())
+						if err != nil {
+							t.Fatal(err)
+						}
+						return wstest.NewClient(t, nc)
+					}
+				}
+				closeHandshakes(t, serve, nil, func(t *testing.T, g *wsguard.Guard, ev *connEvents) {
+					start := time.Now()
+					synctest.Wait()
+					ev.closed()
+					if n, d := g.Conns(), time.Since(start); n > 0 || d > 0 {
+						t.Errorf("%d slots held; ended after %v", n, d)
+					}
+				})
+			})
+		})
+	}
+}
+
+// The same with sockets. An ending that lingers would do so for a minute.
+func TestCloseHandshakeEndsAtOnceOverTCP(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	for name, serve := range map[string]func(testing.TB, http.Handler, ...func(*http.Server)) *wstest.Server{
+		"TCP": wstest.Serve, "TLS": wstest.ServeTLS, "wrapped": connServeWrapped,
+	} {
+		t.Run(name, func(t *testing.T) {
+			dial := func(t *testing.T, h http.Handler) func(*testing.T) *wstest.Client {
+				s := serve(t, h)
+				return func(t *testing.T) *wstest.Client { return s.Dial(t) }
+			}
+			closeHandshakes(t, dial, connPatient, func(t *testing.T, g *wsguard.Guard, ev *connEvents) {
+				ev.closed()
+				connGone(t, g)
+			})
+		})
+	}
+}
+
+// A client that says over TLS that nothing more will come, before it has read the
+// answer to its close frame, gets the answer all the same.
+func TestCloseNotifyBehindCloseFrame(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	g, ev := connGuard(t, connPatient)
+	s := wstest.ServeTLS(t, g.Handler(echo))
+	for range 50 {
+		c := connDial(t, s, "")
+		c.WriteFrame(wstest.CloseFrame(4001, "bye"))
+		c.Conn().(*tls.Conn).CloseWrite()
+		ev.closed()
+		connWantClose(t, c, 4001, "bye")
+		if err := c.ReadEOF(); err != nil {
+			t.Error(err)
+		}
+		c.Close()
+	}
 }

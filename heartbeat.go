@@ -18,8 +18,16 @@ type HeartbeatConfig struct {
 	ReportIdle bool          // an idle connection is reported, and left open
 	Lifetime   time.Duration // of a connection, ±10 %; default 12 h → 1001 lifetime
 	Write      time.Duration // until the kernel has a message; default 4 s, less than 5 s, required → 1008 write_timeout
-	CloseGrace time.Duration // at the end, for a write under way and the peer's close frame; default 1 s, required
-	Linger     time.Duration // then, for the peer's EOF; default 1 s, required
+
+	// CloseGrace is how long an ending waits for a write that is under way, and then
+	// for the peer's close frame. The default is one second. It cannot be Off.
+	CloseGrace time.Duration
+
+	// Linger is how long an ending then waits for a peer that has not answered the
+	// close frame to close its side, so that it can read the close frame. Nothing
+	// is waited for when both close frames have been exchanged. The default is one
+	// second. It cannot be Off.
+	Linger time.Duration
 }
 
 func (h HeartbeatConfig) resolve(f *faults) HeartbeatConfig {

@@ -103,10 +103,13 @@ func (c *Conn) sendClose(code int, reason string) bool {
 	return err == nil
 }
 
-// linger waits for the peer to have read the close frame: a socket closed with
-// unread bytes in it is reset, and a reset eats what is on its way (RFC 6455
-// §7.1.1). First the peer may answer with a close frame of its own, then it
-// may close its side; neither for long, and not for many bytes.
+// linger waits until the peer can have read the close frame. A socket that is
+// closed with unread bytes in it is reset, and a reset eats what is on its way (RFC
+// 6455 §7.1.1). First the peer may answer with a close frame of its own, then it may
+// close its side; linger waits for neither for long, and reads few bytes.
+//
+// When both close frames have been exchanged there is nothing to wait for. The peer
+// sends nothing more, and the server closes first.
 func (c *Conn) linger() {
 	select {
 	case c.cfg.Endings <- struct{}{}:
@@ -115,9 +118,9 @@ func (c *Conn) linger() {
 		return
 	}
 	left := c.cfg.LingerBytes
-	// In the middle of a frame his answer is not waited for: it may lie behind
-	// a payload that never comes.
-	if !c.desync && c.remain == 0 && c.deadline(c.cfg.CloseGrace) {
+	// Before the half-close below, the answer is not waited for in the middle of a
+	// frame: it may lie behind a payload that never comes.
+	if !c.answered && !c.desync && !c.behind && c.remain == 0 && c.deadline(c.cfg.CloseGrace) {
 		left = c.awaitClose(left)
 	}
 	if !c.deadline(c.cfg.Linger) {
@@ -134,13 +137,19 @@ func (c *Conn) linger() {
 		}
 	}
 	// Many a net.Conn around a socket does not show that it can be half closed.
-	// Its peer is told no end then, but has the same time to read the close
-	// frame; after his own he sends nothing, and is not kept waiting.
-	if half, ok := socket.(interface{ CloseWrite() error }); ok {
+	// Its peer is not told of the end yet, but has the same time to read the close
+	// frame.
+	if half, ok := socket.(interface{ CloseWrite() error }); ok && !c.answered {
 		if half.CloseWrite() != nil {
 			return
 		}
-	} else if c.answered {
+	}
+	if !c.answered && !c.desync {
+		left = c.awaitClose(left)
+	}
+	if c.answered {
+		// Over TLS the peer's close_notify may be there.
+		takeUnread(socket, left)
 		return
 	}
 	// Under TLS, what the peer still sends need not be decrypted.
@@ -158,25 +167,35 @@ func (c *Conn) deadline(d time.Duration) bool {
 	return true
 }
 
-// awaitClose reads frames, throwing them away, until the peer's close frame.
-// It returns what is left of limit.
+// awaitClose reads frames, throwing them away, until it has all of the peer's close
+// frame. It returns what is left of limit. It can be called again.
 func (c *Conn) awaitClose(limit int64) int64 {
-	// What the reader left of a frame it was in.
-	skip := int64(c.hdr + c.give)
-	if c.early != nil {
-		c.takeEarly()
+	// What the reader left of a frame that it was in.
+	if rest := int64(c.hdr+c.give) + c.remain; rest > 0 {
+		c.open = !c.fin
+		c.hdr, c.give, c.remain = 0, 0, rest
 	}
+	closed := false
 	for limit > 0 {
-		for c.w > c.r {
-			if skip > 0 {
-				n := int(min(skip, int64(c.w-c.r)))
+		for c.w > c.r || closed {
+			if c.remain > 0 {
+				n := int(min(c.remain, int64(c.w-c.r)))
 				c.r += n
-				skip -= int64(n)
-				continue
+				c.remain -= int64(n)
+				if c.remain > 0 {
+					break
+				}
+			}
+			if closed {
+				c.answered = true
+				return limit
 			}
 			h, n, fault := parseHeader(c.buf[c.r:c.w], c.open)
-			c.answered = fault == "" && n > 0 && h.op == opClose
-			if fault != "" || c.answered || h.length > limit {
+			if fault != "" {
+				c.desync = true
+				return limit
+			}
+			if h.length > limit {
 				return limit
 			}
 			if n == 0 {
@@ -185,7 +204,12 @@ func (c *Conn) awaitClose(limit int64) int64 {
 			if !h.control() {
 				c.open = !h.fin
 			}
-			skip = int64(n) + h.length
+			closed = h.op == opClose
+			c.remain = int64(n) + h.length
+		}
+		if c.early != nil {
+			c.takeEarly()
+			continue
 		}
 		n, err := c.receive()
 		c.w += n

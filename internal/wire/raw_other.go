@@ -2,6 +2,8 @@
 
 package wire
 
+import "net"
+
 type rawReader struct{}
 
 func (c *Conn) rawRead() {}
@@ -11,3 +13,6 @@ func (c *Conn) receive() (int, error) {
 	c.makeRoom()
 	return c.nc.Read(c.buf[c.w:])
 }
+
+// takeUnread does nothing here: what has been received cannot be told without waiting.
+func takeUnread(net.Conn, int64) {}

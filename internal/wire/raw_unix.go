@@ -69,3 +69,32 @@ func (c *Conn) receive() (int, error) {
 	}
 	return c.raw.n, c.raw.err
 }
+
+// takeUnread reads and throws away what a socket has received, at most limit bytes.
+// It does not wait for more. It does nothing to a net.Conn that is not a socket.
+func takeUnread(nc net.Conn, limit int64) {
+	switch nc.(type) {
+	case *net.TCPConn, *net.UnixConn:
+	default:
+		return
+	}
+	rc, err := nc.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return
+	}
+	b := buffers.Get().(*[bufferBytes]byte)
+	defer buffers.Put(b)
+	rc.Read(func(fd uintptr) bool {
+		for limit > 0 {
+			n, err := syscall.Read(int(fd), b[:])
+			if err == syscall.EINTR {
+				continue
+			}
+			if n <= 0 {
+				break
+			}
+			limit -= int64(n)
+		}
+		return true
+	})
+}

@@ -176,7 +176,7 @@ func (c *Conn) boundary() (start, ready bool, err error) {
 		}
 		if max := c.max.Load(); !h.control() && max > 0 && h.length > max-c.size {
 			// The declared length is enough: nothing is read for it.
-			c.desync = true
+			c.behind = true
 			return false, false, &Error{Fault: FaultTooBig, Detail: "declared length over the limit"}
 		}
 		if n == 0 {
@@ -200,7 +200,7 @@ func (c *Conn) boundary() (start, ready bool, err error) {
 		start = !c.open
 		c.frags++
 		if c.cfg.MaxFragments > 0 && c.frags > c.cfg.MaxFragments {
-			c.desync = true
+			c.behind = true
 			return false, false, &Error{Fault: FaultFragments, Detail: "too many frames in a message"}
 		}
 		c.open = true
@@ -339,7 +339,7 @@ func (c *Conn) due(now time.Duration) (wake time.Duration, err error) {
 	if t := c.cfg.MessageTimeout; t > 0 && mid {
 		at := c.started + t
 		if now >= at {
-			c.desync = true
+			c.behind = true
 			return 0, &Error{Fault: FaultMessageTimeout, Detail: "message not complete in time"}
 		}
 		soonest(at)

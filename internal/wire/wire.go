@@ -139,6 +139,7 @@ type Conn struct {
 	fin      bool          // reader: the current frame is its message's last
 	open     bool          // reader: a message has begun
 	desync   bool          // reader: what follows cannot be read as frames
+	behind   bool          // reader: a close frame may lie behind a payload that never comes
 	answered bool          // reader: a close frame has come
 	frags    int           // reader
 	size     int64         // reader: payload of the message so far, declared
