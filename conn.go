@@ -174,7 +174,21 @@ func (c *Conn) read(ctx context.Context) (_ MessageType, _ []byte, err error) {
 	if c.w.Enter(ctx) != nil {
 		return 0, nil, c.closed()
 	}
-	defer func() { c.w.Leave(err != nil) }()
+	returned := false
+	defer func() {
+		if !returned {
+			// Nobody might read again, so nobody would notice the peer's end.
+			c.fault("the reading goroutine panicked, or a hook ended it")
+		}
+		c.w.Leave(err != nil)
+	}()
+	typ, msg, err := c.next(ctx)
+	returned = true
+	return typ, msg, err
+}
+
+// next returns the next message. The caller is the reader.
+func (c *Conn) next(ctx context.Context) (MessageType, []byte, error) {
 	if ctx.Err() != nil {
 		return 0, nil, c.stopped(ctx)
 	}
@@ -319,7 +333,8 @@ func (c *Conn) pass(ctx context.Context) (bool, error) {
 	}
 	if c.validator != nil {
 		if err := c.validate(); err != nil {
-			ok, err := c.refuse(verdict(err), err, c.policy.messages.OnInvalid)
+			err = explain(c.judge(), c.msg, err)
+			ok, err := c.refuse(object(err, verdict), c.policy.messages.OnInvalid)
 			if !ok {
 				return false, err
 			}
@@ -330,7 +345,7 @@ func (c *Conn) pass(ctx context.Context) (bool, error) {
 			if c.over() {
 				return false, c.closed()
 			}
-			return c.refuse(forbidden(err), err, c.policy.messages.OnForbidden)
+			return c.refuse(object(err, forbidden), c.policy.messages.OnForbidden)
 		}
 		if c.policy.messages.Authorize != nil && c.over() {
 			return false, c.closed() // it took its time
@@ -385,30 +400,29 @@ func (c *Conn) outbound(msg []byte) error {
 	if t, ok := v.(*table); ok {
 		v = t.rule(msg).Validator
 	}
-	err = explain(v, msg, err)
-	c.tell(verdict(err), "outbound: "+errorText(err), false)
-	return fmt.Errorf("wsguard: outbound message refused: %w", err)
+	o := object(explain(v, msg, err), verdict)
+	c.tell(o.why, "outbound: "+o.detail, false)
+	return fmt.Errorf("wsguard: outbound message refused: %w", o.err)
 }
 
-// refuse does with a message what is to be done. It reports whether the
-// application gets it all the same.
-func (c *Conn) refuse(why *reason.Reason, err error, action Action) (bool, error) {
-	err = explain(c.judge(), c.msg, err)
-	detail := errorText(err)
+// refuse applies action to a message that was objected to. It reports whether the
+// application gets the message all the same.
+func (c *Conn) refuse(o objection, action Action) (bool, error) {
+	detail := o.detail
 	if c.rule.kind != "" {
 		detail = c.rule.kind + ": " + detail
 	}
 	switch {
-	case why == reason.Internal || why == reason.Unavailable:
+	case o.why == reason.Internal || o.why == reason.Unavailable:
 	case action == ActionReport:
-		c.violation(why, detail, true)
+		c.violation(o.why, detail, true)
 		return true, nil
 	case action == ActionReply:
-		c.offended(why)
-		c.violation(why, detail, false)
-		return false, c.reply(1, func() notice { return invalidNotice(why, err) })
+		c.offended(o.why)
+		c.violation(o.why, detail, false)
+		return false, c.reply(1, o.notice)
 	}
-	return false, c.punish(why, detail)
+	return false, c.punish(o.why, detail)
 }
 
 // errorText is an error's text, whoever wrote it.
@@ -604,10 +618,20 @@ func (c *Conn) CloseRead() {
 		return
 	}
 	go func() {
+		defer c.survive()
 		if _, _, err := c.read(context.Background()); err == nil {
 			c.accuse(reason.Unexpected, "")
 		}
 	}()
+}
+
+// survive is deferred by the goroutines that the library starts. A hook or a
+// net.Conn of the application's that panics there ends the connection, and not the
+// process.
+func (c *Conn) survive() {
+	if recover() != nil {
+		c.fault("a goroutine of the library panicked")
+	}
 }
 
 // Close ends the connection, if nothing has before, and returns at once; the
@@ -625,11 +649,11 @@ func (c *Conn) Close(code StatusCode, reason string) error {
 // End ends an accepted connection as Guard.Handler does when its function has
 // returned err: defer func() { c.End(err) }().
 func (c *Conn) End(err error) {
-	// The error is the application's: its methods may panic.
+	// The methods of the error are the application's. They may panic, or end the
+	// goroutine.
 	defer func() {
-		if recover() != nil {
-			c.end(reason.Internal, "the handler's error panicked")
-		}
+		_ = recover()
+		c.fault("a method of the handler's error panicked") // unless it has ended
 	}()
 	var ce *CloseError
 	switch {
@@ -706,7 +730,7 @@ func (c *Conn) failed(err error) error {
 	case err == wire.ErrClosing:
 		return c.closed()
 	case !errors.As(err, &e):
-		return c.end(reason.Internal, err.Error())
+		return c.end(reason.Internal, errorText(err))
 	}
 	switch e.Fault {
 	case wire.FaultClosed:
@@ -735,7 +759,7 @@ func (c *Conn) failed(err error) error {
 // lost ends a connection whose socket is of no use any more.
 func (c *Conn) lost(err error) error {
 	cause := &CloseError{Code: websocket.StatusAbnormalClosure, Remote: true, err: reason.ConnectionLost}
-	return c.endWith(cause, 0, err.Error())
+	return c.endWith(cause, 0, errorText(err))
 }
 
 // ended runs once, on a goroutine of its own, when the socket is closed.
@@ -775,11 +799,11 @@ func (c *Conn) done() {
 	if c.holders.Add(-1) > 0 {
 		return
 	}
+	defer c.g.sessions.remove(c) // whatever Close does
 	for _, l := range c.leases {
 		l.Release()
 	}
 	closeValue(c.value)
-	c.g.sessions.remove(c)
 }
 
 // panicText describes what was recovered. It may be an error whose text panics.
@@ -805,6 +829,7 @@ func (c *Conn) run(fn func(context.Context, *Conn) error, r *http.Request) {
 	var err error
 	defer c.done()
 	defer func() {
+		defer c.fault("what the handler panicked with ended the goroutine") // unless it has ended
 		if v := recover(); v != nil {
 			detail := panicText("handler", v)
 			c.end(reason.Internal, detail)
@@ -1050,6 +1075,7 @@ func (c *Conn) checkAgain(p Principal, in time.Duration) {
 // revalidate runs on a goroutine of its own, one at a time, which ends with the
 // connection.
 func (c *Conn) revalidate() {
+	defer c.survive()
 	defer c.rechecking.Store(false)
 	auth := c.auth.latest()
 	if auth.cfg.Revalidate == nil {

@@ -159,7 +159,11 @@ func (e *endpointState) callAttach(r *http.Request, p Principal) (value any, err
 	value, err = e.attach(r.WithContext(ctx), p)
 	if err != nil {
 		closeValue(value)
-		return nil, denyCause(forbidden(err), err)
+		o := object(err, forbidden)
+		if o.why == reason.Internal {
+			o.why = reason.Unavailable // which has a status
+		}
+		return nil, &denied{Reason: o.why, detail: o.detail, cause: o.err}
 	}
 	return value, nil
 }

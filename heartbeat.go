@@ -62,7 +62,15 @@ const sweepEvery = 200 * time.Millisecond
 // sweep runs while there are connections, until stop is closed. It ends those that
 // are due, whether or not their application reads.
 func (g *Guard) sweep(stop <-chan struct{}) {
-	defer g.sessions.swept()
+	stopped := false
+	defer func() {
+		_ = recover()
+		if !stopped {
+			go g.sweep(stop) // a hook has panicked, or ended the goroutine
+			return
+		}
+		g.sessions.swept()
+	}()
 	t := time.NewTicker(sweepEvery)
 	defer t.Stop()
 	var due []*Conn
@@ -71,6 +79,7 @@ func (g *Guard) sweep(stop <-chan struct{}) {
 		case <-t.C:
 		case <-stop:
 			g.reportEvicted() // the next sweeper may be as short
+			stopped = true
 			return
 		}
 		if n%50 == 0 {
@@ -97,8 +106,8 @@ func (c *Conn) sweep() {
 	case !c.lifetime.IsZero() && !now.Before(c.lifetime):
 		c.end(reason.Lifetime, "")
 	case c.awaiting.Load() && !now.Before(c.authBy):
-		c.g.offend(c.st.setup, c.client, reason.AuthTimeout, handshakeOffences[reason.AuthTimeout])
 		c.accuse(reason.AuthTimeout, "")
+		c.g.offend(c.st.setup, c.client, reason.AuthTimeout, handshakeOffences[reason.AuthTimeout])
 	default:
 		switch at := c.recheck.Load(); {
 		case c.rechecking.Load():
@@ -115,7 +124,10 @@ func (c *Conn) sweep() {
 		// longer than an interval, the sweeper does.
 		if p := c.st.heartbeat.Ping; p > 0 && c.w.Away() >= p && now.Sub(c.pinged) >= p {
 			c.pinged = now
-			go c.w.Ping()
+			go func() {
+				defer c.survive()
+				c.w.Ping()
+			}()
 		}
 	}
 	c.schedule(now)

@@ -608,7 +608,14 @@ func (c *ConnCap) acquire(who client, r *http.Request) (*Lease, error) {
 		if !cfg.ReportOnly {
 			return nil, over
 		}
+		reported := false
+		defer func() {
+			if !reported { // OnEvent has ended the goroutine
+				l.Release()
+			}
+		}()
 		c.report(r, over)
+		reported = true
 	}
 	return l, nil
 }
@@ -741,16 +748,18 @@ func (c *ConnCap) Handler(next http.Handler) http.Handler {
 			return
 		}
 		l, err := c.Acquire(r)
-		if p, ok := PrincipalOf(r); err == nil && ok {
-			if err = l.bind(p.Subject, r); err != nil {
-				l.Release()
+		if err == nil {
+			defer l.releaseUnlessMoved()
+			if p, ok := PrincipalOf(r); ok {
+				if err = l.bind(p.Subject, r); err != nil {
+					l.Release() // before the client is told
+				}
 			}
 		}
 		if err != nil {
 			c.refuse(w, r, err, audit.Event{})
 			return
 		}
-		defer l.releaseUnlessMoved()
 		m.leases = append(m.leases[:len(m.leases):len(m.leases)], l)
 		next.ServeHTTP(w, m.with(r, c))
 	})

@@ -120,7 +120,7 @@ func denyRetry(why *reason.Reason, retry time.Duration) *denied {
 }
 
 func denyCause(why *reason.Reason, cause error) *denied {
-	d := deny(why, cause.Error())
+	d := deny(why, errorText(cause))
 	d.cause = cause
 	return d
 }

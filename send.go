@@ -179,6 +179,7 @@ func (qs *queues) leave(c *Conn) {
 
 // drain writes until the queue is empty.
 func (c *Conn) drain() {
+	defer c.survive()
 	qs, q := &c.g.queues, &c.queue
 	for {
 		q.mu.Lock()

@@ -114,19 +114,24 @@ func (t *tickets) issue(ctx context.Context, p Principal, origin string) (string
 		tk.Scopes = append(tk.Scopes, []byte(scope))
 	}
 	value, err := json.Marshal(tk)
+	stored := false
+	defer func() {
+		if !stored { // the store has failed, or panicked
+			t.seen(s.key)
+		}
+	}()
 	if err == nil {
 		err = t.cfg.Store.Put(ctx, s.key, value, t.cfg.TTL)
 	}
 	switch {
 	case err == nil:
+		stored = true
 		return token, nil
-	case errors.Is(err, store.ErrFull):
-		t.seen(s.key)
+	case errors.Is(err, store.ErrFull): // within recovers what its methods do
 		d := denyRetry(reason.Tickets, t.cfg.TTL)
 		d.status = http.StatusServiceUnavailable
 		return "", d
 	}
-	t.seen(s.key)
 	return "", deny(reason.Unavailable, "the ticket store failed")
 }
 

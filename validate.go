@@ -16,7 +16,8 @@ import (
 //
 // An error refuses the message: as reason.InvalidJSON, reason.InvalidUTF8,
 // reason.JSONLimit or ErrForbidden if it wraps that, else as reason.Schema. A panic
-// closes the connection with 1011. A *[Schema] is a Validator.
+// of Validate, or of a method of its error, closes the connection with 1011. A
+// *[Schema] is a Validator.
 type Validator interface {
 	Validate(msg []byte) error
 }
@@ -128,6 +129,37 @@ func validate(v Validator, msg []byte) (err error) {
 	return v.Validate(msg)
 }
 
+// objection is what a hook's error comes to. It is worked out once, so that no
+// method of the application's error runs anywhere else.
+type objection struct {
+	why     *reason.Reason
+	detail  string        // the text of the error
+	message *MessageError // what a notice can say about the message; nil: nothing
+	err     error         // the error itself, to be wrapped
+}
+
+// object judges a hook's error by verdict. The methods of the error, which
+// errors.Is and errors.As call, are the application's. If one of them panics, the
+// objection is reason.Internal, as if the hook itself had panicked.
+func object(err error, verdict func(error) *reason.Reason) (o objection) {
+	o = objection{why: reason.Internal, detail: "a method of the error panicked", err: reason.Internal}
+	defer func() { _ = recover() }()
+	judged := objection{why: verdict(err), detail: err.Error(), err: err}
+	errors.As(err, &judged.message)
+	return judged
+}
+
+// is is errors.Is for an error that may be the application's. If one of its methods
+// panics, it is not target.
+func is(err, target error) (yes bool) {
+	defer func() {
+		if recover() != nil {
+			yes = false
+		}
+	}()
+	return errors.Is(err, target)
+}
+
 // verdict finds the sentinel of a validator's error.
 func verdict(err error) *reason.Reason {
 	for _, why := range []*reason.Reason{
@@ -161,13 +193,12 @@ type notice struct {
 	RetryMS int64  `json:"retry_after_ms,omitempty"`
 }
 
-func invalidNotice(why *reason.Reason, err error) notice {
-	n := notice{Error: "invalid_message", Reason: why.Token()}
-	if why == reason.Forbidden {
+func (o objection) notice() notice {
+	if o.why == reason.Forbidden {
 		return notice{Error: "forbidden"}
 	}
-	var m *MessageError
-	if errors.As(err, &m) {
+	n := notice{Error: "invalid_message", Reason: o.why.Token()}
+	if m := o.message; m != nil {
 		n.Reason, n.Pointer, n.Keyword = m.Reason, m.Pointer, m.Keyword
 	}
 	return n

@@ -27,7 +27,6 @@ package wsguard
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -428,7 +427,15 @@ func (e *Endpoint) Accept(w http.ResponseWriter, r *http.Request) (*Conn, error)
 		return nil, err
 	}
 	if c.awaiting.Load() {
-		if err := c.authenticate(ctx, r); err != nil {
+		returned := false
+		defer func() {
+			if !returned {
+				c.fault("a hook ended the goroutine of Accept")
+			}
+		}()
+		err := c.authenticate(ctx, r)
+		returned = true
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -463,12 +470,17 @@ func (g *Guard) Pieces() Pieces {
 func (e *Endpoint) accept(w http.ResponseWriter, r *http.Request, holders int32) (*Conn, *http.Request, error) {
 	a := admission{endpointState: e.now.Load(), e: e, g: e.g, r: r}
 	a.shared()
-	admitted := false
+	admitted, refused := false, false
+	defer e.g.sessions.left() // whatever a hook does
 	defer func() {
-		if !admitted { // refused, or a hook or a wrapper has panicked
+		if !admitted && !refused {
+			a.cutOff()
+		}
+	}()
+	defer func() {
+		if !admitted {
 			a.undo(holders)
 		}
-		e.g.sessions.left()
 	}()
 	var c *Conn
 	err := error(deny(reason.Draining, ""))
@@ -483,6 +495,7 @@ func (e *Endpoint) accept(w http.ResponseWriter, r *http.Request, holders int32)
 		if a.answered || a.explain(w, err, &ev) {
 			w = discardResponse{}
 		}
+		refused = true
 		e.g.reporter.refuse(w, r, err, ev)
 		a.offended(asDenied(err))
 		return nil, nil, err
@@ -525,7 +538,7 @@ func (a *admission) explain(w http.ResponseWriter, err error, ev *audit.Event) b
 	}()
 	c, err := wire.Upgrade(w, a.auth.strip(a.r), a.subprotocol, a.wire)
 	if err != nil {
-		return !errors.Is(err, wire.ErrNotHijackable)
+		return !is(err, wire.ErrNotHijackable)
 	}
 	told = true
 	token := why.Token()
@@ -605,6 +618,16 @@ func (a *admission) handshakeRate() error {
 func (a *admission) land() {
 	a.fl.done()
 	a.fl = nil
+}
+
+// cutOff reports a handshake that was neither admitted nor refused.
+func (a *admission) cutOff() {
+	ev := audit.Event{Kind: audit.Warning, Err: reason.Internal, Reason: "panic", Detail: "a hook or a ResponseWriter ended a handshake"}
+	ev.Client, ev.Subject, ev.Origin, ev.Host = peerOf(a.r), a.principal.Subject, a.r.Header.Get("Origin"), a.r.Host
+	if a.client.valid() {
+		ev.Client = a.client.String()
+	}
+	a.g.events.emit(ev)
 }
 
 func (a *admission) undo(holders int32) {
@@ -726,7 +749,7 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 	c.w, err = wire.Upgrade(w, stripped, a.subprotocol, a.wire)
 	if err != nil {
 		// Once the connection is taken nothing more can be answered.
-		a.answered = !errors.Is(err, wire.ErrNotHijackable)
+		a.answered = !is(err, wire.ErrNotHijackable)
 		return nil, denyCause(reason.NotHijackable, err)
 	}
 	for _, l := range a.leases {

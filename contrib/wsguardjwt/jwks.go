@@ -190,29 +190,35 @@ func (r *remote) begin(now time.Time) chan struct{} {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout)
 		defer cancel()
-		keys, err := r.fetch(ctx)
-
-		r.mu.Lock()
-		r.flight = nil
-		r.tried = time.Now()
-		r.err = err
-		var empty *noKeysError
-		switch {
-		case err == nil:
-			r.keys, r.fetched, r.failures = keys, r.tried, 0
-		case errors.As(err, &empty):
-			r.keys = nil // the issuer has withdrawn them all
-			fallthrough
-		default:
-			r.failures++
-		}
-		r.mu.Unlock()
-		close(flight)
-		if err != nil {
-			r.log.Warn("wsguardjwt: cannot fetch keys", "error", err)
-		}
+		keys, err := []publicKey(nil), errors.New("the transport ended the fetch")
+		defer func() { r.land(keys, err) }() // whatever the transport does
+		keys, err = r.fetch(ctx)
 	}()
 	return flight
+}
+
+// land ends the fetch that is under way. The transport's error is not asked
+// anything: its methods are the application's.
+func (r *remote) land(keys []publicKey, err error) {
+	r.mu.Lock()
+	flight := r.flight
+	r.flight = nil
+	r.tried = time.Now()
+	r.err = err
+	if err == nil {
+		r.keys, r.fetched, r.failures = keys, r.tried, 0
+	} else {
+		if _, withdrawn := err.(*noKeysError); withdrawn {
+			r.keys = nil // the issuer has withdrawn them all
+		}
+		r.failures++
+	}
+	r.mu.Unlock()
+	close(flight)
+	if err != nil {
+		defer func() { _ = recover() }() // the logger is the application's, too
+		r.log.Warn("wsguardjwt: cannot fetch keys", "error", err)
+	}
 }
 
 // noKeysError is a set without a key to use.

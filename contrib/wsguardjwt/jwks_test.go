@@ -450,3 +450,61 @@ func TestNoGoroutine(t *testing.T) {
 	}
 	accepted(t, v, first())
 }
+
+// evilError is a transport's, and one of its methods does not return.
+type evilError struct {
+	method string
+	act    func()
+}
+
+func (e *evilError) do(method string) {
+	if e.method == method {
+		e.act()
+	}
+}
+
+func (e *evilError) Error() string { e.do("Error"); return "evil" }
+func (e *evilError) Unwrap() error { e.do("Unwrap"); return nil }
+func (e *evilError) Is(error) bool { e.do("Is"); return false }
+func (e *evilError) As(any) bool   { e.do("As"); return false }
+
+type evilLogger struct {
+	slog.Handler
+	act func()
+}
+
+func (l evilLogger) Enabled(context.Context, slog.Level) bool { return true }
+func (l evilLogger) Handle(_ context.Context, r slog.Record) error {
+	r.Attrs(func(a slog.Attr) bool { _ = a.Value.Any().(error).Error(); return true })
+	l.act()
+	return nil
+}
+
+// TestTransportThatDoesNotReturn: whatever a transport, its error and a logger do,
+// the process lives, and the keys are fetched when they can be.
+func TestTransportThatDoesNotReturn(t *testing.T) {
+	k1, _ := ecKeys(t)
+	for what, act := range map[string]func(){"panics": func() { panic("evil") }, "ends its goroutine": runtime.Goexit} {
+		for name, answer := range map[string]func() error{
+			"transport": func() error { act(); return nil },
+			"Error":     func() error { return &evilError{"Error", act} },
+			"Unwrap":    func() error { return &evilError{"Unwrap", act} },
+			"Is":        func() error { return &evilError{"Is", act} },
+			"As":        func() error { return &evilError{"As", act} },
+		} {
+			t.Run(name+" "+what, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					source := publish(k1)
+					v := byURL(t, source, func(c *wsguardjwt.Config) { c.Logger = slog.New(evilLogger{act: act}) })
+					source.fail(func(*http.Request) (*http.Response, error) { return nil, answer() })
+					if _, err := v.Verify(t.Context(), first()); !errors.Is(err, wsguard.ErrUnavailable) {
+						t.Error("not a 503")
+					}
+					source.set(k1)
+					time.Sleep(time.Minute)
+					accepted(t, v, first())
+				})
+			})
+		}
+	}
+}

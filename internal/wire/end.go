@@ -37,7 +37,7 @@ func (c *Conn) Cut() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.cut = true
-	c.socket().Close()
+	closeConn(c.socket())
 }
 
 // socket is the net.Conn under TLS: closing a tls.Conn writes an alert, and may
@@ -51,6 +51,12 @@ func (c *Conn) socket() net.Conn {
 
 func (c *Conn) finish(code int, reason string, done func()) {
 	defer done()
+	defer func() {
+		_ = recover() // a net.Conn may be the application's
+		closeConn(c.socket())
+		// Drops the library's finalizer, without which it is never collected.
+		c.ws.CloseNow()
+	}()
 	polite := c.sendClose(code, reason)
 
 	// The reader's Read has failed by now, or fails at once; the application
@@ -68,9 +74,6 @@ func (c *Conn) finish(code int, reason string, done func()) {
 		// A net.Conn that ignores its deadlines.
 	}
 	t.Stop()
-	c.socket().Close()
-	// Drops the library's finalizer, without which it is never collected.
-	c.ws.CloseNow()
 }
 
 // sendClose writes the close frame and reports whether it is worth waiting for
@@ -129,7 +132,7 @@ func (c *Conn) linger() {
 	// Neither a tls.Conn's lock nor a socket that ignores its deadlines holds
 	// the ending up.
 	socket := c.socket()
-	timer := time.AfterFunc(c.cfg.Linger, func() { socket.Close() })
+	timer := time.AfterFunc(c.cfg.Linger, func() { closeConn(socket) })
 	defer timer.Stop()
 	if t, ok := c.nc.(*tls.Conn); ok {
 		if t.CloseWrite() != nil {

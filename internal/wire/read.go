@@ -320,7 +320,7 @@ func (c *Conn) fill() error {
 				return ErrClosing
 			}
 			c.desync = true
-			if errors.Is(err, io.EOF) {
+			if is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF // an end without a close frame
 			}
 			return &Error{Fault: FaultLost, Detail: "connection lost", Err: err}

@@ -319,4 +319,21 @@ func (l lib) readWriter() *bufio.ReadWriter {
 	return bufio.NewReadWriter(bufio.NewReaderSize(l, 16), bufio.NewWriterSize(l, 16))
 }
 
-func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
+func isTimeout(err error) bool { return is(err, os.ErrDeadlineExceeded) }
+
+// is is errors.Is for an error of a net.Conn, which a listener of the application's
+// may have wrapped. If one of the error's methods panics, it is not target.
+func is(err, target error) (yes bool) {
+	defer func() {
+		if recover() != nil {
+			yes = false
+		}
+	}()
+	return errors.Is(err, target)
+}
+
+// closeConn closes a net.Conn, whatever its Close does.
+func closeConn(nc net.Conn) {
+	defer func() { _ = recover() }()
+	nc.Close()
+}
