@@ -327,11 +327,13 @@ func find(r *http.Request, sources []source) (credential, error) {
 }
 
 // offers returns the subprotocols that a handshake offers: the entries of
-// Sec-WebSocket-Protocol that are no credentials.
+// Sec-WebSocket-Protocol that are no credentials. Beside a credential, an entry that
+// differs from one in letter case only is one too.
 func (a *Authenticator) offers(h http.Header) []string {
 	all := headerTokens(h, "Sec-Websocket-Protocol")
-	if prefix := a.cfg.Sources.Subprotocol; prefix != "" {
-		all = slices.DeleteFunc(all, func(s string) bool { return strings.HasPrefix(s, prefix) })
+	prefix := a.cfg.Sources.Subprotocol
+	if prefix != "" && slices.ContainsFunc(all, func(s string) bool { return strings.HasPrefix(s, prefix) }) {
+		all = slices.DeleteFunc(all, func(s string) bool { return hasPrefixFold(s, prefix) })
 	}
 	return all
 }
@@ -358,15 +360,8 @@ func (a *Authenticator) strip(r *http.Request) *http.Request {
 				out.Form, out.PostForm = nil, nil // parsed from it, perhaps
 			}
 		case sourceSubprotocol:
-			var kept []string
-			all := headerTokens(out.Header, "Sec-Websocket-Protocol")
-			present := slices.ContainsFunc(all, func(p string) bool { return strings.HasPrefix(p, s.name) })
-			for _, p := range all {
-				if !hasPrefixFold(p, s.name) {
-					kept = append(kept, p)
-				}
-			}
-			if present {
+			kept := a.offers(out.Header)
+			if len(kept) < len(headerTokens(out.Header, "Sec-Websocket-Protocol")) {
 				clone()
 				out.Header = out.Header.Clone()
 				out.Header.Del("Sec-Websocket-Protocol")
