@@ -462,8 +462,9 @@ func (g *Guard) Shutdown(ctx context.Context) error {
 func (g *Guard) drain(ctx context.Context, pace time.Duration) {
 	conns := g.sessions.open()
 	rand.Shuffle(len(conns), func(i, j int) { conns[i], conns[j] = conns[j], conns[i] })
-	n, k := len(conns), 0
-	ticks := min(n, max(1, int(pace/(drainEvery+drainEvery/5)))) // jitter is a tenth, a timer may be late
+	n, k := int64(len(conns)), int64(0)
+	// The jitter is a tenth of the interval, and a timer may be late.
+	ticks := min(n, max(1, int64(pace/(drainEvery+drainEvery/5))))
 	for tick := range ticks {
 		for ; k < n*(tick+1)/ticks; k++ {
 			conns[k].end(reason.Draining, "")

@@ -135,6 +135,27 @@ func TestShutdownOfFew(t *testing.T) {
 	}
 }
 
+// The time that Shutdown has may hold more batches than an int of 32 bits counts.
+func TestShutdownWithinDecades(t *testing.T) {
+	for _, years := range []time.Duration{1, 17, 30, 60, 100} {
+		connBubble(t, func(t *testing.T) {
+			g, _ := connGuard(t, nil)
+			s := wstest.ServePipe(t, g.Handler(echo))
+			for range 5 {
+				connBrowse(connDial(t, s, ""))
+			}
+			synctest.Wait()
+			ctx, cancel := context.WithTimeout(context.Background(), years*365*24*time.Hour)
+			defer cancel()
+			start := time.Now()
+			if err := g.Shutdown(ctx); err != nil {
+				t.Fatal(err)
+			}
+			connBetween(t, fmt.Sprint("drained within ", int(years), " years"), time.Since(start), 320*time.Millisecond, 480*time.Millisecond)
+		})
+	}
+}
+
 func TestShutdownOfNobody(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
 		g, _ := connGuard(t, nil)

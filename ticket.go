@@ -243,8 +243,8 @@ func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http
 		}
 		json.NewEncoder(w).Encode(struct {
 			Ticket    string `json:"ticket"`
-			ExpiresIn int    `json:"expires_in"`
-		}{token, int(a.auth.tickets.cfg.TTL / time.Second)})
+			ExpiresIn int64  `json:"expires_in"`
+		}{token, int64(a.auth.tickets.cfg.TTL / time.Second)})
 	})
 }
 

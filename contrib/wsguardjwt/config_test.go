@@ -188,7 +188,7 @@ func TestPrincipal(t *testing.T) {
 		"a claim of an object":  {obj{"realm_access": obj{"roles": []string{"x"}}}, "s-1", []string{"read", "write"}},
 		"no iat":                {obj{"iat": nil}, "s-1", []string{"read", "write"}},
 		"exp with a fraction":   {obj{"exp": float64(now.Unix()) + 60.5}, "s-1", []string{"read", "write"}},
-		"exp in the year 9999":  {obj{"exp": 253402300799}, "s-1", []string{"read", "write"}},
+		"exp in the year 9999":  {obj{"exp": int64(253402300799)}, "s-1", []string{"read", "write"}},
 		"longest names":         {obj{"sub": strings.Repeat("a", 255)}, "s-1", []string{"read", "write"}},
 		"claims of other cases": {obj{"SUB": "admin", "Exp": 0}, "s-1", []string{"read", "write"}},
 	} {
@@ -271,7 +271,7 @@ func TestPrincipalHook(t *testing.T) {
 			return hook(ctx, claims, p)
 		},
 	})
-	token := sign("RS256", rsaKey(), nil, obj{"tenant": "t1", "n": 12345678901234567})
+	token := sign("RS256", rsaKey(), nil, obj{"tenant": "t1", "n": int64(12345678901234567)})
 
 	hook = func(_ context.Context, claims map[string]any, p wsguard.Principal) (wsguard.Principal, error) {
 		p.Subject = claims["tenant"].(string) + "/" + p.Subject

@@ -111,7 +111,7 @@ func TestForgeries(t *testing.T) {
 		"exp a string":            claim(obj{"exp": fmt.Sprint(now.Add(time.Hour).Unix())}),
 		"exp zero":                claim(obj{"exp": 0}),
 		"exp negative":            claim(obj{"exp": -1}),
-		"exp beyond the calendar": claim(obj{"exp": 253402300800}),
+		"exp beyond the calendar": claim(obj{"exp": int64(253402300800)}),
 		"exp 1e300":               payload(`{"iss":%q,"aud":%q,"sub":"alice","exp":1e300}`, issuer, audience),
 		"exp 1e999":               payload(`{"iss":%q,"aud":%q,"sub":"alice","exp":1e999}`, issuer, audience),
 		"exp 2^63":                payload(`{"iss":%q,"aud":%q,"sub":"alice","exp":9223372036854775808}`, issuer, audience),

@@ -50,7 +50,7 @@ func parseDecimal[T string | []byte](buf []byte, s T) decimal {
 		}
 		e := 0
 		for ; i < len(s); i++ {
-			e = min(e*10+int(s[i]-'0'), maxExponent)
+			e = addDigit(e, s[i])
 		}
 		if neg {
 			e = -e

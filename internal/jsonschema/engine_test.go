@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/big"
+	"math/bits"
 	"math/rand/v2"
 	"strconv"
 	"strings"
@@ -222,6 +223,10 @@ func TestHostileCost(t *testing.T) {
 	if raceEnabled {
 		t.Skip("a ratio of times, which the race detector bends")
 	}
+	most := 20.0
+	if bits.UintSize == 32 {
+		most = 80 // hashes and numbers of 64 bits take several instructions here
+	}
 	ordinary := []byte(fill("[", `{"id":#,"name":"somebody","tags":["a","b"],"score":12.5}`, ",", "]"))
 	timed := func(f func()) time.Duration {
 		start := time.Now()
@@ -244,12 +249,12 @@ func TestHostileCost(t *testing.T) {
 		// slower for a while is so for both; and what others take of it needs more
 		// rounds to be seen past, not another bound.
 		took, valid, ratio := time.Hour, time.Hour, 0.0
-		for round := 0; round < 15 || round < 300 && ratio > 20; round++ {
+		for round := 0; round < 15 || round < 300 && ratio > most; round++ {
 			took = min(took, timed(func() { _ = s.Validate(msg) }))
 			valid = min(valid, timed(func() { json.Valid(ordinary) }))
 			ratio = float64(took) / float64(valid) / scale
 		}
-		if ratio > 20 {
+		if ratio > most {
 			t.Errorf("%s: %.1f times json.Valid on 32 KiB", c.name, ratio)
 		} else {
 			t.Logf("%s: %.2f times json.Valid on 32 KiB", c.name, ratio)

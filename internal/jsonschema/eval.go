@@ -272,7 +272,7 @@ func (e *evaluator) among(set *valueSet, val int32) bool {
 
 // matches runs a pattern. RE2 is linear in the text, but each character may meet all that is live in the pattern.
 func (e *evaluator) matches(p *pattern, s string) bool {
-	e.charge(1 + len(s)*p.width/16)
+	e.charge(1 + sixteenths(len(s), p.width))
 	return p.re.MatchString(s)
 }
 

@@ -14,7 +14,7 @@ type format struct {
 	cost int // in sixteenths of a unit of fuel for each byte
 }
 
-func (f *format) price(n int) int { return 4 + n*f.cost/16 }
+func (f *format) price(n int) int { return 4 + sixteenths(n, f.cost) }
 
 // formats are those of v5. What common messages hold is judged here, without an allocation; the rest, and whatever is
 // not plainly right, is v5's to judge. It is not asked for hostnames and addresses, where it is too lenient.

@@ -362,7 +362,7 @@ func (v *vm) num(i int) (end int, n number) {
 			}
 			from, e := j, 0
 			for j < len(msg) && msg[j]-'0' <= 9 {
-				e = min(e*10+int(msg[j]-'0'), maxExponent)
+				e = addDigit(e, msg[j])
 				j++
 			}
 			if j == from {

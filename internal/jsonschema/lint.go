@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/url"
 	"slices"
 	"strconv"
@@ -179,8 +180,9 @@ func (l *linter) numbers(d *document, v any, at string) {
 	}
 }
 
-// maxCount is the largest count that every JSON reader holds exactly.
-const maxCount = 1 << 53
+// maxCount is the largest count that a schema may have. Every JSON reader holds integers up to 2^53 exactly, and v5
+// converts a count to int, which on a 32-bit platform would make a small or a negative number of a large one.
+const maxCount = min(1<<53, math.MaxInt)
 
 // schema walks one schema. base is its base URI, res the position of the schema resource around it.
 func (l *linter) schema(d *document, v any, at, base string, res position) {
@@ -250,7 +252,7 @@ func (l *linter) keyword(d *document, m map[string]any, k, at, base string, res 
 	case kwCount:
 		if n, ok := v.(json.Number); ok {
 			if p := parseDecimal(nil, string(n)); p.cmp(parseDecimal(nil, strconv.Itoa(maxCount))) > 0 {
-				l.fatally(d, here, "a count beyond 2^53")
+				l.fatally(d, here, "a count beyond %d, the smaller of 2^53 and the largest int of this platform", maxCount)
 			}
 		}
 	case kwSchema:

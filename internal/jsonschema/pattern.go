@@ -22,7 +22,7 @@ func newTextPattern(p *pattern) *textPattern {
 }
 
 // cost is what RE2 may spend on a text of n bytes: each character may meet all that is live in the pattern.
-func (t *textPattern) cost(n int) int { return 1 + n*t.width/16 }
+func (t *textPattern) cost(n int) int { return 1 + sixteenths(n, t.width) }
 
 // match reports what it spent, or would have spent if that is beyond most.
 func (t *textPattern) match(text []byte, most int) (ok bool, spent int) {

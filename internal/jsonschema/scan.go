@@ -28,6 +28,12 @@ func DefaultLimits() Limits {
 // maxExponent is where exponents saturate. Comparing two of them needs no power of ten, so the cap can be high.
 const maxExponent = 1 << 30
 
+// addDigit appends a decimal digit to the absolute value of an exponent, and saturates at maxExponent. Ten times
+// maxExponent does not fit an int of 32 bits.
+func addDigit(e int, digit byte) int {
+	return int(min(int64(e)*10+int64(digit-'0'), maxExponent))
+}
+
 // maxDepth is that of encoding/json. Trees are walked by recursion, and Go ends a process whose stack overflows.
 const maxDepth = 10000
 

@@ -114,6 +114,11 @@ func scanCases() []scanCase {
 		{"exponent -401", `1e-401`, "exponent", 0},
 		{"exponent by value", `1e+0000000401`, "exponent", 0},
 		{"exponent beyond int64", `1e99999999999999999999`, "exponent", 0},
+		{"exponent of 2^31", `1e2147483648`, "exponent", 0},
+		{"exponent of 2^32", `1e4294967296`, "exponent", 0},
+		{"exponent of -2^32-1", `1e-4294967297`, "exponent", 0},
+		{"exponent of ten times 2^32", `[1e42949672960]`, "exponent", 1},
+		{"exponent of 2^64", `1e18446744073709551616`, "exponent", 0},
 
 		// The first fault in byte order wins.
 		{"limit before syntax", strings.Repeat("[", 65) + `x`, "depth", 64},

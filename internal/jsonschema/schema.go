@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/url"
 	"slices"
 	"strings"
@@ -48,8 +49,19 @@ type Options struct {
 // what ordinary schemas use: most branches are never tried, a failing one ends early, verdicts of recursive steps are
 // kept, and the size of an enum costs nothing. What runs out is a thousand branches tried for each of thousands of items,
 // or slow patterns on long strings. A unit takes 5 to 90 ns, so that 32 KiB, which may use 2,162,688 units, are done
-// within about 0.2 s.
-func DefaultFuel(n int) int { return 64<<10 + 64*n }
+// within about 0.2 s. DefaultFuel is at most maxFuel.
+func DefaultFuel(n int) int { return int(min(64<<10+64*int64(n), maxFuel)) }
+
+const (
+	// maxFuel is the largest default. Twice as much fits an int, so that adding costs cannot overflow.
+	maxFuel = math.MaxInt / 4
+	// maxCost is where a single cost saturates. It is more than any message has.
+	maxCost = math.MaxInt / 2
+)
+
+// sixteenths returns the fuel for n bytes at each sixteenths of a unit, and saturates at maxCost. On a 32-bit platform
+// the product of a large text and a slow pattern does not fit an int.
+func sixteenths(n, each int) int { return int(min(int64(n)*int64(each)/16, maxCost)) }
 
 // A Schema judges messages. It is immutable and safe for concurrent use.
 type Schema struct {
