@@ -1,9 +1,10 @@
 # Targets:
-#   test     the tests of all modules, for every commit
-#   nightly  the tests that take longer: those named TestNightly…
-#   check    gofmt, vet, staticcheck and tidiness of all modules
-#   fuzz     a short run of each fuzz test
-#   bench    wsguard beside the bare library and its peers
+#   test     runs the tests of every module, for every commit.
+#   nightly  runs the tests that take longer: those named TestNightly….
+#   check    is what CI does before the tests: format, vet, staticcheck, tidiness,
+#            the size of the API, and the platforms that CI does not have.
+#   fuzz     runs each fuzz test for a short time.
+#   bench    compares wsguard with the bare library and its peers.
 
 GO ?= go
 MODULES := $(sort $(dir $(shell find . -name go.mod -not -path '*/node_modules/*')))
@@ -12,21 +13,50 @@ RACE := $(shell if [ "$$($(GO) env CGO_ENABLED)" = 1 ] && command -v "$$($(GO) e
 FUZZTIME ?= 20s
 # The packages that have nightly tests.
 NIGHTLY = $(sort $(dir $(shell grep -rl --include='*_test.go' --exclude-dir=node_modules '^func TestNightly' .)))
+# These modules are what users build. The others are tests of ours, which run on
+# the platforms of CI only.
+USED := $(filter-out ./bench/ ./internal/%,$(MODULES))
+PLATFORMS := linux/386 windows/amd64 darwin/arm64 freebsd/amd64
+# The root package may have this many exported constants, variables, functions and
+# types, as go doc -short counts them, and methods together. Documentation may
+# have any number of lines.
+MAXAPI := 130
 export GOWORK := off
 
-.PHONY: test nightly check fuzz bench
+.PHONY: test nightly check lint api platforms test386 fuzz bench
 test:
 	@for m in $(MODULES); do echo "== $$m"; (cd $$m && $(GO) test $(RACE) -shuffle=on -timeout 30m ./...) || exit 1; done
 
 nightly:
 	@for d in $(NIGHTLY); do echo "== $$d"; (cd $$d && WSGUARD_NIGHTLY=1 $(GO) test $(RACE) -v -count=1 -run '^TestNightly' -timeout 30m .) || exit 1; done
 
-check:
+check: lint platforms test386
+
+lint: api
 	@out=$$(gofmt -l .); if [ -n "$$out" ]; then echo "gofmt: $$out"; exit 1; fi
 	@for m in $(MODULES); do echo "== $$m"; (cd $$m && $(GO) vet ./... && $(GO) mod tidy -diff) || exit 1; done
 	@for m in $(MODULES); do (cd $$m && staticcheck ./...) || exit 1; done
-	@lines=$$($(GO) doc -all . | wc -l); if [ $$lines -gt 700 ]; then echo "go doc -all prints $$lines lines, at most 700"; exit 1; fi
 	@if [ "$$($(GO) list -m -f '{{if not .Indirect}}{{.Path}}{{end}}' all | grep -c .)" -ne 4 ]; then echo "the core has direct dependencies beside its three"; exit 1; fi
+
+api:
+	@names=$$($(GO) doc -short . | grep -cE '^ *(func|type|var|const)'); methods=$$($(GO) doc -all . | grep -cE '^func \('); \
+	if [ $$((names + methods)) -gt $(MAXAPI) ]; then \
+		echo "the root package exports $$names names and $$methods methods: at most $(MAXAPI) together"; exit 1; \
+	fi
+
+platforms:
+	@for m in $(USED); do for p in $(PLATFORMS); do \
+		echo "== vet $$m $$p"; (cd $$m && CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) vet ./...) || exit 1; \
+	done; done
+
+# Linux on amd64 also runs programs for 386. There is no race detector for them.
+test386:
+	@if [ "$$($(GO) env GOHOSTOS)/$$($(GO) env GOHOSTARCH)" = linux/amd64 ]; then \
+		echo "== test ./ linux/386"; \
+		CGO_ENABLED=0 GOOS=linux GOARCH=386 $(GO) test -shuffle=on -timeout 30m $$($(GO) list ./... | grep -v /examples/); \
+	else \
+		echo "the tests do not run for 386: this machine is not linux/amd64"; \
+	fi
 
 fuzz:
 	@for pkg in $$($(GO) list ./...); do \
