@@ -1,10 +1,12 @@
 # Targets:
-#   test     runs the tests of every module, for every commit.
-#   nightly  runs the tests that take longer: those named TestNightly….
-#   check    is what CI does before the tests: format, vet, staticcheck, tidiness,
-#            the size of the API, and the platforms that CI does not have.
-#   fuzz     runs each fuzz test for a short time.
-#   bench    compares wsguard with the bare library and its peers.
+#   test           runs the tests of every module, for every commit.
+#   nightly        runs the tests that take longer: those named TestNightly….
+#   check          is what CI does before the tests: format, vet, staticcheck,
+#                  tidiness, the size of the API, and the platforms that CI does
+#                  not have.
+#   release-check  installs the modules as a user will, once they are tagged.
+#   fuzz           runs each fuzz test for a short time.
+#   bench          compares wsguard with the bare library and its peers.
 
 GO ?= go
 MODULES := $(sort $(dir $(shell find . -name go.mod -not -path '*/node_modules/*')))
@@ -23,7 +25,7 @@ PLATFORMS := linux/386 windows/amd64 darwin/arm64 freebsd/amd64
 MAXAPI := 130
 export GOWORK := off
 
-.PHONY: test nightly check lint api platforms test386 fuzz bench
+.PHONY: test nightly check lint api platforms test386 release-check fuzz bench
 test:
 	@for m in $(MODULES); do echo "== $$m"; (cd $$m && $(GO) test $(RACE) -shuffle=on -timeout 30m ./...) || exit 1; done
 
@@ -57,6 +59,10 @@ test386:
 	else \
 		echo "the tests do not run for 386: this machine is not linux/amd64"; \
 	fi
+
+# See docs/releasing.md.
+release-check:
+	cd internal/release && $(GO) run . ../..
 
 fuzz:
 	@for pkg in $$($(GO) list ./...); do \

@@ -9,7 +9,7 @@ require (
 	github.com/lxzan/gws v1.8.9
 	github.com/olahol/melody v1.1.4
 	github.com/santhosh-tekuri/jsonschema/v5 v5.3.1
-	github.com/wsguard/wsguard v0.0.0
+	github.com/wsguard/wsguard v0.1.0
 	golang.org/x/time v0.15.0
 )
 

@@ -6,7 +6,7 @@ require (
 	github.com/MicahParks/jwkset v0.11.3
 	github.com/coder/websocket v1.8.15
 	github.com/golang-jwt/jwt/v5 v5.3.1
-	github.com/wsguard/wsguard v0.0.0
+	github.com/wsguard/wsguard v0.1.0
 )
 
 require (

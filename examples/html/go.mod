@@ -5,7 +5,7 @@ go 1.25.0
 require (
 	github.com/coder/websocket v1.8.15
 	github.com/microcosm-cc/bluemonday v1.0.27
-	github.com/wsguard/wsguard v0.0.0
+	github.com/wsguard/wsguard v0.1.0
 	golang.org/x/net v0.55.0
 )
 

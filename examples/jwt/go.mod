@@ -7,8 +7,8 @@ require (
 	github.com/coder/websocket v1.8.15
 	github.com/go-chi/chi/v5 v5.2.3
 	github.com/golang-jwt/jwt/v5 v5.3.1
-	github.com/wsguard/wsguard v0.0.0
-	github.com/wsguard/wsguard/contrib/wsguardjwt v0.0.0
+	github.com/wsguard/wsguard v0.1.0
+	github.com/wsguard/wsguard/contrib/wsguardjwt v0.1.0
 	golang.org/x/time v0.15.0
 )
 

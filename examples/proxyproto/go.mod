@@ -5,7 +5,7 @@ go 1.25.0
 require (
 	github.com/coder/websocket v1.8.15
 	github.com/pires/go-proxyproto v0.15.0
-	github.com/wsguard/wsguard v0.0.0
+	github.com/wsguard/wsguard v0.1.0
 )
 
 require (

@@ -9,7 +9,7 @@ require (
 	github.com/gorilla/websocket v1.5.3
 	github.com/labstack/echo/v4 v4.13.4
 	github.com/lxzan/gws v1.8.9
-	github.com/wsguard/wsguard v0.0.0
+	github.com/wsguard/wsguard v0.1.0
 )
 
 require (
