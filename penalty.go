@@ -16,9 +16,10 @@ import (
 // as long, and then gets 429 before anything dear is done. What a page of another
 // site can make a browser do has no weight; see docs/limits.md.
 type PenaltyConfig struct {
-	// Violations is the weight of violations that a client may have, such as
-	// Rate{PerSecond: 0.1, Burst: 20}. By default no client is banned, except by
-	// Guard.Ban.
+	// Violations limits the weight of a client's violations. A client that exceeds
+	// it is banned, and its handshakes get a 429. For example,
+	// Rate{PerSecond: 0.1, Burst: 20} allows a weight of 20 at once and forgives a
+	// tenth per second. By default, and with Off, only Guard.Ban bans.
 	Violations Rate
 
 	// First is how long the first ban of a client lasts. The default is one
