@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -54,46 +55,53 @@ func newDownstream(t *tree, dir string) (*downstream, error) {
 	return d, nil
 }
 
-// install installs the modules into a new module, builds all their packages, and
-// builds a program that imports those that can be imported.
-func (d *downstream) install(modules ...mod) error {
+// get installs the modules into a new module. It returns the directory of the new
+// module, and what it has installed.
+func (d *downstream) get(modules ...mod) (dir string, names []string, err error) {
 	d.n++
-	dir := filepath.Join(d.dir, fmt.Sprint("downstream", d.n))
+	dir = filepath.Join(d.dir, fmt.Sprint("downstream", d.n))
 	if err := os.Mkdir(dir, 0o755); err != nil {
-		return err
+		return "", nil, err
 	}
-	run := func(args ...string) (string, error) {
-		cmd := exec.Command("go", args...)
-		cmd.Dir, cmd.Env = dir, d.env
-		var stdout, stderr bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &stdout, &stderr
-		if err := cmd.Run(); err != nil {
-			return "", fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, &stderr)
-		}
-		return stdout.String(), nil
-	}
-	if _, err := run("mod", "init", "example.com/downstream"); err != nil {
-		return err
+	if _, err := d.run(dir, "mod", "init", "example.com/downstream"); err != nil {
+		return "", nil, err
 	}
 	sums, err := d.t.sums(modules...)
 	if err != nil {
-		return err
+		return "", nil, err
 	}
 	if err := os.WriteFile(filepath.Join(dir, "go.sum"), sums, 0o644); err != nil {
-		return err
+		return "", nil, err
 	}
-	var names []string
-	get := []string{"get"}
 	for _, m := range modules {
-		name := m.path + "@" + d.t.version
-		names, get = append(names, name), append(get, name)
+		names = append(names, m.path+"@"+d.t.version)
 	}
-	if _, err := run(get...); err != nil {
+	_, err = d.run(dir, append([]string{"get"}, names...)...)
+	return dir, names, err
+}
+
+// run runs the go command in dir and returns its output.
+func (d *downstream) run(dir string, args ...string) (string, error) {
+	cmd := exec.Command("go", args...)
+	cmd.Dir, cmd.Env = dir, d.env
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, &stderr)
+	}
+	return stdout.String(), nil
+}
+
+// install installs the modules into a new module, builds all their packages, and
+// builds a program that imports those that can be imported.
+func (d *downstream) install(modules ...mod) error {
+	dir, names, err := d.get(modules...)
+	if err != nil {
 		return err
 	}
 	var imports []string
 	for _, m := range modules {
-		out, err := run("list", "-f", "{{.ImportPath}} {{.Name}} {{.Module.Path}} {{.Module.Version}}", m.path+"/...")
+		out, err := d.run(dir, "list", "-f", "{{.ImportPath}} {{.Name}} {{.Module.Path}} {{.Module.Version}}", m.path+"/...")
 		if err != nil {
 			return err
 		}
@@ -114,7 +122,7 @@ func (d *downstream) install(modules ...mod) error {
 		if len(all) == 0 {
 			return fmt.Errorf("%s has no packages", m.path)
 		}
-		if _, err := run(append([]string{"build"}, all...)...); err != nil {
+		if _, err := d.run(dir, append([]string{"build"}, all...)...); err != nil {
 			return err
 		}
 	}
@@ -124,12 +132,46 @@ func (d *downstream) install(modules ...mod) error {
 		fmt.Fprintf(&program, "\t_ %q\n", path)
 	}
 	program.WriteString(")\n\nfunc main() {}\n")
-	if err := os.WriteFile(filepath.Join(dir, "main.go"), program.Bytes(), 0o644); err != nil {
-		return err
-	}
-	if _, err := run("build", "-o", filepath.Join(dir, "program"), "."); err != nil {
+	if err := d.build(dir, program.Bytes()); err != nil {
 		return err
 	}
 	fmt.Printf("installed %s, and built a program that imports %s\n", strings.Join(names, " and "), strings.Join(imports, ", "))
+	return nil
+}
+
+// build builds a program in the module in dir, without another change of the module
+// than go get has made.
+func (d *downstream) build(dir string, program []byte) error {
+	source, err := os.MkdirTemp(dir, "program")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(source, "main.go"), program, 0o644); err != nil {
+		return err
+	}
+	_, err = d.run(dir, "build", "-mod=readonly", "-o", filepath.Join(source, "program"), "./"+filepath.Base(source))
+	return err
+}
+
+// buildPage builds the programs of a page, such as README.md, with the root.
+func (d *downstream) buildPage(page string) error {
+	text, err := os.ReadFile(filepath.Join(d.t.dir, page))
+	if err != nil {
+		return err
+	}
+	programs := regexp.MustCompile("(?s)```go\n(package main\n.*?)```").FindAllSubmatch(text, -1)
+	if len(programs) == 0 {
+		return fmt.Errorf("%s has no program", page)
+	}
+	dir, names, err := d.get(d.t.modules[0])
+	if err != nil {
+		return err
+	}
+	for _, m := range programs {
+		if err := d.build(dir, m[1]); err != nil {
+			return fmt.Errorf("a program of %s: %w", page, err)
+		}
+	}
+	fmt.Printf("installed %s, and built the %d programs of %s\n", strings.Join(names, " and "), len(programs), page)
 	return nil
 }

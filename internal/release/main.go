@@ -8,6 +8,7 @@
 // of the newest section of CHANGELOG.md. It installs the root and each module below
 // contrib from there, one by one and then all together. Each time it starts from an
 // empty module without a replace directive, and builds all that it has installed.
+// It builds the programs of README.md in the same way.
 //
 // Usage:
 //
@@ -59,5 +60,8 @@ func check(root string) error {
 			return err
 		}
 	}
-	return d.install(released...)
+	if err := d.install(released...); err != nil {
+		return err
+	}
+	return d.buildPage("README.md")
 }

@@ -28,6 +28,7 @@ func TestTree(t *testing.T) {
 func files() map[string]string {
 	return map[string]string{
 		"CHANGELOG.md":                "# Changelog\n\n## Unreleased\n\n## 1.2.3 - 2030-01-02\n\n## 1.2.2\n",
+		"README.md":                   "```go\npackage main\n\nimport _ \"example.com/m\"\n\nfunc main() {}\n```\n",
 		"go.mod":                      "module example.com/m\n\ngo 1.25.0\n",
 		"m.go":                        "package m\n",
 		"sub/sub.go":                  "package sub\n\nimport _ \"example.com/m/internal/i\"\n",
@@ -81,6 +82,8 @@ func TestCheck(t *testing.T) {
 		{"a release that CHANGELOG.md has not", "CHANGELOG.md", "1.2.", "next ", "no section with a version", false},
 		{"a package of the root that is not there", "contrib/a/a.go", "m/sub", "m/gone", "example.com/m/gone", true},
 		{"a package that is not required", "contrib/a/a.go", "example.com/m/sub", "example.com/other", "example.com/other", true},
+		{"a program of README.md that does not compile", "README.md", "example.com/m", "example.com/m/gone", "a program of README.md", true},
+		{"no program in README.md", "README.md", "package main", "package p", "README.md has no program", true},
 		{"a program that does not compile", "cmd/c/main.go", "func main() {}", "", "function main is undeclared", true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -120,7 +123,7 @@ func TestPack(t *testing.T) {
 		module, archive string
 		want            []string
 	}{
-		{"example.com/m", "example.com/m/@v/v1.2.3.zip", []string{"CHANGELOG.md", "cmd/c/main.go", "go.mod", "internal/i/i.go", "m.go", "sub/sub.go"}},
+		{"example.com/m", "example.com/m/@v/v1.2.3.zip", []string{"CHANGELOG.md", "README.md", "cmd/c/main.go", "go.mod", "internal/i/i.go", "m.go", "sub/sub.go"}},
 		{"example.com/m/contrib/x/b", "example.com/m/contrib/x/b/@v/v1.2.3.zip", []string{"b.go", "go.mod"}},
 	} {
 		i := slices.IndexFunc(tree.modules, func(m mod) bool { return m.path == tt.module })
