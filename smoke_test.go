@@ -21,6 +21,8 @@ func echo(ctx context.Context, c *wsguard.Conn) error {
 	}
 }
 
+// TestSmoke is one conversation of a well-behaved client, from the handshake to the
+// end of the connection.
 func TestSmoke(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	g, err := wsguard.New(wsguard.Config{Origins: []string{"https://app.example.com"}, Auth: wsguard.AuthConfig{InsecureAnonymous: true}})
@@ -33,9 +35,16 @@ func TestSmoke(t *testing.T) {
 	if err != nil || res.StatusCode != 101 {
 		t.Fatal(res, err)
 	}
+	echoed := func(want string) {
+		t.Helper()
+		if op, p, err := c.ReadMessage(); err != nil || op != wstest.OpText || string(p) != want {
+			t.Fatalf("opcode %d, %q, %v; want the text %q", op, p, err, want)
+		}
+	}
 	c.WriteFrame(wstest.Text("hello"))
-	op, p, err := c.ReadMessage()
-	t.Log(op, string(p), err)
+	echoed("hello")
+
+	// A message in three frames, and a ping between them.
 	f := wstest.Text("hel")
 	f.Fin = false
 	c.WriteFrame(f)
@@ -47,11 +56,17 @@ func TestSmoke(t *testing.T) {
 	f = wstest.Text("lo")
 	f.Opcode = 0
 	c.WriteFrame(f)
-	op, p, err = c.ReadMessage()
-	t.Log(op, string(p), err)
+	if f, err := c.ReadFrame(); err != nil || f.Opcode != wstest.OpPong || string(f.Payload) != "x" {
+		t.Fatalf("%+v, %v; want the pong", f, err)
+	}
+	echoed("hello")
+
+	// The guard answers a close frame with the same, and ends the connection.
 	c.WriteFrame(wstest.CloseFrame(1000, "bye"))
-	t.Log(c.ReadClose())
-	t.Log(c.ReadEOF())
-	c.Close() // or the guard lingers for it
+	wantClose(t, c, 1000, "bye")
+	if err := c.ReadEOF(); err != nil {
+		t.Error(err)
+	}
+	c.Close()
 	connGone(t, g)
 }
