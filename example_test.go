@@ -15,7 +15,8 @@ import (
 
 func Example() {
 	guard, err := wsguard.New(wsguard.Config{
-		Origins: []string{"https://app.example.com"},
+		Origins:      []string{"https://app.example.com"},
+		Subprotocols: []string{"chat"}, // A page connects with new WebSocket(url, ["chat", "bearer." + key]).
 		Auth: wsguard.AuthConfig{
 			Verifier: wsguard.APIKeys(map[[32]byte]wsguard.Principal{
 				sha256.Sum256([]byte("a-long-random-key")): {Subject: "alice"},

@@ -7,8 +7,9 @@
 // and reports all of it to log/slog.
 //
 //	guard, err := wsguard.New(wsguard.Config{
-//		Origins: []string{"https://app.example.com"},
-//		Auth:    wsguard.AuthConfig{Verifier: verifier},
+//		Origins:      []string{"https://app.example.com"},
+//		Subprotocols: []string{"chat"}, // new WebSocket(url, ["chat", "bearer." + token])
+//		Auth:         wsguard.AuthConfig{Verifier: verifier},
 //	})
 //	…
 //	http.Handle("/ws", guard.Handler(func(ctx context.Context, c *wsguard.Conn) error {
