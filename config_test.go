@@ -101,7 +101,7 @@ func TestConfigFaults(t *testing.T) {
 		{"T15 write just under", func(c *wsguard.Config) { c.Heartbeat.Write = 5*time.Second - 1 }, ""},
 		{"T15 byte burst < message", func(c *wsguard.Config) { c.Messages.MaxBytes = 1<<20 + 1 }, "Rates.Bytes"},
 		{"T15 byte burst = message", func(c *wsguard.Config) { c.Messages.MaxBytes = 1 << 20 }, ""},
-		{"T15 no byte rate", func(c *wsguard.Config) { c.Messages.MaxBytes = 1 << 30; c.Rates.Bytes.PerSecond = wsguard.Off }, ""},
+		{"T15 no byte rate", func(c *wsguard.Config) { c.Messages.MaxBytes = 1 << 29; c.Rates.Bytes.PerSecond = wsguard.Off }, ""},
 		{"T15 longest ban < first", func(c *wsguard.Config) { c.Penalties.First, c.Penalties.Max = time.Hour, time.Hour-1 }, "Penalties.Max"},
 		{"T15 longest ban = first", func(c *wsguard.Config) { c.Penalties.First, c.Penalties.Max = time.Hour, time.Hour }, ""},
 		{"T15 first ban > default longest", func(c *wsguard.Config) { c.Penalties.First = 2 * time.Hour }, ""},
@@ -269,7 +269,7 @@ func TestConfigPieces(t *testing.T) {
 		fields []string
 	}{
 		"Endpoint":             {wsguard.EndpointConfig{Messages: wsguard.MessageConfig{MaxBytes: -1}}, []string{"Messages.MaxBytes"}},
-		"Endpoint, byte burst": {wsguard.EndpointConfig{Messages: wsguard.MessageConfig{MaxBytes: 1 << 30}}, []string{"Rates.Bytes", "Rates.ClientBytes", "Rates.SubjectBytes"}},
+		"Endpoint, byte burst": {wsguard.EndpointConfig{Messages: wsguard.MessageConfig{MaxBytes: 1 << 29}}, []string{"Rates.Bytes", "Rates.ClientBytes", "Rates.SubjectBytes"}},
 		"Endpoint, two faults": {wsguard.EndpointConfig{Subprotocols: []string{"a b"}, Messages: wsguard.MessageConfig{MaxBytes: -1}}, []string{"Messages.MaxBytes", "Subprotocols"}},
 	} {
 		e, err := g.Endpoint(tt.cfg)

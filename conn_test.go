@@ -178,13 +178,13 @@ func TestFrameFaults(t *testing.T) {
 
 // A declared length is no reason to allocate.
 func TestDeclaredLengthAllocatesNothing(t *testing.T) {
-	g, ev := connGuard(t, func(cfg *wsguard.Config) { connNoRates(cfg); cfg.Messages.MaxBytes = 1 << 30 })
+	g, ev := connGuard(t, func(cfg *wsguard.Config) { connNoRates(cfg); cfg.Messages.MaxBytes = 1 << 29 })
 	s := wstest.Serve(t, g.Handler(echo))
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	for range 20 {
 		c := connDial(t, s, "")
-		c.Write(append(binary.BigEndian.AppendUint64([]byte{0x81, 0xff}, 1<<30), "\x00\x00\x00\x00abc"...))
+		c.Write(append(binary.BigEndian.AppendUint64([]byte{0x81, 0xff}, 1<<29), "\x00\x00\x00\x00abc"...))
 		c.WriteFrame(wstest.Ping(nil)) // is payload
 		c.Close()
 		ev.closed()
