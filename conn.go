@@ -68,23 +68,7 @@ type Conn struct {
 	index      int          // sessions.mu
 	closeRead  atomic.Bool
 
-	// The reader's.
-	kind      string
-	policy    *endpointState // for messages: the endpoint's newest
-	validator Validator      // nil: none
-	table     *table         // the same, if it is a Table
-	late      *time.Timer    // bounds Authorize
-	rates     *connRates
-	box       *[]byte // where msg comes from
-	msg       []byte
-	typ       MessageType
-	lib       io.Reader
-	checked   int   // msg[:checked] is UTF-8
-	held      bool  // msg is complete, but a rate holds it back
-	rule      *rule // of the message; never nil in pass
-	paid      bool  // msg is paid for, as one message
-	delayed   time.Duration
-	notices   [2]*rate.Limiter // for rates, for messages; made when needed
+	reading inbound
 
 	in, out, bytesIn, bytesOut, violations, unnoticed, dropped atomic.Uint64
 
@@ -99,7 +83,7 @@ type Conn struct {
 
 // Kind is the type that a Table has found in the message that Read last returned.
 // It belongs to the reader, as the message does.
-func (c *Conn) Kind() string { return c.kind }
+func (c *Conn) Kind() string { return c.reading.kind }
 
 // ID identifies the connection in events.
 func (c *Conn) ID() string { return c.id }
@@ -118,32 +102,6 @@ func (c *Conn) Client() netip.Addr { return c.client.addr }
 
 // Context ends when the cause of the end is fixed; context.Cause tells it.
 func (c *Conn) Context() context.Context { return c.ctx }
-
-var boxes = sync.Pool{New: func() any { b := make([]byte, 0, 512); return &b }}
-
-// maxBox is the largest buffer that is kept for the next message.
-const maxBox = 64 << 10
-
-func (c *Conn) dropMessage() {
-	if c.box != nil {
-		// After CloseRead the application may still hold the message.
-		if cap(c.msg) <= maxBox && !c.closeRead.Load() {
-			*c.box = c.msg[:0]
-			boxes.Put(c.box)
-		}
-		c.box, c.msg = nil, nil
-	}
-}
-
-func (c *Conn) beginMessage(binary bool) {
-	c.dropMessage()
-	c.box = boxes.Get().(*[]byte)
-	c.msg, c.checked = (*c.box)[:0], 0
-	c.typ = MessageText
-	if binary {
-		c.typ = MessageBinary
-	}
-}
 
 // Read returns the next message that passes the guards. The message is valid
 // until the next Read: then its bytes are used again, for messages of other
@@ -169,222 +127,32 @@ func (c *Conn) plain(ctx context.Context) context.Context {
 	return ctx
 }
 
-func (c *Conn) read(ctx context.Context) (_ MessageType, _ []byte, err error) {
+func (c *Conn) read(ctx context.Context) (MessageType, []byte, error) {
 	ctx = c.plain(ctx)
-	if c.w.Enter(ctx) != nil {
-		return 0, nil, c.closed()
-	}
 	returned := false
 	defer func() {
 		if !returned {
 			// Nobody might read again, so nobody would notice the peer's end.
 			c.fault("the reading goroutine panicked, or a hook ended it")
 		}
-		c.w.Leave(err != nil)
 	}()
-	typ, msg, err := c.next(ctx)
-	returned = true
-	return typ, msg, err
-}
-
-// next returns the next message. The caller is the reader.
-func (c *Conn) next(ctx context.Context) (MessageType, []byte, error) {
-	if ctx.Err() != nil {
-		return 0, nil, c.stopped(ctx)
-	}
-	if !c.held && !c.w.Mid() {
-		c.dropMessage()
-	}
 	for {
-		if !c.held {
-			if err := c.assemble(ctx); err != nil {
-				return 0, nil, err
-			}
-		}
-		ok, err := c.pass(ctx)
-		if err != nil {
+		m, err := c.w.Receive(ctx)
+		returned = true
+		switch {
+		case err == wire.ErrClosing:
+			return 0, nil, c.closed()
+		case err == wire.ErrInterrupted && ctx.Err() == nil:
+			continue
+		case err == wire.ErrInterrupted:
+			return 0, nil, c.stopped(ctx)
+		case err != nil:
 			return 0, nil, err
+		case m.Binary:
+			return MessageBinary, m.Data, nil
 		}
-		if ok {
-			c.kind = c.rule.kind
-			c.in.Add(1)
-			c.bytesIn.Add(uint64(len(c.msg)))
-			return c.typ, c.msg, nil
-		}
+		return MessageText, m.Data, nil
 	}
-}
-
-// assemble reads one message: its type, its size and, where that is cheap,
-// UTF-8 are judged on the way.
-func (c *Conn) assemble(ctx context.Context) error {
-	for {
-		seg, err := c.w.Next()
-		if err != nil {
-			if err == wire.ErrInterrupted {
-				if ctx.Err() != nil {
-					return c.stopped(ctx)
-				}
-				continue
-			}
-			return c.failed(err)
-		}
-		if seg.Start {
-			if st := c.e.now.Load(); st != c.policy {
-				c.fit(st)
-			}
-			if seg.Binary && !c.policy.messages.Binary {
-				return c.punish(reason.MessageType, "")
-			}
-			c.beginMessage(seg.Binary)
-			if c.lib, err = c.w.Start(); err != nil {
-				return c.failed(err)
-			}
-		}
-		n := len(c.msg)
-		c.grow(seg.N)
-		if err := c.w.Take(c.lib, c.msg[n:]); err != nil {
-			return c.failed(err)
-		}
-		if seg.Last {
-			return nil
-		}
-		if c.typ == MessageText && !c.stillUTF8() {
-			return c.punish(reason.InvalidUTF8, "")
-		}
-	}
-}
-
-// grow makes msg n bytes longer. What a peer declares is not allocated before
-// it has come.
-func (c *Conn) grow(n int) {
-	if need := len(c.msg) + n; need > cap(c.msg) {
-		bigger := make([]byte, len(c.msg), max(need, 2*cap(c.msg)))
-		copy(bigger, c.msg)
-		c.msg = bigger
-	}
-	c.msg = c.msg[:len(c.msg)+n]
-}
-
-// stillUTF8 checks what has come, but for a code point that may be completed.
-func (c *Conn) stillUTF8() bool {
-	rest := c.msg[c.checked:]
-	tail := 0
-	for i := 1; i <= min(3, len(rest)); i++ {
-		if b := rest[len(rest)-i]; utf8.RuneStart(b) {
-			if b >= utf8.RuneSelf && !utf8.FullRune(rest[len(rest)-i:]) {
-				tail = i
-			}
-			break
-		}
-	}
-	rest = rest[:len(rest)-tail]
-	c.checked += len(rest)
-	return utf8.Valid(rest)
-}
-
-// pass judges a complete message: rate, UTF-8, schema. It reports whether the
-// application gets it; a message that is refused is gone.
-func (c *Conn) pass(ctx context.Context) (bool, error) {
-	if !c.held {
-		c.rule, c.paid = anyKind, false
-	}
-	for {
-		now := c.w.Arrived()
-		if c.held {
-			now = time.Now()
-		}
-		wait, ok := c.charge(now)
-		if ok {
-			break
-		}
-		switch action := c.policy.rates.cfg.Action; {
-		case action == ActionReport:
-			c.violation(reason.RateLimited, "", true)
-			ok = true
-		case action == ActionReply:
-			c.held = false
-			c.tooMany()
-			c.violation(reason.RateLimited, "", false)
-			return false, c.reply(0, func() notice { return rateNotice(wait) })
-		case action == ActionDelay && wait <= maxDelay-c.delayed:
-			if err := c.delay(ctx, wait); err != nil {
-				return false, err
-			}
-		default:
-			c.tooMany()
-			return false, c.accuse(reason.RateLimited, "")
-		}
-		if ok {
-			c.rule = c.ruleOf()
-			break
-		}
-	}
-	if c.rates.warnAt > 0 && c.rates.warn(c.w.Arrived()) {
-		if err := c.warn(); err != nil {
-			return false, err
-		}
-	}
-	c.held, c.delayed = false, 0
-	if c.typ == MessageText && !utf8.Valid(c.msg[c.checked:]) {
-		return false, c.punish(reason.InvalidUTF8, "")
-	}
-	if c.awaiting.Load() {
-		return true, nil
-	}
-	if c.validator != nil {
-		if err := c.validate(); err != nil {
-			err = explain(c.judge(), c.msg, err)
-			ok, err := c.refuse(object(err, verdict), c.policy.messages.OnInvalid)
-			if !ok {
-				return false, err
-			}
-		}
-	}
-	if c.policy.messages.Authorize != nil || c.table != nil && c.table.scoped {
-		if err := c.authorize(); err != nil {
-			if c.over() {
-				return false, c.closed()
-			}
-			return c.refuse(object(err, forbidden), c.policy.messages.OnForbidden)
-		}
-		if c.policy.messages.Authorize != nil && c.over() {
-			return false, c.closed() // it took its time
-		}
-	}
-	return true, nil
-}
-
-// fit makes st what holds for the messages from now on. Only the reader, and
-// whoever makes the connection, may call it.
-func (c *Conn) fit(st *endpointState) {
-	c.policy = st
-	c.validator = st.messages.validator(c.subprotocol)
-	if c.validator == nil && len(st.messages.Validators) > 0 {
-		c.validator = noKind // its subprotocol is no longer served
-	}
-	c.table, _ = c.validator.(*table)
-	if c.rates == nil || c.awaiting.Load() {
-		return
-	}
-	c.rates = st.rates.refit(c.rates, c.client, c.Principal().Subject)
-	c.sent.Store(c.rates.sent)
-	c.w.SetMax(st.messages.MaxBytes)
-}
-
-// validate judges the message, whoever wrote the validator.
-func (c *Conn) validate() error {
-	if c.table != nil {
-		return validate(c.rule, c.msg)
-	}
-	return validate(c.validator, c.msg)
-}
-
-// judge is who has the last word about the message.
-func (c *Conn) judge() Validator {
-	if c.table != nil {
-		return c.rule.Validator
-	}
-	return c.validator
 }
 
 // outbound judges what is to be sent.
@@ -403,115 +171,6 @@ func (c *Conn) outbound(msg []byte) error {
 	o := object(explain(v, msg, err), verdict)
 	c.tell(o.why, "outbound: "+o.detail, false)
 	return fmt.Errorf("wsguard: outbound message refused: %w", o.err)
-}
-
-// refuse applies action to a message that was objected to. It reports whether the
-// application gets the message all the same.
-func (c *Conn) refuse(o objection, action Action) (bool, error) {
-	detail := o.detail
-	if c.rule.kind != "" {
-		detail = c.rule.kind + ": " + detail
-	}
-	switch {
-	case o.why == reason.Internal || o.why == reason.Unavailable:
-	case action == ActionReport:
-		c.violation(o.why, detail, true)
-		return true, nil
-	case action == ActionReply:
-		c.offended(o.why)
-		c.violation(o.why, detail, false)
-		return false, c.reply(1, o.notice)
-	}
-	return false, c.punish(o.why, detail)
-}
-
-// errorText is an error's text, whoever wrote it.
-func errorText(err error) (s string) {
-	defer func() {
-		if recover() != nil {
-			s = "an error without a text"
-		}
-	}()
-	return err.Error()
-}
-
-// delay holds a message back. The time is the guard's: it counts neither as
-// idle nor as a missed pong.
-func (c *Conn) delay(ctx context.Context, wait time.Duration) error {
-	c.held = true
-	start := time.Now()
-	t := time.NewTimer(wait)
-	defer t.Stop()
-	defer func() {
-		spent := time.Since(start)
-		c.delayed += spent
-		c.w.Absent(spent)
-	}()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return c.stopped(ctx)
-	case <-c.w.Closing():
-		return c.closed()
-	}
-}
-
-// reply answers a message that was refused, if the peer's notices are not used
-// up. Rates and messages have a bucket each: a flood does not silence the
-// other.
-func (c *Conn) reply(bucket int, text func() notice) error {
-	if c.notices[bucket] == nil {
-		c.notices[bucket] = rate.NewLimiter(1, 20)
-	}
-	if !c.notices[bucket].Allow() {
-		c.unnoticed.Add(1)
-		return nil
-	}
-	return c.write(context.Background(), MessageText, text().json())
-}
-
-// charge pays for the message: as one, and then, once that is paid and its type is
-// worth a look, what a dear type costs beside. A message that is refused costs
-// nothing.
-func (c *Conn) charge(now time.Time) (wait time.Duration, ok bool) {
-	if !c.paid {
-		if wait, ok := c.rates.take(len(c.msg), 1, now); !ok {
-			return wait, false
-		}
-		c.paid = true
-		c.rule = c.ruleOf()
-	}
-	if extra := c.rule.Cost - 1; extra > 0 {
-		if wait, ok := c.rates.take(0, extra, now); !ok {
-			c.paid = false
-			c.rates.give(c.rates.shared, len(c.msg), 1, now)
-			return wait, false
-		}
-	}
-	return 0, true
-}
-
-// tooMany counts a message over a rate, unless what he was sent is in the way:
-// others may have said it.
-func (c *Conn) tooMany() {
-	if !c.rates.owing {
-		c.offended(reason.RateLimited)
-	}
-}
-
-// ruleOf finds what the table says of the message.
-func (c *Conn) ruleOf() *rule {
-	if c.table == nil || c.awaiting.Load() {
-		return anyKind
-	}
-	return c.table.rule(c.msg)
-}
-
-// warn tells the peer to slow down, before it is made to.
-func (c *Conn) warn() error {
-	c.tell(reason.RateLimited, "warned", true)
-	return c.reply(0, func() notice { return notice{Warning: "rate_limit"} })
 }
 
 // violation counts and reports a message that was, or would be, refused.
@@ -570,6 +229,11 @@ func (c *Conn) writeMessage(ctx context.Context, typ MessageType, msg []byte) er
 	return nil
 }
 
+// notify sends a notice of the guard's to the peer.
+func (c *Conn) notify(msg []byte) error {
+	return c.write(context.Background(), MessageText, msg)
+}
+
 // wrote counts a message of the application's.
 func (c *Conn) wrote(msg []byte) {
 	c.out.Add(1)
@@ -617,6 +281,7 @@ func (c *Conn) CloseRead() {
 	if c.closeRead.Swap(true) {
 		return
 	}
+	c.w.KeepMessage() // the application may hold on to it
 	go func() {
 		defer c.survive()
 		if _, _, err := c.read(context.Background()); err == nil {
@@ -724,14 +389,7 @@ func (c *Conn) over() bool {
 func (c *Conn) closed() error { return c.w.Cause() }
 
 // failed turns what the wire found into the end that it calls for.
-func (c *Conn) failed(err error) error {
-	var e *wire.Error
-	switch {
-	case err == wire.ErrClosing:
-		return c.closed()
-	case !errors.As(err, &e):
-		return c.end(reason.Internal, errorText(err))
-	}
+func (c *Conn) failed(e *wire.Error) error {
 	switch e.Fault {
 	case wire.FaultClosed:
 		cause := &CloseError{Code: StatusCode(e.Code), Reason: e.Reason, Remote: true, err: reason.PeerClosed}
@@ -746,6 +404,8 @@ func (c *Conn) failed(err error) error {
 		return c.punish(reason.ControlFlood, "")
 	case wire.FaultReason:
 		return c.punish(reason.InvalidUTF8, e.Detail)
+	case wire.FaultUTF8:
+		return c.punish(reason.InvalidUTF8, "")
 	case wire.FaultMessageTimeout:
 		return c.punish(reason.MessageTimeout, "")
 	case wire.FaultIdle:
@@ -876,7 +536,7 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 		fl, err = c.st.rates.inFlight.fly(c.client)
 	} else if c.auth.cfg.InsecureReportOnly {
 		// It is the application's, then.
-		c.held, c.paid, c.rule = true, false, anyKind
+		c.w.Again()
 	}
 	if err == nil {
 		defer fl.done()
@@ -914,10 +574,10 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 		return c.accuse(d.Reason, d.detail)
 	}
 	c.lease.authenticated()
-	c.fit(c.e.now.Load())
-	c.rates = c.policy.rates.conn(c.client, p.Subject)
-	c.rates.sent = c.sent.Load()
-	c.w.SetMax(c.policy.messages.MaxBytes)
+	in := &c.reading
+	in.fit(c.e.now.Load())
+	in.rates = in.policy.rates.conn(c.client, p.Subject)
+	in.rates.sent = c.sent.Load()
 	c.begin()
 	if c.w.Cause() != nil {
 		return c.closed()
@@ -937,19 +597,13 @@ func (c *Conn) start(await bool, holders int32) {
 		holders++ // who authenticates
 	}
 	c.holders.Store(holders)
-	c.rates = c.st.rates.conn(c.client, c.Principal().Subject)
-	c.rates.sent = c.st.rates.cfg.SentBytes.limiter()
-	c.sent.Store(c.rates.sent)
-	if c.st.heartbeat.ReportIdle {
-		c.w.OnIdle(func() { c.violation(reason.Idle, "", true) })
-	}
-	c.w.OnBroken(func(err error) { c.writeFailed(context.Background(), err) })
+	c.reading.rates = c.st.rates.conn(c.client, c.Principal().Subject)
+	c.reading.rates.sent = c.st.rates.cfg.SentBytes.limiter()
+	c.sent.Store(c.reading.rates.sent)
+	c.w.Serve(&c.reading)
 	c.awaiting.Store(await)
 	if await {
 		c.authBy = c.opened.Add(c.auth.cfg.FirstMessageTimeout)
-		c.w.SetMax(c.auth.cfg.FirstMessageBytes)
-	} else {
-		c.w.SetMax(c.st.messages.MaxBytes)
 	}
 	c.due.Store(int64(never))
 	c.schedule(c.opened)

@@ -249,15 +249,14 @@ func (s *sessions) add(c *Conn) (draining bool) {
 	return draining
 }
 
-// reconfigured tells the connections that are open how large a message may be now,
-// before they read the header of the next.
+// reconfigured makes the sweeper look at the connections that are open: there may be
+// more to look after.
 func (s *sessions) reconfigured() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.conns {
 		if c.begun.Load() {
-			c.w.SetMax(c.e.now.Load().messages.MaxBytes)
-			c.due.Store(int64(time.Since(s.g.born))) // there may be more to look after
+			c.due.Store(int64(time.Since(s.g.born)))
 		}
 	}
 }

@@ -2,9 +2,7 @@ package wsguard
 
 import (
 	"fmt"
-	"slices"
 	"strings"
-	"time"
 
 	"github.com/wsguard/wsguard/internal/jsonschema"
 	"github.com/wsguard/wsguard/reason"
@@ -132,39 +130,4 @@ func strictJSON(msg []byte) error {
 		return messageError(err)
 	}
 	return nil
-}
-
-// authorize asks whether the peer may send this message.
-func (c *Conn) authorize() error {
-	p := c.principal.Load()
-	if c.rule == noKind {
-		// Let pass, perhaps, by who only reports what is invalid: but what it
-		// is nobody knows, so nobody may send it.
-		return fmt.Errorf("%w: of an unknown type", ErrForbidden)
-	}
-	if scope := c.rule.Scope; scope != "" && !slices.Contains(p.Scopes, scope) {
-		return fmt.Errorf("%w: needs scope %q", reason.Forbidden, scope)
-	}
-	if c.policy.messages.Authorize == nil {
-		return nil
-	}
-	return c.askAuthorize(p)
-}
-
-// askAuthorize asks the application. What takes too long ends the connection,
-// whether or not it ever comes back.
-func (c *Conn) askAuthorize(p *Principal) (err error) {
-	limit := c.policy.auth.cfg.VerifyTimeout
-	if c.late == nil {
-		c.late = time.AfterFunc(limit, func() { c.end(reason.Unavailable, "Authorize takes too long") })
-	} else {
-		c.late.Reset(limit)
-	}
-	defer c.late.Stop()
-	defer func() {
-		if recover() != nil { // with the message, perhaps
-			err = fmt.Errorf("%w: Authorize panicked", reason.Internal)
-		}
-	}()
-	return c.policy.messages.Authorize(c.ctx, *p, c.rule.kind, c.msg)
 }

@@ -743,7 +743,8 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 		g: g, e: a.e, st: a.endpointState, auth: a.auth, id: newID(), client: a.client, origin: retained(r.Header.Get("Origin")), host: retained(r.Host),
 		subprotocol: a.subprotocol, value: a.value, session: a.session, leases: a.leases, lease: a.lease,
 	}
-	c.fit(a.endpointState)
+	c.reading = inbound{c: c, rule: anyKind}
+	c.reading.fit(a.endpointState)
 	p := a.principal // a pointer into a would keep the request
 	c.principal.Store(&p)
 	a.land() // nothing is waited for any more

@@ -19,7 +19,7 @@ func (c *Conn) End(cause error, code int, reason string, first, done func()) {
 	}
 	first()
 	c.mu.Lock()
-	c.cause = cause
+	c.cause, c.endCode, c.endReason = cause, code, reason
 	close(c.closing)
 	// The reader stops at once. A writer has the grace: if its frame gets
 	// out, the close frame can follow.
@@ -54,10 +54,11 @@ func (c *Conn) finish(code int, reason string, done func()) {
 	defer func() {
 		_ = recover() // a net.Conn may be the application's
 		closeConn(c.socket())
-		// Drops the library's finalizer, without which it is never collected.
-		c.ws.CloseNow()
 	}()
 	polite := c.sendClose(code, reason)
+	if c.wrapped != nil {
+		c.wrapped.finish()
+	}
 
 	// The reader's Read has failed by now, or fails at once; the application
 	// runs outside of the lock.
@@ -65,6 +66,11 @@ func (c *Conn) finish(code int, reason string, done func()) {
 	select {
 	case c.rlock <- struct{}{}:
 		c.rctx.clear()
+		if c.lent || c.whole {
+			// The application may still hold a message, and a wrapped handler a
+			// part of a frame.
+			c.forsake()
+		}
 		if polite {
 			c.linger()
 		}
@@ -76,26 +82,42 @@ func (c *Conn) finish(code int, reason string, done func()) {
 	t.Stop()
 }
 
-// sendClose writes the close frame and reports whether it is worth waiting for
-// the peer to read it.
+// sendClose writes the close frame and reports whether it is worth waiting for the peer
+// to read what was sent.
 func (c *Conn) sendClose(code int, reason string) bool {
 	t := time.NewTimer(c.cfg.CloseGrace)
 	defer t.Stop()
-	select {
-	case c.wlock <- struct{}{}:
-		// Kept: nothing is written after this.
-	case <-t.C:
-		// A writer that ignores its deadline. Closing the socket is all
-		// that is left.
-		c.abort()
-		return false
+	w := c.wrapped
+	for late := false; ; {
+		select {
+		case c.wlock <- struct{}{}:
+			// Kept: nothing is written after this.
+		case <-t.C:
+			// A writer that ignores its deadline. Closing the socket is all that is
+			// left.
+			c.abort()
+			return false
+		}
+		if w == nil || late || w.ready() {
+			break
+		}
+		<-c.wlock
+		select {
+		case <-w.changed:
+		case <-t.C:
+			late = true
+			t.Reset(c.cfg.CloseGrace)
+		}
 	}
 	c.wctx.clear()
-	if c.broken {
+	switch {
+	case c.broken:
 		c.abort()
 		return false
-	}
-	if code == 0 {
+	case w != nil && (w.phase != phaseOpen || w.closeSent.Load() || w.closed.Load() || !w.boundary()):
+		// No close frame, or no other: the end of the stream is all that is sent.
+		return c.Lost() == nil
+	case code == 0:
 		return false
 	}
 	var payload []byte
@@ -123,7 +145,7 @@ func (c *Conn) linger() {
 	left := c.cfg.LingerBytes
 	// Before the half-close below, the answer is not waited for in the middle of a
 	// frame: it may lie behind a payload that never comes.
-	if !c.answered && !c.desync && !c.behind && c.remain == 0 && c.deadline(c.cfg.CloseGrace) {
+	if !c.answered.Load() && !c.desync && !c.behind && !c.inFrame && c.deadline(c.cfg.CloseGrace) {
 		left = c.awaitClose(left)
 	}
 	if !c.deadline(c.cfg.Linger) {
@@ -142,15 +164,15 @@ func (c *Conn) linger() {
 	// Many a net.Conn around a socket does not show that it can be half closed.
 	// Its peer is not told of the end yet, but has the same time to read the close
 	// frame.
-	if half, ok := socket.(interface{ CloseWrite() error }); ok && !c.answered {
+	if half, ok := socket.(interface{ CloseWrite() error }); ok && !c.answered.Load() {
 		if half.CloseWrite() != nil {
 			return
 		}
 	}
-	if !c.answered && !c.desync {
+	if !c.answered.Load() && !c.desync {
 		left = c.awaitClose(left)
 	}
-	if c.answered {
+	if c.answered.Load() {
 		// Over TLS the peer's close_notify may be there.
 		takeUnread(socket, left)
 		return
@@ -174,9 +196,11 @@ func (c *Conn) deadline(d time.Duration) bool {
 // frame. It returns what is left of limit. It can be called again.
 func (c *Conn) awaitClose(limit int64) int64 {
 	// What the reader left of a frame that it was in.
-	if rest := int64(c.hdr+c.give) + c.remain; rest > 0 {
-		c.open = !c.fin
-		c.hdr, c.give, c.remain = 0, 0, rest
+	if c.inFrame {
+		if c.inPlace() {
+			c.remain = c.size
+		}
+		c.inFrame, c.open = false, !c.fin
 	}
 	closed := false
 	for limit > 0 {
@@ -190,7 +214,7 @@ func (c *Conn) awaitClose(limit int64) int64 {
 				}
 			}
 			if closed {
-				c.answered = true
+				c.answered.Store(true)
 				return limit
 			}
 			h, n, fault := parseHeader(c.buf[c.r:c.w], c.open)
@@ -214,7 +238,7 @@ func (c *Conn) awaitClose(limit int64) int64 {
 			c.takeEarly()
 			continue
 		}
-		n, err := c.receive()
+		n, err := c.receive(nil)
 		c.w += n
 		limit -= int64(n)
 		if err != nil {

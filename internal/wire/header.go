@@ -38,19 +38,9 @@ func parseHeader(b []byte, open bool) (h header, n int, fault string) {
 	if len(b) < 1 {
 		return h, 0, ""
 	}
-	h.fin = b[0]&0x80 != 0
-	h.op = b[0] & 0x0f
-	switch {
-	case b[0]&0x70 != 0:
-		return h, 0, "reserved bit set"
-	case h.op > opBinary && h.op < opClose || h.op > opPong:
-		return h, 0, "reserved opcode"
-	case h.control() && !h.fin:
-		return h, 0, "fragmented control frame"
-	case h.op == opContinuation && !open:
-		return h, 0, "continuation of nothing"
-	case (h.op == opText || h.op == opBinary) && open:
-		return h, 0, "message inside a message"
+	h.fin, h.op = b[0]&0x80 != 0, b[0]&0x0f
+	if fault := judgeFirst(b[0], open); fault != "" {
+		return h, 0, fault
 	}
 	if len(b) < 2 {
 		return h, 0, ""
@@ -160,11 +150,4 @@ func TrimReason(s string) string {
 		out = utf8.AppendRune(out, r)
 	}
 	return string(out)
-}
-
-// mask applies a masking key in place; only control frames come this way.
-func unmask(p []byte, key [4]byte) {
-	for i := range p {
-		p[i] ^= key[i&3]
-	}
 }

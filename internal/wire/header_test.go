@@ -262,7 +262,7 @@ func TestUnmask(t *testing.T) {
 		for i := range p {
 			p[i] = byte(i*7) ^ key[i%4]
 		}
-		unmask(p, key)
+		mask(p, header{mask: key}.key())
 		for i := range p {
 			if p[i] != byte(i*7) {
 				t.Fatalf("%d bytes: byte %d is %#x", n, i, p[i])

@@ -6,12 +6,16 @@ import "net"
 
 type rawReader struct{}
 
-func (c *Conn) rawRead() {}
+func newRawReader(net.Conn) *rawReader { return nil }
 
-// receive reads once into buf[w:], waiting if there is nothing.
-func (c *Conn) receive() (int, error) {
-	c.makeRoom()
-	return c.nc.Read(c.buf[c.w:])
+// receive reads once, waiting if there is nothing: into dst, or into buf[w:] if dst
+// is nil.
+func (c *Conn) receive(dst []byte) (int, error) {
+	if dst == nil {
+		c.makeRoom()
+		dst = c.buf[c.w:]
+	}
+	return c.nc.Read(dst)
 }
 
 // takeUnread does nothing here: what has been received cannot be told without waiting.

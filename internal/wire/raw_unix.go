@@ -9,65 +9,79 @@ import (
 	"syscall"
 )
 
-// rawReader reads from a socket without holding a buffer while it waits: most
-// connections are silent most of the time, and their buffers would be most of
-// what they cost.
+// rawReader reads from a socket without holding a buffer while it waits. Most
+// connections are silent most of the time, and their buffers would be most of what
+// they cost.
 type rawReader struct {
 	rc  syscall.RawConn
 	try func(fd uintptr) bool // a field, so that reading allocates nothing
+	c   *Conn
+	dst []byte // nil: buf
 	n   int
 	err error
 }
 
-// rawRead prepares c for it, where its net.Conn is a socket and nothing in
-// between wants to see the bytes.
-func (c *Conn) rawRead() {
-	switch c.nc.(type) {
+// newRawReader returns nil where nc is no socket, or where something in between wants
+// to see the bytes.
+func newRawReader(nc net.Conn) *rawReader {
+	switch nc.(type) {
 	case *net.TCPConn, *net.UnixConn:
 	default:
-		return
+		return nil
 	}
-	rc, err := c.nc.(syscall.Conn).SyscallConn()
+	rc, err := nc.(syscall.Conn).SyscallConn()
 	if err != nil {
-		return
+		return nil
 	}
-	c.raw = &rawReader{rc: rc}
-	// It is called first before any waiting: what is there already is not
-	// waited for.
-	c.raw.try = func(fd uintptr) bool {
+	r := &rawReader{rc: rc}
+	r.try = r.read
+	return r
+}
+
+// read is called before any waiting, and again whenever the socket is readable.
+func (r *rawReader) read(fd uintptr) bool {
+	c, dst := r.c, r.dst
+	if dst == nil {
 		c.makeRoom()
-		for {
-			n, err := syscall.Read(int(fd), c.buf[c.w:])
-			switch {
-			case err == syscall.EINTR:
-				continue
-			case err == syscall.EAGAIN:
-				if c.r == c.w {
-					c.release()
-				}
-				return false
-			case err != nil:
-				c.raw.n, c.raw.err = 0, os.NewSyscallError("read", err)
-			case n == 0:
-				c.raw.n, c.raw.err = 0, io.EOF
-			default:
-				c.raw.n, c.raw.err = n, nil
+		dst = c.buf[c.w:]
+	}
+	for {
+		n, err := syscall.Read(int(fd), dst)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err == syscall.EAGAIN:
+			if c.r == c.w {
+				c.release()
 			}
-			return true
+			return false
+		case err != nil:
+			r.n, r.err = 0, os.NewSyscallError("read", err)
+		case n == 0:
+			r.n, r.err = 0, io.EOF
+		default:
+			r.n, r.err = n, nil
 		}
+		return true
 	}
 }
 
-// receive reads once into buf[w:], waiting if there is nothing.
-func (c *Conn) receive() (int, error) {
-	if c.raw == nil {
-		c.makeRoom()
-		return c.nc.Read(c.buf[c.w:])
+// receive reads once, waiting if there is nothing: into dst, or into buf[w:] if dst
+// is nil.
+func (c *Conn) receive(dst []byte) (int, error) {
+	r := c.raw
+	if r == nil {
+		if dst == nil {
+			c.makeRoom()
+			dst = c.buf[c.w:]
+		}
+		return c.nc.Read(dst)
 	}
-	if err := c.raw.rc.Read(c.raw.try); err != nil {
+	r.c, r.dst = c, dst
+	if err := r.rc.Read(r.try); err != nil {
 		return 0, err
 	}
-	return c.raw.n, c.raw.err
+	return r.n, r.err
 }
 
 // takeUnread reads and throws away what a socket has received, at most limit bytes.

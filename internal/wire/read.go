@@ -4,24 +4,35 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
+	"sync"
 	"time"
+	"unicode/utf8"
 )
 
-// Segment is a piece of a message that is in memory.
-type Segment struct {
-	Start  bool // the message begins here
-	Binary bool // valid with Start
-	N      int  // payload bytes at hand
-	Last   bool // they are the message's last
+// Receive waits for the next message that Judge delivers. The message is valid until
+// the next Receive.
+//
+// A context that can end is watched. When it ends, Receive returns ErrInterrupted and
+// loses nothing: the next Receive goes on where this one stopped. The connection's own
+// context need not be passed, because its end is noticed anyway. Any other error has
+// ended the connection.
+//
+// The time between two calls is the application's. It counts neither as idle nor as a
+// missed pong nor as a slow message.
+func (c *Conn) Receive(ctx context.Context) (m *Message, err error) {
+	if err := c.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer func() { c.leave(err != nil) }() // also when a hook panics
+	if ctx.Err() != nil {
+		return nil, ErrInterrupted
+	}
+	return c.next()
 }
 
-// Enter makes the caller the reader, until Leave. A context that can end is
-// watched: when it ends, Next returns ErrInterrupted. The connection's own
-// context need not be passed; its end is noticed anyway.
-//
-// The time between Leave and Enter was the application's: it counts neither
-// as idle nor as a missed pong nor as a slow message.
-func (c *Conn) Enter(ctx context.Context) error {
+// enter makes the caller the reader, until leave.
+func (c *Conn) enter(ctx context.Context) error {
 	select {
 	case c.rlock <- struct{}{}:
 	default:
@@ -45,36 +56,9 @@ func (c *Conn) Enter(ctx context.Context) error {
 	return nil
 }
 
-// back ends the time that the application took, once the reader has to wait:
-// until then no deadline is looked at.
-func (c *Conn) back(now time.Duration) {
-	if away := time.Duration(c.away.Load()); away != 0 {
-		c.away.Store(0)
-		c.absent(now-away, now)
-	}
-}
-
-// Arrived is when the last bytes came, or later by the time that the application
-// has taken since. Only the reader may call it.
-func (c *Conn) Arrived() time.Time { return c.born.Add(c.filled - 1) } // see now
-
-// Absent says that the reader was busy for d with what is not the peer's
-// doing. Only the reader may call it.
-func (c *Conn) Absent(d time.Duration) { c.absent(d, c.now()) }
-
-func (c *Conn) absent(gap, now time.Duration) {
-	// No later than now: a write or a ping may have been in the meantime.
-	c.lastApp.Store(min(c.lastApp.Load()+int64(gap), int64(now)))
-	if sent := c.pongs.Load(); sent != 0 {
-		c.pongs.CompareAndSwap(sent, min(sent+int64(gap), int64(now)))
-	}
-	c.started = min(c.started+gap, now)
-	c.filled = min(c.filled+gap, now)
-}
-
-// Leave ends what Enter began. A Read that waited and got nothing says so: its
-// wait was not the application's time.
-func (c *Conn) Leave(nothing bool) {
+// leave undoes enter. A reader that waited and got nothing says so, because its wait was
+// not the application's time.
+func (c *Conn) leave(nothing bool) {
 	if c.away.Load() == 0 {
 		at := c.filled
 		if nothing {
@@ -85,11 +69,31 @@ func (c *Conn) Leave(nothing bool) {
 	<-c.rlock
 }
 
-// SetMax sets the largest message that is accepted from now on, in bytes; 0
-// is no limit. Only the reader may call it.
-func (c *Conn) SetMax(n int64) { c.max.Store(n) }
+// back ends the time that the application took. It is called when the reader has to wait:
+// until then no deadline is looked at.
+func (c *Conn) back(now time.Duration) {
+	if away := time.Duration(c.away.Load()); away != 0 {
+		c.away.Store(0)
+		c.absent(now-away, now)
+	}
+}
 
-// Away returns for how long no Read has waited for the peer; 0 while one does.
+// absent says that gap was spent with what is not the peer's doing.
+func (c *Conn) absent(gap, now time.Duration) {
+	// No later than now: a write or a ping may have been in the meantime.
+	c.lastApp.Store(min(c.lastApp.Load()+int64(gap), int64(now)))
+	if sent := c.pongs.Load(); sent != 0 {
+		c.pongs.CompareAndSwap(sent, min(sent+int64(gap), int64(now)))
+	}
+	c.started = min(c.started+gap, now)
+	c.filled = min(c.filled+gap, now)
+}
+
+// Arrived is when the last bytes came, or later by the time that the application has
+// taken since. Only Judge may call it.
+func (c *Conn) Arrived() time.Time { return c.born.Add(c.filled - 1) } // see now
+
+// Away returns for how long no Receive has waited for the peer; 0 while one does.
 func (c *Conn) Away() time.Duration {
 	at := time.Duration(c.away.Load())
 	if at == 0 {
@@ -98,67 +102,265 @@ func (c *Conn) Away() time.Duration {
 	return c.now() - at
 }
 
-// OnIdle makes an idle timeout a report: f is called each time, by the reader.
-func (c *Conn) OnIdle(f func()) { c.onIdle = f }
-
-// Mid reports whether a message has begun and is not complete. Only the
-// reader may call it.
-func (c *Conn) Mid() bool { return c.open }
-
-// Next waits until the next piece of a message is in memory and says how much
-// there is. The reader must then take all of it through [Conn.Start] and
-// [Conn.Take] before it calls Next again. Control frames are answered here and
-// never shown. The error is ErrInterrupted, after which Next can be called
-// again as if nothing had been; ErrClosing; or an *Error that calls for an end.
-func (c *Conn) Next() (Segment, error) {
+// next assembles a message and asks Judge about it, until one is delivered.
+func (c *Conn) next() (*Message, error) {
+	if !c.whole && !c.open {
+		c.dropMessage()
+	}
 	for {
-		start := false
-		if c.hdr == 0 && c.remain == 0 {
-			var ready bool
-			var err error
-			if start, ready, err = c.boundary(); err != nil {
-				return Segment{}, err
+		if !c.whole {
+			if err := c.assemble(); err != nil {
+				if e, ok := err.(*Error); ok {
+					err = c.hooks.Failed(e)
+				}
+				return nil, err
+			}
+			c.whole = true
+		}
+		verdict, wait, err := c.hooks.Judge(&c.msg)
+		switch {
+		case err != nil:
+			return nil, err
+		case verdict == Hold:
+			c.msg.Held = true
+			if err := c.pause(wait); err != nil {
+				return nil, err
+			}
+		case verdict == Drop:
+			c.whole = false
+			c.dropMessage()
+		default:
+			c.whole, c.lent = false, true
+			return &c.msg, nil
+		}
+	}
+}
+
+// Waited is for how long the message has been held back.
+func (m *Message) Waited() time.Duration { return m.waited }
+
+// pause holds the message back for d, or until the reader must stop waiting. The time is
+// the guard's: it counts neither as idle nor as a missed pong.
+func (c *Conn) pause(d time.Duration) error {
+	start := c.now()
+	defer func() {
+		now := c.now()
+		c.msg.waited += now - start
+		c.absent(now-start, now)
+	}()
+	t := time.NewTimer(0)
+	defer t.Stop()
+	for {
+		now := c.now()
+		left := start + d - now
+		c.mu.Lock()
+		intr, by := c.rintr, c.readBy
+		c.rintr = false
+		c.mu.Unlock()
+		switch {
+		case intr:
+			return ErrInterrupted
+		case by != 0 && now >= by:
+			return os.ErrDeadlineExceeded
+		case left <= 0:
+			return nil
+		case by != 0:
+			left = min(left, by-now)
+		}
+		t.Reset(left)
+		select {
+		case <-t.C:
+		case <-c.poke:
+		case <-c.closing:
+			return ErrClosing
+		}
+	}
+}
+
+var noBytes = []byte{}
+
+var boxes = sync.Pool{New: func() any { b := make([]byte, 0, 512); return &b }}
+
+const (
+	// maxBox is the largest buffer that is kept for another message.
+	maxBox = 64 << 10
+	// direct is how much must be missing of a frame for the rest to be read past buf.
+	direct = bufferBytes / 2
+)
+
+// KeepMessage leaves the message that Receive returned last to the application for good.
+func (c *Conn) KeepMessage() { c.keep.Store(true) }
+
+// dropMessage forgets the message. Its memory is used again, unless the application
+// may keep it.
+func (c *Conn) dropMessage() {
+	kept := c.lent && c.keep.Load()
+	switch {
+	case c.box == nil:
+		if kept {
+			c.forsake()
+		}
+	case !kept && cap(c.msg.Data) <= maxBox:
+		*c.box = c.msg.Data[:0]
+		boxes.Put(c.box)
+	}
+	c.box, c.lent, c.msg = nil, false, Message{}
+}
+
+// forsake leaves buf to those who hold a message in it.
+func (c *Conn) forsake() {
+	old, r, w := c.buf, c.r, c.w
+	c.buf, c.r, c.w = nil, 0, 0
+	if r < w {
+		c.makeRoom()
+		c.w = copy(c.buf[:], old[r:w])
+	}
+}
+
+// assemble reads until the message is complete. Control frames are answered on the way.
+// The error is ErrInterrupted or os.ErrDeadlineExceeded, after which assemble can be
+// called again as if nothing had been; ErrClosing; errForwarded; an *Error that calls for
+// an end; or what Accept returned.
+func (c *Conn) assemble() error {
+	for {
+		if !c.inFrame {
+			ready, err := c.boundary()
+			if err != nil {
+				return err
 			}
 			if !ready {
-				if err := c.fill(); err != nil {
-					return Segment{}, err
+				if _, err := c.fill(nil); err != nil {
+					return err
 				}
 				continue
 			}
 		}
-		n := int(min(int64(c.w-c.r-c.hdr), c.remain))
-		// A continuation's header is given together with payload: the
-		// library reads it only when it is asked for payload.
-		if !start && n == 0 && c.remain > 0 {
-			if err := c.fill(); err != nil {
-				return Segment{}, err
-			}
-			continue
+		if err := c.payload(); err != nil {
+			return err
 		}
-		c.give = c.hdr + n
-		c.hdr = 0
-		c.remain -= int64(n)
-		seg := Segment{Start: start, N: n, Last: c.fin && c.remain == 0}
-		if start {
-			seg.Binary = c.buf[c.r]&0x0f == opBinary
+		c.inFrame = false
+		if c.fin {
+			c.completed()
+			return nil
 		}
-		if seg.Last {
-			// Nobody can answer a ping in the middle of a message.
-			if sent := c.pongs.Load(); sent != 0 && c.filled > c.started {
-				c.pongs.CompareAndSwap(sent, min(sent+int64(c.filled-c.started), int64(c.filled)))
-			}
-			c.open, c.frags, c.size = false, 0, 0
-			c.started = c.filled
-			c.lastApp.Store(int64(c.filled))
-			c.lastMessage.Store(int64(c.filled))
-		}
-		return seg, nil
 	}
 }
 
-// boundary looks at what follows a frame. ready says that the header of a
-// data frame lies at buf[r:]; otherwise more bytes are needed.
-func (c *Conn) boundary() (start, ready bool, err error) {
+// completed does what is due when the last byte of a message has come.
+func (c *Conn) completed() {
+	// Nobody can answer a ping in the middle of a message.
+	if sent := c.pongs.Load(); sent != 0 && c.filled > c.started {
+		c.pongs.CompareAndSwap(sent, min(sent+int64(c.filled-c.started), int64(c.filled)))
+	}
+	c.open, c.asked, c.frags, c.size = false, false, 0, 0
+	c.started = c.filled
+	c.lastApp.Store(int64(c.filled))
+	c.lastMessage.Store(int64(c.filled))
+}
+
+// payload takes the payload of the current frame.
+func (c *Conn) payload() error {
+	if c.inPlace() {
+		return c.payloadInPlace()
+	}
+	if c.box == nil {
+		c.box = boxes.Get().(*[]byte)
+		c.msg.Data = (*c.box)[:0]
+	}
+	for c.remain > 0 {
+		have := len(c.msg.Data)
+		if n := int(min(int64(c.w-c.r), c.remain)); n > 0 {
+			c.room(n)
+			c.msg.Data = append(c.msg.Data, c.buf[c.r:c.r+n]...)
+			c.r += n
+		} else if c.remain >= direct {
+			c.room(int(min(c.remain, max(direct, int64(have)))))
+			free := c.msg.Data[have:cap(c.msg.Data)]
+			n, err := c.fill(free[:min(int64(len(free)), c.remain)])
+			if err != nil {
+				return err
+			}
+			c.msg.Data = c.msg.Data[:have+n]
+		} else {
+			if _, err := c.fill(nil); err != nil {
+				return err
+			}
+			continue
+		}
+		c.key = mask(c.msg.Data[have:], c.key)
+		c.remain -= int64(len(c.msg.Data) - have)
+		if (c.remain > 0 || !c.fin) && !c.msg.stillUTF8() {
+			return &Error{Fault: FaultUTF8, Detail: "text is not UTF-8"}
+		}
+	}
+	return nil
+}
+
+// inPlace reports whether the current frame is a message that fits into buf.
+func (c *Conn) inPlace() bool {
+	return c.box == nil && c.frags == 1 && c.fin && c.size <= bufferBytes
+}
+
+// payloadInPlace is payload for a message of one frame that fits into buf. It is not
+// copied.
+func (c *Conn) payloadInPlace() error {
+	for {
+		length := int(c.size)
+		have := min(c.w-c.r, length)
+		done := length - int(c.remain)
+		c.msg.Data = noBytes
+		if have > 0 {
+			c.msg.Data = c.buf[c.r : c.r+have : c.r+have]
+		}
+		c.key = mask(c.msg.Data[done:], c.key)
+		c.remain -= int64(have - done)
+		if have == length {
+			c.r += length
+			return nil
+		}
+		if !c.msg.stillUTF8() {
+			return &Error{Fault: FaultUTF8, Detail: "text is not UTF-8"}
+		}
+		if _, err := c.fill(nil); err != nil {
+			return err
+		}
+	}
+}
+
+// room makes room for n more bytes in msg. What a peer declares is not allocated before
+// it comes: the buffer doubles.
+func (c *Conn) room(n int) {
+	if need := len(c.msg.Data) + n; need > cap(c.msg.Data) {
+		bigger := make([]byte, len(c.msg.Data), max(need, 2*cap(c.msg.Data)))
+		copy(bigger, c.msg.Data)
+		c.msg.Data = bigger
+	}
+}
+
+// stillUTF8 checks what has come of a text, except for a code point that may still be
+// completed.
+func (m *Message) stillUTF8() bool {
+	if m.Binary {
+		return true
+	}
+	rest := m.Data[m.Checked:]
+	tail := 0
+	for i := 1; i <= min(3, len(rest)); i++ {
+		if b := rest[len(rest)-i]; utf8.RuneStart(b) {
+			if b >= utf8.RuneSelf && !utf8.FullRune(rest[len(rest)-i:]) {
+				tail = i
+			}
+			break
+		}
+	}
+	rest = rest[:len(rest)-tail]
+	m.Checked += len(rest)
+	return utf8.Valid(rest)
+}
+
+// boundary looks at what follows a frame. It answers control frames. ready says that the
+// header of a data frame has been read; otherwise more bytes are needed.
+func (c *Conn) boundary() (ready bool, err error) {
 	for {
 		if c.early != nil {
 			c.takeEarly()
@@ -167,78 +369,116 @@ func (c *Conn) boundary() (start, ready bool, err error) {
 			if !c.open {
 				c.release()
 			}
-			return false, false, nil
+			return false, nil
 		}
 		h, n, fault := parseHeader(c.buf[c.r:c.w], c.open)
 		if fault != "" {
 			c.desync = true
-			return false, false, &Error{Fault: FaultProtocol, Detail: fault}
+			return false, &Error{Fault: FaultProtocol, Detail: fault}
 		}
-		if max := c.max.Load(); !h.control() && max > 0 && h.length > max-c.size {
-			// The declared length is enough: nothing is read for it.
-			c.behind = true
-			return false, false, &Error{Fault: FaultTooBig, Detail: "declared length over the limit"}
+		if !h.control() {
+			if err := c.accept(h, n > 0); err != nil {
+				return false, err
+			}
 		}
 		if n == 0 {
-			return false, false, nil
+			return false, nil
 		}
-		if h.control() {
-			if c.w-c.r < n+int(h.length) {
-				return false, false, nil
+		if !h.control() {
+			if err := c.begin(h); err != nil {
+				return false, err
 			}
-			p := c.buf[c.r+n : c.r+n+int(h.length)]
-			unmask(p, h.mask)
-			c.r += n + len(p)
-			if err := c.controlFrame(h.op, p); err != nil {
-				return false, false, err
-			}
-			if !c.open {
-				c.started = c.filled
-			}
-			continue
-		}
-		start = !c.open
-		c.frags++
-		if c.cfg.MaxFragments > 0 && c.frags > c.cfg.MaxFragments {
-			c.behind = true
-			return false, false, &Error{Fault: FaultFragments, Detail: "too many frames in a message"}
-		}
-		c.open = true
-		c.size += h.length
-		if !start && h.length == 0 && !h.fin {
-			// Counted; the library need not see it.
 			c.r += n
-			continue
+			return true, nil
 		}
-		c.hdr, c.remain, c.fin = n, h.length, h.fin
-		return start, true, nil
+		if c.w-c.r < n+int(h.length) {
+			return false, nil
+		}
+		p := c.buf[c.r+n : c.r+n+int(h.length)]
+		mask(p, h.key())
+		c.r += n + len(p)
+		if err := c.controlFrame(h.op, p); err != nil {
+			return false, err
+		}
+		if !c.open {
+			c.started = c.filled
+		}
 	}
 }
 
+// accept judges the type of a message and its declared length, as soon as they are
+// there: nothing is read for a message that is refused.
+func (c *Conn) accept(h header, complete bool) error {
+	if !complete && h.length == 0 {
+		return nil
+	}
+	if !c.asked {
+		limit, err := c.hooks.Accept(h.op == opBinary)
+		if err != nil {
+			c.behind = true
+			return err
+		}
+		c.asked, c.limit = true, limit
+	}
+	if c.limit > 0 && h.length > c.limit-c.size {
+		c.behind = true
+		return &Error{Fault: FaultTooBig, Detail: "declared length over the limit"}
+	}
+	return nil
+}
+
+// begin takes the header of a data frame.
+func (c *Conn) begin(h header) error {
+	c.frags++
+	if c.cfg.MaxFragments > 0 && c.frags > c.cfg.MaxFragments {
+		c.behind = true
+		return &Error{Fault: FaultFragments, Detail: "too many frames in a message"}
+	}
+	if !c.open {
+		c.open = true
+		c.msg.Binary = h.op == opBinary
+		c.first = h.mask
+	}
+	c.size += h.length
+	c.inFrame, c.fin, c.remain, c.key = true, h.fin, h.length, h.key()
+	return nil
+}
+
+// errForwarded says that the wrapped handler has a frame to read.
+var errForwarded = errors.New("wire: a control frame for the wrapped handler")
+
 func (c *Conn) controlFrame(op byte, p []byte) error {
-	// The answers to our own pings are no flood, even if they come all at
-	// once because the application was busy.
-	if op != opClose && !(op == opPong && c.answersPing(p)) && !c.control.take(c.filled) {
+	ours := op == opPong && c.answersPing(p)
+	// The answers to our own pings are no flood, even if they come all at once because
+	// the application was busy.
+	if op != opClose && !ours && !c.control.take(c.filled) {
 		return &Error{Fault: FaultControl, Detail: "too many control frames"}
 	}
 	switch op {
 	case opPing:
 		c.pong(p)
+	case opPong:
+		if c.wrapped != nil && !ours {
+			c.wrapped.forward(opPong, p)
+			return errForwarded
+		}
 	case opClose:
 		code, reason, fault, detail := parseClose(p)
-		// Nothing may follow a close frame.
-		c.desync = true
+		c.desync = true // nothing may follow a close frame
 		if fault != FaultNone {
 			return &Error{Fault: fault, Detail: detail}
 		}
-		c.answered = true
+		c.answered.Store(true)
+		if c.wrapped != nil {
+			c.wrapped.forward(opClose, p)
+		}
 		return &Error{Fault: FaultClosed, Detail: "close frame received", Code: code, Reason: reason}
 	}
 	return nil
 }
 
-// takeEarly moves bytes that came with the handshake into the buffer, as if
-// they had been read just now.
+// takeEarly moves bytes that came with the handshake into the buffer, as if they had been
+// read just now.
 func (c *Conn) takeEarly() {
 	c.makeRoom()
 	c.filled = c.now()
@@ -252,8 +492,8 @@ func (c *Conn) takeEarly() {
 	}
 }
 
-// makeRoom leaves at least one free byte behind buf[:w]. What is kept is
-// never more than a control frame.
+// makeRoom leaves at least one free byte behind buf[:w]: what lies in buf is never more
+// than one frame.
 func (c *Conn) makeRoom() {
 	if c.buf == nil {
 		c.buf = buffers.Get().(*[bufferBytes]byte)
@@ -274,32 +514,42 @@ func (c *Conn) release() {
 	}
 }
 
-// fill reads once, waiting no longer than the next deadline of the
-// connection. At a deadline that is not the end, it acts and waits on.
-func (c *Conn) fill() error {
+// fill reads once, waiting no longer than the next deadline of the connection. At a
+// deadline that is not the end, it acts and waits on. It reads into dst, or into buf if
+// dst is nil.
+func (c *Conn) fill(dst []byte) (int, error) {
 	if c.early != nil {
-		c.takeEarly()
-		return nil
+		if dst == nil {
+			c.takeEarly()
+			return 0, nil
+		}
+		n := copy(dst, c.early)
+		if c.early = c.early[n:]; len(c.early) == 0 {
+			c.early = nil
+		}
+		return n, nil
 	}
 	now := c.now()
 	c.back(now)
 	for {
 		wake, err := c.due(now)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if err := c.armRead(now, wake); err != nil {
-			return err
+			return 0, err
 		}
-		n, err := c.receive()
+		n, err := c.receive(dst)
 		now = c.now()
 		if n > 0 {
 			if c.r == c.w && !c.open {
 				c.started = now
 			}
-			c.w += n
+			if dst == nil {
+				c.w += n
+			}
 			c.filled = now
-			return nil
+			return n, nil
 		}
 		switch {
 		case err == nil:
@@ -310,20 +560,23 @@ func (c *Conn) fill() error {
 			c.rintr = false
 			c.mu.Unlock()
 			if cause != nil {
-				return ErrClosing
+				return 0, ErrClosing
 			}
 			if intr {
-				return ErrInterrupted
+				return 0, ErrInterrupted
 			}
 		default:
 			if c.Cause() != nil {
-				return ErrClosing
+				return 0, ErrClosing
 			}
 			c.desync = true
+			c.mu.Lock()
+			c.lost = err
+			c.mu.Unlock()
 			if is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF // an end without a close frame
 			}
-			return &Error{Fault: FaultLost, Detail: "connection lost", Err: err}
+			return 0, &Error{Fault: FaultLost, Detail: "connection lost", Err: err}
 		}
 	}
 }
@@ -348,18 +601,17 @@ func (c *Conn) due(now time.Duration) (wake time.Duration, err error) {
 	if t := c.cfg.IdleTimeout; t > 0 && !(mid && c.cfg.MessageTimeout > 0) {
 		at := time.Duration(c.lastApp.Load()) + t
 		if now >= at {
-			if c.onIdle == nil {
+			if !c.hooks.Idle() {
 				return 0, &Error{Fault: FaultIdle, Detail: "no message for too long"}
 			}
-			c.onIdle()
 			c.lastApp.Store(int64(now))
 			at = now + t
 		}
 		soonest(at)
 	}
 	if t := c.cfg.PongTimeout; t > 0 {
-		// A peer in the middle of a message cannot answer; the message's
-		// own deadline watches it.
+		// A peer in the middle of a message cannot answer; the message's own deadline
+		// watches it.
 		if sent := c.pongs.Load(); sent != 0 && !mid {
 			at := time.Duration(sent) + t
 			if now >= at {
@@ -381,17 +633,22 @@ func (c *Conn) due(now time.Duration) (wake time.Duration, err error) {
 	return wake, nil
 }
 
-// armRead sets the read deadline to wake, unless it is earlier already: then
-// fill wakes for nothing once, which is cheaper than a deadline per message.
+// armRead sets the read deadline to wake, or to the wrapped handler's own if that is
+// earlier. A deadline that is earlier already stays: fill then wakes for nothing once,
+// which is cheaper than a deadline for each message.
 func (c *Conn) armRead(now, wake time.Duration) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.cause != nil {
+	switch {
+	case c.cause != nil:
 		return ErrClosing
-	}
-	if c.rintr {
+	case c.rintr:
 		c.rintr = false
 		return ErrInterrupted
+	case c.readBy != 0 && now >= c.readBy:
+		return os.ErrDeadlineExceeded
+	case c.readBy != 0 && (wake == 0 || c.readBy < wake):
+		wake = c.readBy
 	}
 	switch {
 	case wake == 0 && c.armed == 0:
@@ -405,39 +662,30 @@ func (c *Conn) armRead(now, wake time.Duration) error {
 	return nil
 }
 
-// interruptRead stops a Next that waits on behalf of the context with done.
+// interruptRead stops a Receive that waits on behalf of the context with done.
 func (c *Conn) interruptRead(done <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cause == nil && c.rcur == done {
 		c.rintr = true
-		c.armed = 1
-		c.nc.SetReadDeadline(past)
+		c.wakeReader()
 	}
 }
 
-// Start hands the header of the message that Next announced to the library.
-func (c *Conn) Start() (io.Reader, error) {
-	_, r, err := c.ws.Reader(context.Background())
-	return r, err
+// wakeReader makes the reader look again. mu is held.
+func (c *Conn) wakeReader() {
+	c.armed = 1
+	c.nc.SetReadDeadline(past)
+	select {
+	case c.poke <- struct{}{}:
+	default:
+	}
 }
 
-// Take reads the n payload bytes that Next announced into dst.
-func (c *Conn) Take(r io.Reader, dst []byte) error {
-	if len(dst) == 0 {
-		if c.give == 0 {
-			return nil
-		}
-		// The header of an empty last frame: the library must see it.
-		if _, err := r.Read(c.one[:]); err != io.EOF {
-			return errors.Join(errLibrary, err)
-		}
-		return nil
-	}
-	if _, err := io.ReadFull(r, dst); err != nil {
-		return errors.Join(errLibrary, err)
-	}
-	return nil
+// Again makes the next Receive judge and deliver the message that Receive returned last
+// once more. Only the reader may call it.
+func (c *Conn) Again() {
+	c.rlock <- struct{}{}
+	c.whole, c.lent, c.msg.Held = true, false, true
+	<-c.rlock
 }
-
-var errLibrary = errors.New("wire: the library did not take what was announced")

@@ -1,38 +1,32 @@
-// Package wire owns the net.Conn of a WebSocket connection from the moment it
-// is hijacked to the moment it is closed.
+// Package wire is the engine: it owns the net.Conn of a WebSocket connection from
+// the moment at which it is hijacked to the moment at which it is closed.
 //
-// coder/websocket is asked for three things only: the 101, the unmasking and
-// the assembly of messages. It never waits on the network: [Conn.Next] waits
-// until a piece of a message is in memory, and only then is the library called
-// to take that piece. Whatever can block, and whatever a peer could pin, is
-// therefore here, under deadlines that this package sets.
-//
-// Everything that the library would write goes nowhere. Frames to the peer are
-// built by [Conn.Write]; they are unmasked, so a header and the payload is all
-// there is.
+// The engine parses frames, unmasks them, assembles whole messages, asks its
+// [Hooks] to judge each of them, answers control frames, keeps every deadline,
+// writes at frame boundaries and ends the connection. Two doors stand on it.
+// [Conn.Receive] and [Conn.Write] give messages to an application. [Wrapped] is the
+// net.Conn of a handler that speaks WebSocket by itself: it reads judged messages as
+// frames, and what it writes is followed frame by frame.
 //
 // # Owners
 //
-//	reader   whoever holds rlock: the application's Read, later the ending
-//	writer   whoever holds wlock: Write, a pong, a ping, the close frame
-//	mu       the end, the deadlines, control frames that wait for the writer
+//	reader   the holder of rlock: Receive or Wrapped.Read, later the ending
+//	writer   the holder of wlock: Write, Wrapped.Write, a pong, a ping, the close frame
+//	mu       the end, the deadlines, frames that wait for the writer
 //
-// mu is never held while something blocks.
+// The locks are taken in this order: Wrapped.rmu, rlock or wlock, mu. mu is never held
+// while something blocks, and no hook is called while it is held.
 package wire
 
 import (
-	"bufio"
 	"context"
 	"errors"
-	"io"
 	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/coder/websocket"
 )
 
 // Config is what the connections of one endpoint share. It is not changed
@@ -56,6 +50,51 @@ type Config struct {
 	Endings chan struct{}
 }
 
+// Message is a whole message from the peer.
+type Message struct {
+	Binary  bool
+	Data    []byte // unmasked; valid until the next Receive
+	Checked int    // Data[:Checked] is known to be UTF-8
+	Held    bool   // Judge has held it back before
+
+	waited time.Duration
+}
+
+// Verdict is what Judge decides about a message.
+type Verdict int
+
+// Verdicts.
+const (
+	Deliver Verdict = iota // the application gets it
+	Drop                   // it is gone, and the engine reads on
+	Hold                   // Judge is asked again after a wait
+)
+
+// Hooks is what the engine asks and tells the guard. The reader calls them, except
+// for Broken, which any writer may call.
+type Hooks interface {
+	// Accept is asked once for each message, at the header of its first frame. It
+	// returns how many bytes of payload the message may have; 0 is no limit. An
+	// error has ended the connection, and is what Receive returns.
+	Accept(binary bool) (max int64, err error)
+
+	// Judge is asked when the message is complete. wait is for Hold. An error has
+	// ended the connection.
+	Judge(m *Message) (v Verdict, wait time.Duration, err error)
+
+	// Failed ends the connection for what the reader found, and returns what Receive
+	// returns.
+	Failed(e *Error) error
+
+	// Broken ends the connection because a control frame or a notice could not be
+	// written.
+	Broken(err error)
+
+	// Idle is told that no application message has come or gone for the idle timeout.
+	// It returns true if that is only reported.
+	Idle() bool
+}
+
 // Errors that say why a call stopped. None of them closes the connection.
 var (
 	ErrClosing     = errors.New("wire: the connection is closing")
@@ -72,6 +111,7 @@ const (
 	FaultFragments            // too many frames in a message
 	FaultControl              // too many control frames
 	FaultReason               // a close reason that is not UTF-8
+	FaultUTF8                 // a text that is not UTF-8, seen before it was complete
 	FaultMessageTimeout       // a message took too long
 	FaultIdle                 // no application message for too long
 	FaultPong                 // a ping was not answered
@@ -118,44 +158,50 @@ var past = time.Unix(1, 0)
 
 // Conn is one connection.
 type Conn struct {
-	nc   net.Conn
-	ws   *websocket.Conn
-	cfg  *Config
-	born time.Time // times below count from here: monotonic, and one word
+	nc    net.Conn
+	cfg   *Config
+	hooks Hooks     // fixed before the first Receive
+	born  time.Time // times below count from here: monotonic, and one word
 
-	// resumes: a write that timed out can go on where it stopped. A tls.Conn
-	// cannot.
+	// resumes says that a write that timed out can go on where it stopped. A
+	// tls.Conn cannot.
 	resumes bool
+
+	// wrapped is the second door; nil behind the first. Fixed before the 101.
+	wrapped *Wrapped
 
 	rlock chan struct{}
 	raw   *rawReader         // reader; nil: the net.Conn's Read
-	buf   *[bufferBytes]byte // reader; nil while there is nothing in it
+	buf   *[bufferBytes]byte // reader; nil while nothing is in it
 	r, w  int                // reader: buf[r:w] is unread
 	early []byte             // reader: bytes that came with the handshake
 
-	hdr      int           // reader: header bytes at buf[r:] that the library has not taken
-	give     int           // reader: bytes that the library may take now
-	remain   int64         // reader: payload of the current frame behind hdr
-	fin      bool          // reader: the current frame is its message's last
-	open     bool          // reader: a message has begun
-	desync   bool          // reader: what follows cannot be read as frames
-	behind   bool          // reader: a close frame may lie behind a payload that never comes
-	answered bool          // reader: a close frame has come
-	frags    int           // reader
-	size     int64         // reader: payload of the message so far, declared
-	max      atomic.Int64  // largest message; 0: no limit
-	started  time.Duration // reader: first byte of what is incomplete
-	filled   time.Duration // reader: the last bytes came
-	control  bucket        // reader
-	pingAt   time.Duration // reader: the next ping is due
-	onIdle   func()        // fixed before the first Read
-	onBroken func(error)   // fixed before the first Read
-	one      [1]byte       // reader
-	rctx     ctxWatch      // reader
+	msg     Message       // reader: what has come of the message, or the message that was judged last
+	box     *[]byte       // reader: where msg.Data lies, if not in buf
+	lent    bool          // reader: the application may still hold msg.Data
+	keep    atomic.Bool   // and may keep it after the next Receive
+	whole   bool          // reader: msg is complete, and not delivered yet
+	asked   bool          // reader: Accept has been asked about the message
+	limit   int64         // reader: what it said
+	inFrame bool          // reader: the header of a data frame has been read, its payload not all
+	remain  int64         // reader: payload of that frame that has not been taken
+	key     uint32        // reader: its masking key, turned to the next byte
+	first   [4]byte       // reader: the masking key of the message's first frame
+	fin     bool          // reader: that frame is its message's last
+	open    bool          // reader: a message has begun
+	desync  bool          // reader: what follows cannot be read as frames
+	behind  bool          // reader: a close frame may lie behind a payload that never comes
+	frags   int           // reader: frames of the message
+	size    int64         // reader: payload of the message so far, declared
+	started time.Duration // reader: first byte of what is incomplete
+	filled  time.Duration // reader: the last bytes came
+	control bucket        // reader
+	pingAt  time.Duration // reader: the next ping is due
+	rctx    ctxWatch      // reader
 
 	lastApp     atomic.Int64 // Duration: idle counts from here: the last application message, either way, or later
 	lastMessage atomic.Int64 // Duration: that message
-	away        atomic.Int64 // Duration from which on the time is the application's; 0: a Read waits
+	away        atomic.Int64 // Duration from which on the time is the application's; 0: a Receive waits
 	pongs       atomic.Int64 // Duration at which the ping that waits was sent; 0: none
 
 	wlock  chan struct{}
@@ -166,24 +212,32 @@ type Conn struct {
 	failed bool        // writer: a *WriteError was returned
 	wctx   ctxWatch    // writer
 
-	mu       sync.Mutex
-	cause    error           // mu: set once
-	armed    time.Duration   // mu: the read deadline; 0: none
-	warmed   time.Duration   // mu: the write deadline; 0: none
-	rintr    bool            // mu: the reader is to stop waiting
-	wintr    bool            // mu: so is the writer
-	rcur     <-chan struct{} // mu: Done of the context of the Read that is on
-	wcur     <-chan struct{} // mu: Done of the context of the Write that is on
-	pendPing bool            // mu: control frames for whoever unlocks wlock next
-	pongData [125]byte       // mu
-	pendPong int             // mu: the pong that waits is pongData[:pendPong]; -1: none
-	pending  atomic.Bool     // pendPing or pendPong is set; written under mu
-	asked    int             // mu: pings with pingData that no pong has answered
-	pingData [8]byte         // mu: what the awaited pong must carry
-	cut      bool            // mu: no waiting for the peer any more
+	mu        sync.Mutex
+	cause     error           // mu: set once, with the next two
+	endCode   int             // mu: the close code; 0: no close frame
+	endReason string          // mu
+	armed     time.Duration   // mu: the read deadline; 0: none
+	warmed    time.Duration   // mu: the write deadline; 0: none
+	rintr     bool            // mu: the reader must stop waiting
+	wintr     bool            // mu: so must the writer
+	rcur      <-chan struct{} // mu: Done of the context of the Receive that is on
+	wcur      <-chan struct{} // mu: Done of the context of the Write that is on
+	pendPing  bool            // mu: frames for the next writer that stands at a boundary
+	pongData  [125]byte       // mu
+	pendPong  int             // mu: the pong that waits is pongData[:pendPong]; -1: none
+	pending   atomic.Bool     // pendPing, pendPong or notices are set; written under mu
+	notices   [][]byte        // mu: text messages that wait for the end of a message of the wrapped handler's
+	pings     int             // mu: pings with pingData that no pong has answered
+	pingData  [8]byte         // mu: what the awaited pong must carry
+	lost      error           // mu: the network error that the reader met
+	cut       bool            // mu: no waiting for the peer any more
+	readBy    time.Duration   // mu: the wrapped handler's own deadline for reading; 0: none
+	writeBy   time.Duration   // mu: and for writing
 
-	ending  atomic.Bool   // the cause is being set
-	closing chan struct{} // closed once it is
+	poke     chan struct{} // wakes a reader that waits for something else than bytes
+	ending   atomic.Bool   // the cause is being set
+	closing  chan struct{} // closed once it is
+	answered atomic.Bool   // the peer's close frame has come
 }
 
 func newConn(nc net.Conn, early []byte, cfg *Config) *Conn {
@@ -195,6 +249,7 @@ func newConn(nc net.Conn, early []byte, cfg *Config) *Conn {
 		rlock:   make(chan struct{}, 1),
 		wlock:   make(chan struct{}, 1),
 		closing: make(chan struct{}),
+		poke:    make(chan struct{}, 1),
 
 		pendPong: -1,
 	}
@@ -204,7 +259,7 @@ func newConn(nc net.Conn, early []byte, cfg *Config) *Conn {
 	}
 	c.control = bucket{rate: cfg.ControlRate, burst: float64(cfg.ControlBurst), tokens: float64(cfg.ControlBurst)}
 	c.pingAt = c.nextPing(0)
-	c.rawRead()
+	c.raw = newRawReader(nc)
 	c.rctx.fire = c.interruptRead
 	c.wctx.fire = c.interruptWrite
 	c.away.Store(1)
@@ -230,10 +285,20 @@ func (c *Conn) Cause() error {
 	return c.cause
 }
 
+// Lost returns the network error that ended the stream, if one has.
+func (c *Conn) Lost() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lost
+}
+
 // LastMessage is when the last application message came or went.
 func (c *Conn) LastMessage() time.Time {
 	return c.born.Add(max(0, time.Duration(c.lastMessage.Load())-1)) // see now
 }
+
+// Serve sets who is asked and told. It must be called before the first Receive.
+func (c *Conn) Serve(h Hooks) { c.hooks = h }
 
 // Closing is closed when the cause is set.
 func (c *Conn) Closing() <-chan struct{} { return c.closing }
@@ -287,36 +352,6 @@ func (b *bucket) take(now time.Duration) bool {
 	}
 	b.tokens--
 	return true
-}
-
-// lib is the net.Conn that coder/websocket is given.
-type lib struct{ c *Conn }
-
-func (l lib) Read(p []byte) (int, error) {
-	c := l.c
-	n := min(len(p), c.give)
-	if n == 0 {
-		// A bug: the library wants more than Next announced.
-		return 0, io.ErrNoProgress
-	}
-	copy(p, c.buf[c.r:c.r+n])
-	c.r += n
-	c.give -= n
-	return n, nil
-}
-
-func (l lib) Write(p []byte) (int, error)      { return len(p), nil }
-func (l lib) Close() error                     { return nil }
-func (l lib) LocalAddr() net.Addr              { return l.c.nc.LocalAddr() }
-func (l lib) RemoteAddr() net.Addr             { return l.c.nc.RemoteAddr() }
-func (l lib) SetDeadline(time.Time) error      { return nil }
-func (l lib) SetReadDeadline(time.Time) error  { return nil }
-func (l lib) SetWriteDeadline(time.Time) error { return nil }
-
-// readWriter is what Hijack promises beside the net.Conn. 16 bytes are the
-// least that bufio takes; a frame header fits, and payloads pass it by.
-func (l lib) readWriter() *bufio.ReadWriter {
-	return bufio.NewReadWriter(bufio.NewReaderSize(l, 16), bufio.NewWriterSize(l, 16))
 }
 
 func isTimeout(err error) bool { return is(err, os.ErrDeadlineExceeded) }

@@ -239,19 +239,27 @@ func TestWriteInterrupted(t *testing.T) {
 	})
 }
 
+// endsBroken are hooks that end a broken connection.
+type endsBroken struct {
+	Hooks
+	c *Conn
+}
+
+func (e endsBroken) Broken(err error) {
+	e.c.mu.Lock()
+	defer e.c.mu.Unlock()
+	if e.c.cause == nil {
+		e.c.cause = err
+		close(e.c.closing)
+	}
+}
+
 // Control frames that wait do not make a Write take longer than its time: each
 // of them would otherwise have a time of its own.
 func TestWriteTimesOutDespiteControl(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, _ := full()
-		c.OnBroken(func(err error) { // as an end does
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			if c.cause == nil {
-				c.cause = err
-				close(c.closing)
-			}
-		})
+		c.Serve(endsBroken{c: c})
 		stop := make(chan struct{})
 		go func() { // a peer that pings and reads nothing
 			for {

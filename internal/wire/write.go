@@ -50,10 +50,6 @@ func (c *Conn) setWriteContext(done <-chan struct{}) {
 	c.mu.Unlock()
 }
 
-// OnBroken sets what is called when a control frame could not be written: f
-// is to end the connection.
-func (c *Conn) OnBroken(f func(error)) { c.onBroken = f }
-
 // interruptWrite stops a Write that is on behalf of the context with done.
 func (c *Conn) interruptWrite(done <-chan struct{}) {
 	c.mu.Lock()
@@ -74,47 +70,75 @@ func (c *Conn) tryLockWriter() bool {
 	}
 }
 
-// unlockWriter lets the writer go, after the control frames that waited for
-// it: so the reader never waits for a stuck writer.
+// unlockWriter lets the writer go, after the frames that waited for it: so the reader
+// never waits for a stuck writer.
 func (c *Conn) unlockWriter() {
 	for {
-		if c.pending.Load() {
-			c.flushControl()
-		}
+		stuck := c.pending.Load() && !c.flushControl()
 		<-c.wlock
 		// One may have been left between the flush and the unlock.
-		if !c.pending.Load() || !c.tryLockWriter() {
+		if stuck || !c.pending.Load() || !c.tryLockWriter() {
 			return
 		}
 	}
 }
 
-// flushControl sends the control frames that wait.
-func (c *Conn) flushControl() {
+// flushControl sends the frames that wait: control frames at the boundary of a frame,
+// notices at the boundary of a message. It reports whether none waits any more.
+func (c *Conn) flushControl() bool {
 	for {
-		var op byte
-		var n int
-		c.mu.Lock()
-		switch {
-		case c.pendPong >= 0:
-			op, n = opPong, copy(c.wctl[:], c.pongData[:c.pendPong])
-			c.pendPong = -1
-		case c.pendPing:
-			op, n = opPing, copy(c.wctl[:], c.pingData[:])
-			c.pendPing = false
+		if c.failed || c.wrapped != nil && (c.wrapped.phase != phaseOpen || !c.wrapped.boundary() || c.wrapped.closeSent.Load()) {
+			return false // a write that failed has said so, and must not wait again
 		}
-		c.pending.Store(c.pendPing || c.pendPong >= 0)
-		c.mu.Unlock()
-		if op == 0 || c.failed {
-			return // whose write failed has said so, and is not to wait again
+		op, p := c.nextWaiting(c.wrapped == nil || !c.wrapped.follow.open || c.wrapped.holds)
+		if op == 0 {
+			return !c.pending.Load()
 		}
-		if err := c.writeFrame(op, c.wctl[:n], c.now()); err != nil {
-			if _, failed := err.(*WriteError); failed && c.onBroken != nil {
-				c.onBroken(err)
+		if err := c.writeFrame(op, p, c.now()); err != nil {
+			if _, failed := err.(*WriteError); failed {
+				c.hooks.Broken(err)
 			}
-			return
+			return false
 		}
 	}
+}
+
+// nextWaiting takes a frame that waits. between says whether a notice may go out.
+func (c *Conn) nextWaiting(between bool) (op byte, p []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.pendPong >= 0:
+		op, p = opPong, c.wctl[:copy(c.wctl[:], c.pongData[:c.pendPong])]
+		c.pendPong = -1
+	case c.pendPing:
+		op, p = opPing, c.wctl[:copy(c.wctl[:], c.pingData[:])]
+		c.pendPing = false
+	case between && len(c.notices) > 0:
+		op, p = opText, c.notices[0]
+		c.notices[0] = nil
+		c.notices = c.notices[1:]
+	}
+	c.pending.Store(c.pendPing || c.pendPong >= 0 || len(c.notices) > 0)
+	return op, p
+}
+
+// Notice sends a text message of the guard's to the peer of a wrapped handler, between two
+// messages of the handler's. It reports false if too many wait already.
+func (c *Conn) Notice(p []byte) bool {
+	c.mu.Lock()
+	full := len(c.notices) >= maxNotices
+	if full {
+		c.wrapped.dropped.Add(1)
+	} else {
+		c.notices = append(c.notices, p)
+		c.pending.Store(true)
+	}
+	c.mu.Unlock()
+	if !full && c.tryLockWriter() {
+		c.unlockWriter()
+	}
+	return !full
 }
 
 // pong answers a ping, by way of whoever is writing if somebody is. When
@@ -135,12 +159,12 @@ func (c *Conn) Ping() {
 	c.mu.Lock()
 	if c.pongs.Load() == 0 {
 		rand.Read(c.pingData[:])
-		c.asked = 0
+		c.pings = 0
 		c.pongs.Store(int64(c.now()))
 	}
 	if !c.pendPing {
 		c.pendPing = true
-		c.asked++
+		c.pings++
 	}
 	c.pending.Store(true)
 	c.mu.Unlock()
@@ -154,10 +178,10 @@ func (c *Conn) Ping() {
 func (c *Conn) answersPing(p []byte) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.asked == 0 || string(p) != string(c.pingData[:]) {
+	if c.pings == 0 || string(p) != string(c.pingData[:]) {
 		return false
 	}
-	c.asked--
+	c.pings--
 	c.pongs.Store(0)
 	return true
 }

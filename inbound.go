@@ -1,0 +1,299 @@
+package wsguard
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/time/rate"
+
+	"github.com/wsguard/wsguard/internal/wire"
+	"github.com/wsguard/wsguard/reason"
+)
+
+// inbound is the part of a connection that judges what the peer sends. It answers the
+// engine (wire.Hooks). The reader owns it, except for c, which is fixed.
+type inbound struct {
+	c         *Conn
+	policy    *endpointState // for messages: the endpoint's newest
+	validator Validator      // nil: none
+	table     *table         // the same, if it is a Table
+	late      *time.Timer    // bounds Authorize
+	rates     *connRates
+	msg       *wire.Message
+	rule      *rule            // of the message; never nil
+	kind      string           // of the message that was delivered last
+	notices   [2]*rate.Limiter // for rates, for messages; made when needed
+}
+
+// fit makes st what holds for the messages from now on. Only the reader, and those who
+// make the connection, may call it.
+func (in *inbound) fit(st *endpointState) {
+	c := in.c
+	in.policy = st
+	in.validator = st.messages.validator(c.subprotocol)
+	if in.validator == nil && len(st.messages.Validators) > 0 {
+		in.validator = noKind // its subprotocol is no longer served
+	}
+	in.table, _ = in.validator.(*table)
+	if in.rates == nil || c.awaiting.Load() {
+		return
+	}
+	in.rates = st.rates.refit(in.rates, c.client, c.Principal().Subject)
+	c.sent.Store(in.rates.sent)
+}
+
+// Accept judges the type of a message, and says how long it may be.
+func (in *inbound) Accept(binary bool) (int64, error) {
+	c := in.c
+	if st := c.e.now.Load(); st != in.policy {
+		in.fit(st)
+	}
+	switch {
+	case binary && !in.policy.messages.Binary:
+		return 0, c.punish(reason.MessageType, "")
+	case c.awaiting.Load():
+		return c.auth.cfg.FirstMessageBytes, nil
+	}
+	return in.policy.messages.MaxBytes, nil
+}
+
+// Judge judges a whole message: rate, UTF-8, schema, authorization. A message that is
+// refused is gone.
+func (in *inbound) Judge(m *wire.Message) (v wire.Verdict, wait time.Duration, err error) {
+	returned := false
+	defer func() {
+		if !returned {
+			in.c.fault("a hook panicked, or ended the reading goroutine")
+		}
+	}()
+	v, wait, err = in.judged(m)
+	returned = true
+	return v, wait, err
+}
+
+func (in *inbound) judged(m *wire.Message) (v wire.Verdict, wait time.Duration, err error) {
+	in.msg = m
+	now := in.c.w.Arrived()
+	if m.Held {
+		now = time.Now()
+	}
+	in.rule = anyKind
+	if v, wait, err = in.afford(now); v != wire.Deliver || err != nil {
+		return v, wait, err
+	}
+	ok, err := in.judge()
+	if err != nil || !ok {
+		return wire.Drop, 0, err
+	}
+	in.kind = in.rule.kind
+	in.c.in.Add(1)
+	in.c.bytesIn.Add(uint64(len(m.Data)))
+	return wire.Deliver, 0, nil
+}
+
+// Failed ends the connection for what the engine found.
+func (in *inbound) Failed(e *wire.Error) error { return in.c.failed(e) }
+
+// Broken ends a connection that cannot be written to.
+func (in *inbound) Broken(err error) { in.c.writeFailed(context.Background(), err) }
+
+// Idle reports an idle connection, if that is all that there is to do.
+func (in *inbound) Idle() bool {
+	if in.c.st.heartbeat.ReportIdle {
+		in.c.violation(reason.Idle, "", true)
+	}
+	return in.c.st.heartbeat.ReportIdle
+}
+
+// afford charges the message to its rates, and does what Action says if they are exceeded.
+func (in *inbound) afford(now time.Time) (wire.Verdict, time.Duration, error) {
+	c := in.c
+	if wait, ok := in.charge(now); !ok {
+		switch action := in.policy.rates.cfg.Action; {
+		case action == ActionReport:
+			c.violation(reason.RateLimited, "", true)
+			in.rule = in.ruleOf()
+		case action == ActionReply:
+			in.tooMany()
+			c.violation(reason.RateLimited, "", false)
+			return wire.Drop, 0, in.reply(0, func() notice { return rateNotice(wait) })
+		case action == ActionDelay && wait <= maxDelay-in.msg.Waited():
+			return wire.Hold, wait, nil
+		default:
+			in.tooMany()
+			return wire.Drop, 0, c.accuse(reason.RateLimited, "")
+		}
+	}
+	if in.rates.warnAt > 0 && in.rates.warn(c.w.Arrived()) {
+		return wire.Deliver, 0, in.warn()
+	}
+	return wire.Deliver, 0, nil
+}
+
+// judge judges a message that is paid for. It reports whether the application gets it.
+func (in *inbound) judge() (bool, error) {
+	c, m := in.c, in.msg
+	if !m.Binary && !utf8.Valid(m.Data[m.Checked:]) {
+		return false, c.punish(reason.InvalidUTF8, "")
+	}
+	if c.awaiting.Load() {
+		return true, nil
+	}
+	if in.validator != nil {
+		if err := in.validate(); err != nil {
+			err = explain(in.last(), in.msg.Data, err)
+			if ok, err := in.refuse(object(err, verdict), in.policy.messages.OnInvalid); !ok {
+				return false, err
+			}
+		}
+	}
+	if in.policy.messages.Authorize != nil || in.table != nil && in.table.scoped {
+		if err := in.authorize(); err != nil {
+			if c.over() {
+				return false, c.closed()
+			}
+			return in.refuse(object(err, forbidden), in.policy.messages.OnForbidden)
+		}
+		if in.policy.messages.Authorize != nil && c.over() {
+			return false, c.closed() // it took its time
+		}
+	}
+	return true, nil
+}
+
+// validate asks the validator about the message.
+func (in *inbound) validate() error {
+	if in.table != nil {
+		return validate(in.rule, in.msg.Data)
+	}
+	return validate(in.validator, in.msg.Data)
+}
+
+// last is the validator that has the last word about the message.
+func (in *inbound) last() Validator {
+	if in.table != nil {
+		return in.rule.Validator
+	}
+	return in.validator
+}
+
+// refuse applies action to a message that was objected to. It reports whether the
+// application gets the message all the same.
+func (in *inbound) refuse(o objection, action Action) (bool, error) {
+	c, detail := in.c, o.detail
+	if in.rule.kind != "" {
+		detail = in.rule.kind + ": " + detail
+	}
+	switch {
+	case o.why == reason.Internal || o.why == reason.Unavailable:
+	case action == ActionReport:
+		c.violation(o.why, detail, true)
+		return true, nil
+	case action == ActionReply:
+		c.offended(o.why)
+		c.violation(o.why, detail, false)
+		return false, in.reply(1, o.notice)
+	}
+	return false, c.punish(o.why, detail)
+}
+
+// reply answers a message that was refused, if the peer's notices are not used up. Rates
+// and messages have a bucket each, so that a flood of one does not silence the other.
+func (in *inbound) reply(bucket int, text func() notice) error {
+	if in.notices[bucket] == nil {
+		in.notices[bucket] = rate.NewLimiter(1, 20)
+	}
+	if !in.notices[bucket].Allow() {
+		in.c.unnoticed.Add(1)
+		return nil
+	}
+	return in.c.notify(text().json())
+}
+
+// charge pays for the message: as one message, and then, once that is paid and its type is
+// worth a look, what a type with a higher cost takes besides. A message that is refused
+// costs nothing.
+func (in *inbound) charge(now time.Time) (wait time.Duration, ok bool) {
+	n := len(in.msg.Data)
+	if wait, ok := in.rates.take(n, 1, now); !ok {
+		return wait, false
+	}
+	in.rule = in.ruleOf()
+	if extra := in.rule.Cost - 1; extra > 0 {
+		if wait, ok := in.rates.take(0, extra, now); !ok {
+			in.rates.give(in.rates.shared, n, 1, now)
+			return wait, false
+		}
+	}
+	return 0, true
+}
+
+// tooMany records an offence. It does nothing when only SentBytes was exceeded, because
+// other users can cause that.
+func (in *inbound) tooMany() {
+	if !in.rates.owing {
+		in.c.offended(reason.RateLimited)
+	}
+}
+
+// ruleOf finds what the table says of the message.
+func (in *inbound) ruleOf() *rule {
+	if in.table == nil || in.c.awaiting.Load() {
+		return anyKind
+	}
+	return in.table.rule(in.msg.Data)
+}
+
+// warn tells the peer to slow down before a rate is exceeded.
+func (in *inbound) warn() error {
+	in.c.tell(reason.RateLimited, "warned", true)
+	return in.reply(0, func() notice { return notice{Warning: "rate_limit"} })
+}
+
+// authorize asks whether the peer may send this message.
+func (in *inbound) authorize() error {
+	p := in.c.principal.Load()
+	if in.rule == noKind {
+		// OnInvalid may only report a message of an unknown type. Nobody knows what it
+		// is, so nobody may send it.
+		return fmt.Errorf("%w: of an unknown type", ErrForbidden)
+	}
+	if scope := in.rule.Scope; scope != "" && !slices.Contains(p.Scopes, scope) {
+		return fmt.Errorf("%w: needs scope %q", reason.Forbidden, scope)
+	}
+	if in.policy.messages.Authorize == nil {
+		return nil
+	}
+	return in.askAuthorize(p)
+}
+
+// askAuthorize asks the application. A call that takes too long ends the connection,
+// whether or not it ever returns.
+func (in *inbound) askAuthorize(p *Principal) (err error) {
+	c, limit := in.c, in.policy.auth.cfg.VerifyTimeout
+	if in.late == nil {
+		in.late = time.AfterFunc(limit, func() { c.end(reason.Unavailable, "Authorize takes too long") })
+	} else {
+		in.late.Reset(limit)
+	}
+	defer in.late.Stop()
+	defer func() {
+		if recover() != nil { // with the message, perhaps
+			err = fmt.Errorf("%w: Authorize panicked", reason.Internal)
+		}
+	}()
+	return in.policy.messages.Authorize(c.ctx, *p, in.rule.kind, in.msg.Data)
+}
+
+// errorText is an error's text. The error may be the application's: its method may panic.
+func errorText(err error) (s string) {
+	defer func() {
+		if recover() != nil {
+			s = "an error without a text"
+		}
+	}()
+	return err.Error()
+}

@@ -1,0 +1,108 @@
+package wire
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha1"
+	"encoding/base64"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// maxAnswer bounds the head of a wrapped handler's response.
+const maxAnswer = 16 << 10
+
+// Offer is what a wrapped handler's 101 must fit.
+type Offer struct {
+	Key          string   // Sec-WebSocket-Key of the request
+	Subprotocols []string // that were offered on to the handler
+	Negotiated   string   // the guard's own choice; the engine adds it where the handler names none
+}
+
+// acceptOf is the Sec-WebSocket-Accept for a key (RFC 6455 §4.2.2).
+func acceptOf(key string) string {
+	sum := sha1.Sum([]byte(strings.TrimSpace(key) + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// answer is the head of a wrapped handler's response.
+type answer struct {
+	status int
+	head   []byte // as it may go out
+	fault  string // why it may not
+}
+
+// cutHead returns the length of a whole response head at the front of b, 0 if there is
+// none yet.
+func cutHead(b []byte) int {
+	if i := bytes.Index(b, []byte("\r\n\r\n")); i >= 0 {
+		return i + 4
+	}
+	return 0
+}
+
+// judgeAnswer judges a whole response head.
+func judgeAnswer(head []byte, offer Offer) answer {
+	resp, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(head)), &http.Request{Method: http.MethodGet})
+	if err != nil {
+		return answer{fault: "not an HTTP response"}
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		return answer{status: resp.StatusCode, head: closing(head)}
+	}
+	named := headerValues(resp.Header, "Sec-Websocket-Protocol")
+	switch accept := resp.Header["Sec-Websocket-Accept"]; {
+	case !resp.ProtoAtLeast(1, 1):
+		return answer{fault: "a 101 of another HTTP version"}
+	case !slices.ContainsFunc(headerValues(resp.Header, "Upgrade"), func(s string) bool { return strings.EqualFold(s, "websocket") }):
+		return answer{fault: "a 101 without Upgrade: websocket"}
+	case !slices.ContainsFunc(headerValues(resp.Header, "Connection"), func(s string) bool { return strings.EqualFold(s, "upgrade") }):
+		return answer{fault: "a 101 without Connection: Upgrade"}
+	case len(accept) != 1 || strings.TrimSpace(accept[0]) != acceptOf(offer.Key):
+		return answer{fault: "a 101 whose Sec-WebSocket-Accept does not fit"}
+	case len(headerValues(resp.Header, "Sec-Websocket-Extensions")) > 0:
+		return answer{fault: "a 101 that names an extension"}
+	case len(named) > 1 || len(named) == 1 && !slices.Contains(offer.Subprotocols, named[0]):
+		return answer{fault: "a 101 that names a subprotocol that was not offered"}
+	}
+	if len(named) == 0 && offer.Negotiated != "" {
+		head = slices.Concat(head[:len(head)-2], []byte("Sec-WebSocket-Protocol: "+offer.Negotiated+"\r\n\r\n"))
+	}
+	return answer{status: resp.StatusCode, head: head}
+}
+
+// headerValues splits the values of a header at their commas, all its lines.
+func headerValues(h http.Header, name string) (values []string) {
+	for _, line := range h[name] {
+		for v := range strings.SplitSeq(line, ",") {
+			if v = strings.Trim(v, " \t"); v != "" {
+				values = append(values, v)
+			}
+		}
+	}
+	return values
+}
+
+// closing replaces the Connection header of a response head by "close".
+func closing(head []byte) []byte {
+	var b bytes.Buffer
+	for line := range bytes.SplitAfterSeq(head[:len(head)-2], []byte("\r\n")) {
+		name, _, _ := bytes.Cut(line, []byte(":"))
+		if !bytes.EqualFold(bytes.TrimSpace(name), []byte("Connection")) {
+			b.Write(line)
+		}
+	}
+	b.WriteString("Connection: close\r\n\r\n")
+	return b.Bytes()
+}
+
+// badGateway is what the client gets for a 101 that does not fit.
+const badGateway = "HTTP/1.1 502 Bad Gateway\r\n" +
+	"Connection: close\r\n" +
+	"Cache-Control: no-store\r\n" +
+	"Content-Type: text/plain; charset=utf-8\r\n" +
+	"X-Content-Type-Options: nosniff\r\n" +
+	"Content-Length: 12\r\n\r\n" +
+	"Bad Gateway\n"
