@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -66,6 +65,8 @@ type Conn struct {
 	due        atomic.Int64 // when the sweeper is to look
 	pinged     time.Time    // the sweeper's
 	index      int          // sessions.mu
+	listed     bool         // sessions has it; fixed before the last holder is done
+	wrap       *wrapping    // the second door; nil behind the first
 	closeRead  atomic.Bool
 
 	reading inbound
@@ -231,6 +232,12 @@ func (c *Conn) writeMessage(ctx context.Context, typ MessageType, msg []byte) er
 
 // notify sends a notice of the guard's to the peer.
 func (c *Conn) notify(msg []byte) error {
+	if c.wrap != nil {
+		if !c.w.Notice(msg) {
+			c.unnoticed.Add(1)
+		}
+		return nil
+	}
 	return c.write(context.Background(), MessageText, msg)
 }
 
@@ -361,6 +368,12 @@ func (c *Conn) causeOf(why *reason.Reason) *CloseError {
 }
 
 func (c *Conn) endWith(cause *CloseError, code StatusCode, detail string) error {
+	if c.wrap != nil {
+		// What the handler has said to its peer is how the connection ends.
+		if said := c.wrap.said.Load(); said != nil {
+			cause, code, detail = said, said.Code, ""
+		}
+	}
 	c.w.End(cause, int(code), cause.Reason, func() { c.cancel(cause) }, func() { c.ended(cause, detail) })
 	return c.closed()
 }
@@ -425,6 +438,12 @@ func (c *Conn) lost(err error) error {
 // ended runs once, on a goroutine of its own, when the socket is closed.
 func (c *Conn) ended(cause *CloseError, detail string) {
 	defer c.done() // whatever a hook does
+	if c.wrap != nil {
+		defer c.wrap.ended(cause)
+		if !c.listed {
+			return // it was never open
+		}
+	}
 	c.dropQueue()
 	c.reportMu.Lock()
 	c.reported = true
@@ -459,7 +478,11 @@ func (c *Conn) done() {
 	if c.holders.Add(-1) > 0 {
 		return
 	}
-	defer c.g.sessions.remove(c) // whatever Close does
+	if c.listed { // whatever Close does
+		defer c.g.sessions.remove(c)
+	} else {
+		defer c.g.sessions.unregister(c.session)
+	}
 	for _, l := range c.leases {
 		l.Release()
 	}
@@ -491,11 +514,7 @@ func (c *Conn) run(fn func(context.Context, *Conn) error, r *http.Request) {
 	defer func() {
 		defer c.fault("what the handler panicked with ended the goroutine") // unless it has ended
 		if v := recover(); v != nil {
-			detail := panicText("handler", v)
-			c.end(reason.Internal, detail)
-			e := c.event(audit.Warning)
-			e.Err, e.Reason, e.Detail, e.Stack = reason.Internal, "panic", detail, debug.Stack()
-			c.g.events.emit(e)
+			c.panicked("handler", v)
 		} else if !returned {
 			c.end(reason.Internal, "handler ended its goroutine")
 		} else {
@@ -587,28 +606,39 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 
 // start takes the connection into the Guard.
 func (c *Conn) start(await bool, holders int32) {
-	g := c.g
+	if await {
+		holders++ // authenticate is one
+	}
+	c.prepare(holders)
+	c.awaiting.Store(await)
+	if await {
+		c.authBy = c.opened.Add(c.auth.cfg.FirstMessageTimeout)
+	}
+	c.list(!await)
+}
+
+// prepare makes the connection ready for the engine.
+func (c *Conn) prepare(holders int32) {
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	c.opened = time.Now()
-	if c.st.heartbeat.Lifetime > 0 {
-		c.lifetime = c.opened.Add(jitter(c.st.heartbeat.Lifetime))
-	}
-	if await {
-		holders++ // who authenticates
-	}
 	c.holders.Store(holders)
 	c.reading.rates = c.st.rates.conn(c.client, c.Principal().Subject)
 	c.reading.rates.sent = c.st.rates.cfg.SentBytes.limiter()
 	c.sent.Store(c.reading.rates.sent)
 	c.w.Serve(&c.reading)
-	c.awaiting.Store(await)
-	if await {
-		c.authBy = c.opened.Add(c.auth.cfg.FirstMessageTimeout)
+}
+
+// list makes the connection known to the Guard, and opens it to the application if it is
+// authenticated.
+func (c *Conn) list(authenticated bool) {
+	if c.st.heartbeat.Lifetime > 0 {
+		c.lifetime = c.opened.Add(jitter(c.st.heartbeat.Lifetime))
 	}
 	c.due.Store(int64(never))
 	c.schedule(c.opened)
-	draining := g.sessions.add(c)
-	if !await {
+	c.listed = true
+	draining := c.g.sessions.add(c)
+	if authenticated {
 		c.begin()
 	}
 	if draining {

@@ -143,6 +143,7 @@ type Guard struct {
 	setting   sync.Mutex // one Reconfigure at a time
 	pieces    Pieces     // as New had them
 	endpoints []*Endpoint
+	wraps     bool // setting: Wrap has been called
 }
 
 // setup is what a Config has become. It is not changed: Reconfigure makes another,
@@ -212,6 +213,9 @@ func (g *Guard) configure(cfg Config) error {
 	old := g.now.Load()
 	if old != nil && (old.auth.tickets == nil) != (s.auth.tickets == nil) {
 		f.add("Auth.Tickets", "", "cannot be switched on or off by Reconfigure")
+	}
+	if g.wraps && s.auth.cfg.Sources.FirstMessage {
+		f = append(f, errWrapFirstMessage())
 	}
 	if err := f.err(); err != nil {
 		return err
@@ -466,13 +470,36 @@ func (g *Guard) Pieces() Pieces {
 	return p
 }
 
-// accept does everything up to the upgrade. The request that it returns is for
-// Attach, if that is still to come.
+// accept does everything up to the upgrade, and upgrades. The request that it returns is
+// for Attach, if that is still to come.
 func (e *Endpoint) accept(w http.ResponseWriter, r *http.Request, holders int32) (*Conn, *http.Request, error) {
-	a := admission{endpointState: e.now.Load(), e: e, g: e.g, r: r}
+	a := e.admission(r)
+	defer e.g.sessions.left()
+	var c *Conn
+	err := a.guarded(w, holders, func() (err error) {
+		if c, err = a.admit(w); err == nil {
+			err = a.upgrade(w, c, holders)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return c, a.attachLater, nil
+}
+
+// admission begins a handshake.
+func (e *Endpoint) admission(r *http.Request) *admission {
+	a := &admission{endpointState: e.now.Load(), e: e, g: e.g, r: r}
 	a.shared()
+	return a
+}
+
+// guarded runs the steps of a handshake. A refusal is answered and reported, and what was
+// taken is given back, also when a hook or a wrapper panics. The caller must call
+// sessions.left.
+func (a *admission) guarded(w http.ResponseWriter, holders int32, steps func() error) error {
 	admitted, refused := false, false
-	defer e.g.sessions.left() // whatever a hook does
 	defer func() {
 		if !admitted && !refused {
 			a.cutOff()
@@ -483,10 +510,9 @@ func (e *Endpoint) accept(w http.ResponseWriter, r *http.Request, holders int32)
 			a.undo(holders)
 		}
 	}()
-	var c *Conn
 	err := error(deny(reason.Draining, ""))
-	if e.g.sessions.entered() {
-		c, err = a.admit(w, holders)
+	if a.g.sessions.entered() {
+		err = steps()
 	}
 	if err != nil {
 		ev := audit.Event{Subject: a.principal.Subject}
@@ -497,12 +523,12 @@ func (e *Endpoint) accept(w http.ResponseWriter, r *http.Request, holders int32)
 			w = discardResponse{}
 		}
 		refused = true
-		e.g.reporter.refuse(w, r, err, ev)
+		a.g.reporter.refuse(w, a.r, err, ev)
 		a.offended(asDenied(err))
-		return nil, nil, err
+		return err
 	}
 	admitted = true
-	return c, a.attachLater, nil
+	return nil
 }
 
 // explain answers a refusal so that a page can see it: a script learns no status
@@ -586,6 +612,9 @@ type admission struct {
 	conn        *Conn
 	answered    bool
 	attachLater *http.Request
+	stripped    *http.Request // without the credentials that end up in logs
+	await       bool          // the credential is to be the first message
+	wrapped     bool          // for Guard.Wrap
 }
 
 func (a *admission) shared() {
@@ -649,8 +678,8 @@ func (a *admission) undo(holders int32) {
 	closeValue(a.value)
 }
 
-// admit runs the steps of a handshake in their order. Each of them may refuse it.
-func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
+// admit runs the steps of a handshake up to the upgrade. Each of them may refuse.
+func (a *admission) admit(w http.ResponseWriter) (*Conn, error) {
 	g, r := a.g, a.r
 	if err := checkUpgrade(r); err != nil {
 		return nil, err
@@ -714,7 +743,7 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 		return nil, err
 	}
 	a.principal = who
-	stripped := a.auth.strip(r)
+	a.stripped = a.auth.strip(r)
 	if await {
 		if err := a.lease.await(r); err != nil {
 			return nil, err
@@ -729,7 +758,7 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 		if g.sessions.revoked(a.principal) {
 			return nil, deny(reason.Revoked, "")
 		}
-		if a.value, err = a.callAttach(stripped, a.principal); err != nil {
+		if a.value, err = a.callAttach(a.stripped, a.principal); err != nil {
 			return nil, err
 		}
 		if a.session.isKilled() {
@@ -747,20 +776,26 @@ func (a *admission) admit(w http.ResponseWriter, holders int32) (*Conn, error) {
 	c.reading.fit(a.endpointState)
 	p := a.principal // a pointer into a would keep the request
 	c.principal.Store(&p)
+	a.await = await
 	a.land() // nothing is waited for any more
-	c.w, err = wire.Upgrade(w, stripped, a.subprotocol, a.wire)
+	return c, nil
+}
+
+// upgrade answers 101 and opens the connection to the application.
+func (a *admission) upgrade(w http.ResponseWriter, c *Conn, holders int32) (err error) {
+	c.w, err = wire.Upgrade(w, a.stripped, a.subprotocol, a.wire)
 	if err != nil {
 		// Once the connection is taken nothing more can be answered.
 		a.answered = !is(err, wire.ErrNotHijackable)
-		return nil, denyCause(reason.NotHijackable, err)
+		return denyCause(reason.NotHijackable, err)
 	}
 	for _, l := range a.leases {
 		l.move()
 	}
-	if await {
-		a.attachLater = detached(stripped)
+	if a.await {
+		a.attachLater = detached(a.stripped)
 	}
 	a.conn = c
-	c.start(await, holders)
-	return c, nil
+	c.start(a.await, holders)
+	return nil
 }

@@ -59,6 +59,7 @@ var (
 	Unavailable       = &Reason{"unavailable", "cannot decide now", 503, 1013}
 	Tickets           = &Reason{"tickets", "too many tickets outstanding", 429, 0} // in all: 503
 	Forbidden         = &Reason{"forbidden", "not allowed", 403, 3003}
+	Handler           = &Reason{"handler", "refused by the handler behind Guard.Wrap", 502, 0} // or the status of the handler's own
 )
 
 // Reasons to close a connection. Each has the close code behind it, which

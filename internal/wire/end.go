@@ -110,11 +110,17 @@ func (c *Conn) sendClose(code int, reason string) bool {
 		}
 	}
 	c.wctx.clear()
+	if w != nil {
+		c.mu.Lock()
+		c.final, c.warmed = true, c.now()+c.cfg.CloseGrace
+		c.nc.SetWriteDeadline(c.born.Add(c.warmed))
+		c.mu.Unlock()
+	}
 	switch {
 	case c.broken:
 		c.abort()
 		return false
-	case w != nil && (w.phase != phaseOpen || w.closeSent.Load() || w.closed.Load() || !w.boundary()):
+	case w != nil && (w.phase != phaseOpen || w.closeSent.Load() || w.closed.Load() && !c.answered.Load() || !w.boundary()):
 		// No close frame, or no other: the end of the stream is all that is sent.
 		return c.Lost() == nil
 	case code == 0:

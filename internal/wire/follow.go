@@ -3,32 +3,36 @@ package wire
 import "encoding/binary"
 
 // follower follows what a wrapped handler writes, whatever pieces it comes in. It holds
-// back a header that is not whole and a control frame that is not whole, so that nothing
-// illegal is on the wire when it is found.
+// back a frame that is not whole, if the frame is small: so nothing illegal is on the wire
+// when it is found, and a frame that comes in two pieces leaves with one call.
 type follower struct {
 	followState
-	head [10 + 125]byte
+	piece *[bufferBytes]byte // holds piece[:n]; nil while n is 0
 }
 
 // followState is what of a follower changes, apart from the bytes that it holds.
 type followState struct {
-	n      int   // head[:n] is the front of a frame
-	sent   int   // head[:sent] has left: only after a write that was cut short
-	remain int64 // payload of a data frame that has not come
+	n      int   // bytes that are held: the front of a frame
+	sent   int   // of them, those that have left: only after a write that was cut short
+	remain int64 // payload of a data frame that has not come, of which the front has left
 	fin    bool  // that frame is its message's last
 	open   bool  // a message of several frames is under way
-	size   int64 // payload of that message so far
 	op     byte  // of the message
+	size   int64 // payload of the message so far, declared
 }
 
 // between reports whether no frame of the handler's is under way on the wire.
 func (f *follower) between() bool { return f.remain == 0 && f.sent == 0 }
 
+// whole reports whether no frame of the handler's is under way at all.
+func (f *follower) whole() bool { return f.remain == 0 && f.n == 0 }
+
 // step is what follow has found.
 type step struct {
 	send    []byte // may go out now: the front of what was given, or what was held
 	payload []byte // the part of send that is payload of a data frame
-	took    int    // bytes of what was given that are accounted for, send included
+	took    int    // bytes of what was given that are accounted for
+	held    bool   // send was held
 	end     stepEnd
 	control bool  // a control frame
 	bytes   int64 // endMessage: the payload of the message
@@ -42,71 +46,80 @@ type stepEnd int
 const (
 	endInput   stepEnd = iota // everything that was given is accounted for
 	endFrame                  // a frame has ended, and its message has not
-	endMessage                // a message, or a ping or a pong, has ended
+	endMessage                // a message has ended, or a ping or a pong between two
 	endClose                  // a close frame
 )
 
-// follow goes on to the end of the next frame or of p. A fault has no bytes to send.
+// follow goes on to the end of a frame or of p. A step with a fault sends nothing.
 func (f *follower) follow(p []byte) step {
-	if f.remain > 0 {
+	switch {
+	case f.remain > 0:
 		k := int(min(f.remain, int64(len(p))))
 		f.remain -= int64(k)
 		return f.data(step{send: p[:k], payload: p[:k], took: k})
-	}
-	if f.n > 0 {
-		return f.held(p)
+	case f.n > 0:
+		return f.more(p)
 	}
 	h, n, fault := parseServerHeader(p, f.open)
-	switch {
-	case fault != "":
+	if fault != "" {
 		return step{fault: fault}
-	case n == 0 || h.control() && len(p) < n+int(h.length):
-		f.n = copy(f.head[:], p)
-		return step{took: len(p)}
-	case h.control():
-		return f.control(h, p[:n+int(h.length)], n, n+int(h.length))
 	}
-	f.begin(h)
-	k := int(min(f.remain, int64(len(p)-n)))
-	f.remain -= int64(k)
-	return f.data(step{send: p[:n+k], payload: p[n : n+k], took: n + k})
+	if n > 0 && (h.length <= int64(len(p)-n) || int64(n)+h.length > bufferBytes) {
+		return f.frame(h, n, p[:min(int64(len(p)), int64(n)+h.length)])
+	}
+	f.piece = buffers.Get().(*[bufferBytes]byte)
+	f.n = copy(f.piece[:], p)
+	return step{took: len(p)}
 }
 
-// held goes on with a frame whose front was held back.
-func (f *follower) held(p []byte) step {
+// more goes on with a frame whose front is held.
+func (f *follower) more(p []byte) step {
 	took := 0
 	for {
-		h, n, fault := parseServerHeader(f.head[:f.n], f.open)
-		need := n
-		if n > 0 && h.control() {
-			need += int(h.length)
-		}
+		h, n, fault := parseServerHeader(f.piece[:f.n], f.open)
+		need := 1
 		switch {
 		case fault != "":
 			return step{took: took, fault: fault}
-		case n > 0 && f.n == need:
-			send := f.head[f.sent:f.n]
+		case n > 0 && (int64(f.n-n) >= h.length || int64(n)+h.length > bufferBytes):
+			send := f.piece[f.sent:f.n]
+			s := f.frame(h, n, f.piece[:f.n])
+			s.send, s.took, s.held = send, took, true
 			f.n, f.sent = 0, 0
-			if h.control() {
-				return f.control(h, send, n, took)
-			}
-			f.begin(h)
-			return f.data(step{send: send, took: took})
-		case took == len(p):
+			return s
+		case n > 0:
+			need = n + int(h.length) - f.n
+		}
+		if took == len(p) {
 			return step{took: took}
 		}
-		f.head[f.n] = p[took]
-		f.n++
-		took++
+		k := copy(f.piece[f.n:], p[took:min(len(p), took+need)])
+		f.n += k
+		took += k
 	}
 }
 
-func (f *follower) begin(h header) {
+// drop gives the buffer of what was held back, once that has been sent.
+func (f *follower) drop() {
+	if f.n == 0 && f.piece != nil {
+		buffers.Put(f.piece)
+		f.piece = nil
+	}
+}
+
+// frame takes a frame, or the front of one that is too large to be held. n is the length
+// of its header.
+func (f *follower) frame(h header, n int, b []byte) step {
+	if h.control() {
+		return f.control(h, n, b)
+	}
 	if !f.open {
 		f.op, f.size = h.op, 0
 	}
-	f.open, f.fin, f.remain = true, h.fin, h.length
+	f.open, f.fin = true, h.fin
+	f.remain = h.length - int64(len(b)-n)
 	f.size += h.length
+	return f.data(step{send: b, payload: b[n:], took: len(b)})
 }
 
 // data says how a step in a data frame ends.
@@ -120,16 +133,15 @@ func (f *follower) data(s step) step {
 	return s
 }
 
-// control judges a control frame, which is whole; n is the length of its header.
-func (f *follower) control(h header, frame []byte, n, took int) step {
-	s := step{send: frame, took: took, control: true, end: endMessage}
+func (f *follower) control(h header, n int, b []byte) step {
+	s := step{send: b, took: len(b), control: true, end: endMessage}
 	if f.open {
 		s.end = endFrame
 	}
 	if h.op == opClose {
-		code, why, fault, detail := parseClose(frame[max(0, len(frame)-int(h.length)):])
+		code, why, fault, _ := parseClose(b[n:])
 		if fault != FaultNone || code == 1010 {
-			return step{fault: "bad close payload: " + detail}
+			return step{fault: "bad close payload"}
 		}
 		s.end, s.code, s.why = endClose, code, why
 	}
@@ -139,7 +151,7 @@ func (f *follower) control(h header, frame []byte, n, took int) step {
 // resume takes a run back of which only the first n bytes have left.
 func (f *follower) resume(r run, n int) {
 	f.followState = r.before
-	if r.held { // send lies in head, whole
+	if r.held {
 		f.n, f.sent = r.before.sent+len(r.send), r.before.sent+n
 		return
 	}

@@ -459,6 +459,8 @@ func (c *Conn) controlFrame(op byte, p []byte) error {
 		c.pong(p)
 	case opPong:
 		if c.wrapped != nil && !ours {
+			// A peer may answer only the latest of several pings (RFC 6455 §5.5.3).
+			c.pongs.Store(0)
 			c.wrapped.forward(opPong, p)
 			return errForwarded
 		}

@@ -34,16 +34,16 @@ func Hijackable(w http.ResponseWriter) bool {
 	return ok
 }
 
-// Hijack takes the connection over. Nothing has been written to it. The error wraps
-// ErrNotHijackable.
-func Hijack(w http.ResponseWriter, cfg *Config) (*Conn, error) {
+// Hijack takes the connection over, and returns net/http's buffers for others to use.
+// Nothing has been written to the connection. The error wraps ErrNotHijackable.
+func Hijack(w http.ResponseWriter, cfg *Config) (*Conn, *bufio.ReadWriter, error) {
 	hj, ok := hijacker(w)
 	if !ok {
-		return nil, ErrNotHijackable
+		return nil, nil, ErrNotHijackable
 	}
 	nc, brw, err := hj.Hijack()
 	if err != nil {
-		return nil, errors.Join(ErrNotHijackable, err)
+		return nil, nil, errors.Join(ErrNotHijackable, err)
 	}
 	// Frames may have come with the handshake. They are copied, so that net/http's
 	// buffers can go, and judged as any others.
@@ -53,7 +53,7 @@ func Hijack(w http.ResponseWriter, cfg *Config) (*Conn, error) {
 		early = append(early, b...)
 	}
 	nc.SetDeadline(time.Time{})
-	return newConn(nc, early, cfg), nil
+	return newConn(nc, early, cfg), brw, nil
 }
 
 // Upgrade takes the connection over and answers 101, which coder/websocket words. The
@@ -109,7 +109,7 @@ func (w *upgradeWriter) WriteHeader(status int) {
 	if status != http.StatusSwitchingProtocols || w.conn != nil || w.err != nil {
 		return
 	}
-	if w.conn, w.err = Hijack(w.w, w.cfg); w.err != nil {
+	if w.conn, _, w.err = Hijack(w.w, w.cfg); w.err != nil {
 		return
 	}
 	nc := w.conn.nc

@@ -230,6 +230,7 @@ type Conn struct {
 	pings     int             // mu: pings with pingData that no pong has answered
 	pingData  [8]byte         // mu: what the awaited pong must carry
 	lost      error           // mu: the network error that the reader met
+	final     bool            // mu: the handler's writes are over
 	cut       bool            // mu: no waiting for the peer any more
 	readBy    time.Duration   // mu: the wrapped handler's own deadline for reading; 0: none
 	writeBy   time.Duration   // mu: and for writing

@@ -61,12 +61,13 @@ type Wrapped struct {
 	wpoke    chan struct{} // wakes a Write that waits for the writer's lock
 	answerBy *time.Timer   // bounds phaseAnswer, or a refusal without progress
 
-	closed    atomic.Bool  // the handler has called Close
-	closeSent atomic.Bool  // its close frame has gone out
-	refused   atomic.Bool  // phaseRefused; written by the writer
-	dropped   atomic.Int64 // notices for which there was no room
-	watching  atomic.Bool  // stall runs
-	midSince  atomic.Int64 // Duration: last progress in the middle of a frame; 0: at a boundary
+	closed    atomic.Bool                // the handler has called Close
+	closeSent atomic.Bool                // its close frame has gone out
+	refused   atomic.Bool                // phaseRefused; written by the writer
+	dropped   atomic.Int64               // notices for which there was no room
+	leave     atomic.Pointer[time.Timer] // ends the connection after the handler's last word; set by the writer
+	watching  atomic.Bool                // stall runs
+	midSince  atomic.Int64               // Duration: last progress in the middle of a frame; 0: at a boundary
 
 	rmu      sync.Mutex     // one Read at a time
 	outHead  []byte         // rmu: bytes for the next Read
@@ -110,6 +111,9 @@ func (w *Wrapped) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	for {
+		if w.closed.Load() {
+			return 0, net.ErrClosed
+		}
 		if n := w.give(p); n > 0 || len(p) == 0 {
 			return n, nil
 		}
@@ -313,7 +317,7 @@ func (w *Wrapped) lock() error {
 // unlock undoes lock. It watches over a frame that is not whole, and tells an ending that
 // waits for the boundary.
 func (w *Wrapped) unlock() {
-	if w.phase == phaseOpen && !w.boundary() {
+	if w.phase == phaseOpen && (w.holds || !w.follow.whole()) {
 		w.midSince.Store(int64(w.c.now()))
 		w.watch()
 	}
@@ -430,18 +434,22 @@ func (w *Wrapped) writeFrames(p []byte) (int, error) {
 		if len(p) == 0 {
 			return total, nil
 		}
-		if !w.follow.open && w.follow.n == 0 && w.follow.remain == 0 {
+		if !w.follow.open && w.follow.whole() {
 			w.holdTo, w.holds = w.hooks.Outbound()
 		}
 		r := w.gather(p)
 		n, err := w.send(r.send)
 		if err != nil {
-			w.follow.resume(r, n)
-			return total + min(r.took, n), err
+			took := r.took
+			if w.follow.resume(r, n); !r.held {
+				took = n
+			}
+			return total + took, err
 		}
+		w.follow.drop()
 		p, total = p[r.took:], total+r.took
 		if r.messages > 0 {
-			w.hooks.Sent(r.messages, r.bytes)
+			w.sent(r.messages, r.bytes)
 		}
 		switch {
 		case r.fault != "":
@@ -450,6 +458,7 @@ func (w *Wrapped) writeFrames(p []byte) (int, error) {
 			return total, net.ErrClosed
 		case r.closes:
 			w.closeSent.Store(true)
+			w.closeBy()
 			w.hooks.Closing(r.code, r.why)
 		case r.whole:
 			if err := w.release(); err != nil {
@@ -479,8 +488,8 @@ func (w *Wrapped) gather(p []byte) (r run) {
 	f := &w.follow
 	r.before = f.followState
 	for r.took < len(p) {
-		r.held = f.n > 0
 		s := f.follow(p[r.took:])
+		r.held = s.held
 		if s.fault != "" {
 			r.fault = s.fault
 			return r
@@ -540,7 +549,7 @@ func (w *Wrapped) release() error {
 		}
 		return err
 	}
-	w.hooks.Sent(1, int64(len(msg)))
+	w.sent(1, int64(len(msg)))
 	return nil
 }
 
@@ -567,6 +576,8 @@ func (w *Wrapped) send(b []byte) (sent int, err error) {
 		ended, over, own := c.cause != nil, now >= c.warmed, c.writeBy != 0 && now >= c.writeBy
 		c.mu.Unlock()
 		switch {
+		case w.closed.Load():
+			return sent, net.ErrClosed
 		case ended && over:
 			return sent, w.failed(err)
 		case ended:
@@ -582,6 +593,14 @@ func (w *Wrapped) send(b []byte) (sent int, err error) {
 			w.arm(start)
 		}
 	}
+}
+
+// sent counts messages of the handler's that have gone out.
+func (w *Wrapped) sent(messages int, bytes int64) {
+	now := int64(w.c.now())
+	w.c.lastApp.Store(now)
+	w.c.lastMessage.Store(now)
+	w.hooks.Sent(messages, bytes)
 }
 
 // minProgress is how much a peer must take within the write timeout.
@@ -661,14 +680,25 @@ func (w *Wrapped) ready() bool {
 func (w *Wrapped) finish() {
 	close(w.shut)
 	w.answerBy.Stop()
+	if t := w.leave.Load(); t != nil {
+		t.Stop()
+	}
 }
 
-// Close ends the connection and returns at once. No close frame is invented.
+// Close ends the connection and returns at once, and so do calls that are under way. No
+// close frame is invented; one of the peer's is answered.
 func (w *Wrapped) Close() error {
 	if w.closed.Swap(true) {
 		return net.ErrClosed
 	}
 	w.hooks.Closed("")
+	c := w.c
+	c.mu.Lock()
+	if !c.final { // a write that is under way gives up
+		c.warmed = 1
+		c.nc.SetWriteDeadline(past)
+	}
+	c.mu.Unlock()
 	w.tell()
 	return nil
 }
@@ -684,6 +714,7 @@ func (w *Wrapped) CloseWrite() error {
 	}
 	w.phase = phaseOver
 	w.c.failed = true // no control frame can follow
+	w.closeBy()
 	if half, ok := w.c.nc.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
 	}
@@ -727,6 +758,13 @@ func (w *Wrapped) SetWriteDeadline(t time.Time) error {
 	default:
 	}
 	return nil
+}
+
+// closeBy bounds the connection's life after the handler's last word.
+func (w *Wrapped) closeBy() {
+	if w.leave.Load() == nil {
+		w.leave.Store(time.AfterFunc(w.c.cfg.CloseGrace+w.c.cfg.Linger, func() { w.hooks.Closed("") }))
+	}
 }
 
 func (w *Wrapped) open() bool {

@@ -1,0 +1,376 @@
+package wsguard
+
+import (
+	"bufio"
+	"context"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"github.com/coder/websocket"
+
+	"github.com/wsguard/wsguard/audit"
+	"github.com/wsguard/wsguard/internal/wire"
+	"github.com/wsguard/wsguard/reason"
+)
+
+// Wrap guards a handler that upgrades by itself: one that uses gorilla/websocket,
+// coder/websocket, gws, gobwas or melody, or an httputil.ReverseProxy in front of another
+// server. The code of next does not change.
+//
+// The checks of a handshake run before next, which sees the request as [Config.Attach]
+// does. [PrincipalOf] and [ValueOf] say who has connected. The net.Conn that next hijacks
+// returns judged messages only, as one frame each, and what next writes is followed frame
+// by frame. Pings of the client are answered by the guard; next does not see them.
+//
+// The origin check of next's own library must be switched off (CheckOrigin,
+// InsecureSkipVerify), and only behind Wrap: the guard's check has run. A refusal by next
+// passes, and is reported with [reason.Handler].
+//
+// The connection ends when next closes it, when the client leaves, or when the guard ends
+// it; next then reads a close frame and EOF. The return of next ends nothing. The slot
+// comes back when both are over. Compression is not negotiated.
+//
+// Wrap panics with a *ConfigError if next is nil or if the credential may come in the first
+// message, which needs [Guard.Handler].
+func (g *Guard) Wrap(next http.Handler) http.Handler { return g.endpoint.Wrap(next) }
+
+// Wrap is Guard.Wrap for this endpoint.
+func (e *Endpoint) Wrap(next http.Handler) http.Handler {
+	if next == nil {
+		panic(&ConfigError{Field: "Wrap", Reason: "the handler is nil"})
+	}
+	e.g.setting.Lock()
+	defer e.g.setting.Unlock()
+	if e.g.now.Load().auth.cfg.Sources.FirstMessage {
+		panic(errWrapFirstMessage())
+	}
+	e.g.wraps = true
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { e.serveWrapped(w, r, next) })
+}
+
+func errWrapFirstMessage() *ConfigError {
+	return &ConfigError{Field: "Auth.Sources.FirstMessage", Reason: "needs Guard.Handler: a handler behind Guard.Wrap reads the first message itself"}
+}
+
+// ValueOf returns what [Config.Attach] returned for the request that a handler behind
+// [Guard.Wrap] was given, or nil.
+func ValueOf(r *http.Request) any { return r.Context().Value(valueKey{}) }
+
+type valueKey struct{}
+
+// wrapping is one wrapped connection: the guard's side of the second door. It answers the
+// engine (wire.WrapHooks), mostly under the writer's lock.
+type wrapping struct {
+	c     *Conn
+	r     *http.Request              // as it came; until the handler has answered
+	said  atomic.Pointer[CloseError] // the close frame that the handler has sent
+	over  context.CancelCauseFunc    // ends the context of the handler's request
+	leave sync.Once                  // sessions.left
+}
+
+// serveWrapped runs one handshake and its handler.
+func (e *Endpoint) serveWrapped(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	a := e.admission(r)
+	a.wrapped = true
+	wr := &wrapping{r: r}
+	var c *Conn
+	err := a.guarded(w, 0, func() (err error) {
+		c, err = a.admit(w)
+		return err
+	})
+	if err != nil {
+		wr.left(e.g)
+		return
+	}
+	ctx, over := context.WithCancelCause(r.Context())
+	wr.c, wr.over, c.wrap = c, over, wr
+	ww := &wrapWriter{w: w, a: a, wrapping: wr, offer: a.offer()}
+	defer ww.returned()
+	next.ServeHTTP(ww, a.forHandler(ctx, ww.offer))
+}
+
+// offer is what a 101 of the handler's must fit.
+func (a *admission) offer() wire.Offer {
+	o := wire.Offer{Key: a.r.Header.Get("Sec-Websocket-Key"), Negotiated: a.subprotocol}
+	switch {
+	case len(a.subprotocols) == 0:
+		o.Subprotocols = headerTokens(a.stripped.Header, "Sec-Websocket-Protocol")
+	case a.subprotocol != "":
+		o.Subprotocols = []string{a.subprotocol}
+	}
+	return o
+}
+
+// forHandler is the request that a wrapped handler sees.
+func (a *admission) forHandler(ctx context.Context, offer wire.Offer) *http.Request {
+	m := marksOf(a.r)
+	if !a.principal.anonymous() {
+		m.principals = append(slices.Clip(m.principals), found{a.auth.line, a.principal})
+	}
+	ctx = context.WithValue(ctx, markKey{}, &m)
+	ctx = context.WithValue(ctx, valueKey{}, a.value)
+	r := a.stripped.WithContext(ctx)
+	r.Header = r.Header.Clone()
+	r.Header.Del("Sec-Websocket-Extensions")
+	r.Header.Del("Sec-Websocket-Protocol")
+	if len(offer.Subprotocols) > 0 {
+		r.Header.Set("Sec-Websocket-Protocol", strings.Join(offer.Subprotocols, ", "))
+	}
+	return r
+}
+
+// left says that no drain need wait for the handshake any longer.
+func (wr *wrapping) left(g *Guard) { wr.leave.Do(g.sessions.left) }
+
+// Opened opens the connection: the handler's 101 has gone out.
+func (wr *wrapping) Opened() {
+	c := wr.c
+	wr.r = nil
+	c.opened = time.Now()
+	c.list(true)
+	wr.left(c.g)
+	if c.g.banned(c.client) != nil {
+		c.endWith(chosen(websocket.StatusTryAgainLater, reason.Banned.Token(), reason.Banned), websocket.StatusTryAgainLater, "")
+	}
+}
+
+// Refused reports that the handler has answered with another status.
+func (wr *wrapping) Refused(status int) { wr.refused(status, "") }
+
+func (wr *wrapping) refused(status int, detail string) {
+	c := wr.c
+	c.g.events.emit(audit.Event{
+		Kind: audit.Refusal, Err: reason.Handler, Reason: reason.Handler.Token(), Detail: detail, Status: status,
+		Subject: c.Principal().Subject, Client: c.client.String(), Origin: c.origin, Host: c.host,
+	})
+}
+
+// BadAnswer reports that the client got a 502 in place of the handler's answer.
+func (wr *wrapping) BadAnswer(detail string) {
+	wr.refused(http.StatusBadGateway, detail)
+	wr.closed("")
+}
+
+// Illegal ends the connection because the handler has written what is no legal frame.
+func (wr *wrapping) Illegal(detail string) { wr.c.fault("the wrapped handler wrote: " + detail) }
+
+// Closing notes how the handler ends the connection.
+func (wr *wrapping) Closing(code int, why string) {
+	said := &CloseError{Code: StatusCode(code), Reason: why, err: reason.Closed}
+	wr.said.CompareAndSwap(nil, said)
+}
+
+// Closed ends the connection because the handler has closed it.
+func (wr *wrapping) Closed(detail string) { wr.closed(detail) }
+
+func (wr *wrapping) closed(detail string) {
+	wr.c.endWith(&CloseError{Code: websocket.StatusAbnormalClosure, err: reason.Closed}, 0, detail)
+}
+
+// Stalled cuts the connection: the handler has left a frame unfinished.
+func (wr *wrapping) Stalled() {
+	wr.c.fault("the wrapped handler left a frame unfinished")
+	wr.c.w.Cut()
+}
+
+// Sent counts messages of the handler's.
+func (wr *wrapping) Sent(messages int, bytes int64) {
+	c := wr.c
+	c.out.Add(uint64(messages))
+	c.bytesOut.Add(uint64(bytes))
+	charge(c.sent.Load(), int(bytes))
+}
+
+// Outbound says whether the handler's messages are held and judged.
+func (wr *wrapping) Outbound() (max int64, hold bool) {
+	m := &wr.c.e.now.Load().messages
+	return m.MaxBytes, m.Outbound != nil
+}
+
+// Check judges a message of the handler's.
+func (wr *wrapping) Check(binary bool, msg []byte) bool {
+	c := wr.c
+	if !binary && !utf8.Valid(msg) {
+		c.tell(reason.InvalidUTF8, "outbound: text is not UTF-8", false)
+		return false
+	}
+	return c.outbound(msg) == nil
+}
+
+// ended runs when the socket is closed.
+func (wr *wrapping) ended(cause error) {
+	wr.over(cause)
+	wr.left(wr.c.g)
+}
+
+// wrapWriter is the ResponseWriter of a wrapped handler. It has no Unwrap, because what
+// reached the connection below would go round the guard. One goroutine uses it, as any
+// ResponseWriter.
+type wrapWriter struct {
+	*wrapping
+	w        http.ResponseWriter
+	a        *admission
+	offer    wire.Offer
+	status   int // that the handler has answered with, unless it has hijacked
+	conn     *wire.Wrapped
+	brw      *bufio.ReadWriter
+	err      error // why the connection cannot be hijacked
+	hijacked bool  // Hijack has returned conn
+}
+
+// returned runs when the handler has returned, or panicked.
+func (w *wrapWriter) returned() {
+	v := recover()
+	switch {
+	case w.conn != nil:
+		if v != nil {
+			w.c.panicked("handler", v)
+		}
+		w.c.done()
+	default:
+		if v == nil && w.status == 0 {
+			w.status = http.StatusOK // net/http writes it
+		}
+		w.a.undo(0)
+		w.left(w.c.g)
+		if v == nil {
+			w.Refused(w.status)
+		}
+		w.over(nil)
+	}
+	if v != nil {
+		panic(v)
+	}
+}
+
+func (w *wrapWriter) Header() http.Header { return w.w.Header() }
+
+func (w *wrapWriter) WriteHeader(status int) {
+	h := w.w.Header()
+	switch {
+	case w.conn != nil:
+		return // it has been answered
+	case status == http.StatusSwitchingProtocols:
+		if w.take() == nil {
+			if w.a.subprotocol != "" && h.Get("Sec-Websocket-Protocol") == "" {
+				h.Set("Sec-Websocket-Protocol", w.a.subprotocol) // some read it there
+			}
+			_, w.err = w.conn.Write(wire.SwitchingProtocols(h.Clone()))
+		}
+		return
+	case status >= 200 && w.status == 0:
+		w.status = status
+		if w.err != nil { // no upgrade has happened
+			for _, name := range []string{"Upgrade", "Sec-Websocket-Accept", "Sec-Websocket-Protocol", "Sec-Websocket-Extensions"} {
+				h.Del(name)
+			}
+			h.Set("Connection", "close")
+		}
+	}
+	w.w.WriteHeader(status)
+}
+
+// WriteHeaderNow is for libraries that know gin: a header that was noted is sent.
+func (w *wrapWriter) WriteHeaderNow() {
+	if now, ok := w.w.(interface{ WriteHeaderNow() }); ok && w.conn == nil && w.status != 0 {
+		now.WriteHeaderNow()
+	}
+}
+
+func (w *wrapWriter) Write(p []byte) (int, error) {
+	if w.conn != nil {
+		return 0, http.ErrHijacked
+	}
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	return w.w.Write(p)
+}
+
+func (w *wrapWriter) Flush() {
+	if w.conn == nil {
+		http.NewResponseController(w.w).Flush()
+	}
+}
+
+// Hijack returns the guarded connection. Its Reader is empty: what came with the handshake
+// is judged after the 101.
+func (w *wrapWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	switch {
+	case w.hijacked || w.status != 0:
+		return nil, nil, http.ErrHijacked
+	case w.conn == nil && w.err == nil:
+		w.take()
+	}
+	if w.err != nil {
+		return nil, nil, w.err
+	}
+	w.hijacked = true
+	// The buffers were net/http's, which has no use for them any more.
+	if w.brw.Reader.Size() >= hijackBytes && w.brw.Writer.Size() >= hijackBytes {
+		w.brw.Reader.Reset(w.conn)
+		w.brw.Writer.Reset(w.conn)
+	} else {
+		w.brw = bufio.NewReadWriter(bufio.NewReaderSize(w.conn, hijackBytes), bufio.NewWriterSize(w.conn, hijackBytes))
+	}
+	brw := w.brw
+	w.brw = nil
+	return w.conn, brw, nil
+}
+
+const hijackBytes = 4096
+
+// take hijacks the connection for the engine.
+func (w *wrapWriter) take() error {
+	c := w.c
+	wc, brw, err := wire.Hijack(w.w, c.st.wire)
+	if err != nil {
+		w.err = denyCause(reason.NotHijackable, err)
+		return w.err
+	}
+	for _, l := range w.a.leases {
+		l.move()
+	}
+	w.a.conn = c
+	c.w, w.brw = wc, brw
+	c.prepare(2) // the socket, and the handler's return
+	w.conn = wc.Wrap(w.offer, w.wrapping)
+	return nil
+}
+
+func (w *wrapWriter) SetReadDeadline(t time.Time) error {
+	if w.conn != nil {
+		return w.conn.SetReadDeadline(t)
+	}
+	return http.NewResponseController(w.w).SetReadDeadline(t)
+}
+
+func (w *wrapWriter) SetWriteDeadline(t time.Time) error {
+	if w.conn != nil {
+		return w.conn.SetWriteDeadline(t)
+	}
+	return http.NewResponseController(w.w).SetWriteDeadline(t)
+}
+
+func (w *wrapWriter) EnableFullDuplex() error {
+	if w.conn != nil {
+		return http.ErrHijacked
+	}
+	return http.NewResponseController(w.w).EnableFullDuplex()
+}
+
+// panicked ends the connection because who has panicked, and reports it.
+func (c *Conn) panicked(who string, v any) {
+	detail := panicText(who, v)
+	c.end(reason.Internal, detail)
+	e := c.event(audit.Warning)
+	e.Err, e.Reason, e.Detail, e.Stack = reason.Internal, "panic", detail, debug.Stack()
+	c.g.events.emit(e)
+}
