@@ -94,6 +94,10 @@ func (in *inbound) judged(m *wire.Message) (v wire.Verdict, wait time.Duration, 
 	return wire.Deliver, 0, nil
 }
 
+// Ahead is true unless the application must be asked about each message, which may take
+// its time.
+func (in *inbound) Ahead() bool { return in.policy.messages.Authorize == nil }
+
 // Failed ends the connection for what the engine found.
 func (in *inbound) Failed(e *wire.Error) error { return in.c.failed(e) }
 

@@ -39,6 +39,19 @@ func goals(w io.Writer, echo []echoResult, idle []idleResult, refuse map[string]
 			line(r.mid <= 1.05, "CPU per message of 150 B with a schema ÷ bare coder/websocket: %s, goal ≤ 1.05", r.spread())
 		}
 	}
+	for _, goal := range wrapGoals {
+		for _, e := range echo {
+			most, ok := goal.at[e.size.bytes]
+			if !ok {
+				continue
+			}
+			if r, ok := ratioOf(e.cpu(goal.wrapped), e.cpu(goal.bare)); ok {
+				line(r.mid <= most, "CPU per message of %s, %s ÷ bare: %s, goal ≤ %.2f", e.size.label, goal.wrapped, r.spread(), most)
+				more := e.leastAllocs(goal.wrapped) - e.leastAllocs(goal.bare)
+				line(more < 0.005, "further allocations per message of %s, %s: %.2f, goal 0", e.size.label, goal.wrapped, max(0, more))
+			}
+		}
+	}
 	cpu := func(r refuseRound) time.Duration { return r.cpu }
 	for _, name := range []string{foreignOrigin, bannedClient, overTheCap} {
 		if r, ok := ratioOf(collect(refuse[name], cpu), collect(refuse[plain403], cpu)); ok {
@@ -54,6 +67,12 @@ func goals(w io.Writer, echo []echoResult, idle []idleResult, refuse map[string]
 		line(max(fresh, used) <= 0.50, "memory of an idle connection ÷ bare coder/websocket: %.2f opened, %.2f after one message, goal ≤ 0.50", fresh, used)
 	}
 	line(g.goroutines == 1, "goroutines per connection: %.2f, goal 1.00", g.goroutines)
+}
+
+// leastAllocs is what each message allocates: a pool that is filling shows only in some
+// rounds.
+func (e echoResult) leastAllocs(name string) float64 {
+	return slices.Min(collect(e.rounds[name], func(r echoRound) float64 { return r.allocs }))
 }
 
 // worstAllocs is of the size that allocates most, in its best round: what each

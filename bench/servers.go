@@ -36,6 +36,9 @@ var echoServers = []server{
 	{gwsName, gwsHandler},
 	{"gobwas, UTF-8 check", gobwasHandler},
 	{"melody", melodyHandler},
+	{wrapGoals[0].wrapped, wrapped(gorillaHandler)},
+	{wrapGoals[1].wrapped, wrapped(coderBare)},
+	{wrapGoals[2].wrapped, wrapped(gwsHandler)},
 }
 
 // plain403 is what a refusal costs at the least: net/http itself.

@@ -256,8 +256,8 @@ func (c *Conn) awaitClose(limit int64) int64 {
 
 // discard reads and throws away until EOF, an error, or limit bytes.
 func (c *Conn) discard(nc net.Conn, limit int64) {
-	b := buffers.Get().(*[bufferBytes]byte)
-	defer buffers.Put(b)
+	b := buffers.get()
+	defer buffers.put(b)
 	for limit > 0 {
 		n, err := nc.Read(b[:])
 		limit -= int64(n)

@@ -67,7 +67,7 @@ func (f *follower) follow(p []byte) step {
 	if n > 0 && (h.length <= int64(len(p)-n) || int64(n)+h.length > bufferBytes) {
 		return f.frame(h, n, p[:min(int64(len(p)), int64(n)+h.length)])
 	}
-	f.piece = buffers.Get().(*[bufferBytes]byte)
+	f.piece = buffers.get()
 	f.n = copy(f.piece[:], p)
 	return step{took: len(p)}
 }
@@ -102,7 +102,7 @@ func (f *follower) more(p []byte) step {
 // drop gives the buffer of what was held back, once that has been sent.
 func (f *follower) drop() {
 	if f.n == 0 && f.piece != nil {
-		buffers.Put(f.piece)
+		buffers.put(f.piece)
 		f.piece = nil
 	}
 }

@@ -123,6 +123,9 @@ func (c *Conn) next() (*Message, error) {
 			return nil, err
 		case verdict == Hold:
 			c.msg.Held = true
+			if c.hurry {
+				return nil, errHeld
+			}
 			if err := c.pause(wait); err != nil {
 				return nil, err
 			}
@@ -134,6 +137,19 @@ func (c *Conn) next() (*Message, error) {
 			return &c.msg, nil
 		}
 	}
+}
+
+// errHeld says that a message is held back while others wait to be read.
+var errHeld = errors.New("wire: a message is held back")
+
+// ahead reports whether the next message has come whole, in one frame, and may be judged
+// before those in front of it have been read.
+func (c *Conn) ahead() bool {
+	if c.r == c.w || !c.hooks.Ahead() {
+		return false
+	}
+	h, n, fault := parseHeader(c.buf[c.r:c.w], false)
+	return fault == "" && n > 0 && !h.control() && h.fin && int64(c.w-c.r-n) >= h.length
 }
 
 // Waited is for how long the message has been held back.
@@ -498,7 +514,7 @@ func (c *Conn) takeEarly() {
 // than one frame.
 func (c *Conn) makeRoom() {
 	if c.buf == nil {
-		c.buf = buffers.Get().(*[bufferBytes]byte)
+		c.buf = buffers.get()
 		c.r, c.w = 0, 0
 	}
 	if c.r == c.w {
@@ -511,7 +527,7 @@ func (c *Conn) makeRoom() {
 
 func (c *Conn) release() {
 	if c.buf != nil {
-		buffers.Put(c.buf)
+		buffers.put(c.buf)
 		c.buf, c.r, c.w = nil, 0, 0
 	}
 }

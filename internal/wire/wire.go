@@ -82,6 +82,10 @@ type Hooks interface {
 	// ended the connection.
 	Judge(m *Message) (v Verdict, wait time.Duration, err error)
 
+	// Ahead reports whether messages may be judged before a wrapped handler has read those
+	// in front of them.
+	Ahead() bool
+
 	// Failed ends the connection for what the reader found, and returns what Receive
 	// returns.
 	Failed(e *Error) error
@@ -151,7 +155,38 @@ func (e *WriteError) Unwrap() error { return e.Err }
 // bufferBytes holds a frame of 4 KiB with its header.
 const bufferBytes = 4096 + 128
 
-var buffers = sync.Pool{New: func() any { return new([bufferBytes]byte) }}
+// buffers are in use only while they hold something.
+var buffers = pool{spare: make(chan *[bufferBytes]byte, 64)}
+
+// pool is a sync.Pool that keeps a few buffers through a garbage collection: connections
+// take a buffer for nearly every message.
+type pool struct {
+	many  sync.Pool
+	spare chan *[bufferBytes]byte
+}
+
+func (p *pool) get() *[bufferBytes]byte {
+	if b, ok := p.many.Get().(*[bufferBytes]byte); ok {
+		return b
+	}
+	select {
+	case b := <-p.spare:
+		return b
+	default:
+		return new([bufferBytes]byte)
+	}
+}
+
+func (p *pool) put(b *[bufferBytes]byte) {
+	if len(p.spare) < cap(p.spare) {
+		select {
+		case p.spare <- b:
+			return
+		default:
+		}
+	}
+	p.many.Put(b)
+}
 
 // past is a deadline that has passed, also in a synctest bubble.
 var past = time.Unix(1, 0)
@@ -181,6 +216,7 @@ type Conn struct {
 	lent    bool          // reader: the application may still hold msg.Data
 	keep    atomic.Bool   // and may keep it after the next Receive
 	whole   bool          // reader: msg is complete, and not delivered yet
+	hurry   bool          // reader: a message that is held back is not waited for
 	asked   bool          // reader: Accept has been asked about the message
 	limit   int64         // reader: what it said
 	inFrame bool          // reader: the header of a data frame has been read, its payload not all

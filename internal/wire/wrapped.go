@@ -72,17 +72,19 @@ type Wrapped struct {
 	rmu      sync.Mutex     // one Read at a time
 	outHead  []byte         // rmu: bytes for the next Read
 	outBody  []byte         // rmu: those behind them; they lie in the reader's message
+	outKey   uint32         // rmu: their masking key
 	outSpace [14 + 125]byte // rmu: where outHead lies
 	peerHas  bool           // rmu: the peer's close frame has been forwarded
 	over     error          // rmu: what Read returns when out is empty
 
-	phase  phase       // writer
-	head   []byte      // writer: what has come of the response head
-	follow follower    // writer
-	hold   []byte      // writer: a message that is held for the outbound check
-	holds  bool        // writer: the current message is
-	holdTo int64       // writer: how long it may be
-	stall  *time.Timer // writer: looks after a frame that is not whole
+	phase  phase         // writer
+	head   []byte        // writer: what has come of the response head
+	follow follower      // writer
+	hold   []byte        // writer: a message that is held for the outbound check
+	holds  bool          // writer: the current message is
+	holdTo int64         // writer: how long it may be
+	begun  time.Duration // writer: the last call that sent something
+	stall  *time.Timer   // writer: looks after a frame that is not whole
 }
 
 // Wrap makes the second door of c. It must be called before anything is read or written.
@@ -120,8 +122,12 @@ func (w *Wrapped) Read(p []byte) (int, error) {
 		if w.over != nil {
 			return 0, w.over
 		}
-		switch err := w.receive(); err {
+		n, err := w.receive(p)
+		switch err {
 		case nil, errForwarded, ErrInterrupted:
+			if n > 0 {
+				return n, nil
+			}
 		case os.ErrDeadlineExceeded:
 			return 0, err
 		default:
@@ -134,7 +140,8 @@ func (w *Wrapped) Read(p []byte) (int, error) {
 func (w *Wrapped) give(p []byte) int {
 	n := copy(p, w.outHead)
 	w.outHead = w.outHead[n:]
-	m := copy(p[n:], w.outBody)
+	m := min(len(p)-n, len(w.outBody))
+	w.outKey = maskTo(p[n:n+m], w.outBody[:m], w.outKey)
 	w.outBody = w.outBody[m:]
 	return n + m
 }
@@ -188,30 +195,47 @@ func (w *Wrapped) timeLeft(by *time.Duration) (time.Duration, error) {
 
 const never = time.Duration(1<<63 - 1)
 
-// receive makes the frame of the next judged message.
-func (w *Wrapped) receive() error {
-	if err := w.c.enter(context.Background()); err != nil {
-		return err
+// receive waits for a judged message and copies its frame to p, and with it those of the
+// messages behind it that have come whole: a handler that reads through a buffer would
+// otherwise pay for a call for each message.
+func (w *Wrapped) receive(p []byte) (n int, err error) {
+	c := w.c
+	if err := c.enter(context.Background()); err != nil {
+		return 0, err
 	}
-	m, err := w.c.next()
-	if err == nil {
-		op := byte(opText)
-		if m.Binary {
-			op = opBinary
+	m, err := c.next()
+	for err == nil {
+		w.message(m)
+		n += w.give(p[n:])
+		if n == len(p) || !c.ahead() {
+			break
 		}
-		w.frame(op, w.c.first, m.Data)
-		w.outBody = m.Data
+		c.hurry = true
+		m, err = c.next()
+		c.hurry = false
 	}
-	w.c.leave(err != nil && err != errForwarded)
-	return err
+	c.leave(n == 0 && err != errForwarded)
+	if n > 0 {
+		err = nil // the next call meets it again, if it has ended the connection
+	}
+	return n, err
 }
 
-// frame builds the header of a masked frame and masks its payload in place.
-func (w *Wrapped) frame(op byte, key [4]byte, p []byte) {
-	b := appendHeader(w.outSpace[:0], op, len(p))
+// message makes the frame of a judged message.
+func (w *Wrapped) message(m *Message) {
+	op := byte(opText)
+	if m.Binary {
+		op = opBinary
+	}
+	w.header(op, w.c.first, len(m.Data))
+	w.outBody, w.outKey = m.Data, binary.LittleEndian.Uint32(w.c.first[:])
+}
+
+// header makes the header of a masked frame.
+func (w *Wrapped) header(op byte, key [4]byte, length int) {
+	b := appendHeader(w.outSpace[:0], op, length)
 	b[1] |= 0x80
 	w.outHead = append(b, key[:]...)
-	mask(p, binary.LittleEndian.Uint32(key[:]))
 }
 
 // control makes a control frame of the engine's own for the handler.
@@ -220,10 +244,10 @@ func (w *Wrapped) control(op byte, p []byte) {
 	for binary.LittleEndian.Uint32(key[:]) == 0 {
 		binary.LittleEndian.PutUint32(key[:], rand.Uint32())
 	}
-	var payload [125]byte
-	n := copy(payload[:], p)
-	w.frame(op, key, payload[:n])
-	w.outHead = append(w.outHead, payload[:n]...)
+	w.header(op, key, len(p))
+	n := len(w.outHead)
+	w.outHead = append(w.outHead, p...)
+	mask(w.outHead[n:], binary.LittleEndian.Uint32(key[:]))
 }
 
 // forward hands a control frame of the peer's to the handler. The reader calls it, on
@@ -543,7 +567,8 @@ func (w *Wrapped) release() error {
 	if !w.hooks.Check(op == opBinary, msg) {
 		return nil
 	}
-	if err := w.c.writeFrame(op, msg, w.c.now()); err != nil {
+	w.begun = w.c.now()
+	if err := w.c.writeFrame(op, msg, w.begun); err != nil {
 		if err != ErrClosing {
 			w.c.hooks.Broken(err)
 		}
@@ -561,6 +586,7 @@ func (w *Wrapped) send(b []byte) (sent int, err error) {
 	}
 	c := w.c
 	start, from := c.now(), 0
+	w.begun = start
 	w.arm(start)
 	for {
 		n, err := c.nc.Write(b[sent:])
@@ -597,9 +623,8 @@ func (w *Wrapped) send(b []byte) (sent int, err error) {
 
 // sent counts messages of the handler's that have gone out.
 func (w *Wrapped) sent(messages int, bytes int64) {
-	now := int64(w.c.now())
-	w.c.lastApp.Store(now)
-	w.c.lastMessage.Store(now)
+	w.c.lastApp.Store(int64(w.begun))
+	w.c.lastMessage.Store(int64(w.begun))
 	w.hooks.Sent(messages, bytes)
 }
 

@@ -220,8 +220,8 @@ var errBroken = errors.New("half a frame has been written")
 // push writes the frame, and goes on after a timeout as long as again says
 // that the deadline was moved.
 func (c *Conn) push(op byte, p []byte, again func() bool) (sent int, err error) {
-	scratch := buffers.Get().(*[bufferBytes]byte)
-	defer buffers.Put(scratch)
+	scratch := buffers.get()
+	defer buffers.put(scratch)
 	a := appendHeader(scratch[:0], op, len(p))
 	b := p
 	if len(a)+len(p) <= len(scratch) {
