@@ -73,15 +73,16 @@ func checkUpgrade(r *http.Request) error {
 // A browser fails a connection that names none of the subprotocols that its page
 // has offered (https://websockets.spec.whatwg.org), after it was told that the
 // handshake has succeeded. So a page that offers none that is served is refused. A
-// program is not, because most programs do without.
-func (e *endpointState) negotiate(r *http.Request, auth *Authenticator) (string, error) {
+// program is not, because most programs do without. A wrapped handler chooses by itself
+// where the guard has no list.
+func (e *endpointState) negotiate(r *http.Request, auth *Authenticator, wrapped bool) (string, error) {
 	offered := auth.offers(r.Header)
 	for _, s := range e.subprotocols {
 		if slices.Contains(offered, s) {
 			return s, e.hasTable(s)
 		}
 	}
-	if len(offered) > 0 && ofPage(r.Header) {
+	if len(offered) > 0 && ofPage(r.Header) && !(wrapped && len(e.subprotocols) == 0) {
 		return "", deny(reason.Subprotocol, "offered: "+offerNames(offered, auth.cfg.Sources.Subprotocol)+"; served: "+servedNames(e.subprotocols))
 	}
 	return "", e.hasTable("")

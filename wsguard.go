@@ -703,7 +703,7 @@ func (a *admission) admit(w http.ResponseWriter) (*Conn, error) {
 			}
 		}
 	}
-	if a.subprotocol, err = a.negotiate(r, a.auth); err != nil {
+	if a.subprotocol, err = a.negotiate(r, a.auth, a.wrapped); err != nil {
 		return nil, err
 	}
 	a.known = !a.origin.foreign(r)
