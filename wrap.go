@@ -81,14 +81,20 @@ func (e *Endpoint) serveWrapped(w http.ResponseWriter, r *http.Request, next htt
 	a.wrapped = true
 	wr := &wrapping{r: r}
 	var c *Conn
+	admitted := false
+	defer func() {
+		if !admitted { // refused, or a hook has panicked
+			wr.left(e.g)
+		}
+	}()
 	err := a.guarded(w, 0, func() (err error) {
 		c, err = a.admit(w)
 		return err
 	})
 	if err != nil {
-		wr.left(e.g)
 		return
 	}
+	admitted = true
 	ctx, over := context.WithCancelCause(r.Context())
 	wr.c, wr.over, c.wrap = c, over, wr
 	ww := &wrapWriter{w: w, a: a, wrapping: wr, offer: a.offer()}

@@ -96,8 +96,8 @@ func takeUnread(nc net.Conn, limit int64) {
 	if err != nil {
 		return
 	}
-	b := buffers.Get().(*[bufferBytes]byte)
-	defer buffers.Put(b)
+	b := buffers.get()
+	defer buffers.put(b)
 	rc.Read(func(fd uintptr) bool {
 		for limit > 0 {
 			n, err := syscall.Read(int(fd), b[:])
