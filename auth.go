@@ -172,10 +172,10 @@ type Authenticator struct {
 	line         *line[Authenticator]
 	cfg          AuthConfig // resolved
 	client       identify
-	failures     *keyed.Table // nil: no limit
+	failures     *keyed.Table
+	seen         *seen.Memory // what has been accepted; shared with the forms before and after
 	tickets      *tickets     // nil: none
 	verified     *verified    // nil: nothing is kept
-	seen         *seen.Memory // what has been accepted; shared with the forms before and after
 	revalidating chan struct{}
 	inFlight     *counter // of a stand-alone piece; a Guard has its own
 	sources      []source
@@ -229,7 +229,7 @@ func newAuthenticator(cfg AuthConfig, client identify, f *faults) *Authenticator
 		a.sources = append(a.sources, source{sourceTicket, a.tickets.cfg.Param})
 	}
 	cfg.Failures = cfg.Failures.resolve(Rate{1, 10}, "Auth.Failures", f)
-	a.failures = cfg.Failures.table()
+	a.failures = keyed.New(tableKeys)
 	cfg.RevalidateEvery = required(cfg.RevalidateEvery, 5*time.Minute, "Auth.RevalidateEvery", f)
 	cfg.RevocationTTL = timeout(cfg.RevocationTTL, 0, "Auth.RevocationTTL", f)
 	if cfg.CacheTTL = timeout(cfg.CacheTTL, 0, "Auth.CacheTTL", f); cfg.CacheTTL > 0 {
@@ -252,7 +252,7 @@ func (a *Authenticator) succeed(old *Authenticator) {
 	if a == old {
 		return // shared
 	}
-	a.failures = carry(old.failures, a.failures, a.cfg.Failures)
+	a.failures = old.failures
 	a.inFlight, a.revalidating, a.seen = old.inFlight, old.revalidating, old.seen
 	if a.tickets != nil {
 		a.tickets.succeed(old.tickets)
@@ -501,14 +501,15 @@ func (a *Authenticator) sighted(token string, p Principal) Principal {
 // when the answer is there, whether or not anybody still waits for it.
 func (a *Authenticator) guarded(ctx context.Context, client client, secret string, fl *flight, ask func(context.Context) (Principal, error)) (Principal, error) {
 	var keys []keyed.Key
-	if a.failures != nil {
+	limit := a.cfg.Failures.limit()
+	if !a.cfg.Failures.off() {
 		keys = append(keys, client.in(a.failures))
 		if secret != "" {
 			keys = append(keys, a.failures.String("credential:"+secret))
 		}
 	}
 	for _, k := range keys {
-		if wait, ok := a.failures.Peek(k, 1, time.Now()); !ok {
+		if wait, ok := a.failures.Peek(k, 1, limit, time.Now()); !ok {
 			return Principal{}, denyRetry(reason.Guessing, wait)
 		}
 	}
@@ -516,7 +517,7 @@ func (a *Authenticator) guarded(ctx context.Context, client client, secret strin
 		p, err := judged(ctx, ask)
 		if errors.Is(err, reason.Unauthenticated) {
 			for _, k := range keys {
-				a.failures.Charge(k, 1, time.Now())
+				a.failures.Charge(k, 1, limit, time.Now())
 			}
 		}
 		return p, err

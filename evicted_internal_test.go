@@ -20,11 +20,11 @@ func TestEvictedIsReported(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	table, now := g.now.Load().rates.handshakes, time.Now() // the same for all: no bucket fills up meanwhile
+	rates, now := g.now.Load().rates, time.Now() // the same for all: no bucket fills up meanwhile
 	fill := func(from, to int) {
 		for i := from; i < to; i++ {
 			addr := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
-			table.Take(client{addr: addr}.in(table), 1, now)
+			rates.handshakes.Take(client{addr: addr}.in(rates.handshakes), 1, rates.cfg.Handshakes.limit(), now)
 		}
 	}
 	g.reportEvicted()

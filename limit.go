@@ -68,14 +68,15 @@ func (r Rate) limiter() *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(r.PerSecond), r.Burst)
 }
 
-// tableKeys is how many buckets a table has room for: 1 MiB of them, 1.5 of pairs.
+// tableKeys is how many keys a table has room for, in 1.5 MiB.
 const tableKeys = 65536
 
-func (r Rate) table() *keyed.Table {
+// limit is r as a keyed.Table takes it. Off is no limit there too.
+func (r Rate) limit() keyed.Limit {
 	if r.off() {
-		return nil
+		return keyed.Limit{}
 	}
-	return keyed.New(r.PerSecond, float64(r.Burst), tableKeys)
+	return keyed.Limit{PerSecond: r.PerSecond, Burst: float64(r.Burst)}
 }
 
 // limit resolves a count: 0 is the default, Off comes back as 0, no limit.
@@ -159,49 +160,19 @@ func newRates(cfg RateConfig, f *faults) *rates {
 	}
 	return &rates{
 		cfg:        cfg,
-		handshakes: cfg.Handshakes.table(),
-		networks:   cfg.Handshakes.times(perNetwork).table(),
-		clients:    pair(cfg.ClientMessages, cfg.ClientBytes),
-		subjects:   pair(cfg.SubjectMessages, cfg.SubjectBytes),
+		handshakes: keyed.New(tableKeys),
+		networks:   keyed.New(tableKeys),
+		clients:    keyed.New(tableKeys),
+		subjects:   keyed.New(tableKeys),
 		inFlight: newCounter(
 			limit(cfg.MaxInFlight, 256, "Rates.MaxInFlight", f),
 			limit(cfg.MaxInFlightPerClient, 8, "Rates.MaxInFlightPerClient", f)),
 	}
 }
 
-func (r Rate) limit() keyed.Limit {
-	if r.off() {
-		return keyed.Limit{}
-	}
-	return keyed.Limit{PerSecond: r.PerSecond, Burst: float64(r.Burst)}
-}
-
-func pair(messages, bytes Rate) *keyed.Table {
-	if messages.off() && bytes.off() {
-		return nil
-	}
-	return keyed.NewPair(messages.limit(), bytes.limit(), tableKeys)
-}
-
-// carry lets the buckets of old go on at other rates.
-func carry(old, fresh *keyed.Table, to ...Rate) *keyed.Table {
-	if old == nil || fresh == nil {
-		return fresh
-	}
-	limits := make([]keyed.Limit, len(to))
-	for i, r := range to {
-		limits[i] = r.limit()
-	}
-	old.SetRate(time.Now(), limits...)
-	return old
-}
-
 // succeed takes over what old has counted.
 func (r *rates) succeed(old *rates) {
-	r.handshakes = carry(old.handshakes, r.handshakes, r.cfg.Handshakes)
-	r.networks = carry(old.networks, r.networks, r.cfg.Handshakes.times(perNetwork))
-	r.clients = carry(old.clients, r.clients, r.cfg.ClientMessages, r.cfg.ClientBytes)
-	r.subjects = carry(old.subjects, r.subjects, r.cfg.SubjectMessages, r.cfg.SubjectBytes)
+	r.handshakes, r.networks, r.clients, r.subjects = old.handshakes, old.networks, old.clients, old.subjects
 	old.inFlight.set(r.inFlight)
 	r.inFlight = old.inFlight
 }
@@ -214,9 +185,7 @@ const perNetwork = 16
 func (g *Guard) Evicted() (n uint64) {
 	s := g.now.Load()
 	for _, t := range []*keyed.Table{s.rates.handshakes, s.rates.networks, s.rates.clients, s.rates.subjects, s.auth.latest().failures} {
-		if t != nil {
-			n += t.Evicted()
-		}
+		n += t.Evicted()
 	}
 	return n
 }
@@ -230,17 +199,15 @@ func (g *Guard) reportEvicted() {
 
 // handshake charges a handshake to its client, and to the /48 around it.
 func (r *rates) handshake(client client) error {
-	if r.handshakes == nil {
-		return nil
-	}
+	limit := r.cfg.Handshakes.limit()
 	now := time.Now()
 	key := client.in(r.handshakes)
-	if wait, ok := r.handshakes.Take(key, 1, now); !ok {
+	if wait, ok := r.handshakes.Take(key, 1, limit, now); !ok {
 		return denyRetry(reason.HandshakeRate, wait)
 	}
 	if net, ok := client.network(); ok {
-		if wait, ok := r.networks.Take(r.networks.Prefix(net), 1, now); !ok {
-			r.handshakes.Give(key, 1)
+		if wait, ok := r.networks.Take(r.networks.Prefix(net), 1, r.cfg.Handshakes.times(perNetwork).limit(), now); !ok {
+			r.handshakes.Give(key, 1, limit)
 			d := denyRetry(reason.HandshakeRate, wait)
 			d.detail, d.shared = "of its /48", true
 			return d
@@ -292,17 +259,18 @@ type connRates struct {
 }
 
 type sharedBucket struct {
-	table *keyed.Table
-	key   keyed.Key
+	table           *keyed.Table
+	key             keyed.Key
+	messages, bytes keyed.Limit
 }
 
 func (r *rates) conn(client client, subject string) *connRates {
 	c := &connRates{messages: r.cfg.Messages.limiter(), bytes: r.cfg.Bytes.limiter(), warnAt: r.cfg.WarnAt}
-	if r.clients != nil {
-		c.shared = append(c.shared, sharedBucket{r.clients, client.in(r.clients)})
+	if !r.cfg.ClientMessages.off() || !r.cfg.ClientBytes.off() {
+		c.shared = append(c.shared, sharedBucket{r.clients, client.in(r.clients), r.cfg.ClientMessages.limit(), r.cfg.ClientBytes.limit()})
 	}
-	if r.subjects != nil && subject != "" {
-		c.shared = append(c.shared, sharedBucket{r.subjects, r.subjects.String(subject)})
+	if (!r.cfg.SubjectMessages.off() || !r.cfg.SubjectBytes.off()) && subject != "" {
+		c.shared = append(c.shared, sharedBucket{r.subjects, r.subjects.String(subject), r.cfg.SubjectMessages.limit(), r.cfg.SubjectBytes.limit()})
 	}
 	return c
 }
@@ -351,7 +319,7 @@ func (c *connRates) take(n, cost int, now time.Time) (wait time.Duration, ok boo
 		return wait, false
 	}
 	for i, b := range c.shared {
-		if wait, ok := b.table.Take2(b.key, float64(cost), float64(n), now); !ok {
+		if wait, ok := b.table.Take2(b.key, float64(cost), float64(n), b.messages, b.bytes, now); !ok {
 			c.give(c.shared[:i], n, cost, now)
 			return wait, false
 		}
@@ -362,7 +330,7 @@ func (c *connRates) take(n, cost int, now time.Time) (wait time.Duration, ok boo
 // give undoes a take of the same moment, as far as it got with the shared buckets.
 func (c *connRates) give(shared []sharedBucket, n, cost int, now time.Time) {
 	for _, b := range shared {
-		b.table.Give2(b.key, float64(cost), float64(n))
+		b.table.Give2(b.key, float64(cost), float64(n), b.messages, b.bytes)
 	}
 	giveBack(c.messages, cost, now)
 	giveBack(c.bytes, n, now)

@@ -58,32 +58,33 @@ func runLimits(o options, log func(string, ...any)) *limitsResult {
 
 // perKeyOf fills a table of so many lanes.
 func (r *limitsResult) perKeyOf(lanes int) float64 {
-	l := keyed.Limit{PerSecond: 1e-3, Burst: 10}
+	l, second := keyed.Limit{PerSecond: 1e-3, Burst: 10}, keyed.Limit{}
+	if lanes == 2 {
+		second = l
+	}
 	var t *keyed.Table
 	now := time.Now()
 	bytes := grown(func() any {
-		if t = keyed.New(l.PerSecond, l.Burst, r.tracked); lanes == 2 {
-			t = keyed.NewPair(l, l, r.tracked)
-		}
+		t = keyed.New(r.tracked)
 		for i := range r.tracked {
-			t.Take2(t.Prefix(clientKey(i)), 1, 1, now)
+			t.Take2(t.Prefix(clientKey(i)), 1, 1, l, second, now)
 		}
 		return t
 	})
 	// Some have found no room.
-	return bytes / float64(lanes*t.Stats(now).Keys)
+	return bytes / float64(lanes*t.Stats(l, second, now).Keys)
 }
 
 func (r *limitsResult) decide(rounds, n int) {
 	lim := rate.NewLimiter(1e9, 1e9)
-	l := keyed.Limit{PerSecond: 1e9, Burst: 1e9}
-	one, pair, many := keyed.New(1e9, 1e9, 65536), keyed.NewPair(l, l, 65536), keyed.New(1e6, 1e9, 1<<17)
+	l, slower := keyed.Limit{PerSecond: 1e9, Burst: 1e9}, keyed.Limit{PerSecond: 1e6, Burst: 1e9}
+	one, pair, many := keyed.New(65536), keyed.New(65536), keyed.New(1<<17)
 	key, key2 := one.Prefix(clientKey(1)), pair.Prefix(clientKey(1))
 	keys := make([]keyed.Key, 65536)
 	begin := time.Now()
 	for i := range keys {
 		keys[i] = many.Prefix(clientKey(i))
-		many.Charge(keys[i], 1e8, begin)
+		many.Charge(keys[i], 1e8, slower, begin)
 	}
 	box, empty := penalty.New(penalty.Config{}), penalty.New(penalty.Config{})
 	for i := range 8192 {
@@ -96,9 +97,9 @@ func (r *limitsResult) decide(rounds, n int) {
 		f    func(i int, now time.Time)
 	}{
 		{allowN, func(_ int, now time.Time) { lim.AllowN(now, 1) }},
-		{takeOne, func(_ int, now time.Time) { one.Take(key, 1, now) }},
-		{takePair, func(_ int, now time.Time) { pair.Take2(key2, 1, 100, now) }},
-		{takeMany, func(i int, now time.Time) { many.Take(keys[i%len(keys)], 1, now) }},
+		{takeOne, func(_ int, now time.Time) { one.Take(key, 1, l, now) }},
+		{takePair, func(_ int, now time.Time) { pair.Take2(key2, 1, 100, l, l, now) }},
+		{takeMany, func(i int, now time.Time) { many.Take(keys[i%len(keys)], 1, slower, now) }},
 		{notBan, func(_ int, now time.Time) { box.Banned(who, now) }},
 		{noBans, func(_ int, now time.Time) { empty.Banned(who, now) }},
 	}
@@ -127,15 +128,16 @@ func (r *limitsResult) decide(rounds, n int) {
 // bucket and is refused, and so is every tenth in the same few networks.
 func (r *limitsResult) drown(keys int) {
 	const size = 65536
-	f := floodResult{keys: keys, penalised: 1000, limit: 16 * size * 5 / 4} // what the allocator leaves unused included
+	l := keyed.Limit{PerSecond: 1.0 / 60, Burst: 10}
+	f := floodResult{keys: keys, penalised: 1000, limit: 24 * size * 5 / 4} // what the allocator leaves unused included
 	var t *keyed.Table
 	begin := time.Now()
 	f.used = int64(grown(func() any {
-		t = keyed.New(1.0/60, 10, size)
+		t = keyed.New(size)
 		for i := range f.penalised {
 			k := t.Prefix(clientKey(i))
-			t.Charge(k, 20, begin)
-			t.Take(k, 1, begin)
+			t.Charge(k, 20, l, begin)
+			t.Take(k, 1, l, begin)
 		}
 		for i := range keys {
 			// All within five minutes.
@@ -148,14 +150,14 @@ func (r *limitsResult) drown(keys int) {
 			if i%4 == 0 {
 				n = 10
 			}
-			t.Take(k, n, now)
-			t.Take(k, n, now)
+			t.Take(k, n, l, now)
+			t.Take(k, n, l, now)
 		}
 		return t
 	}))
 	end := begin.Add(5 * time.Minute)
 	for i := range f.penalised {
-		if _, ok := t.Take(t.Prefix(clientKey(i)), 1, end); !ok {
+		if _, ok := t.Take(t.Prefix(clientKey(i)), 1, l, end); !ok {
 			f.remained++
 		}
 	}

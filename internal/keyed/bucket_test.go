@@ -52,7 +52,7 @@ func (o *oracle) spare(n float64) *big.Rat {
 // run does what ops say to one bucket and to an oracle. They must agree, but for
 // what flows in within a nanosecond, or next to nothing of a burst.
 func run(t *testing.T, perSecond, burst float64, ops []byte) {
-	tab := keyed.New(perSecond, burst, 1)
+	tab := newFixed(perSecond, burst, 1)
 	key, start := tab.String("k"), time.Now()
 	o := newOracle(perSecond, burst, start)
 	tab.Take(key, 0, start)
@@ -161,7 +161,7 @@ func FuzzAgainstExactArithmetic(f *testing.F) {
 func TestBurstIsExact(t *testing.T) {
 	for _, perSecond := range []float64{1e-12, 1e-9, 1.0 / 3600, 0.1, 3, 7, 20, 1e3, 1e5 / 3, 256 << 10, 999999937, 1e9} {
 		for _, burst := range []int{1, 2, 40, 1000, 65536} {
-			tab := keyed.New(perSecond, float64(burst), 1)
+			tab := newFixed(perSecond, float64(burst), 1)
 			key, now := tab.String("k"), time.Now().Add(time.Duration(rand.N(int64(time.Hour))))
 			n := 0
 			for ; n <= burst; n++ {
@@ -174,7 +174,7 @@ func TestBurstIsExact(t *testing.T) {
 			}
 		}
 	}
-	tab := keyed.New(256<<10, 1e9, 1)
+	tab := newFixed(256<<10, 1e9, 1)
 	key, now := tab.String("k"), time.Now()
 	if _, ok := tab.Take(key, 1e9, now); !ok {
 		t.Error("a burst of 1e9 bytes refused")
@@ -187,7 +187,7 @@ func TestBurstIsExact(t *testing.T) {
 // An eternity later the arithmetic is as exact.
 func TestYearsLater(t *testing.T) {
 	for _, l := range limits {
-		tab := keyed.New(l[0], l[1], 1)
+		tab := newFixed(l[0], l[1], 1)
 		key := tab.String("k")
 		for _, years := range []int{1, 10, 30} {
 			now := time.Now().AddDate(years, 0, 0)
@@ -210,7 +210,7 @@ func TestAgainstXTimeRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rng := rand.New(rand.NewPCG(3, 4))
 		for _, l := range limits[:9] {
-			tab, lim := keyed.New(l[0], l[1], 1), rate.NewLimiter(rate.Limit(l[0]), int(l[1]))
+			tab, lim := newFixed(l[0], l[1], 1), rate.NewLimiter(rate.Limit(l[0]), int(l[1]))
 			key := tab.String("k")
 			ours, theirs := 0.0, 0.0
 			for range 2000 {
@@ -239,7 +239,7 @@ func TestAgainstXTimeRate(t *testing.T) {
 // Buckets that became full, were forgotten and are asked in the past.
 func TestNowStepsBackAcrossKeys(t *testing.T) {
 	const perSecond, burst, keys = 100.0, 2.0, 6
-	tab := keyed.New(perSecond, burst, 1)
+	tab := newFixed(perSecond, burst, 1)
 	start := time.Now()
 	latest := start
 	for phase := range 10 {
@@ -273,7 +273,7 @@ func TestNowStepsBackAcrossKeys(t *testing.T) {
 
 func TestAdmittedByManyAtOnce(t *testing.T) {
 	const perSecond, burst = 5000.0, 50.0
-	tab := keyed.NewPair(keyed.Limit{PerSecond: perSecond, Burst: burst}, keyed.Limit{PerSecond: 1e6, Burst: 1e6}, 1024)
+	tab := newPair(keyed.Limit{PerSecond: perSecond, Burst: burst}, keyed.Limit{PerSecond: 1e6, Burst: 1e6}, 1024)
 	start := time.Now()
 	var admitted atomic.Int64
 	var wg sync.WaitGroup

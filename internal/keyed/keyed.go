@@ -1,18 +1,46 @@
 // Package keyed keeps token buckets under keys, in bounded memory.
 //
-// A bucket is one number: the theoretical arrival time of the generic cell
-// rate algorithm, the moment at which the bucket will be full again. A key is
-// its 64-bit hash under a secret seed. A table is a set-associative cache of
-// such pairs, which begins small and grows to its cap; a table of two lanes has
-// two buckets under each key, and decides about both at once.
+// A table is made once, with room for a number of keys, and never replaced. It
+// knows no limits: each call brings its own. A bucket stores what its key owes, in
+// tokens, and when something was last taken from it. The limit of the next call
+// turns the time since then into tokens and decides. So what is owed stays owed
+// when a limit changes, and callers with different limits can share a table.
 //
-// When there is no more room, what is forgotten is what matters least: first
-// buckets that are full, then the one nearest to it, and never one that has
-// refused. Those that have refused take at most half of the table. Beyond it
-// the /48 around an IPv6 key is penalised in its place: whoever is new in that
-// network shares one empty bucket. IPv4 addresses and strings have no such
-// network; what they owe is then kept like any other, and so goes last. A key
-// for which there is no place shares one bucket with all others like it.
+// # Two lanes
+//
+// Each key has two buckets, which are called lanes. [Table.Take2] decides about
+// both of them at once. All other methods use the first lane. A lane without a
+// limit takes nothing and pays nothing off; what it owes is kept for the next call
+// that has a limit, but the key counts as full.
+//
+// # Precision
+//
+// A key takes 24 bytes, its hash included: 42 bits of hash, 2 bits of marks, 60
+// bits of time in nanoseconds, and 44 bits for what each lane owes. A token has
+// 2^27 units. What is owed is a whole number of units that is rounded up to 40
+// significant bits. Whole tokens are exact, so a burst is exactly its number of
+// takes at any rate.
+//
+// All rounding is against the key, so a table never admits more than the limit
+// says. A take that is admitted can cost too much by less than one unit, which is
+// 2^-27 tokens, and one part in 2^39 of what is owed. A take that is refused
+// changes nothing. These bounds hold for any rate, for bursts of up to 2^34 tokens,
+// and for 36 years. A larger burst counts as 2^34 tokens, and so does a larger debt.
+//
+// # Bounded memory
+//
+// A table is a set-associative cache. It begins small and grows to its cap. A key
+// is known by its hash under a secret seed.
+//
+// When there is no more room, the table forgets what matters least. Full buckets
+// go first, then the one that is nearest to being full. Buckets that have refused
+// stay; they take at most half of the table. Beyond that half the /48 around an
+// IPv6 key is penalised in its place: all keys of that network that have no bucket
+// yet share one empty bucket. IPv4 addresses and strings have no such network.
+// Their buckets are then kept like any other, and go last because they are empty.
+// A key for which there is no place shares one bucket with all others like it.
+//
+// How full a bucket is depends on the limit of the call that looks for room.
 package keyed
 
 import (
@@ -22,54 +50,40 @@ import (
 	"time"
 )
 
-// Limit is a bucket: Burst tokens at most, PerSecond flow in. Without a
-// positive PerSecond there is no limit.
+// Limit is a bucket: it holds at most Burst tokens and gains PerSecond. There is
+// no limit unless PerSecond is positive.
 type Limit struct{ PerSecond, Burst float64 }
 
 // Table is a set of token buckets. It is safe for concurrent use.
 //
-// Time never goes back: a now before the latest that a part of the table has
-// seen counts as that one. It serves for 36 years.
+// Time never goes back: a now that is before the latest that a part of the table
+// has seen counts as that one. A table serves for 36 years.
 type Table struct {
 	born     time.Time
 	seed     maphash.Seed
 	maxSets  int // of a shard
-	setting  sync.Mutex
 	shard    [shards]shard
 	overflow overflow
 }
 
-// overflow is the bucket that untracked keys share.
+// overflow is the bucket that keys without a place share.
 type overflow struct {
-	mu    sync.Mutex
-	lim   *limits
-	clock int64
-	tat   pair
-	used  uint64
+	mu     sync.Mutex
+	clock  int64  // guarded by mu, as in a shard
+	bucket bucket // guarded by mu
+	used   uint64 // guarded by mu
 }
 
-// New returns a table of buckets that hold burst tokens and gain perSecond. It
-// has room for keys of them, rounded up to a power of two, in 16 bytes each.
-func New(perSecond float64, burst float64, keys int) *Table {
-	return newTable(newLimits(Limit{perSecond, burst}), keys)
-}
-
-// NewPair returns a table with two buckets, lanes, under each key: see
-// [Table.Take2]. An entry takes 24 bytes.
-func NewPair(a, b Limit, keys int) *Table {
-	return newTable(newLimits(a, b), keys)
-}
-
-func newTable(lim *limits, keys int) *Table {
+// New returns a table with room for keys, rounded up to a power of two. It grows
+// to 24 bytes for each of them.
+func New(keys int) *Table {
 	t := &Table{born: time.Now(), seed: maphash.MakeSeed(), maxSets: 1}
 	for t.maxSets*ways*shards < keys {
 		t.maxSets *= 2
 	}
 	for i := range t.shard {
-		t.shard[i].lim = lim
 		t.shard[i].maxSets = t.maxSets
 	}
-	t.overflow.lim = lim
 	return t
 }
 
@@ -79,9 +93,10 @@ type Key struct {
 	parent uint64 // of the network that is penalised in its place; 0: none
 }
 
-// String and Prefix make keys.
+// String returns the key of a string.
 func (t *Table) String(s string) Key { return Key{hash: maphash.String(t.seed, s)} }
 
+// Prefix returns the key of a prefix.
 func (t *Table) Prefix(p netip.Prefix) Key {
 	k := Key{hash: maphash.Comparable(t.seed, p)}
 	if p.Addr().Is6() && p.Bits() > 48 {
@@ -93,9 +108,9 @@ func (t *Table) Prefix(p netip.Prefix) Key {
 	return k
 }
 
-// of returns the shard of a key. All of a /48 are in one, so that one lock
-// guards a key and its network, and so that whoever has a whole /48 to rotate
-// through meets a small part of the table.
+// of returns the shard of a key. All keys of a /48 are in one shard. So one lock
+// guards a key and its network, and a client that rotates through a whole /48
+// meets a small part of the table.
 func (t *Table) of(key Key) *shard {
 	if key.parent != 0 {
 		return &t.shard[key.parent%shards]
@@ -108,128 +123,158 @@ func (t *Table) elapsed(now time.Time) int64 {
 	return min(max(int64(now.Sub(t.born)), 0), horizon)
 }
 
-// Take takes n tokens from key's bucket. When there are not enough it takes
+// Take takes n tokens from key's bucket. When there are not enough, it takes
 // none and returns how long to wait for them.
-func (t *Table) Take(key Key, n float64, now time.Time) (wait time.Duration, ok bool) {
-	return t.take(key, n, 0, now, true)
+func (t *Table) Take(key Key, n float64, limit Limit, now time.Time) (wait time.Duration, ok bool) {
+	at := look{lane: [2]lane{newLane(limit)}}
+	return t.take(key, pair{at.lane[0].cost(n)}, &at, now, true)
 }
 
 // Take2 takes a tokens from key's first bucket and b from its second, or none
-// from either. A table of one lane ignores b.
-func (t *Table) Take2(key Key, a, b float64, now time.Time) (wait time.Duration, ok bool) {
-	return t.take(key, a, b, now, true)
+// from either.
+func (t *Table) Take2(key Key, a, b float64, la, lb Limit, now time.Time) (wait time.Duration, ok bool) {
+	at := look{lane: [2]lane{newLane(la), newLane(lb)}}
+	return t.take(key, pair{at.lane[0].cost(a), at.lane[1].cost(b)}, &at, now, true)
 }
 
 // Peek is Take without taking.
-func (t *Table) Peek(key Key, n float64, now time.Time) (wait time.Duration, ok bool) {
-	return t.take(key, n, 0, now, false)
+func (t *Table) Peek(key Key, n float64, limit Limit, now time.Time) (wait time.Duration, ok bool) {
+	at := look{lane: [2]lane{newLane(limit)}}
+	return t.take(key, pair{at.lane[0].cost(n)}, &at, now, false)
 }
 
-// Peek2 is Take2 without taking.
-func (t *Table) Peek2(key Key, a, b float64, now time.Time) (wait time.Duration, ok bool) {
-	return t.take(key, a, b, now, false)
-}
-
-func (t *Table) take(key Key, a, b float64, now time.Time, really bool) (wait time.Duration, ok bool) {
+func (t *Table) take(key Key, cost pair, at *look, now time.Time, really bool) (wait time.Duration, ok bool) {
+	if at.unlimited() {
+		return 0, true
+	}
 	ns := t.elapsed(now)
 	s := t.of(key)
 	s.mu.Lock()
-	s.clock = max(s.clock, ns)
-	at := s.lim.at(s.clock)
-	tat := at
+	s.look(at, ns)
 	p := s.find(key, at)
+	b := bucket{seen: at.now}
 	if p >= 0 {
-		tat = s.tat(p)
+		b = s.get(p)
 	}
-	next, ok := s.lim.judge(tat, at, a, b)
-	if !ok {
+	owed := at.owed(b)
+	if !at.fits(owed, cost) {
 		if p >= 0 {
 			s.penalise(key, p, at)
 		}
-		wait = s.lim.wait(next, a, b, s.clock, ns)
+		wait = at.wait(b, cost, ns)
 		s.mu.Unlock()
 		return wait, false
 	}
-	if p < 0 && s.lim.live(next, at) { // or it would be kept for nothing
-		// Peek asks too whether there is a place: where there is none, another
+	if cost == (pair{}) { // nothing is kept for it
+		s.mu.Unlock()
+		return 0, true
+	}
+	if p < 0 {
+		// Peek asks too whether there is a place. Where there is none, another
 		// bucket decides.
 		if p = s.place(key.hash, at, really); p < 0 {
 			s.mu.Unlock()
-			return t.overflow.take(a, b, ns, really)
+			return t.overflow.take(cost, at, ns, really)
 		}
 	}
-	if really && p >= 0 {
-		s.store(p, next, at)
+	if really {
+		s.store(p, at.owes(owed), pair{owed[0] + cost[0], owed[1] + cost[1]}, at)
 	}
 	s.mu.Unlock()
 	return 0, true
 }
 
-// Charge takes n tokens whether or not they are there: what is owed is paid off
-// before the next one is admitted. A bucket that several keys share it empties,
-// no more: nobody can run up a debt for others. A debt of more than 16 bursts
-// may be cut to that.
-func (t *Table) Charge(key Key, n float64, now time.Time) { t.Charge2(key, n, 0, now) }
-
-// Charge2 is Charge for both buckets of key.
-func (t *Table) Charge2(key Key, a, b float64, now time.Time) {
-	ns := t.elapsed(now)
+// Charge takes n tokens whether or not they are there. What is owed is paid off
+// before the next token is admitted. Charge only empties a bucket that several
+// keys share, so that no key can run up a debt for others.
+func (t *Table) Charge(key Key, n float64, limit Limit, now time.Time) {
+	at := look{lane: [2]lane{newLane(limit)}}
+	cost, ns := at.lane[0].cost(n), t.elapsed(now)
+	if cost == 0 {
+		return
+	}
 	s := t.of(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.clock = max(s.clock, ns)
-	at := s.lim.at(s.clock)
-	p := s.find(key, at)
-	tat := at
-	if p >= 0 {
-		tat = s.tat(p)
-	} else if p = s.place(key.hash, at, true); p < 0 {
-		t.overflow.charge(a, b, ns)
-		return
+	s.look(&at, ns)
+	p := s.find(key, &at)
+	if p < 0 {
+		if p = s.place(key.hash, &at, true); p < 0 {
+			t.overflow.charge(cost, &at, ns)
+			return
+		}
 	}
-	next := s.lim.charge(tat, at, a, b, s.mem[p]&network != 0)
-	s.store(p, next, at)
-	if s.lim.empty(next, at) {
-		s.penalise(key, p, at)
+	owed := at.owed(s.get(p))
+	live := at.owes(owed)
+	if s.mem[p]&network != 0 {
+		owed[0] = at.lane[0].drain(owed[0], cost)
+	} else {
+		owed[0] = min(owed[0]+cost, most)
+	}
+	s.store(p, live, owed, &at)
+	if owed[0] > at.lane[0].burst-token {
+		s.penalise(key, p, &at)
 	}
 }
 
-// Give puts n tokens back that Take took. What was taken from a bucket that
-// several keys share stays taken.
-func (t *Table) Give(key Key, n float64) { t.Give2(key, n, 0) }
+// Spend takes n tokens from key's own bucket and reports whether they were there.
+// When there are fewer, it takes what is left. Unlike Take it penalises nobody,
+// and no bucket that several keys share decides. So it never holds one key to what
+// another has taken. A table should be used by Spend alone or not at all, because
+// buckets that Take has penalised may leave it no place.
+func (t *Table) Spend(key Key, n float64, limit Limit, now time.Time) (ok bool) {
+	at := look{lane: [2]lane{newLane(limit)}}
+	cost := at.lane[0].cost(n)
+	if cost == 0 {
+		return true
+	}
+	s := t.of(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.look(&at, t.elapsed(now))
+	p := s.own(key.hash)
+	if p < 0 {
+		if p = s.place(key.hash, &at, true); p < 0 {
+			return true
+		}
+	}
+	owed := at.owed(s.get(p))
+	live := at.owes(owed)
+	ok = at.fits(owed, pair{cost})
+	owed[0] = at.lane[0].drain(owed[0], cost)
+	s.store(p, live, owed, &at)
+	return ok
+}
 
-// Give2 puts back what Take2 took.
-func (t *Table) Give2(key Key, a, b float64) {
+// Give puts n tokens back that Take took with the same limit. What was taken from
+// a bucket that several keys share stays taken.
+func (t *Table) Give(key Key, n float64, limit Limit) { t.Give2(key, n, 0, limit, Limit{}) }
+
+// Give2 puts back what Take2 took with the same limits.
+func (t *Table) Give2(key Key, a, b float64, la, lb Limit) {
+	first, second := newLane(la), newLane(lb)
+	cost := pair{first.cost(a), second.cost(b)}
 	s := t.of(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p := s.own(key.hash); p >= 0 {
-		s.give(p, a, b)
+		b := s.get(p)
+		for i := range b.owed {
+			b.owed[i] = max(0, b.owed[i]-cost[i])
+		}
+		s.put(p, b)
 	}
 }
 
-// SetRate changes the limits, of both lanes if there are two; a lane that is
-// not named stays as it is. What is owed stays owed; but who has not overdrawn a
-// bucket that becomes smaller does not overdraw the smaller one. For each key
-// the change is atomic.
-func (t *Table) SetRate(now time.Time, to ...Limit) {
-	t.setting.Lock()
-	defer t.setting.Unlock()
-	ns := t.elapsed(now)
-	lim := t.shard[0].lim.with(to)
-	for i := range t.shard {
-		s := &t.shard[i]
-		s.mu.Lock()
-		s.clock = max(s.clock, ns)
-		s.set(lim)
-		s.mu.Unlock()
+// Forget makes key owe nothing, in both lanes. Buckets that several keys share
+// stay as they are.
+func (t *Table) Forget(key Key) {
+	s := t.of(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.own(key.hash); p >= 0 {
+		s.put(p, bucket{})
 	}
-	o := &t.overflow
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.clock = max(o.clock, ns)
-	o.tat = o.lim.convert(lim, o.tat, o.clock)
-	o.lim = lim
 }
 
 // Stats say how a table is doing.
@@ -241,14 +286,16 @@ type Stats struct {
 	Overflowed uint64 // decisions by the bucket of those without a place
 }
 
-// Stats looks at every bucket: it is for a scrape now and then.
-func (t *Table) Stats(now time.Time) (st Stats) {
+// Stats counts the buckets that are not full under these limits. It looks at
+// every bucket, so it is for a scrape now and then.
+func (t *Table) Stats(la, lb Limit, now time.Time) (st Stats) {
 	ns := t.elapsed(now)
+	at := look{lane: [2]lane{newLane(la), newLane(lb)}}
 	for i := range t.shard {
 		s := &t.shard[i]
 		s.mu.Lock()
-		s.clock = max(s.clock, ns)
-		s.count(&st)
+		s.look(&at, ns)
+		s.count(&st, &at)
 		s.mu.Unlock()
 	}
 	t.overflow.mu.Lock()
@@ -268,25 +315,30 @@ func (t *Table) Evicted() (n uint64) {
 	return n
 }
 
-func (o *overflow) take(a, b float64, ns int64, really bool) (wait time.Duration, ok bool) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+func (o *overflow) look(at *look, ns int64) (owed pair) {
 	o.clock = max(o.clock, ns)
 	o.used++
-	next, ok := o.lim.judge(o.tat, o.lim.at(o.clock), a, b)
-	if !ok {
-		return o.lim.wait(next, a, b, o.clock, ns), false
+	at.now = o.clock
+	return at.owed(o.bucket)
+}
+
+func (o *overflow) take(cost pair, at *look, ns int64, really bool) (wait time.Duration, ok bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	owed := o.look(at, ns)
+	if !at.fits(owed, cost) {
+		return at.wait(o.bucket, cost, ns), false
 	}
 	if really {
-		o.tat = next
+		o.bucket = bucket{owed: pair{owed[0] + cost[0], owed[1] + cost[1]}, seen: at.now}
 	}
 	return 0, true
 }
 
-func (o *overflow) charge(a, b float64, ns int64) {
+func (o *overflow) charge(cost int64, at *look, ns int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.clock = max(o.clock, ns)
-	o.used++
-	o.tat = o.lim.charge(o.tat, o.lim.at(o.clock), a, b, true)
+	owed := o.look(at, ns)
+	owed[0] = at.lane[0].drain(owed[0], cost)
+	o.bucket = bucket{owed: owed, seen: at.now}
 }

@@ -8,14 +8,12 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/wsguard/wsguard/internal/keyed"
 )
 
 func TestNeverMoreThanBurstPlusRate(t *testing.T) {
 	for _, rate := range []float64{0.5, 3, 10, 1000, 1e9} {
 		for _, burst := range []float64{1, 5, 40} {
-			tab := keyed.New(rate, burst, 100)
+			tab := newFixed(rate, burst, 100)
 			key := tab.String("k")
 			start := time.Now()
 			latest := start
@@ -39,7 +37,7 @@ func TestNeverMoreThanBurstPlusRate(t *testing.T) {
 }
 
 func TestWaitIsExact(t *testing.T) {
-	tab := keyed.New(2, 1, 100)
+	tab := newFixed(2, 1, 100)
 	key, now := tab.String("k"), time.Now()
 	if _, ok := tab.Take(key, 1, now); !ok {
 		t.Fatal("a full bucket refused")
@@ -57,7 +55,7 @@ func TestWaitIsExact(t *testing.T) {
 }
 
 func TestGiveBack(t *testing.T) {
-	tab := keyed.New(1, 2, 100)
+	tab := newFixed(1, 2, 100)
 	key, now := tab.Prefix(netip.MustParsePrefix("192.0.2.1/32")), time.Now()
 	for range 100 {
 		if _, ok := tab.Take(key, 1, now); !ok {
@@ -68,7 +66,7 @@ func TestGiveBack(t *testing.T) {
 }
 
 func TestPenalisedKeySurvivesAFlood(t *testing.T) {
-	tab := keyed.New(1, 10, 1024)
+	tab := newFixed(1, 10, 1024)
 	now := time.Now()
 	bad := tab.String("bad")
 	if _, ok := tab.Take(bad, 10, now); !ok {
@@ -86,7 +84,7 @@ func TestPenalisedKeySurvivesAFlood(t *testing.T) {
 }
 
 func TestFullBucketsMakeRoom(t *testing.T) {
-	tab := keyed.New(1, 1, 1024)
+	tab := newFixed(1, 1, 1024)
 	now := time.Now()
 	for i := range 10_000 {
 		// Each key's bucket is full again when the next comes.
@@ -98,7 +96,7 @@ func TestFullBucketsMakeRoom(t *testing.T) {
 }
 
 func TestRace(t *testing.T) {
-	tab := keyed.New(1e-9, 100, 1024)
+	tab := newFixed(1e-9, 100, 1024)
 	now := time.Now()
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -124,7 +122,7 @@ func TestRace(t *testing.T) {
 }
 
 func TestTakeAllocatesNothing(t *testing.T) {
-	tab := keyed.New(1e6, 1e6, 1024)
+	tab := newFixed(1e6, 1e6, 1024)
 	key, now := tab.String("k"), time.Now()
 	if n := testing.AllocsPerRun(100, func() { tab.Take(key, 1, now) }); n != 0 {
 		t.Fatalf("%v allocations", n)

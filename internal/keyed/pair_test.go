@@ -10,7 +10,7 @@ import (
 )
 
 func TestTake2TakesBothOrNone(t *testing.T) {
-	tab := keyed.NewPair(keyed.Limit{PerSecond: 1, Burst: 3}, keyed.Limit{PerSecond: 100, Burst: 1000}, 64)
+	tab := newPair(keyed.Limit{PerSecond: 1, Burst: 3}, keyed.Limit{PerSecond: 100, Burst: 1000}, 64)
 	key, now := tab.String("k"), time.Now()
 	for i, step := range []struct {
 		a, b float64
@@ -35,17 +35,17 @@ func TestTake2TakesBothOrNone(t *testing.T) {
 	if _, ok := tab.Take2(key, 1, 300, now); !ok {
 		t.Fatal("what was given back is not there")
 	}
-	tab.Charge2(key, 1, 100, now)
-	if _, ok := tab.Peek2(key, 1, 1, now.Add(1999*time.Millisecond)); ok {
+	tab.Charge(key, 1, now)
+	if _, ok := tab.Take2(key, 1, 1, now.Add(1999*time.Millisecond)); ok {
 		t.Fatal("a debt was forgiven")
 	}
-	if _, ok := tab.Peek2(key, 1, 1, now.Add(2*time.Second)); !ok {
+	if _, ok := tab.Take2(key, 1, 1, now.Add(2*time.Second)); !ok {
 		t.Fatal("a debt that was paid off remains")
 	}
 }
 
 func TestLaneWithoutLimit(t *testing.T) {
-	tab := keyed.NewPair(keyed.Limit{}, keyed.Limit{PerSecond: 1, Burst: 10}, 64)
+	tab := newPair(keyed.Limit{}, keyed.Limit{PerSecond: 1, Burst: 10}, 64)
 	key, now := tab.String("k"), time.Now()
 	if _, ok := tab.Take2(key, 1e12, 10, now); !ok {
 		t.Fatal("a lane without a limit refused")
@@ -53,7 +53,7 @@ func TestLaneWithoutLimit(t *testing.T) {
 	if wait, ok := tab.Take2(key, 1e12, 1, now); ok || wait > time.Second {
 		t.Fatalf("%v %v, want a wait of 1s", wait, ok)
 	}
-	tab.SetRate(now, keyed.Limit{PerSecond: 1, Burst: 2})
+	tab.set(keyed.Limit{PerSecond: 1, Burst: 2}, tab.second())
 	if _, ok := tab.Take2(key, 2, 0, now); !ok {
 		t.Fatal("a new limit begins with debts")
 	}
@@ -62,8 +62,8 @@ func TestLaneWithoutLimit(t *testing.T) {
 	}
 }
 
-func TestSetRate(t *testing.T) {
-	left := func(tab *keyed.Table, key keyed.Key, now time.Time) (n int) {
+func TestLimitChanges(t *testing.T) {
+	left := func(tab *fixed, key keyed.Key, now time.Time) (n int) {
 		for n <= 1000 {
 			if _, ok := tab.Take(key, 1, now); !ok {
 				break
@@ -84,15 +84,15 @@ func TestSetRate(t *testing.T) {
 		{"slower", 4, 0, keyed.Limit{PerSecond: 1, Burst: 10}, 6, 1},
 		{"larger", 10, 0, keyed.Limit{PerSecond: 10, Burst: 100}, 90, 10},
 		{"smaller", 4, 0, keyed.Limit{PerSecond: 1, Burst: 5}, 1, 1},
-		{"smaller, and empty", 10, 0, keyed.Limit{PerSecond: 1, Burst: 5}, 0, 1},
-		{"smaller, in debt", 10, 1, keyed.Limit{PerSecond: 1, Burst: 5}, 0, 0},
+		{"smaller, and empty", 10, 0, keyed.Limit{PerSecond: 6, Burst: 5}, 0, 1}, // 5 of the 10 are a debt now
+		{"smaller, in debt", 10, 1, keyed.Limit{PerSecond: 6, Burst: 5}, 0, 0},
 		{"off", 10, 0, keyed.Limit{}, 1001, 1001},
 	} {
-		tab := keyed.New(10, 10, 64)
+		tab := newFixed(10, 10, 64)
 		key, now := tab.String("k"), time.Now()
 		tab.Take(key, c.take, now)
 		tab.Charge(key, c.owe, now)
-		tab.SetRate(now, c.to)
+		tab.set(c.to, keyed.Limit{})
 		if n := left(tab, key, now); n != c.left {
 			t.Errorf("%s: %d left, want %d", c.name, n, c.left)
 		}
@@ -103,9 +103,9 @@ func TestSetRate(t *testing.T) {
 }
 
 // Reconfiguring back and forth must not be a way to a full bucket.
-func TestSetRateRefillsNothing(t *testing.T) {
+func TestChangesRefillNothing(t *testing.T) {
 	a, b := keyed.Limit{PerSecond: 3, Burst: 30}, keyed.Limit{PerSecond: 7e8, Burst: 30}
-	tab := keyed.New(a.PerSecond, a.Burst, 4096)
+	tab := newFixed(a.PerSecond, a.Burst, 4096)
 	now := time.Now()
 	keys := make([]keyed.Key, 500)
 	for i := range keys {
@@ -114,8 +114,14 @@ func TestSetRateRefillsNothing(t *testing.T) {
 		tab.Take(keys[i], 1, now)
 	}
 	for range 50 {
-		tab.SetRate(now, b)
-		tab.SetRate(now, a)
+		for i := range keys {
+			for _, l := range []keyed.Limit{b, a} {
+				tab.set(l, keyed.Limit{})
+				if _, ok := tab.Take(keys[i], 1, now); ok {
+					t.Fatal("a token came from nowhere")
+				}
+			}
+		}
 	}
 	if st := tab.Stats(now); st.Keys != 500 || st.Penalised != 500 {
 		t.Fatalf("%+v, want 500 penalised", st)
@@ -125,6 +131,7 @@ func TestSetRateRefillsNothing(t *testing.T) {
 			t.Fatal("a token came from nowhere")
 		}
 	}
+	tab.set(a, keyed.Limit{})
 	for i := range keys {
 		if _, ok := tab.Take(keys[i], 1, now.Add(334*time.Millisecond)); !ok {
 			t.Fatal("rounding has added up to a debt")
@@ -134,8 +141,8 @@ func TestSetRateRefillsNothing(t *testing.T) {
 
 // Changed all the time between two rates, a bucket admits no more than at the
 // larger of them.
-func TestSetRateWhileTaking(t *testing.T) {
-	tab := keyed.New(1000, 10, 64)
+func TestLimitChangesWhileTaking(t *testing.T) {
+	tab := newFixed(1000, 10, 64)
 	start := time.Now()
 	var admitted atomic.Int64
 	var wg sync.WaitGroup
@@ -150,7 +157,7 @@ func TestSetRateWhileTaking(t *testing.T) {
 		})
 	}
 	for i := range 200 {
-		tab.SetRate(time.Now(), keyed.Limit{PerSecond: float64(1000 + i%2*9000), Burst: float64(10 + i%3)})
+		tab.set(keyed.Limit{PerSecond: float64(1000 + i%2*9000), Burst: float64(10 + i%3)}, keyed.Limit{})
 	}
 	wg.Wait()
 	// An emptied bucket that becomes larger has what it was enlarged by, once
@@ -162,7 +169,7 @@ func TestSetRateWhileTaking(t *testing.T) {
 
 func TestNothingTakenIsNotKept(t *testing.T) {
 	now := time.Now()
-	for _, tab := range []*keyed.Table{keyed.New(1, 1, 64), keyed.New(0, 0, 64)} {
+	for _, tab := range []*fixed{newFixed(1, 1, 64), newPair(keyed.Limit{}, keyed.Limit{}, 64)} {
 		for i := range 10_000 {
 			if _, ok := tab.Take(tab.Prefix(client4(i)), 0, now); !ok {
 				t.Fatal("nothing is too much")

@@ -11,157 +11,180 @@ const (
 	choice = 16 // of sets, of which a key has two
 )
 
-// A tag is a key's hash, with marks in place of its lowest bits. Which shard
-// a key is in does not depend on these bits alone.
+// An entry is three words, and eight entries are a set. A set begins with the tags
+// of its entries. Then come the time and the debt of each of them, side by side so
+// that they are in one cache line. An entry is known by the index of its tag.
+//
+//	tag   42 bits of the key's hash · 2 marks · bits 24 to 43 of the second debt
+//	time  60 bits of nanoseconds · bits 20 to 23 of the second debt
+//	debt  bits 0 to 19 of the second debt · 44 bits of the first debt
+//
+// The lowest bits of the hash, which choose the shard, are not in the tag.
 const (
-	marked  = 1 << iota // has refused: kept until it is full
-	network             // is a /48 penalised in place of its keys
+	stride = 3 * ways // words of a set
+
+	highBits = 20
+	highMask = 1<<highBits - 1
+
+	marked  = 1 << highBits       // has refused, and is kept until it is full
+	network = 1 << (highBits + 1) // is a /48 that is penalised in place of its keys
 	marks   = marked | network
+
+	hashShift = highBits + 2
+	hashMask  = ^uint64(1<<hashShift - 1)
 )
 
-// shard is a part of a table. Its sets lie one after another in mem, each of
-// them eight tags and then, for each lane, eight arrival times. An entry, by the
-// index of its tag, is free when its bucket is full. mem has no pointers, and
-// nothing in it is ever moved but to grow.
+// shard is a part of a table. An entry whose bucket is full is free. mem has no
+// pointers, and nothing in it is ever moved except by grow.
 type shard struct {
-	mu      sync.Mutex
-	lim     *limits
+	mu      sync.Mutex // guards what follows, except maxSets; overflow.mu may be taken while it is held
 	mem     []uint64
 	sets    uint64 // a power of two of them
-	maxSets int
-	clock   int64 // the latest now, in nanoseconds
-	nets    int64 // until when a network may be penalised, likewise
+	maxSets int    // read-only after New
+	clock   int64  // the latest now, in nanoseconds
+	nets    int    // entries marked as a network
 	evicted uint64
 	_       [48]byte
 }
 
-// line is one of a set's groups of eight.
-func (s *shard) line(p int) *[ways]uint64 { return (*[ways]uint64)(s.mem[p:]) }
+// look sets the time of a call.
+func (s *shard) look(at *look, ns int64) {
+	s.clock = max(s.clock, ns)
+	at.now = s.clock
+}
 
-// stride is the length of a set.
-func (s *shard) stride() int { return ways * (1 + s.lim.n) }
+// tags are those of a set.
+func (s *shard) tags(set int) *[ways]uint64 { return (*[ways]uint64)(s.mem[set:]) }
+
+// state returns where the time of an entry is. Its debt comes after it.
+func state(p int) int { return p + ways + p%stride }
+
+// get returns an entry's bucket.
+func (s *shard) get(p int) bucket {
+	q := state(p)
+	tag, at, debt := s.mem[p], s.mem[q], s.mem[q+1]
+	second := debt>>codeBits | at&15<<20 | tag&highMask<<24
+	return bucket{owed: pair{unpack(debt & codeMask), unpack(second)}, seen: int64(at >> 4)}
+}
+
+// put sets an entry's bucket.
+func (s *shard) put(p int, b bucket) {
+	second := pack(b.owed[1])
+	s.mem[p] = s.mem[p]&^highMask | second>>24
+	q := state(p)
+	s.mem[q] = uint64(b.seen)<<4 | second>>20&15
+	s.mem[q+1] = second<<codeBits | pack(b.owed[0])
+}
 
 // homes returns where the two sets of a hash begin. They may be one.
 func (s *shard) homes(hash uint64) (a, b int) {
-	i := hash >> 6
+	i := hash >> hashShift
 	j := i ^ (1 + hash>>56%(choice-1))
-	return int(i&(s.sets-1)) * s.stride(), int(j&(s.sets-1)) * s.stride()
+	return int(i&(s.sets-1)) * stride, int(j&(s.sets-1)) * stride
 }
 
-// find returns the entry that decides about key: its own or, for one that has
-// none, that of its network if that is penalised. It is -1 if there is none.
-func (s *shard) find(key Key, at pair) int {
+// find returns the entry that decides about key. That is its own or, for a key
+// that has none, that of its network if it is penalised. find returns -1 if there
+// is none.
+func (s *shard) find(key Key, at *look) int {
 	p := s.own(key.hash)
-	if p < 0 && key.parent != 0 && s.nets > s.clock {
-		if q := s.own(key.parent); q >= 0 && s.mem[q]&network != 0 && s.lim.live(s.tat(q), at) {
+	if p < 0 && key.parent != 0 && s.nets > 0 {
+		if q := s.own(key.parent); q >= 0 && s.mem[q]&network != 0 && at.live(s.get(q)) {
 			return q
 		}
 	}
 	return p
 }
 
-// own looks at full buckets too: that is no harm, and no comparison more.
+// own returns the entry of a hash, or -1. It finds full buckets too.
 func (s *shard) own(hash uint64) int {
 	if s.sets == 0 {
 		return -1
 	}
 	a, b := s.homes(hash)
-	tag := hash &^ marks
-	for i, other := range s.line(a) {
-		if other&^marks == tag {
+	tag := hash & hashMask
+	for i, other := range s.tags(a) {
+		if other&hashMask == tag {
 			return a + i
 		}
 	}
-	for i, other := range s.line(b) {
-		if other&^marks == tag {
+	for i, other := range s.tags(b) {
+		if other&hashMask == tag {
 			return b + i
 		}
 	}
 	return -1
 }
 
-func (s *shard) tat(p int) (tat pair) {
-	tat[0] = int64(s.mem[p+ways])
-	if s.lim.n > 1 {
-		tat[1] = int64(s.mem[p+2*ways])
+// store is put for a take. A bucket that was full before it begins anew, without
+// marks.
+func (s *shard) store(p int, live bool, owed pair, at *look) {
+	if !live {
+		s.unmark(p)
 	}
-	return tat
+	s.put(p, bucket{owed: owed, seen: at.now})
 }
 
-// write sets an entry's arrival times.
-func (s *shard) write(p int, tat pair) {
-	s.mem[p+ways] = uint64(tat[0])
-	if s.lim.n > 1 {
-		s.mem[p+2*ways] = uint64(tat[1])
+func (s *shard) unmark(p int) {
+	if s.mem[p]&network != 0 {
+		s.nets--
 	}
+	s.mem[p] &^= marks
 }
 
-// store is write for a decision made. A bucket that was full begins anew,
-// without marks.
-func (s *shard) store(p int, next, at pair) {
-	if tag := s.mem[p]; tag&marks != 0 {
-		if !s.lim.live(s.tat(p), at) {
-			s.mem[p] = tag &^ marks
-		} else if tag&network != 0 {
-			s.nets = max(s.nets, s.lim.fills(next, at, s.clock))
-		}
-	}
-	s.write(p, next)
+// clear gives an entry to another hash.
+func (s *shard) clear(p int, hash uint64) {
+	s.unmark(p)
+	s.mem[p] = hash & hashMask
+	s.put(p, bucket{})
 }
 
-func (s *shard) give(p int, a, b float64) {
-	tat := s.tat(p)
-	for i, n := range [2]float64{a, b} {
-		if i < s.lim.n && s.lim.lane[i].burst != 0 {
-			tat[i] = max(0, tat[i]-s.lim.lane[i].cost(n))
-		}
-	}
-	s.write(p, tat)
-}
-
-// place makes room for a key that is not there, and says where, or -1. Unless
-// really, it only tells whether it would.
-func (s *shard) place(hash uint64, at pair, really bool) int {
+// place makes room for a hash that is not there and returns its entry, or -1 if
+// there is no room. Unless really, it changes nothing, and only the sign of the
+// result means something.
+func (s *shard) place(hash uint64, at *look, really bool) int {
 	if s.sets == 0 {
 		if !really {
 			return 0
 		}
-		s.sets, s.mem = 1, make([]uint64, s.stride())
+		s.sets, s.mem = 1, make([]uint64, stride)
 	}
 	for {
 		a, b := s.homes(hash)
-		if p := s.free(a, at); p >= 0 {
-			return s.clear(p, hash, really)
+		p := s.free(a, at)
+		if p < 0 {
+			p = s.free(b, at)
 		}
-		if p := s.free(b, at); p >= 0 {
-			return s.clear(p, hash, really)
-		}
-		if int(s.sets) < s.maxSets {
+		if p < 0 && int(s.sets) < s.maxSets {
 			if !really {
 				return 0
 			}
-			s.grow(at)
+			s.grow()
 			continue
 		}
-		p, level := s.fullest(a, at)
-		if q, other := s.fullest(b, at); other < level {
-			p = q
+		evicts := p < 0
+		if evicts {
+			var level float64
+			p, level = s.fullest(a, at)
+			if q, other := s.fullest(b, at); other < level {
+				p = q
+			}
 		}
 		if p >= 0 && really {
-			s.evicted++
-			s.clear(p, hash, true)
+			if evicts {
+				s.evicted++
+			}
+			s.clear(p, hash)
 		}
 		return p
 	}
 }
 
 // free returns a free entry of a set, or -1.
-func (s *shard) free(set int, at pair) int {
-	first, second := s.line(set+ways), s.line(set+ways*s.lim.n)
-	for i := range ways {
-		// With one lane these are the same.
-		if int64(first[i]) <= at[0] && int64(second[i]) <= at[s.lim.n-1] {
-			return set + i
+func (s *shard) free(set int, at *look) int {
+	for p := set; p < set+ways; p++ {
+		if !at.live(s.get(p)) {
+			return p
 		}
 	}
 	return -1
@@ -169,65 +192,54 @@ func (s *shard) free(set int, at pair) int {
 
 // fullest returns the entry of a set that may be forgotten first, or -1, and how
 // much is missing in it.
-func (s *shard) fullest(set int, at pair) (p int, level float64) {
+func (s *shard) fullest(set int, at *look) (p int, level float64) {
 	p, level = -1, math.Inf(1)
 	for q := set; q < set+ways; q++ {
 		if s.mem[q]&marked != 0 {
 			continue
 		}
-		if other := s.lim.level(s.tat(q), at); other < level {
+		if other := at.level(s.get(q)); other < level {
 			p, level = q, other
 		}
 	}
 	return p, level
 }
 
-// clear gives an entry to another key.
-func (s *shard) clear(p int, hash uint64, really bool) int {
-	if really {
-		s.mem[p] = hash &^ marks
-		s.write(p, pair{})
-	}
-	return p
-}
-
-// grow doubles the shard. Whichever of its two sets a key is in, it goes to one
-// of the two that this set becomes, and nobody else does: they fit.
-func (s *shard) grow(at pair) {
-	old, sets, stride := s.mem, s.sets, s.stride()
-	s.mem, s.sets = make([]uint64, 2*len(old)), 2*sets
-	for i := range int(sets) {
-		for way := range ways {
-			p := i*stride + way
-			tag, tat := old[p], pair{int64(old[p+ways])}
-			if s.lim.n > 1 {
-				tat[1] = int64(old[p+2*ways])
-			}
-			if !s.lim.live(tat, at) {
+// grow doubles the shard. Each set becomes two sets. An entry goes to the one of
+// them that is its home, and entries of other sets do not. So all of them fit.
+// Entries that owe nothing are dropped. No network is among the others, because
+// none is penalised before the shard is fully grown.
+func (s *shard) grow() {
+	old := shard{mem: s.mem}
+	s.mem, s.sets = make([]uint64, 2*len(old.mem)), 2*s.sets
+	for set := 0; set < len(old.mem); set += stride {
+		for p := set; p < set+ways; p++ {
+			b := old.get(p)
+			if b.owed == (pair{}) {
 				continue
 			}
-			to, b := s.homes(tag)
-			if to/stride&int(sets-1) != i {
-				to = b
+			tag := old.mem[p]
+			to, other := s.homes(tag)
+			if to%len(old.mem) != set {
+				to = other
 			}
-			for q := to; q < to+ways; q++ {
-				if !s.lim.live(s.tat(q), at) {
-					s.mem[q] = tag
-					s.write(q, tat)
-					break
-				}
+			for s.get(to).owed != (pair{}) {
+				to++
 			}
+			s.mem[to] = tag
+			s.put(to, b)
 		}
 	}
 }
 
-// penalise protects an entry that has refused. If too many are protected, it
-// penalises the network of key instead.
-func (s *shard) penalise(key Key, p int, at pair) {
-	if s.mem[p]&marked != 0 {
+// penalise protects an entry that has refused, unless its bucket is full and was
+// asked for more than it ever holds. If too many are protected, penalise penalises
+// the network of key instead.
+func (s *shard) penalise(key Key, p int, at *look) {
+	if s.mem[p]&marked != 0 || !at.live(s.get(p)) {
 		return
 	}
-	if s.mem[p]&^marks == key.parent&^marks && key.parent != 0 {
+	if key.parent != 0 && s.mem[p]&hashMask == key.parent&hashMask {
 		key = Key{hash: key.parent} // it was the network that refused
 	}
 	if s.mark(key.hash, at, false) || key.parent == 0 {
@@ -239,26 +251,32 @@ func (s *shard) penalise(key Key, p int, at pair) {
 			return
 		}
 	}
-	tat := s.lim.drained(s.tat(q), at)
-	s.write(q, tat)
-	s.mem[q] |= network
-	s.nets = max(s.nets, s.lim.fills(tat, at, s.clock))
+	owed := at.owed(s.get(q))
+	for i := range at.lane {
+		if at.lane[i].limited {
+			owed[i] = max(owed[i], at.lane[i].burst)
+		}
+	}
+	s.put(q, bucket{owed: owed, seen: at.now})
+	if s.mem[q]&network == 0 {
+		s.mem[q] |= network
+		s.nets++
+	}
 	s.mark(key.parent, at, true)
 }
 
 // mark protects the entry of hash, if no more than half of those around it are
 // protected then. Networks have a part of that half to themselves.
-func (s *shard) mark(hash uint64, at pair, net bool) bool {
+func (s *shard) mark(hash uint64, at *look, net bool) bool {
 	for {
 		p := s.own(hash)
 		// Both sets of a key are in one aligned group of sets.
-		stride := s.stride()
 		size := min(int(s.sets), choice)
 		first := p / stride &^ (size - 1)
 		n := 0
 		for i := first; i < first+size; i++ {
 			for q := i * stride; q < i*stride+ways; q++ {
-				if s.mem[q]&marked != 0 && s.lim.live(s.tat(q), at) {
+				if s.mem[q]&marked != 0 && at.live(s.get(q)) {
 					n++
 				}
 			}
@@ -274,35 +292,15 @@ func (s *shard) mark(hash uint64, at pair, net bool) bool {
 		if int(s.sets) >= s.maxSets {
 			return false
 		}
-		s.grow(at)
+		s.grow()
 	}
 }
 
-// set changes the limits.
-func (s *shard) set(lim *limits) {
-	s.nets = 0
-	at := lim.at(s.clock)
-	for set := 0; set < len(s.mem); set += s.stride() {
-		for p := set; p < set+ways; p++ {
-			tat := s.lim.convert(lim, s.tat(p), s.clock)
-			s.write(p, tat)
-			switch {
-			case !lim.live(tat, at):
-				s.mem[p] &^= marks
-			case s.mem[p]&network != 0:
-				s.nets = max(s.nets, lim.fills(tat, at, s.clock))
-			}
-		}
-	}
-	s.lim = lim
-}
-
-func (s *shard) count(st *Stats) {
+func (s *shard) count(st *Stats, at *look) {
 	st.Evicted += s.evicted
-	at := s.lim.at(s.clock)
-	for set := 0; set < len(s.mem); set += s.stride() {
+	for set := 0; set < len(s.mem); set += stride {
 		for p := set; p < set+ways; p++ {
-			if !s.lim.live(s.tat(p), at) {
+			if !at.live(s.get(p)) {
 				continue
 			}
 			st.Keys++
