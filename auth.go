@@ -4,19 +4,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/json"
-	"errors"
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/wsguard/wsguard/audit"
-	"github.com/wsguard/wsguard/internal/jsonschema"
-	"github.com/wsguard/wsguard/internal/keyed"
-	"github.com/wsguard/wsguard/internal/seen"
 	"github.com/wsguard/wsguard/reason"
 )
 
@@ -166,42 +158,14 @@ type AuthConfig struct {
 	FirstMessageBytes   int64         // default 4 KiB, required → 1009
 }
 
-// Authenticator finds and verifies the credential of a handshake.
-type Authenticator struct {
-	reporter
-	line         *line[Authenticator]
-	cfg          AuthConfig // resolved
-	client       identify
-	failures     *keyed.Table
-	seen         *seen.Memory // what has been accepted; shared with the forms before and after
-	tickets      *tickets     // nil: none
-	verified     *verified    // nil: nothing is kept
-	revalidating chan struct{}
-	inFlight     *counter // of a stand-alone piece; a Guard has its own
-	sources      []source
+// authRule is what an AuthConfig says.
+type authRule struct {
+	cfg     AuthConfig
+	sources []source
+	tickets *TicketConfig // nil: none
 }
 
-// NewAuthenticator returns a token extractor that can stand in front of any
-// handler. A first message and Tickets need a Guard and are errors here. An
-// Authenticator that is returned with an error refuses every request.
-func NewAuthenticator(cfg AuthConfig, proxies Proxies) (*Authenticator, error) {
-	var f faults
-	a := newAuthenticator(cfg, proxies.resolver(&f), &f)
-	if a.cfg.Sources.FirstMessage {
-		f.add("Auth.Sources.FirstMessage", "", "needs a Guard")
-	}
-	if a.tickets != nil {
-		f.add("Auth.Tickets", "", "needs a Guard")
-	}
-	if err := f.err(); err != nil {
-		// Some callers ignore the error.
-		nobody := func(context.Context, string) (Principal, error) { return Principal{}, ErrUnavailable }
-		return newAuthenticator(AuthConfig{Verifier: nobody}, Proxies{}.resolver(&f), &f), err
-	}
-	return a, nil
-}
-
-func newAuthenticator(cfg AuthConfig, client identify, f *faults) *Authenticator {
+func newAuthRule(cfg AuthConfig, f *faults) authRule {
 	none := cfg.Sources == TokenSources{}
 	if cfg.Verifier == nil && !none {
 		f.add("Auth.Verifier", "", "a token source without a Verifier")
@@ -209,8 +173,6 @@ func newAuthenticator(cfg AuthConfig, client identify, f *faults) *Authenticator
 	if cfg.Verifier == nil && cfg.Tickets == nil && !cfg.InsecureAnonymous {
 		f.add("Auth.Verifier", "", "say who may connect: a Verifier, Tickets, or InsecureAnonymous")
 	}
-	a := &Authenticator{client: client, inFlight: newCounter(256, 8), seen: seen.New(), line: &line[Authenticator]{}}
-	a.line.latest.Store(a)
 	if cfg.Verifier != nil && none {
 		cfg.Sources = TokenSources{Header: true, Subprotocol: "bearer."}
 	}
@@ -220,220 +182,124 @@ func newAuthenticator(cfg AuthConfig, client identify, f *faults) *Authenticator
 	if n := cfg.Sources.Cookie; n != "" && !isToken(n) {
 		f.add("Auth.Sources.Cookie", n, "not a cookie's name: it would never match")
 	}
-	a.sources = cfg.Sources.list()
+	rule := authRule{sources: cfg.Sources.list()}
 	if cfg.Tickets != nil {
-		a.tickets = newTickets(*cfg.Tickets, f)
-		if cfg.Sources.InsecureQuery == a.tickets.cfg.Param {
-			f.add("Auth.Tickets.Param", a.tickets.cfg.Param, "is a token's parameter too")
+		rule.tickets = cfg.Tickets.resolve(f)
+		if cfg.Sources.InsecureQuery == rule.tickets.Param {
+			f.add("Auth.Tickets.Param", rule.tickets.Param, "is a token's parameter too")
 		}
-		a.sources = append(a.sources, source{sourceTicket, a.tickets.cfg.Param})
+		rule.sources = append(rule.sources, source{sourceTicket, rule.tickets.Param})
 	}
 	cfg.Failures = cfg.Failures.resolve(Rate{1, 10}, "Auth.Failures", f)
-	a.failures = keyed.New(tableKeys)
 	cfg.RevalidateEvery = required(cfg.RevalidateEvery, 5*time.Minute, "Auth.RevalidateEvery", f)
 	cfg.RevocationTTL = timeout(cfg.RevocationTTL, 0, "Auth.RevocationTTL", f)
-	if cfg.CacheTTL = timeout(cfg.CacheTTL, 0, "Auth.CacheTTL", f); cfg.CacheTTL > 0 {
-		a.verified = &verified{ttl: cfg.CacheTTL, all: map[[sha256.Size]byte]answer{}}
-	}
+	cfg.CacheTTL = timeout(cfg.CacheTTL, 0, "Auth.CacheTTL", f)
 	cfg.MaxExplained = limit(cfg.MaxExplained, 0, "Auth.MaxExplained", f)
-	a.revalidating = make(chan struct{}, maxRevalidating)
 	cfg.VerifyTimeout = required(cfg.VerifyTimeout, 5*time.Second, "Auth.VerifyTimeout", f)
 	cfg.FirstMessageTimeout = required(cfg.FirstMessageTimeout, 10*time.Second, "Auth.FirstMessageTimeout", f)
 	cfg.FirstMessageBytes = requiredAmount(cfg.FirstMessageBytes, 4<<10, "Auth.FirstMessageBytes", f)
-	a.cfg = cfg
-	return a
+	rule.cfg = cfg
+	return rule
 }
 
-// latest is what a has become by now.
-func (a *Authenticator) latest() *Authenticator { return a.line.latest.Load() }
+// Authenticator finds and verifies the credential of a handshake.
+type Authenticator struct{ g *Guard }
 
-// succeed takes over what old has counted.
-func (a *Authenticator) succeed(old *Authenticator) {
-	if a == old {
-		return // shared
+// NewAuthenticator returns a token extractor that can stand in front of any
+// handler. A first message and Tickets need a Guard and are errors here. An
+// Authenticator that is returned with an error refuses every request.
+func NewAuthenticator(cfg AuthConfig, proxies Proxies) (*Authenticator, error) {
+	var f faults
+	p := alone(proxies.resolver(&f))
+	p.auth = newAuthRule(cfg, &f)
+	if cfg.Sources.FirstMessage {
+		f.add("Auth.Sources.FirstMessage", "", "needs a Guard")
 	}
-	a.failures = old.failures
-	a.inFlight, a.revalidating, a.seen = old.inFlight, old.revalidating, old.seen
-	if a.tickets != nil {
-		a.tickets.succeed(old.tickets)
+	if cfg.Tickets != nil {
+		f.add("Auth.Tickets", "", "needs a Guard")
 	}
-	a.line = old.line
-	a.line.latest.Store(a)
-}
-
-// credential is what a handshake presented.
-type credential struct {
-	kind  sourceKind
-	token string
-}
-
-// maxToken is longer than any token in use; a longer one is not looked at.
-const maxToken = 8 << 10
-
-// find returns the credential of r; its kind is sourceNone when there is none. One
-// that is presented and cannot be read is an error.
-func find(r *http.Request, sources []source) (credential, error) {
-	var found credential
-	n, readable := 0, true
-	add := func(s source, p shown) {
-		if p.n > 0 {
-			found = credential{s.kind, p.token}
-			readable = p.ok
-			n += p.n
-		}
+	err := f.err()
+	if err != nil {
+		p.broken = reason.Unavailable // some callers ignore the error
 	}
-	for _, s := range sources {
-		switch s.kind {
-		case sourceHeader:
-			lines := r.Header["Authorization"]
-			if len(lines) > 1 { // of any scheme: it is a header of one value (RFC 9110 §11.6.2)
-				return credential{}, deny(reason.Unauthenticated, "more than one credential")
-			}
-			for _, v := range lines {
-				add(s, bearerIn(v))
-			}
-		case sourceSubprotocol:
-			real, p, similar := 0, shown{ok: true}, 0
-			for _, entry := range headerTokens(r.Header, "Sec-Websocket-Protocol") {
-				if token, ok := strings.CutPrefix(entry, s.name); ok {
-					p.token = token
-					p.n++
-				} else if real++; hasPrefixFold(entry, s.name) {
-					similar++
-				}
-			}
-			if p.n > 0 {
-				p.n += similar
-			}
-			if p.n == 1 && real == 0 {
-				return credential{}, deny(reason.Unauthenticated, "a token in Sec-WebSocket-Protocol without a subprotocol beside it")
-			}
-			add(s, p)
-		case sourceCookie:
-			add(s, cookieIn(r, s.name))
-		case sourceQuery, sourceTicket:
-			add(s, paramIn(r, s.name))
-		}
-	}
-	switch {
-	case n > 1:
-		return credential{}, deny(reason.Unauthenticated, "more than one credential")
-	case !readable:
-		return credential{}, deny(reason.Unauthenticated, "a credential that cannot be read")
-	case n == 1 && (found.token == "" || len(found.token) > maxToken):
-		return credential{}, deny(reason.Unauthenticated, "empty or over-long credential")
-	}
-	return found, nil
-}
-
-// offers returns the subprotocols that a handshake offers: the entries of
-// Sec-WebSocket-Protocol that are no credentials. Beside a credential, an entry that
-// differs from one in letter case only is one too.
-func (a *Authenticator) offers(h http.Header) []string {
-	all := headerTokens(h, "Sec-Websocket-Protocol")
-	prefix := a.cfg.Sources.Subprotocol
-	if prefix != "" && slices.ContainsFunc(all, func(s string) bool { return strings.HasPrefix(s, prefix) }) {
-		all = slices.DeleteFunc(all, func(s string) bool { return hasPrefixFold(s, prefix) })
-	}
-	return all
-}
-
-// strip returns r without the credentials that would end up in logs: those of
-// the query and of Sec-WebSocket-Protocol.
-func (a *Authenticator) strip(r *http.Request) *http.Request {
-	out := r
-	clone := func() {
-		if out == r {
-			out = new(http.Request)
-			*out = *r
-		}
-	}
-	for _, s := range a.sources {
-		switch s.kind {
-		case sourceQuery, sourceTicket:
-			if q, cut := cutQuery(out.URL.RawQuery, s.name); cut {
-				clone()
-				u := *out.URL
-				u.RawQuery = q
-				out.URL = &u
-				out.RequestURI = u.RequestURI()
-				out.Form, out.PostForm = nil, nil // parsed from it, perhaps
-			}
-		case sourceSubprotocol:
-			kept := a.offers(out.Header)
-			if len(kept) < len(headerTokens(out.Header, "Sec-Websocket-Protocol")) {
-				clone()
-				out.Header = out.Header.Clone()
-				out.Header.Del("Sec-Websocket-Protocol")
-				if len(kept) > 0 {
-					out.Header.Set("Sec-Websocket-Protocol", strings.Join(kept, ", "))
-				}
-			}
-		}
-	}
-	return out
+	return &Authenticator{standAlone(p)}, err
 }
 
 // Authenticate returns the Principal of a handshake. TokenSources.Cookie says where
 // a cookie counts.
 func (a *Authenticator) Authenticate(r *http.Request) (Principal, error) {
-	a = a.latest()
-	client, err := a.client.of(r)
-	if err != nil {
+	in := a.g.endpoint.admission(r)
+	defer in.unwind()
+	if err := in.run(authenticateSteps); err != nil {
 		return Principal{}, err
 	}
-	p, await, err := a.alone(r, client)
-	if await {
+	if in.await {
 		return Principal{}, deny(reason.Unauthenticated, "the credential is to come in the first message")
 	}
-	return p, err
+	return in.principal, nil
 }
 
-// alone is authenticate outside of a Guard's handshake.
-func (a *Authenticator) alone(r *http.Request, client client) (p Principal, await bool, err error) {
-	fl, err := a.inFlight.fly(client)
+var authenticateSteps = []step{addressStep, askOriginStep, flightStep, credentialStep}
+
+// seek finds the credential that a request presents, once.
+func (a *admission) seek() {
+	if !a.sought {
+		a.cred, a.credErr = find(a.r, a.auth.sources)
+		a.sought = true
+	}
+}
+
+// authenticate is the credential step: known good, or judged. Under InsecureReportOnly
+// what would be refused is reported, and passes as nobody.
+func (a *admission) authenticate() error {
+	p, known := Principal{}, false
+	if a.r != nil {
+		p, known = a.marks.principal(a.g)
+	}
+	var err error
+	switch {
+	case known && p.cookie && !a.ownPage: // a piece in front went by another origin check
+		err = foreignCookie()
+	case !known:
+		p, err = a.demand()
+	}
 	if err != nil {
-		return Principal{}, false, err
+		if !a.auth.cfg.InsecureReportOnly || a.r == nil || a.conn != nil {
+			return err
+		}
+		a.g.report(a.r, err)
+		p = Principal{}
 	}
-	defer fl.done()
-	return a.authenticate(r, client, fl, a.ownPage(r))
+	a.principal = p
+	if a.r != nil && a.conn == nil {
+		a.stripped = a.auth.strip(a.r)
+	}
+	return nil
 }
 
-// authenticate is Authenticate for a client that is known. own says that a page of
-// a listed origin sends r: only then a cookie counts. await says that the
-// credential comes in the first message. flight is held for as long as a verifier
-// runs, even if nobody waits for it any more.
-func (a *Authenticator) authenticate(r *http.Request, client client, fl *flight, own bool) (p Principal, await bool, err error) {
-	p, await, err = a.demand(r, client, fl, own)
-	if err != nil && a.cfg.InsecureReportOnly {
-		a.report(r, err)
-		return Principal{}, false, nil
+func (a *admission) demand() (Principal, error) {
+	a.seek()
+	if a.credErr != nil {
+		return Principal{}, a.credErr
 	}
-	return p, await, err
-}
-
-func (a *Authenticator) demand(r *http.Request, client client, fl *flight, own bool) (p Principal, await bool, err error) {
-	cred, err := find(r, a.sources)
-	if err != nil {
-		return Principal{}, false, err
-	}
-	switch cred.kind {
+	switch a.cred.kind {
 	case sourceNone:
 		switch {
-		case a.cfg.Sources.FirstMessage:
-			return Principal{}, true, nil
-		case a.cfg.InsecureAnonymous:
-			return Principal{}, false, nil
+		case a.auth.cfg.Sources.FirstMessage:
+			a.await = true
+			return Principal{}, nil
+		case a.auth.cfg.InsecureAnonymous:
+			return Principal{}, nil
 		}
-		return Principal{}, false, deny(reason.Unauthenticated, "no credential")
+		return Principal{}, deny(reason.Unauthenticated, "no credential")
 	case sourceCookie:
-		if !own {
-			return Principal{}, false, foreignCookie()
+		if !a.ownPage {
+			return Principal{}, foreignCookie()
 		}
 	}
-	p, err = a.verify(r.Context(), cred, client, r.Header.Get("Origin"), fl)
-	p.cookie = cred.kind == sourceCookie
-	return p, false, err
+	p, err := a.verify()
+	p.cookie = a.cred.kind == sourceCookie
+	return p, err
 }
 
 // foreignCookie refuses a cookie that may be sent for a page of somebody else's.
@@ -441,264 +307,31 @@ func foreignCookie() error {
 	return deny(reason.Unauthenticated, "a cookie counts only with a listed Origin")
 }
 
-// verify judges a credential, within the failure budget of its client.
-func (a *Authenticator) verify(ctx context.Context, cred credential, client client, origin string, fl *flight) (Principal, error) {
-	if cred.kind == sourceTicket {
-		if a.tickets == nil {
-			return Principal{}, deny(reason.Unauthenticated, "nobody to ask")
-		}
-		if !a.tickets.shared {
-			fl = nil // nothing to wait for
-		}
-		return a.guarded(ctx, client, cred.token, fl, func(ctx context.Context) (Principal, error) {
-			return a.tickets.redeem(ctx, cred.token, origin)
-		})
-	}
-	if a.cfg.Verifier == nil {
-		return Principal{}, deny(reason.Unauthenticated, "nobody to ask")
-	}
-	p, err := a.guarded(ctx, client, cred.token, fl, func(ctx context.Context) (Principal, error) {
-		return a.verified.ask(ctx, cred.token, a.cfg.Verifier)
-	})
-	if err != nil {
-		return Principal{}, err
-	}
-	return a.sighted(cred.token, p), nil
-}
-
-// sighted notes that a credential has been accepted, and returns p with the
-// moment at which it first was. The caller looks at the revocations afterwards: so
-// a revocation finds the credential noted, or the credential came after it. An
-// empty token is a login of the application's, which is known by its Principal.
-func (a *Authenticator) sighted(token string, p Principal) Principal {
-	first := func(at time.Time) {
-		if p.seen.IsZero() || at.Before(p.seen) {
-			p.seen = at
-		}
-	}
-	if token != "" {
-		first(a.seen.Note(a.seen.Key("token", token), !p.IssuedAt.IsZero()))
-		if p.SessionID == "" {
-			return p
-		}
-	}
-	// Another spelling of a token, such as the second signature that every ECDSA
-	// signature has, is no other login. An issue time that is not ahead of the
-	// clock is earlier than any moment at which the login can be seen: it need
-	// not be noted.
-	login := a.seen.Key("login", p.Subject, p.SessionID, p.IssuedAt.UTC().Format(time.RFC3339Nano))
-	if p.IssuedAt.After(time.Now()) {
-		first(a.seen.Note(login, true))
-	} else if at, ok := a.seen.Look(login); ok {
-		first(at)
-	}
-	return p
-}
-
-// guarded asks ask whom a credential stands for, in bounded time, unless its
-// client or the credential itself has failed too often. How many can be asked
-// about at once is bounded by the handshakes in flight. A failure is charged
-// when the answer is there, whether or not anybody still waits for it.
-func (a *Authenticator) guarded(ctx context.Context, client client, secret string, fl *flight, ask func(context.Context) (Principal, error)) (Principal, error) {
-	var keys []keyed.Key
-	limit := a.cfg.Failures.limit()
-	if !a.cfg.Failures.off() {
-		keys = append(keys, client.in(a.failures))
-		if secret != "" {
-			keys = append(keys, a.failures.String("credential:"+secret))
-		}
-	}
-	for _, k := range keys {
-		if wait, ok := a.failures.Peek(k, 1, limit, time.Now()); !ok {
-			return Principal{}, denyRetry(reason.Guessing, wait)
-		}
-	}
-	judge := func(ctx context.Context) (Principal, error) {
-		p, err := judged(ctx, ask)
-		if errors.Is(err, reason.Unauthenticated) {
-			for _, k := range keys {
-				a.failures.Charge(k, 1, limit, time.Now())
-			}
-		}
-		return p, err
-	}
-	if fl == nil {
-		return judge(ctx)
-	}
-	fl.hold()
-	return within(ctx, a.cfg.VerifyTimeout, fl.done, judge)
-}
-
-// within waits for f no longer than limit. Left behind, f holds what done gives
-// back: it cannot pile up.
-func within[T any](ctx context.Context, limit time.Duration, done func(), f func(context.Context) (T, error)) (T, error) {
-	type result struct {
-		v   T
-		err error
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	results := make(chan result, 1)
-	go func() {
-		defer done()
-		r := result{err: deny(reason.Unavailable, "panicked")}
-		defer func() {
-			_ = recover() // with what it was given, perhaps
-			results <- r
-		}()
-		r.v, r.err = f(ctx)
-	}()
-	select {
-	case got := <-results:
-		return got.v, got.err
-	case <-ctx.Done():
-		var none T
-		return none, deny(reason.Unavailable, "no answer in time")
-	}
-}
-
-// judged asks, and survives.
-func judged(ctx context.Context, ask func(context.Context) (Principal, error)) (p Principal, err error) {
-	defer func() {
-		if recover() != nil { // with what it was given, perhaps
-			p, err = Principal{}, deny(reason.Unavailable, "verifier panicked")
-		}
-	}()
-	return settle(ask(ctx))
-}
-
-// maxRevalidating is how many connections are asked about at once.
-const maxRevalidating = 64
-
-// revalidate asks whether p is still good, in bounded time. Its caller has a place
-// in revalidating, which comes back when the hook does.
-func (a *Authenticator) revalidate(ctx context.Context, p Principal) (Principal, error) {
-	p.Scopes = slices.Clone(p.Scopes) // the hook's
-	done := func() { <-a.revalidating }
-	fresh, err := within(ctx, a.cfg.VerifyTimeout, done, func(ctx context.Context) (Principal, error) {
-		return judged(ctx, func(ctx context.Context) (Principal, error) { return a.cfg.Revalidate(ctx, p) })
-	})
-	if err == nil && fresh.Subject != p.Subject {
-		return Principal{}, deny(reason.Unauthenticated, "revalidated as another subject")
-	}
-	return fresh, err
-}
-
-// verified keeps the good answers of a Verifier, by the hash of what was asked
-// about.
-type verified struct {
-	ttl time.Duration
-
-	mu      sync.Mutex
-	all     map[[sha256.Size]byte]answer
-	cleared uint64
-}
-
-type answer struct {
-	principal Principal
-	until     time.Time
-}
-
-// maxVerified bounds the answers that are kept; beyond it any one goes.
-const maxVerified = 10_000
-
-func (v *verified) ask(ctx context.Context, token string, verify Verifier) (Principal, error) {
-	if v == nil {
-		return verify(ctx, token)
-	}
-	key := sha256.Sum256([]byte(token))
-	v.mu.Lock()
-	got, ok := v.all[key]
-	cleared := v.cleared
-	v.mu.Unlock()
-	if ok && time.Now().Before(got.until) {
-		return got.principal, nil
-	}
-	p, err := verify(ctx, token)
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	switch {
-	case err != nil:
-		delete(v.all, key)
-	case v.cleared == cleared: // else somebody was revoked while it was asked
-		if len(v.all) >= maxVerified {
-			for k := range v.all {
-				delete(v.all, k)
-				break
-			}
-		}
-		v.all[key] = answer{p.clone(), time.Now().Add(v.ttl)}
-	}
-	return p, err
-}
-
-func (v *verified) clear() {
-	if v == nil {
-		return
-	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	clear(v.all)
-	v.cleared++
-}
-
-// settle judges what a verifier has answered. The text of its error may hold
-// the credential: it goes nowhere.
-func settle(p Principal, err error) (Principal, error) {
-	switch {
-	case err == nil && p.Subject == "":
-		return Principal{}, deny(reason.Unavailable, "the verifier returned no subject")
-	case err == nil && !p.Expires.IsZero() && !time.Now().Before(p.Expires):
-		return Principal{}, deny(reason.Unauthenticated, "credential expired")
-	case err == nil:
-		return p.clone(), nil
-	case errors.Is(err, reason.Unavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return Principal{}, deny(reason.Unavailable, "verifier unavailable")
-	}
-	return Principal{}, deny(reason.Unauthenticated, "invalid credential")
-}
-
-// bearer returns the token of the Authorization header.
-func bearer(r *http.Request) (string, error) {
-	cred, err := find(r, []source{{kind: sourceHeader}})
-	if err == nil && cred.kind == sourceNone {
-		err = deny(reason.Unauthenticated, "no credential")
-	}
-	return cred.token, err
-}
-
 // Handler lets a request with a valid credential pass to next, without those that
 // end up in logs, or answers 401, 429 or 503. [PrincipalOf] says who it is.
 func (a *Authenticator) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		a, m := a.latest(), marksOf(r)
-		if m.has(a.line) {
+		in := a.g.endpoint.admission(r)
+		if in.marks.has(a.g, stepCredential) {
 			next.ServeHTTP(w, r)
 			return
 		}
-		client, err := a.client.of(r)
-		if err != nil {
-			a.refuse(w, r, err, audit.Event{})
+		if !in.piece(w, authenticatorSteps) {
 			return
 		}
-		if err := a.banned(client); err != nil {
-			a.refuse(w, r, err, audit.Event{Client: client.String()})
-			return
+		in.unwind() // the place in flight
+		m := in.marks
+		r = m.with(in.stripped, a.g.state, stepRate)
+		if !in.await { // else the Guard behind waits for it
+			m = marksOf(r)
+			m.principals = append(m.principals[:len(m.principals):len(m.principals)], found{a.g, in.principal})
+			r = m.with(r, a.g, stepCredential)
 		}
-		p, await, err := a.alone(r, client)
-		if err != nil {
-			a.offended(r, client, err)
-			a.refuse(w, r, err, audit.Event{Client: client.String()})
-			return
-		}
-		if await {
-			next.ServeHTTP(w, r) // the Guard behind waits for it
-			return
-		}
-		m.principals = append(m.principals[:len(m.principals):len(m.principals)], found{a.line, p})
-		next.ServeHTTP(w, m.with(a.strip(r), a.line))
+		next.ServeHTTP(w, r)
 	})
 }
+
+var authenticatorSteps = []step{addressStep, banStep, askOriginStep, rateStep, flightStep, credentialStep}
 
 // PrincipalOf returns whom the [Authenticator] in front of a handler found.
 func PrincipalOf(r *http.Request) (Principal, bool) {
@@ -706,38 +339,4 @@ func PrincipalOf(r *http.Request) (Principal, bool) {
 		return m.principals[len(m.principals)-1].principal, true
 	}
 	return Principal{}, false
-}
-
-// parseFirstMessage reads {"type":"auth","token":"…"}: strict JSON, those keys
-// in that spelling.
-func parseFirstMessage(msg []byte) (token string, err error) {
-	if err := jsonschema.Scan(msg, nil); err != nil {
-		return "", deny(reason.Unauthenticated, "first message is not JSON")
-	}
-	var m map[string]json.RawMessage
-	var typ string
-	if json.Unmarshal(msg, &m) != nil || json.Unmarshal(m["type"], &typ) != nil || typ != "auth" ||
-		json.Unmarshal(m["token"], &token) != nil || token == "" || len(token) > maxToken {
-		return "", deny(reason.Unauthenticated, "first message is not a credential")
-	}
-	return token, nil
-}
-
-// flight is a place among the handshakes in flight. It has several holders:
-// the handshake, and a verifier that may outlive it.
-type flight struct {
-	release func()
-	holders atomic.Int32
-}
-
-func (fl *flight) hold() {
-	if fl != nil {
-		fl.holders.Add(1)
-	}
-}
-
-func (fl *flight) done() {
-	if fl != nil && fl.holders.Add(-1) == 0 {
-		fl.release()
-	}
 }

@@ -135,8 +135,8 @@ func (a *admission) notice() {
 	}
 	e := audit.Event{Kind: audit.Warning, Reason: "one_client", Client: a.client.String()}
 	e.Detail = "all of the last 100 handshakes came from this address: if it is a proxy, name it in Proxies.Trusted, for limits of a client are now limits of all"
-	if a.setup.client.PeerTrusted(a.r) {
-		e.Detail = "all of the last 100 handshakes came from this address, through a proxy: if it does not send " + a.setup.client.header + ", limits of a client are now limits of all"
+	if a.policy.client.PeerTrusted(a.r) {
+		e.Detail = "all of the last 100 handshakes came from this address, through a proxy: if it does not send " + a.policy.client.header + ", limits of a client are now limits of all"
 	}
 	a.g.events.emit(e)
 }

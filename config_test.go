@@ -56,32 +56,12 @@ func TestConfigFaults(t *testing.T) {
 		{"T15 empty origins", func(c *wsguard.Config) { c.Origins = []string{} }, "Origins"},
 		{"T15 missing allowed", func(c *wsguard.Config) { c.Origins = nil; c.AllowMissingOrigin = true; c.Hosts = []string{"a.test"} }, ""},
 		{"T15 missing allowed, no hosts", func(c *wsguard.Config) { c.AllowMissingOrigin = true }, "AllowMissingOrigin"},
-		{"T15 missing allowed by a piece, no hosts", func(c *wsguard.Config) {
-			c.Pieces.Origin = must(wsguard.NewOriginCheck(wsguard.Config{AllowMissingOrigin: true}))
-		}, "AllowMissingOrigin"},
-		{"T15 missing allowed by a piece, hosts", func(c *wsguard.Config) {
-			c.Pieces.Origin = must(wsguard.NewOriginCheck(wsguard.Config{AllowMissingOrigin: true}))
-			c.Hosts = []string{"a.test"}
-		}, ""},
-		{"T15 a host list for an origin list", func(c *wsguard.Config) {
-			c.Pieces.Origin = must(wsguard.NewHostCheck([]string{"a.test"}))
-		}, "Pieces.Origin"},
-		{"T15 an origin list for a host list", func(c *wsguard.Config) {
-			c.Pieces.Host = must(wsguard.NewOriginCheck(wsguard.Config{Origins: []string{appOrigin}}))
-		}, "Pieces.Host"},
-		{"T15 an origin list for TLS", func(c *wsguard.Config) {
-			c.Pieces.TLS = must(wsguard.NewOriginCheck(wsguard.Config{Origins: []string{appOrigin}}))
-		}, "Pieces.TLS"},
 		{"T15 nobody may connect", func(c *wsguard.Config) { c.Auth = wsguard.AuthConfig{} }, "Auth.Verifier"},
 		{"T15 source without verifier", func(c *wsguard.Config) { c.Auth.Sources = wsguard.TokenSources{Header: true} }, "Auth.Verifier"},
 		{"T15 proxy", func(c *wsguard.Config) { c.Proxies.Trusted = []string{"10.0.0.1/8"} }, "Proxies"},
 		{"T15 everybody a proxy", func(c *wsguard.Config) { c.Proxies.Trusted = []string{"0.0.0.0/0"} }, "Proxies"},
 		{"T15 everybody a proxy, in halves", func(c *wsguard.Config) { c.Proxies.Trusted = []string{"0.0.0.0/1", "128.0.0.0/1"} }, "Proxies"},
 		{"T15 empty hosts", func(c *wsguard.Config) { c.Hosts = []string{} }, "Hosts"},
-		{"T15 empty hosts beside a piece", func(c *wsguard.Config) {
-			c.Hosts = []string{}
-			c.Pieces.Host = must(wsguard.NewHostCheck([]string{"a.test"}))
-		}, ""},
 		{"T15 missing allowed, empty hosts", func(c *wsguard.Config) { c.Hosts, c.AllowMissingOrigin = []string{}, true }, "Hosts"},
 		{"T15 subprotocol", func(c *wsguard.Config) { c.Subprotocols = []string{"a b"} }, "Subprotocols"},
 		{"T15 subprotocol with the prefix of credentials", func(c *wsguard.Config) {
@@ -362,17 +342,6 @@ func TestConfigPiecesFailClosed(t *testing.T) {
 				t.Errorf("%s: Check lets a request pass (%s)", name, how)
 			}
 		}
-	}
-	// As a piece of a Guard it refuses, too.
-	host, _ := wsguard.NewHostCheck(nil)
-	g, err := wsguard.New(wsguard.Config{Origins: []string{appOrigin}, Auth: wsguard.AuthConfig{InsecureAnonymous: true}, Pieces: wsguard.Pieces{Host: host}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := httptest.NewRecorder()
-	g.Handler(echo).ServeHTTP(hijackable{w}, upgradeRequest())
-	if w.Code != 421 {
-		t.Errorf("status %d, want 421", w.Code)
 	}
 }
 

@@ -24,8 +24,11 @@ func TestCookieCountsForListedPagesOnly(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	type front func(*wsguard.Guard, *wsguard.Authenticator, *wsguard.Check) []func(http.Handler) http.Handler
 	pieces := func(names ...string) front {
-		return func(g *wsguard.Guard, _ *wsguard.Authenticator, _ *wsguard.Check) (all []func(http.Handler) http.Handler) {
+		return func(g *wsguard.Guard, alone *wsguard.Authenticator, _ *wsguard.Check) (all []func(http.Handler) http.Handler) {
 			p := g.Pieces()
+			if alone != nil {
+				p.Auth = alone
+			}
 			for _, name := range names {
 				all = append(all, map[string]func(http.Handler) http.Handler{"origin": p.Origin.Handler, "auth": p.Auth.Handler, "cap": p.Cap.Handler}[name])
 			}
@@ -71,7 +74,6 @@ func TestCookieCountsForListedPagesOnly(t *testing.T) {
 				var alone *wsguard.Authenticator
 				if tt.alone {
 					alone = must(wsguard.NewAuthenticator(auth, wsguard.Proxies{}))
-					cfg.Auth, cfg.Pieces.Auth = wsguard.AuthConfig{}, alone
 				}
 				var check *wsguard.Check
 				if tt.lists != nil {
@@ -217,22 +219,16 @@ func TestTicketLoginCountsForListedPagesOnly(t *testing.T) {
 func TestCookieNullOrigin(t *testing.T) {
 	null := []string{appOrigin, "null"}
 	cookie := wsguard.AuthConfig{Verifier: newTokens().Verify, Sources: cookieSource}
-	check := must(wsguard.NewOriginCheck(wsguard.Config{Origins: null}))
-	alone := must(wsguard.NewAuthenticator(cookie, wsguard.Proxies{}))
 	anonymous := wsguard.AuthConfig{InsecureAnonymous: true}
 	for name, tt := range map[string]struct {
 		cfg   wsguard.Config
 		field string
 	}{
-		"both in the Config":     {wsguard.Config{Origins: null, Auth: cookie}, "Origins"},
-		"report only":            {wsguard.Config{Origins: null, Auth: cookie, InsecureReportOrigin: true}, "Origins"},
-		"the origin is a piece":  {wsguard.Config{Auth: cookie, Pieces: wsguard.Pieces{Origin: check}}, "Pieces.Origin"},
-		"the cookie is a piece":  {wsguard.Config{Origins: null, Pieces: wsguard.Pieces{Auth: alone}}, "Origins"},
-		"both are pieces":        {wsguard.Config{Pieces: wsguard.Pieces{Origin: check, Auth: alone}}, "Pieces.Origin"},
-		"no null":                {wsguard.Config{Origins: null[:1], Auth: cookie}, ""},
-		"no cookie":              {wsguard.Config{Origins: null, Auth: anonymous}, ""},
-		"no cookie, tickets":     {wsguard.Config{Origins: null, Auth: wsguard.AuthConfig{Tickets: &wsguard.TicketConfig{}}}, ""},
-		"a piece instead of one": {wsguard.Config{Origins: null, Auth: cookie, Pieces: wsguard.Pieces{Auth: must(wsguard.NewAuthenticator(anonymous, wsguard.Proxies{}))}}, ""},
+		"both in the Config": {wsguard.Config{Origins: null, Auth: cookie}, "Origins"},
+		"report only":        {wsguard.Config{Origins: null, Auth: cookie, InsecureReportOrigin: true}, "Origins"},
+		"no null":            {wsguard.Config{Origins: null[:1], Auth: cookie}, ""},
+		"no cookie":          {wsguard.Config{Origins: null, Auth: anonymous}, ""},
+		"no cookie, tickets": {wsguard.Config{Origins: null, Auth: wsguard.AuthConfig{Tickets: &wsguard.TicketConfig{}}}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g, err := wsguard.New(tt.cfg)

@@ -1,9 +1,14 @@
 package wsguard
 
 import (
+	"encoding/json"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/wsguard/wsguard/internal/jsonschema"
+	"github.com/wsguard/wsguard/reason"
 )
 
 // What a request presents is counted in its raw form. The parsers of net/http skip
@@ -187,4 +192,141 @@ next:
 // hasPrefixFold reports whether s begins with prefix, in whatever case.
 func hasPrefixFold(s, prefix string) bool {
 	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
+}
+
+// credential is what a handshake presented.
+type credential struct {
+	kind  sourceKind
+	token string
+}
+
+// maxToken is longer than any token in use; a longer one is not looked at.
+const maxToken = 8 << 10
+
+// find returns the credential of r; its kind is sourceNone when there is none. One
+// that is presented and cannot be read is an error.
+func find(r *http.Request, sources []source) (credential, error) {
+	var found credential
+	n, readable := 0, true
+	add := func(s source, p shown) {
+		if p.n > 0 {
+			found = credential{s.kind, p.token}
+			readable = p.ok
+			n += p.n
+		}
+	}
+	for _, s := range sources {
+		switch s.kind {
+		case sourceHeader:
+			lines := r.Header["Authorization"]
+			if len(lines) > 1 { // of any scheme: it is a header of one value (RFC 9110 §11.6.2)
+				return credential{}, deny(reason.Unauthenticated, "more than one credential")
+			}
+			for _, v := range lines {
+				add(s, bearerIn(v))
+			}
+		case sourceSubprotocol:
+			real, p, similar := 0, shown{ok: true}, 0
+			for _, entry := range headerTokens(r.Header, "Sec-Websocket-Protocol") {
+				if token, ok := strings.CutPrefix(entry, s.name); ok {
+					p.token = token
+					p.n++
+				} else if real++; hasPrefixFold(entry, s.name) {
+					similar++
+				}
+			}
+			if p.n > 0 {
+				p.n += similar
+			}
+			if p.n == 1 && real == 0 {
+				return credential{}, deny(reason.Unauthenticated, "a token in Sec-WebSocket-Protocol without a subprotocol beside it")
+			}
+			add(s, p)
+		case sourceCookie:
+			add(s, cookieIn(r, s.name))
+		case sourceQuery, sourceTicket:
+			add(s, paramIn(r, s.name))
+		}
+	}
+	switch {
+	case n > 1:
+		return credential{}, deny(reason.Unauthenticated, "more than one credential")
+	case !readable:
+		return credential{}, deny(reason.Unauthenticated, "a credential that cannot be read")
+	case n == 1 && (found.token == "" || len(found.token) > maxToken):
+		return credential{}, deny(reason.Unauthenticated, "empty or over-long credential")
+	}
+	return found, nil
+}
+
+// offers returns the subprotocols that a handshake offers: the entries of
+// Sec-WebSocket-Protocol that are no credentials. Beside a credential, an entry that
+// differs from one in letter case only is one too.
+func (a *authRule) offers(h http.Header) []string {
+	all := headerTokens(h, "Sec-Websocket-Protocol")
+	prefix := a.cfg.Sources.Subprotocol
+	if prefix != "" && slices.ContainsFunc(all, func(s string) bool { return strings.HasPrefix(s, prefix) }) {
+		all = slices.DeleteFunc(all, func(s string) bool { return hasPrefixFold(s, prefix) })
+	}
+	return all
+}
+
+// strip returns r without the credentials that would end up in logs: those of
+// the query and of Sec-WebSocket-Protocol.
+func (a *authRule) strip(r *http.Request) *http.Request {
+	out := r
+	clone := func() {
+		if out == r {
+			out = new(http.Request)
+			*out = *r
+		}
+	}
+	for _, s := range a.sources {
+		switch s.kind {
+		case sourceQuery, sourceTicket:
+			if q, cut := cutQuery(out.URL.RawQuery, s.name); cut {
+				clone()
+				u := *out.URL
+				u.RawQuery = q
+				out.URL = &u
+				out.RequestURI = u.RequestURI()
+				out.Form, out.PostForm = nil, nil // parsed from it, perhaps
+			}
+		case sourceSubprotocol:
+			kept := a.offers(out.Header)
+			if len(kept) < len(headerTokens(out.Header, "Sec-Websocket-Protocol")) {
+				clone()
+				out.Header = out.Header.Clone()
+				out.Header.Del("Sec-Websocket-Protocol")
+				if len(kept) > 0 {
+					out.Header.Set("Sec-Websocket-Protocol", strings.Join(kept, ", "))
+				}
+			}
+		}
+	}
+	return out
+}
+
+// bearer returns the token of the Authorization header.
+func bearer(r *http.Request) (string, error) {
+	cred, err := find(r, []source{{kind: sourceHeader}})
+	if err == nil && cred.kind == sourceNone {
+		err = deny(reason.Unauthenticated, "no credential")
+	}
+	return cred.token, err
+}
+
+// parseFirstMessage reads {"type":"auth","token":"…"}: strict JSON, those keys
+// in that spelling.
+func parseFirstMessage(msg []byte) (token string, err error) {
+	if err := jsonschema.Scan(msg, nil); err != nil {
+		return "", deny(reason.Unauthenticated, "first message is not JSON")
+	}
+	var m map[string]json.RawMessage
+	var typ string
+	if json.Unmarshal(msg, &m) != nil || json.Unmarshal(m["type"], &typ) != nil || typ != "auth" ||
+		json.Unmarshal(m["token"], &token) != nil || token == "" || len(token) > maxToken {
+		return "", deny(reason.Unauthenticated, "first message is not a credential")
+	}
+	return token, nil
 }

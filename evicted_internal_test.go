@@ -20,11 +20,12 @@ func TestEvictedIsReported(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rates, now := g.now.Load().rates, time.Now() // the same for all: no bucket fills up meanwhile
+	rates, now := &g.state.rates, time.Now() // the same for all: no bucket fills up meanwhile
+	limit := g.policy.Load().rates.Handshakes.limit()
 	fill := func(from, to int) {
 		for i := from; i < to; i++ {
 			addr := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
-			rates.handshakes.Take(client{addr: addr}.in(rates.handshakes), 1, rates.cfg.Handshakes.limit(), now)
+			rates.handshakes.Take(client{addr: addr}.in(rates.handshakes), 1, limit, now)
 		}
 	}
 	g.reportEvicted()

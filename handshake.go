@@ -75,21 +75,21 @@ func checkUpgrade(r *http.Request) error {
 // handshake has succeeded. So a page that offers none that is served is refused. A
 // program is not, because most programs do without. A wrapped handler chooses by itself
 // where the guard has no list.
-func (e *endpointState) negotiate(r *http.Request, auth *Authenticator, wrapped bool) (string, error) {
-	offered := auth.offers(r.Header)
+func (e *endpointPolicy) negotiate(r *http.Request, wrapped bool) (string, error) {
+	offered := e.auth.offers(r.Header)
 	for _, s := range e.subprotocols {
 		if slices.Contains(offered, s) {
 			return s, e.hasTable(s)
 		}
 	}
 	if len(offered) > 0 && ofPage(r.Header) && !(wrapped && len(e.subprotocols) == 0) {
-		return "", deny(reason.Subprotocol, "offered: "+offerNames(offered, auth.cfg.Sources.Subprotocol)+"; served: "+servedNames(e.subprotocols))
+		return "", deny(reason.Subprotocol, "offered: "+offerNames(offered, e.auth.cfg.Sources.Subprotocol)+"; served: "+servedNames(e.subprotocols))
 	}
 	return "", e.hasTable("")
 }
 
 // hasTable refuses a connection whose messages nothing would judge.
-func (e *endpointState) hasTable(subprotocol string) error {
+func (e *endpointPolicy) hasTable(subprotocol string) error {
 	if len(e.messages.Validators) > 0 && e.messages.validator(subprotocol) == nil {
 		return deny(reason.Subprotocol, "none offered that has a validator; served: "+servedNames(e.subprotocols))
 	}
@@ -146,7 +146,7 @@ func servedNames(subprotocols []string) string {
 }
 
 // callAttach runs Attach within the verifier's time. It fails closed.
-func (e *endpointState) callAttach(r *http.Request, p Principal) (value any, err error) {
+func (e *endpointPolicy) callAttach(r *http.Request, p Principal) (value any, err error) {
 	if e.attach == nil {
 		return nil, nil
 	}

@@ -2,6 +2,7 @@ package wsguard
 
 import (
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/wsguard/wsguard/reason"
@@ -93,37 +94,45 @@ func (g *Guard) sweep(stop <-chan struct{}) {
 	}
 }
 
+// watch is the part of a connection that says when the sweeper must look at it. The
+// sweeper owns it.
+type watch struct {
+	due      atomic.Int64 // when the sweeper must look, counted from Guard.born; schedule only makes it earlier
+	lifetime time.Time    // when Lifetime ends it; zero: never; read-only after list
+	pinged   time.Time    // when the sweeper last sent a ping
+}
+
 // sweep looks at what is due. It never blocks.
 func (c *Conn) sweep() {
 	now := time.Now()
-	c.due.Store(int64(never))
-	expires := c.expires.Load()
+	c.watch.due.Store(int64(never))
+	expires := c.who.expires.Load()
 	switch {
 	case c.w.Cause() != nil:
 		return
 	case expires != nil && !now.Before(*expires):
 		c.end(reason.Expired, "")
-	case !c.lifetime.IsZero() && !now.Before(c.lifetime):
+	case !c.watch.lifetime.IsZero() && !now.Before(c.watch.lifetime):
 		c.end(reason.Lifetime, "")
-	case c.awaiting.Load() && !now.Before(c.authBy):
+	case c.who.awaiting.Load() && !now.Before(c.who.authBy):
 		c.accuse(reason.AuthTimeout, "")
-		c.g.offend(c.st.setup, c.client, reason.AuthTimeout, handshakeOffences[reason.AuthTimeout])
+		c.g.offend(c.client, reason.AuthTimeout, handshakeOffences[reason.AuthTimeout])
 	default:
-		switch at := c.recheck.Load(); {
-		case c.rechecking.Load():
+		switch at := c.who.recheck.Load(); {
+		case c.who.rechecking.Load():
 		case at == 0:
-			if c.begun.Load() { // Reconfigure may have begun to ask
-				c.checkAgain(c.Principal(), jitter(c.auth.latest().cfg.RevalidateEvery))
+			if c.life.begun.Load() { // Reconfigure may have begun to ask
+				c.checkAgain(c.Principal(), jitter(c.e.policy().auth.cfg.RevalidateEvery))
 			}
 		case time.Since(c.g.born) >= time.Duration(at):
-			c.recheck.Store(0)
-			c.rechecking.Store(true)
+			c.who.recheck.Store(0)
+			c.who.rechecking.Store(true)
 			go c.revalidate()
 		}
 		// The reader pings. While the application keeps away from Read for
 		// longer than an interval, the sweeper does.
-		if p := c.st.heartbeat.Ping; p > 0 && c.w.Away() >= p && now.Sub(c.pinged) >= p {
-			c.pinged = now
+		if p := c.first.heartbeat.Ping; p > 0 && c.w.Away() >= p && now.Sub(c.watch.pinged) >= p {
+			c.watch.pinged = now
 			go func() {
 				defer c.survive()
 				c.w.Ping()
@@ -145,24 +154,24 @@ func (c *Conn) schedule(now time.Time) {
 			next = min(next, born+d)
 		}
 	}
-	if t := c.expires.Load(); t != nil {
+	if t := c.who.expires.Load(); t != nil {
 		soonest(*t)
 	}
-	if !c.lifetime.IsZero() {
-		soonest(c.lifetime)
+	if !c.watch.lifetime.IsZero() {
+		soonest(c.watch.lifetime)
 	}
-	if c.awaiting.Load() {
-		soonest(c.authBy)
+	if c.who.awaiting.Load() {
+		soonest(c.who.authBy)
 	}
-	if at := c.recheck.Load(); at != 0 {
+	if at := c.who.recheck.Load(); at != 0 {
 		next = min(next, time.Duration(at))
 	}
-	if p := c.st.heartbeat.Ping; p > 0 {
+	if p := c.first.heartbeat.Ping; p > 0 {
 		soonest(now.Add(p / 2))
 	}
 	for {
-		old := c.due.Load()
-		if old <= int64(next) || c.due.CompareAndSwap(old, int64(next)) {
+		old := c.watch.due.Load()
+		if old <= int64(next) || c.watch.due.CompareAndSwap(old, int64(next)) {
 			return
 		}
 	}

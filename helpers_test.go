@@ -53,10 +53,10 @@ func serveWith(t *testing.T, cfg wsguard.Config, handler func(*wsguard.Guard) ht
 func newEnv(t *testing.T, cfg wsguard.Config) *env {
 	t.Helper()
 	e := &env{t: t, events: &eventLog{}, log: &wstest.Log{}}
-	if len(cfg.Origins) == 0 && !cfg.AllowMissingOrigin && cfg.Pieces.Origin == nil {
+	if len(cfg.Origins) == 0 && !cfg.AllowMissingOrigin {
 		cfg.Origins = []string{appOrigin}
 	}
-	if cfg.Auth.Verifier == nil && cfg.Auth.Tickets == nil && cfg.Pieces.Auth == nil {
+	if cfg.Auth.Verifier == nil && cfg.Auth.Tickets == nil {
 		cfg.Auth.InsecureAnonymous = true
 	}
 	if cfg.Logger == nil {

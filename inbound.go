@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -14,48 +15,53 @@ import (
 )
 
 // inbound is the part of a connection that judges what the peer sends. It answers the
-// engine (wire.Hooks). The reader owns it, except for c, which is fixed.
+// engine (wire.Hooks). The reader owns it, except for c, which is read-only, and for the
+// fields that are atomic.
 type inbound struct {
 	c         *Conn
-	policy    *endpointState // for messages: the endpoint's newest
-	validator Validator      // nil: none
-	table     *table         // the same, if it is a Table
-	late      *time.Timer    // bounds Authorize
+	policy    *endpointPolicy // for messages: the endpoint's newest
+	validator Validator       // nil: none
+	table     *table          // the same, if it is a Table
+	late      *time.Timer     // bounds Authorize
 	rates     *connRates
 	msg       *wire.Message
 	rule      *rule            // of the message; never nil
 	kind      string           // of the message that was delivered last
 	notices   [2]*rate.Limiter // for rates, for messages; made when needed
+	closeRead atomic.Bool      // CloseRead has been called
+
+	messages, bytes atomic.Uint64 // that were delivered
+	unnoticed       atomic.Uint64 // violations for which there was no notice left
 }
 
-// fit makes st what holds for the messages from now on. Only the reader, and those who
+// fit makes p what holds for the messages from now on. Only the reader, and those who
 // make the connection, may call it.
-func (in *inbound) fit(st *endpointState) {
+func (in *inbound) fit(p *endpointPolicy) {
 	c := in.c
-	in.policy = st
-	in.validator = st.messages.validator(c.subprotocol)
-	if in.validator == nil && len(st.messages.Validators) > 0 {
+	in.policy = p
+	in.validator = p.messages.validator(c.subprotocol)
+	if in.validator == nil && len(p.messages.Validators) > 0 {
 		in.validator = noKind // its subprotocol is no longer served
 	}
 	in.table, _ = in.validator.(*table)
-	if in.rates == nil || c.awaiting.Load() {
+	if in.rates == nil || c.who.awaiting.Load() {
 		return
 	}
-	in.rates = st.rates.refit(in.rates, c.client, c.Principal().Subject)
-	c.sent.Store(in.rates.sent)
+	in.rates.relimit(&c.g.state.rates, p.rates, c.client, c.Principal().Subject)
+	c.writing.sent.Store(in.rates.sent)
 }
 
 // Accept judges the type of a message, and says how long it may be.
 func (in *inbound) Accept(binary bool) (int64, error) {
 	c := in.c
-	if st := c.e.now.Load(); st != in.policy {
-		in.fit(st)
+	if p := c.e.policy(); p != in.policy {
+		in.fit(p)
 	}
 	switch {
 	case binary && !in.policy.messages.Binary:
 		return 0, c.punish(reason.MessageType, "")
-	case c.awaiting.Load():
-		return c.auth.cfg.FirstMessageBytes, nil
+	case c.who.awaiting.Load():
+		return c.first.auth.cfg.FirstMessageBytes, nil
 	}
 	return in.policy.messages.MaxBytes, nil
 }
@@ -89,8 +95,8 @@ func (in *inbound) judged(m *wire.Message) (v wire.Verdict, wait time.Duration, 
 		return wire.Drop, 0, err
 	}
 	in.kind = in.rule.kind
-	in.c.in.Add(1)
-	in.c.bytesIn.Add(uint64(len(m.Data)))
+	in.messages.Add(1)
+	in.bytes.Add(uint64(len(m.Data)))
 	return wire.Deliver, 0, nil
 }
 
@@ -106,17 +112,17 @@ func (in *inbound) Broken(err error) { in.c.writeFailed(context.Background(), er
 
 // Idle reports an idle connection, if that is all that there is to do.
 func (in *inbound) Idle() bool {
-	if in.c.st.heartbeat.ReportIdle {
+	if in.c.first.heartbeat.ReportIdle {
 		in.c.violation(reason.Idle, "", true)
 	}
-	return in.c.st.heartbeat.ReportIdle
+	return in.c.first.heartbeat.ReportIdle
 }
 
 // afford charges the message to its rates, and does what Action says if they are exceeded.
 func (in *inbound) afford(now time.Time) (wire.Verdict, time.Duration, error) {
 	c := in.c
 	if wait, ok := in.charge(now); !ok {
-		switch action := in.policy.rates.cfg.Action; {
+		switch action := in.policy.rates.Action; {
 		case action == ActionReport:
 			c.violation(reason.RateLimited, "", true)
 			in.rule = in.ruleOf()
@@ -143,7 +149,7 @@ func (in *inbound) judge() (bool, error) {
 	if !m.Binary && !utf8.Valid(m.Data[m.Checked:]) {
 		return false, c.punish(reason.InvalidUTF8, "")
 	}
-	if c.awaiting.Load() {
+	if c.who.awaiting.Load() {
 		return true, nil
 	}
 	if in.validator != nil {
@@ -211,7 +217,7 @@ func (in *inbound) reply(bucket int, text func() notice) error {
 		in.notices[bucket] = rate.NewLimiter(1, 20)
 	}
 	if !in.notices[bucket].Allow() {
-		in.c.unnoticed.Add(1)
+		in.unnoticed.Add(1)
 		return nil
 	}
 	return in.c.notify(text().json())
@@ -245,7 +251,7 @@ func (in *inbound) tooMany() {
 
 // ruleOf finds what the table says of the message.
 func (in *inbound) ruleOf() *rule {
-	if in.table == nil || in.c.awaiting.Load() {
+	if in.table == nil || in.c.who.awaiting.Load() {
 		return anyKind
 	}
 	return in.table.rule(in.msg.Data)
@@ -259,7 +265,7 @@ func (in *inbound) warn() error {
 
 // authorize asks whether the peer may send this message.
 func (in *inbound) authorize() error {
-	p := in.c.principal.Load()
+	p := in.c.who.principal.Load()
 	if in.rule == noKind {
 		// OnInvalid may only report a message of an unknown type. Nobody knows what it
 		// is, so nobody may send it.

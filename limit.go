@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"net/http"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -133,17 +132,7 @@ type RateConfig struct {
 	MaxInFlightPerClient int  // of them, a client's; default 8, Off none → 429
 }
 
-// rates is a RateConfig at work.
-type rates struct {
-	cfg        RateConfig // resolved
-	handshakes *keyed.Table
-	networks   *keyed.Table // handshakes of an IPv6 /48
-	clients    *keyed.Table // messages and bytes under each key
-	subjects   *keyed.Table // likewise
-	inFlight   *counter
-}
-
-func newRates(cfg RateConfig, f *faults) *rates {
+func (cfg RateConfig) resolve(f *faults) RateConfig {
 	cfg.Messages = cfg.Messages.resolve(Rate{20, 40}, "Rates.Messages", f)
 	cfg.Bytes = cfg.Bytes.resolve(Rate{256 << 10, 1 << 20}, "Rates.Bytes", f)
 	cfg.ClientMessages = cfg.ClientMessages.resolve(cfg.Messages.times(16), "Rates.ClientMessages", f)
@@ -158,23 +147,9 @@ func newRates(cfg RateConfig, f *faults) *rates {
 	if cfg.Action < ActionClose || cfg.Action > ActionReport {
 		f.add("Rates.Action", int(cfg.Action), "no such action")
 	}
-	return &rates{
-		cfg:        cfg,
-		handshakes: keyed.New(tableKeys),
-		networks:   keyed.New(tableKeys),
-		clients:    keyed.New(tableKeys),
-		subjects:   keyed.New(tableKeys),
-		inFlight: newCounter(
-			limit(cfg.MaxInFlight, 256, "Rates.MaxInFlight", f),
-			limit(cfg.MaxInFlightPerClient, 8, "Rates.MaxInFlightPerClient", f)),
-	}
-}
-
-// succeed takes over what old has counted.
-func (r *rates) succeed(old *rates) {
-	r.handshakes, r.networks, r.clients, r.subjects = old.handshakes, old.networks, old.clients, old.subjects
-	old.inFlight.set(r.inFlight)
-	r.inFlight = old.inFlight
+	cfg.MaxInFlight = limit(cfg.MaxInFlight, 256, "Rates.MaxInFlight", f)
+	cfg.MaxInFlightPerClient = limit(cfg.MaxInFlightPerClient, 8, "Rates.MaxInFlightPerClient", f)
+	return cfg
 }
 
 // perNetwork is how many clients' rate a whole IPv6 /48 has.
@@ -182,13 +157,7 @@ const perNetwork = 16
 
 // Evicted is how many buckets have been forgotten although they were not full: there
 // were more clients or subjects than there is room for.
-func (g *Guard) Evicted() (n uint64) {
-	s := g.now.Load()
-	for _, t := range []*keyed.Table{s.rates.handshakes, s.rates.networks, s.rates.clients, s.rates.subjects, s.auth.latest().failures} {
-		n += t.Evicted()
-	}
-	return n
-}
+func (g *Guard) Evicted() uint64 { return g.state.evicted() }
 
 // reportEvicted says so at first, and each time that it has doubled.
 func (g *Guard) reportEvicted() {
@@ -198,16 +167,15 @@ func (g *Guard) reportEvicted() {
 }
 
 // handshake charges a handshake to its client, and to the /48 around it.
-func (r *rates) handshake(client client) error {
-	limit := r.cfg.Handshakes.limit()
-	now := time.Now()
-	key := client.in(r.handshakes)
-	if wait, ok := r.handshakes.Take(key, 1, limit, now); !ok {
+func (b *buckets) handshake(client client, rate Rate) error {
+	limit, now := rate.limit(), time.Now()
+	key := client.in(b.handshakes)
+	if wait, ok := b.handshakes.Take(key, 1, limit, now); !ok {
 		return denyRetry(reason.HandshakeRate, wait)
 	}
 	if net, ok := client.network(); ok {
-		if wait, ok := r.networks.Take(r.networks.Prefix(net), 1, r.cfg.Handshakes.times(perNetwork).limit(), now); !ok {
-			r.handshakes.Give(key, 1, limit)
+		if wait, ok := b.networks.Take(b.networks.Prefix(net), 1, rate.times(perNetwork).limit(), now); !ok {
+			b.handshakes.Give(key, 1, limit)
 			d := denyRetry(reason.HandshakeRate, wait)
 			d.detail, d.shared = "of its /48", true
 			return d
@@ -217,9 +185,9 @@ func (r *rates) handshake(client client) error {
 }
 
 // fly reserves a place among the handshakes in flight.
-func (c *counter) fly(client client) (*flight, error) {
+func (c *counter) fly(client client, cfg RateConfig) (*flight, error) {
 	key := client.key()
-	if ok, own := c.take(key); !ok {
+	if ok, own := c.take(key, cfg.MaxInFlight, cfg.MaxInFlightPerClient); !ok {
 		if own {
 			return nil, denyStatus(reason.InFlight, http.StatusTooManyRequests, "of the client")
 		}
@@ -233,12 +201,12 @@ func (c *counter) fly(client client) (*flight, error) {
 }
 
 // checkBytes finds the fault that makes a large message impossible for ever.
-func (r *rates) checkBytes(maxMessage int64, f *faults) {
+func (cfg RateConfig) checkBytes(maxMessage int64, f *faults) {
 	for _, b := range []struct {
 		field string
 		rate  Rate
 	}{
-		{"Rates.Bytes", r.cfg.Bytes}, {"Rates.ClientBytes", r.cfg.ClientBytes}, {"Rates.SubjectBytes", r.cfg.SubjectBytes},
+		{"Rates.Bytes", cfg.Bytes}, {"Rates.ClientBytes", cfg.ClientBytes}, {"Rates.SubjectBytes", cfg.SubjectBytes},
 	} {
 		if !b.rate.off() && int64(b.rate.Burst) < maxMessage {
 			f.add(b.field, b.rate, "the burst is smaller than the largest message")
@@ -264,35 +232,40 @@ type sharedBucket struct {
 	messages, bytes keyed.Limit
 }
 
-func (r *rates) conn(client client, subject string) *connRates {
-	c := &connRates{messages: r.cfg.Messages.limiter(), bytes: r.cfg.Bytes.limiter(), warnAt: r.cfg.WarnAt}
-	if !r.cfg.ClientMessages.off() || !r.cfg.ClientBytes.off() {
-		c.shared = append(c.shared, sharedBucket{r.clients, client.in(r.clients), r.cfg.ClientMessages.limit(), r.cfg.ClientBytes.limit()})
-	}
-	if (!r.cfg.SubjectMessages.off() || !r.cfg.SubjectBytes.off()) && subject != "" {
-		c.shared = append(c.shared, sharedBucket{r.subjects, r.subjects.String(subject), r.cfg.SubjectMessages.limit(), r.cfg.SubjectBytes.limit()})
-	}
+// conn returns the buckets of a new connection.
+func (b *buckets) conn(cfg RateConfig, client client, subject string) *connRates {
+	c := &connRates{messages: cfg.Messages.limiter(), bytes: cfg.Bytes.limiter(), sent: cfg.SentBytes.limiter()}
+	c.share(b, cfg, client, subject)
 	return c
 }
 
-// refit is conn for a connection that has buckets already: they go on.
-func (r *rates) refit(old *connRates, client client, subject string) *connRates {
-	c := r.conn(client, subject)
-	c.last, c.warned = old.last, old.warned
-	c.sent = follow(old.sent, r.cfg.SentBytes.limiter())
-	c.messages = follow(old.messages, c.messages)
-	c.bytes = follow(old.bytes, c.bytes)
-	return c
+// share sets which buckets the connection shares with others.
+func (c *connRates) share(b *buckets, cfg RateConfig, client client, subject string) {
+	c.warnAt, c.shared = cfg.WarnAt, nil
+	if !cfg.ClientMessages.off() || !cfg.ClientBytes.off() {
+		c.shared = append(c.shared, sharedBucket{b.clients, client.in(b.clients), cfg.ClientMessages.limit(), cfg.ClientBytes.limit()})
+	}
+	if (!cfg.SubjectMessages.off() || !cfg.SubjectBytes.off()) && subject != "" {
+		c.shared = append(c.shared, sharedBucket{b.subjects, b.subjects.String(subject), cfg.SubjectMessages.limit(), cfg.SubjectBytes.limit()})
+	}
 }
 
-func follow(old, fresh *rate.Limiter) *rate.Limiter {
-	if old == nil || fresh == nil {
-		return fresh
+// relimit puts the limits of cfg in force. What is owed stays owed.
+func (c *connRates) relimit(b *buckets, cfg RateConfig, client client, subject string) {
+	c.messages = relimited(c.messages, cfg.Messages)
+	c.bytes = relimited(c.bytes, cfg.Bytes)
+	c.sent = relimited(c.sent, cfg.SentBytes)
+	c.share(b, cfg, client, subject)
+}
+
+func relimited(l *rate.Limiter, to Rate) *rate.Limiter {
+	if l == nil || to.off() {
+		return to.limiter()
 	}
 	now := time.Now()
-	old.SetLimitAt(now, fresh.Limit())
-	old.SetBurstAt(now, fresh.Burst())
-	return old
+	l.SetLimitAt(now, rate.Limit(to.PerSecond))
+	l.SetBurstAt(now, to.Burst)
+	return l
 }
 
 // take charges a message of n bytes that counts for cost messages. What refuses it
@@ -389,10 +362,8 @@ func missing(l *rate.Limiter, n int, now time.Time) time.Duration {
 	return max(r.DelayFrom(now), time.Microsecond)
 }
 
-// counter counts what is held, in all and per client.
+// counter counts what is held, in all and per client. The limits come with each call.
 type counter struct {
-	max, maxEach int // 0: no limit
-
 	mu      sync.Mutex
 	all     int
 	each    map[clientKey]int
@@ -400,16 +371,7 @@ type counter struct {
 	freed   chan struct{} // closed when a place is given back; nil: nobody waits
 }
 
-// set makes the limits those of to, for whoever comes next.
-func (c *counter) set(to *counter) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.max, c.maxEach = to.max, to.maxEach
-}
-
-func newCounter(max, maxEach int) *counter {
-	return &counter{max: max, maxEach: maxEach, each: map[clientKey]int{}}
-}
+func newCounter() *counter { return &counter{each: map[clientKey]int{}} }
 
 // Handshakes that come all at once are no attack when what they wait for is
 // fast: a full counter is given this time.
@@ -418,14 +380,14 @@ const (
 	maxPatient = 256
 )
 
-// take reserves a place. It reports which limit is in the way: of the client's
-// first, for it is about him.
-func (c *counter) take(key clientKey) (ok, own bool) {
+// take reserves a place; 0 is no limit. It reports which limit is in the way: the
+// client's own first, because that is about the client.
+func (c *counter) take(key clientKey, most, mostEach int) (ok, own bool) {
 	var t *time.Timer
 	for late := false; ; {
 		c.mu.Lock()
-		own = c.maxEach > 0 && c.each[key] >= c.maxEach
-		if !own && (c.max <= 0 || c.all < c.max) {
+		own = mostEach > 0 && c.each[key] >= mostEach
+		if !own && (most <= 0 || c.all < most) {
 			c.all++
 			c.each[key]++
 			c.mu.Unlock()
@@ -465,270 +427,4 @@ func (c *counter) give(key clientKey) {
 		close(c.freed)
 		c.freed = nil
 	}
-}
-
-// CapConfig bounds how many connections there are. In each field 0 is the
-// default and Off no limit. A slot is reserved before the upgrade; it comes
-// back when the connection has ended and its handler has returned.
-type CapConfig struct {
-	MaxConns           int  // in all; default 10,000 → 503
-	MaxConnsPerClient  int  // of an IPv4 address or an IPv6 /64; default 64 → 429
-	MaxConnsPerNetwork int  // of an IPv6 /48; default 1,024 → 429
-	MaxConnsPerSubject int  // default 16 → 429
-	MaxUnauthenticated int  // that owe a first message; default MaxConns/10, 1,000 when Off → 503
-	ReportOnly         bool // what would be refused is reported, and passes
-}
-
-// ConnCap bounds the number of connections. Several Guards can share one.
-type ConnCap struct {
-	reporter
-
-	mu           sync.Mutex
-	cfg          CapConfig // resolved; 0: no limit
-	client       identify
-	all, waiting int
-	clients      map[clientKey]int
-	networks     map[netip.Prefix]int
-	subjects     map[string]int
-}
-
-// NewConnCap returns a cap that can stand in front of any handler.
-func NewConnCap(cfg CapConfig, proxies Proxies) (*ConnCap, error) {
-	var f faults
-	c := &ConnCap{clients: map[clientKey]int{}, networks: map[netip.Prefix]int{}, subjects: map[string]int{}}
-	c.set(cfg.resolve(&f), proxies.resolver(&f))
-	return c, f.err()
-}
-
-// set is for New and for Reconfigure: slots that are held stay so.
-func (c *ConnCap) set(cfg CapConfig, client identify) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.cfg, c.client = cfg, client
-}
-
-func (cfg CapConfig) resolve(f *faults) CapConfig {
-	c := CapConfig{
-		MaxConns:           limit(cfg.MaxConns, 10_000, "Caps.MaxConns", f),
-		MaxConnsPerClient:  limit(cfg.MaxConnsPerClient, 64, "Caps.MaxConnsPerClient", f),
-		MaxConnsPerNetwork: limit(cfg.MaxConnsPerNetwork, 1024, "Caps.MaxConnsPerNetwork", f),
-		MaxConnsPerSubject: limit(cfg.MaxConnsPerSubject, 16, "Caps.MaxConnsPerSubject", f),
-		ReportOnly:         cfg.ReportOnly,
-	}
-	waiting := 1000
-	if c.MaxConns > 0 {
-		waiting = max(1, c.MaxConns/10)
-	}
-	c.MaxUnauthenticated = limit(cfg.MaxUnauthenticated, waiting, "Caps.MaxUnauthenticated", f)
-	return c
-}
-
-// Lease is a slot, held until Release.
-type Lease struct {
-	cap     *ConnCap
-	client  clientKey
-	network netip.Prefix // not valid: none
-
-	mu       sync.Mutex
-	subject  string
-	waiting  bool
-	moved    bool // a Conn has it
-	released bool
-}
-
-// Acquire reserves a slot for the client of r.
-func (c *ConnCap) Acquire(r *http.Request) (*Lease, error) {
-	c.mu.Lock()
-	client := c.client
-	c.mu.Unlock()
-	who, err := client.of(r)
-	if err != nil {
-		return nil, err
-	}
-	return c.acquire(who, r)
-}
-
-func (c *ConnCap) acquire(who client, r *http.Request) (*Lease, error) {
-	l := &Lease{cap: c, client: who.key()}
-	l.network, _ = who.network()
-	c.mu.Lock()
-	cfg := c.cfg
-	var over error
-	switch {
-	case cfg.MaxConns > 0 && c.all >= cfg.MaxConns:
-		over = deny(reason.MaxConns, "")
-	case cfg.MaxConnsPerClient > 0 && c.clients[l.client] >= cfg.MaxConnsPerClient:
-		over = deny(reason.MaxClientConns, "")
-	case cfg.MaxConnsPerNetwork > 0 && l.network.IsValid() && c.networks[l.network] >= cfg.MaxConnsPerNetwork:
-		d := deny(reason.MaxClientConns, "of its /48")
-		d.shared = true
-		over = d
-	}
-	if over == nil || cfg.ReportOnly {
-		c.all++
-		c.clients[l.client]++
-		if l.network.IsValid() {
-			c.networks[l.network]++
-		}
-	}
-	c.mu.Unlock()
-	if over != nil {
-		if !cfg.ReportOnly {
-			return nil, over
-		}
-		reported := false
-		defer func() {
-			if !reported { // OnEvent has ended the goroutine
-				l.Release()
-			}
-		}()
-		c.report(r, over)
-		reported = true
-	}
-	return l, nil
-}
-
-// bind counts the lease for a subject as well. It does nothing for a subject
-// that it is bound to already, or for an anonymous one.
-func (l *Lease) bind(subject string, r *http.Request) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if subject == "" || l.subject == subject || l.released {
-		return nil
-	}
-	c := l.cap
-	c.mu.Lock()
-	if l.subject != "" {
-		down(c.subjects, l.subject) // a piece in front had another view
-		l.subject = ""
-	}
-	cfg := c.cfg
-	over := cfg.MaxConnsPerSubject > 0 && c.subjects[subject] >= cfg.MaxConnsPerSubject
-	if !over || cfg.ReportOnly {
-		c.subjects[subject]++
-		l.subject = subject
-	}
-	c.mu.Unlock()
-	if over {
-		err := deny(reason.MaxSubjectConns, "")
-		if !cfg.ReportOnly {
-			return err
-		}
-		c.report(r, err)
-	}
-	return nil
-}
-
-// await counts the lease as unauthenticated, authenticated ends that.
-func (l *Lease) await(r *http.Request) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	c := l.cap
-	c.mu.Lock()
-	cfg := c.cfg
-	over := cfg.MaxUnauthenticated > 0 && c.waiting >= cfg.MaxUnauthenticated
-	if !over || cfg.ReportOnly {
-		c.waiting++
-		l.waiting = true
-	}
-	c.mu.Unlock()
-	if !over {
-		return nil
-	}
-	err := deny(reason.MaxConns, "of those not authenticated yet")
-	if !cfg.ReportOnly {
-		return err
-	}
-	c.report(r, err)
-	return nil
-}
-
-func (l *Lease) authenticated() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.waiting {
-		l.waiting = false
-		l.cap.mu.Lock()
-		l.cap.waiting--
-		l.cap.mu.Unlock()
-	}
-}
-
-// Release gives the slot back. More than once is the same as once.
-func (l *Lease) Release() {
-	l.authenticated()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.released {
-		return
-	}
-	l.released = true
-	c := l.cap
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.all--
-	down(c.clients, l.client)
-	if l.network.IsValid() {
-		down(c.networks, l.network)
-	}
-	if l.subject != "" {
-		down(c.subjects, l.subject)
-	}
-}
-
-func down[K comparable](m map[K]int, k K) {
-	if m[k]--; m[k] == 0 {
-		delete(m, k)
-	}
-}
-
-// move hands the lease to a Conn: whoever made it no longer releases it.
-func (l *Lease) move() {
-	l.mu.Lock()
-	l.moved = true
-	l.mu.Unlock()
-}
-
-func (l *Lease) releaseUnlessMoved() {
-	l.mu.Lock()
-	moved := l.moved
-	l.mu.Unlock()
-	if !moved {
-		l.Release()
-	}
-}
-
-// conns returns how many slots are held.
-func (c *ConnCap) conns() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.all
-}
-
-// Handler reserves a slot for as long as next runs, or until the end of the Conn
-// that a Guard accepts there; else it answers 503 or 429. Behind an
-// [Authenticator]'s Handler, the subject's cap holds too.
-func (c *ConnCap) Handler(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		m := marksOf(r)
-		if m.has(c) {
-			next.ServeHTTP(w, r)
-			return
-		}
-		l, err := c.Acquire(r)
-		if err == nil {
-			defer l.releaseUnlessMoved()
-			if p, ok := PrincipalOf(r); ok {
-				if err = l.bind(p.Subject, r); err != nil {
-					l.Release() // before the client is told
-				}
-			}
-		}
-		if err != nil {
-			c.refuse(w, r, err, audit.Event{})
-			return
-		}
-		m.leases = append(m.leases[:len(m.leases):len(m.leases)], l)
-		next.ServeHTTP(w, m.with(r, c))
-	})
 }

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,34 +14,6 @@ import (
 	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wstest"
 )
-
-// A Guard's Reconfigure does not undo that of the Guard whose piece it shares.
-func TestReconfigureSharedStays(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		var acfg, bcfg wsguard.Config
-		a, _ := connGuard(t, func(c *wsguard.Config) { acfg = *c })
-		b, _ := connGuard(t, func(c *wsguard.Config) { c.Pieces = a.Pieces(); bcfg = *c })
-		acfg.Origins = []string{"https://new.example.com"}
-		if err := a.Reconfigure(acfg); err != nil {
-			t.Fatal(err)
-		}
-		if err := b.Reconfigure(bcfg); err != nil {
-			t.Fatal(err)
-		}
-		s := wstest.ServePipe(t, b.Handler(echo))
-		c := s.Dial(t)
-		defer c.Close()
-		res, _ := c.Handshake("/", http.Header{"Origin": {connOrigin}})
-		if res.StatusCode != 403 {
-			t.Errorf("old origin on b: %d", res.StatusCode)
-		}
-		r, _ := http.NewRequest("GET", "/", nil)
-		r.Header.Set("Origin", connOrigin)
-		if err := a.Pieces().Origin.Check(r); err == nil {
-			t.Error("a's piece passes the removed origin")
-		}
-	})
-}
 
 // Messages of a dear type that are delayed come at the rate.
 func TestTableCostDelayed(t *testing.T) {
@@ -138,6 +109,43 @@ func TestPenaltiesReconfigured(t *testing.T) {
 		f.want(401, "192.0.2.1", "Authorization", "Bearer junk")
 		if b := f.g.Bans(); len(b) > 0 {
 			t.Errorf("two offences, burst 20: %+v", b)
+		}
+	})
+}
+
+// Violations that have not led to a ban yet outlast a Reconfigure, also one that
+// switches the penalties off for a time. Lift forgets them, of exactly that client.
+func TestPenaltiesOwedAndLifted(t *testing.T) {
+	var cfg wsguard.Config
+	fairUse(t, func(c *wsguard.Config) { penalties(c); cfg = *c }, func(t *testing.T, f *fair) {
+		bad := []string{"Authorization", "Bearer junk"}
+		first := []string{"192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8:0:1::1"}
+		for _, addr := range first {
+			for range 5 {
+				f.want(401, addr, bad...)
+			}
+		}
+		cfg.OnEvent, cfg.Logger = nil, nil
+		on := cfg.Penalties
+		for _, p := range []wsguard.PenaltyConfig{{}, on} {
+			cfg.Penalties = p
+			if err := f.g.Reconfigure(cfg); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if f.g.Lift("192.0.2.1") || f.g.Lift("2001:db8::/64") {
+			t.Error("lifted what was not banned")
+		}
+		for _, addr := range first {
+			f.want(401, addr, bad...)
+		}
+		var banned []string
+		for _, b := range f.g.Bans() {
+			banned = append(banned, b.Client)
+		}
+		slices.Sort(banned)
+		if want := []string{"192.0.2.2", "2001:db8:0:1::/64"}; !slices.Equal(banned, want) {
+			t.Errorf("banned %v, want %v", banned, want)
 		}
 	})
 }
@@ -340,25 +348,6 @@ func TestBanLongName(t *testing.T) {
 	})
 }
 
-// A shared piece is used while a Guard that has it reconfigures.
-func TestReconfigureSharedRace(t *testing.T) {
-	var bcfg wsguard.Config
-	a, _ := connGuard(t, nil)
-	b, _ := connGuard(t, func(c *wsguard.Config) { c.Pieces = a.Pieces(); bcfg = *c })
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for range 200 {
-			b.Reconfigure(bcfg)
-		}
-	})
-	r, _ := http.NewRequest("GET", "/", nil)
-	r.Header.Set("Origin", connOrigin)
-	for range 2000 {
-		bcfg.Pieces.Origin.Check(r)
-	}
-	wg.Wait()
-}
-
 // A piece of the Guard's in front knows of bans, and tells of offences.
 func TestPenaltiesOfPieces(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
@@ -376,9 +365,9 @@ func TestPenaltiesOfPieces(t *testing.T) {
 			origin string
 			bans   int
 		}{
-			{s, connOrigin, 0}, // without the origin's piece nobody knows whose page it was
-			{s, "https://evil.test", 0},
+			{s, "https://evil.test", 0}, // the piece asks the origin step, and refuses nothing for it
 			{whole, "https://evil.test", 0},
+			{s, connOrigin, 1},
 			{whole, connOrigin, 1},
 		} {
 			for range 20 {

@@ -6,101 +6,22 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/clientip"
 	"github.com/wsguard/wsguard/internal/origin"
 	"github.com/wsguard/wsguard/reason"
 )
 
-// Check judges a request's origin, host or transport, and consumes nothing.
-type Check struct {
-	reporter
-	line    *line[Check]
-	kind    checkKind
-	check   func(*http.Request) error
-	post    func(*http.Request) error // checkOrigin: for a POST that buys a ticket
-	missing bool                      // checkOrigin: a missing Origin is allowed
-	off     bool                      // checkHost: any host will do
-
-	reportOnly bool                      // checkOrigin
-	strict     func(*http.Request) error // checkOrigin: check, if it did not only report
-	strictPost func(*http.Request) error // checkOrigin: post, if it did not only report
-	page       func(*http.Request) bool  // checkOrigin: see originGuard.page
-	null       bool                      // checkOrigin: null is listed
+// originRule is what a Config says about the Origin header and the fetch metadata of a
+// handshake.
+type originRule struct {
+	list    *origin.List
+	missing bool // AllowMissingOrigin
+	report  bool // InsecureReportOrigin
+	null    bool // null is listed
+	none    bool // there is no such step: the piece of another kind stands alone
 }
 
-// latest is what c has become by now.
-func (c *Check) latest() *Check { return c.line.latest.Load() }
-
-func (c *Check) succeed(old *Check) {
-	if c == old {
-		return // shared: whoever it belongs to has seen to it
-	}
-	c.line = old.line
-	c.line.latest.Store(c)
-}
-
-func newCheck(kind checkKind, check func(*http.Request) error) *Check {
-	c := &Check{kind: kind, check: check, line: &line[Check]{}}
-	c.line.latest.Store(c)
-	return c
-}
-
-// orClosed returns c, or, if the configuration of c has faults, err and a check of
-// the same kind that refuses every request. Some callers ignore the error.
-func (c *Check) orClosed(err error) (*Check, error) {
-	if err == nil {
-		return c, nil
-	}
-	why := map[checkKind]*reason.Reason{checkOrigin: reason.Origin, checkHost: reason.Host, checkTLS: reason.InsecureTransport}[c.kind]
-	closed := newCheck(c.kind, func(*http.Request) error { return deny(why, "the configuration of the check has faults") })
-	closed.post = closed.check
-	return closed, err
-}
-
-type checkKind string
-
-const (
-	checkOrigin checkKind = "Origin"
-	checkHost   checkKind = "Host"
-	checkTLS    checkKind = "TLS"
-)
-
-// Check returns nil, or an error that wraps reason.Origin, reason.FetchMetadata,
-// reason.Host or reason.InsecureTransport.
-func (c *Check) Check(r *http.Request) error { return c.latest().check(r) }
-
-// Handler lets a request pass to next, or answers 403 or 421.
-func (c *Check) Handler(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		m := marksOf(r)
-		if !m.has(c.line) {
-			if err := c.Check(r); err != nil {
-				c.refuse(w, r, err, audit.Event{})
-				return
-			}
-			r = m.with(r, c.line)
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
-// originGuard checks the Origin header and the fetch metadata of a handshake.
-type originGuard struct {
-	list *origin.List
-	cfg  Config
-}
-
-// NewOriginCheck returns a check of the Origin header and the fetch metadata, as
-// cfg's Origins, AllowMissingOrigin and InsecureReportOrigin say. A Check that is
-// returned with an error refuses every request.
-func NewOriginCheck(cfg Config) (*Check, error) {
-	var f faults
-	return newOriginCheck(cfg, &f).orClosed(f.err())
-}
-
-func newOriginCheck(cfg Config, f *faults) *Check {
-	cfg = Config{Origins: cfg.Origins, AllowMissingOrigin: cfg.AllowMissingOrigin, InsecureReportOrigin: cfg.InsecureReportOrigin}
+func newOriginRule(cfg Config, f *faults) originRule {
 	list, bad := origin.ParseList(cfg.Origins)
 	for _, b := range bad {
 		f.add("Origins", b.Value, b.Reason)
@@ -108,48 +29,35 @@ func newOriginCheck(cfg Config, f *faults) *Check {
 	if len(cfg.Origins) == 0 && !cfg.AllowMissingOrigin {
 		f.add("Origins", "", "list at least one origin: an empty list would refuse every browser")
 	}
-	g := &originGuard{list: list, cfg: cfg}
-	c := newCheck(checkOrigin, g.check)
-	c.missing, c.post, c.strict, c.strictPost = cfg.AllowMissingOrigin, g.checkPost, g.check, g.checkPost
-	c.page, c.null = g.page, list.Match("null")
-	if c.reportOnly = cfg.InsecureReportOrigin; c.reportOnly {
-		c.check, c.post = c.reporting(g.check), c.reporting(g.checkPost)
-	}
-	return c
+	return originRule{list: list, missing: cfg.AllowMissingOrigin, report: cfg.InsecureReportOrigin, null: list.Match("null")}
 }
 
-// foreign reports whether a handshake passes only because foreign origins are
-// reported and not refused.
-func (c *Check) foreign(r *http.Request) bool { return c.reportOnly && c.strict(r) != nil }
-
-// foreignPost is foreign for a POST that buys a ticket.
-func (c *Check) foreignPost(r *http.Request) bool { return c.reportOnly && c.strictPost(r) != nil }
-
-// reporting makes a report of what check refuses.
-func (c *Check) reporting(check func(*http.Request) error) func(*http.Request) error {
-	return func(r *http.Request) error {
-		if err := check(r); err != nil {
-			c.report(r, err)
-		}
-		return nil
-	}
+// NewOriginCheck returns a check of the Origin header and the fetch metadata, as
+// cfg's Origins, AllowMissingOrigin and InsecureReportOrigin say. A Check that is
+// returned with an error refuses every request.
+func NewOriginCheck(cfg Config) (*Check, error) {
+	var f faults
+	p := alone(identify{Resolver: &clientip.Resolver{}})
+	p.origin = newOriginRule(cfg, &f)
+	return newCheck(p, stepOrigin, reason.Origin, f.err())
 }
 
 // page reports whether a page of a listed origin sends the request, whether or not
 // foreign origins are only reported. What a browser sends by itself, such as a
 // cookie, counts only then. null is the origin of every sandboxed frame, so it is
 // never such a page.
-func (g *originGuard) page(r *http.Request) bool {
+func (o *originRule) page(r *http.Request) bool {
 	origins := r.Header["Origin"]
-	return len(origins) == 1 && origins[0] != "null" && g.list.Match(origins[0])
+	return len(origins) == 1 && origins[0] != "null" && o.list.Match(origins[0])
 }
 
-func (g *originGuard) check(r *http.Request) error {
+// check judges a handshake.
+func (o *originRule) check(r *http.Request) error {
 	switch origins := r.Header["Origin"]; {
 	case len(origins) > 1:
 		return deny(reason.Origin, "several Origin headers")
 	case len(origins) == 0 || origins[0] == "":
-		if !g.cfg.AllowMissingOrigin {
+		if !o.missing {
 			return deny(reason.Origin, "no Origin header")
 		}
 		if len(r.Header["Cookie"]) > 0 {
@@ -158,7 +66,7 @@ func (g *originGuard) check(r *http.Request) error {
 		if slices.Contains(r.Header["Sec-Fetch-Site"], "cross-site") {
 			return deny(reason.FetchMetadata, "cross-site and no Origin header")
 		}
-	case !g.list.Match(origins[0]):
+	case !o.list.Match(origins[0]):
 		return deny(reason.Origin, "")
 	}
 	// Browsers that send fetch metadata send this mode for a WebSocket only;
@@ -171,21 +79,48 @@ func (g *originGuard) check(r *http.Request) error {
 	return nil
 }
 
-// checkPost is Check for a POST that buys a ticket: scripts send it with
+// checkPost is check for a POST that buys a ticket: scripts send it with
 // other fetch metadata, and programs without an Origin, but never with a cookie.
-func (g *originGuard) checkPost(r *http.Request) error {
+func (o *originRule) checkPost(r *http.Request) error {
 	var err error
 	switch origins := r.Header["Origin"]; {
 	case len(origins) > 1:
 		err = deny(reason.Origin, "several Origin headers")
 	case len(origins) == 1 && origins[0] != "":
-		if !g.list.Match(origins[0]) {
+		if !o.list.Match(origins[0]) {
 			err = deny(reason.Origin, "")
 		}
 	case len(r.Header["Cookie"]) > 0:
 		err = deny(reason.Origin, "a cookie and no Origin header")
 	}
 	return err
+}
+
+// hostRule is what a Config says about the Host header.
+type hostRule struct {
+	list *origin.Hosts // nil: not checked
+}
+
+func newHostRule(hosts []string, f *faults) hostRule {
+	if hosts == nil {
+		return hostRule{}
+	}
+	if len(hosts) == 0 {
+		f.add("Hosts", "", "list at least one host: an empty list would refuse every request")
+	}
+	list, bad := origin.ParseHosts(hosts)
+	for _, b := range bad {
+		f.add("Hosts", b.Value, b.Reason)
+	}
+	return hostRule{list}
+}
+
+func (h *hostRule) check(r *http.Request) error {
+	// Without TLS a proxy may have had it: either default will do.
+	if h.list == nil || h.list.Match(r.Host, "443") || r.TLS == nil && h.list.Match(r.Host, "80") {
+		return nil
+	}
+	return deny(reason.Host, "")
 }
 
 // NewHostCheck returns a check of the Host header. It stops DNS rebinding where no
@@ -197,30 +132,9 @@ func NewHostCheck(hosts []string) (*Check, error) {
 		hosts = []string{} // nil leaves the check out in a Config only
 	}
 	var f faults
-	return newHostCheck(hosts, &f).orClosed(f.err())
-}
-
-// newHostCheck returns a check that is off if hosts is nil.
-func newHostCheck(hosts []string, f *faults) *Check {
-	if hosts == nil {
-		c := newCheck(checkHost, func(*http.Request) error { return nil })
-		c.off = true
-		return c
-	}
-	if len(hosts) == 0 {
-		f.add("Hosts", "", "list at least one host: an empty list would refuse every request")
-	}
-	list, bad := origin.ParseHosts(hosts)
-	for _, b := range bad {
-		f.add("Hosts", b.Value, b.Reason)
-	}
-	return newCheck(checkHost, func(r *http.Request) error {
-		// Without TLS a proxy may have had it: either default will do.
-		if list.Match(r.Host, "443") || r.TLS == nil && list.Match(r.Host, "80") {
-			return nil
-		}
-		return deny(reason.Host, "")
-	})
+	p := alone(identify{Resolver: &clientip.Resolver{}})
+	p.host = newHostRule(hosts, &f)
+	return newCheck(p, stepHost, reason.Host, f.err())
 }
 
 // Proxies says what stands in front of the server, and so who the client is.
@@ -267,21 +181,22 @@ func (p Proxies) resolver(f *faults) identify {
 // whatever the proxy says.
 func NewTLSCheck(proxies Proxies) (*Check, error) {
 	var f faults
-	return newTLSCheck(proxies.resolver(&f), false).orClosed(f.err())
+	p := alone(proxies.resolver(&f))
+	p.insecureHTTP = false
+	return newCheck(p, stepTLS, reason.InsecureTransport, f.err())
 }
 
-func newTLSCheck(client identify, insecure bool) *Check {
-	return newCheck(checkTLS, func(r *http.Request) error {
-		switch {
-		case insecure:
-			return nil
-		case client.PeerTrusted(r):
-			return checkScheme(client.Scheme(r), client.header, r.TLS != nil)
-		case r.TLS != nil:
-			return nil
-		}
-		return checkClearText(client, r)
-	})
+// checkTransport judges whether the client's own connection is encrypted.
+func (p *policy) checkTransport(r *http.Request) error {
+	switch {
+	case p.insecureHTTP:
+		return nil
+	case p.client.PeerTrusted(r):
+		return checkScheme(p.client.Scheme(r), p.client.header, r.TLS != nil)
+	case r.TLS != nil:
+		return nil
+	}
+	return checkClearText(p.client, r)
 }
 
 // checkScheme judges what a trusted proxy says. header is where the Proxies find the

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/wsguard/wsguard/audit"
+	"github.com/wsguard/wsguard/internal/keyed"
 	"github.com/wsguard/wsguard/internal/penalty"
 	"github.com/wsguard/wsguard/reason"
 )
@@ -52,7 +53,7 @@ func (p PenaltyConfig) resolve(f *faults) PenaltyConfig {
 }
 
 func (p PenaltyConfig) box() penalty.Config {
-	return penalty.Config{Rate: p.Violations.PerSecond, Burst: float64(p.Violations.Burst), First: p.First, Max: p.Max, Decay: p.Decay}
+	return penalty.Config{First: p.First, Max: p.Max, Decay: p.Decay}
 }
 
 // What counts towards a ban, at a handshake and afterwards. What any web page can
@@ -75,7 +76,7 @@ var (
 // the end.
 func (c *Conn) offended(why *reason.Reason) {
 	if !c.over() {
-		c.g.offend(c.g.now.Load(), c.client, why, messageOffences[why])
+		c.g.offend(c.client, why, messageOffences[why])
 	}
 }
 
@@ -83,20 +84,44 @@ func (c *Conn) offended(why *reason.Reason) {
 // client's own doing.
 func (a *admission) offended(d *denied) {
 	if a.known && !d.shared {
-		a.g.offend(a.setup, a.client, d.Reason, handshakeOffences[d.Reason])
+		a.g.offend(a.client, d.Reason, handshakeOffences[d.Reason])
 	}
 }
 
-// offend bans who has done too much.
-func (g *Guard) offend(s *setup, who client, why *reason.Reason, weight float64) {
-	switch {
-	case weight == 0 || s.penalties.Violations.off() || s.origin.latest().reportOnly:
-		return
-	case who.name == "" && (who.addr.IsLoopback() || s.client.Trusts(who.addr)):
-		return // whoever is behind it, he is not alone
+// maxBans is how many bans violations can lead to at the same time.
+const maxBans = 16384
+
+// violationsOf is the key under which the violations of a client count.
+func (s *State) violationsOf(who penalty.Key) keyed.Key {
+	prefix, name := who.Client()
+	if name != "" {
+		return s.rates.violations.String("client:" + name)
 	}
-	ban, banned := g.box.Violation(who.penalty(), weight, why.Token(), time.Now())
-	if banned {
+	return s.rates.violations.Prefix(prefix)
+}
+
+// offend counts a violation, and bans the client if that was too much. While a
+// client is banned, nothing counts.
+func (g *Guard) offend(who client, why *reason.Reason, weight float64) {
+	p, s := g.policy.Load(), g.state
+	switch {
+	case weight == 0 || p.penalties.Violations.off() || p.origin.report:
+		return
+	case who.name == "" && (who.addr.IsLoopback() || p.client.Trusts(who.addr)):
+		return // a whole network may be behind it
+	}
+	banned, now := who.penalty(), time.Now()
+	if _, already := s.bans.Banned(banned, now); already {
+		return
+	}
+	key := s.violationsOf(banned)
+	if s.rates.violations.Spend(key, weight, p.penalties.Violations.limit(), now) {
+		return
+	}
+	// If there is no room for a ban, the bucket stays empty, and the next violation
+	// tries again.
+	if ban, ok := s.bans.Strike(banned, why.Token(), p.penalties.box(), now); ok {
+		s.rates.violations.Forget(key)
 		g.reportBan(who.String(), ban)
 	}
 }
@@ -114,11 +139,11 @@ func (g *Guard) reportBan(who string, ban penalty.Ban) {
 
 // banned refuses a client that is.
 func (g *Guard) banned(who client) error {
-	if until, ok := g.box.Banned(who.penalty(), time.Now()); ok {
+	if until, ok := g.state.bans.Banned(who.penalty(), time.Now()); ok {
 		return denyRetry(reason.Banned, time.Until(until))
 	}
 	if who.name != "" { // by hand, an address can be banned as well
-		if until, ok := g.box.Banned(penalty.Addr(who.addr), time.Now()); ok {
+		if until, ok := g.state.bans.Banned(penalty.Addr(who.addr), time.Now()); ok {
 			return denyRetry(reason.Banned, time.Until(until))
 		}
 	}
@@ -128,7 +153,7 @@ func (g *Guard) banned(who client) error {
 // Bans are all that hold now.
 func (g *Guard) Bans() []audit.Ban {
 	var bans []audit.Ban
-	for _, b := range g.box.All(time.Now()) {
+	for _, b := range g.state.bans.All(time.Now()) {
 		who := b.Name
 		if who == "" {
 			who = b.Prefix.String()
@@ -146,7 +171,7 @@ func (g *Guard) Bans() []audit.Ban {
 func (g *Guard) Ban(client string, d time.Duration, why string) error {
 	key, err := g.penaltyKey(client)
 	if err == nil {
-		err = g.box.Ban(key, d, why, time.Now())
+		err = g.state.bans.Ban(key, d, why, time.Now())
 	}
 	if err != nil {
 		return err
@@ -158,7 +183,11 @@ func (g *Guard) Ban(client string, d time.Duration, why string) error {
 // Lift ends a ban, and forgets what has led to it.
 func (g *Guard) Lift(client string) bool {
 	key, err := g.penaltyKey(client)
-	return err == nil && g.box.Lift(key, time.Now())
+	if err != nil {
+		return false
+	}
+	g.state.rates.violations.Forget(g.state.violationsOf(key))
+	return g.state.bans.Lift(key, time.Now())
 }
 
 // penaltyKey finds what is meant: what looks like an address but is none, is a
@@ -170,7 +199,7 @@ func (g *Guard) penaltyKey(s string) (penalty.Key, error) {
 	if a, err := netip.ParseAddr(s); err == nil {
 		return penalty.Addr(a), nil
 	}
-	if g.now.Load().client.name == nil || strings.Contains(s, "/") || strings.Trim(s, "0123456789.") == "" || strings.Contains(s, "::") {
+	if g.policy.Load().client.name == nil || strings.Contains(s, "/") || strings.Trim(s, "0123456789.") == "" || strings.Contains(s, "::") {
 		return penalty.Key{}, fmt.Errorf("wsguard: %q is neither an address nor a prefix, nor a name of ClientName's", s)
 	}
 	return penalty.Name(shortName(s)), nil

@@ -4,43 +4,124 @@ import (
 	"context"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/clientip"
+	"github.com/wsguard/wsguard/reason"
 )
+
+// Pieces are steps of a Guard that can stand in front of other middleware. The Guard's
+// handler behind them does not take them a second time, in whatever order they stand.
+type Pieces struct {
+	Origin *Check
+	Host   *Check // nil if Config.Hosts is
+	TLS    *Check
+	Auth   *Authenticator
+	Cap    *ConnCap
+}
+
+// Pieces returns the Guard's steps. With TokenSources.FirstMessage, Auth lets a request
+// pass that has no credential yet.
+func (g *Guard) Pieces() Pieces {
+	p := Pieces{Origin: &Check{g, stepOrigin}, TLS: &Check{g, stepTLS}, Auth: &Authenticator{g}, Cap: &ConnCap{g}}
+	if g.policy.Load().host.list != nil {
+		p.Host = &Check{g, stepHost}
+	}
+	return p
+}
+
+// Check judges a request's origin, host or transport, and consumes nothing.
+type Check struct {
+	g    *Guard
+	step string
+}
+
+// newCheck returns a Check that stands alone. If its configuration has faults, it refuses
+// every request for why, because some callers ignore the error.
+func newCheck(p *policy, step string, why *reason.Reason, err error) (*Check, error) {
+	if err != nil {
+		p.broken = why
+	}
+	return &Check{standAlone(p), step}, err
+}
+
+// standAlone returns a Guard that has one step only.
+func standAlone(p *policy) *Guard {
+	g := &Guard{born: time.Now(), state: NewState(), events: standalone()}
+	g.sessions = newSessions(g)
+	g.endpoint = &Endpoint{g: g}
+	g.policy.Store(p)
+	return g
+}
+
+// standalone is where pieces report that stand alone.
+var standalone = sync.OnceValue(func() *sink { return newSink(nil, nil) })
+
+func (c *Check) steps() []step {
+	return map[string][]step{stepOrigin: {originStep}, stepHost: {hostStep}, stepTLS: {tlsStep}}[c.step]
+}
+
+// Check returns nil, or an error that wraps reason.Origin, reason.FetchMetadata,
+// reason.Host or reason.InsecureTransport.
+func (c *Check) Check(r *http.Request) error { return c.g.endpoint.admission(r).run(c.steps()) }
+
+// Handler lets a request pass to next, or answers 403 or 421.
+func (c *Check) Handler(next http.Handler) http.Handler {
+	steps := c.steps()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a := c.g.endpoint.admission(r)
+		if !a.marks.has(c.g, c.step) {
+			if !a.piece(w, steps) {
+				return
+			}
+			r = a.marks.with(r, c.g, c.step)
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// piece runs the steps of a piece. It answers and reports a refusal, and returns false.
+func (a *admission) piece(w http.ResponseWriter, steps []step) bool {
+	done := false
+	defer func() {
+		if !done {
+			a.unwind()
+		}
+	}()
+	err := a.run(steps)
+	if err != nil {
+		a.unwind() // before the client is told
+		a.offended(asDenied(err))
+		a.g.refuse(w, a.r, err, a.event())
+	}
+	done = true
+	return err == nil
+}
 
 // markKey is how a piece that has let a request pass says so to a Guard that
 // it belongs to. The key is unexported: nobody else can set it.
 type markKey struct{}
 
-// line is what the successive forms of a piece have in common: a mark is the
-// line's, and Reconfigure lets one form follow another.
-type line[T any] struct{ latest atomic.Pointer[T] }
+// mark names a step that has been taken. A step that judges is the Guard's, because each
+// Guard has its own policy; a step that charges is the State's.
+type mark struct {
+	of   any // *Guard or *State
+	step string
+}
 
 // marks is what the pieces before a handler have done. It is not changed once
 // it is in a context.
 type marks struct {
-	passed     []any // the lines of the pieces
+	passed     []mark
 	principals []found
 	leases     []*Lease
 }
 
 // found is whom an Authenticator has found.
 type found struct {
-	by        *line[Authenticator]
+	by        *Guard
 	principal Principal
-}
-
-// principal returns whom this Authenticator has found, and no other.
-func (m marks) principal(by *line[Authenticator]) (Principal, bool) {
-	for _, f := range m.principals {
-		if f.by == by {
-			return f.principal, true
-		}
-	}
-	return Principal{}, false
 }
 
 func marksOf(r *http.Request) marks {
@@ -50,46 +131,43 @@ func marksOf(r *http.Request) marks {
 	return marks{}
 }
 
-// has reports whether piece has let the request pass. A mark of another Guard's
-// piece counts for nothing.
-func (m marks) has(piece any) bool {
+// principal returns whom this Guard's Authenticator has found, and no other.
+func (m marks) principal(by *Guard) (Principal, bool) {
+	for _, f := range m.principals {
+		if f.by == by {
+			return f.principal, true
+		}
+	}
+	return Principal{}, false
+}
+
+// has reports whether a step has been taken for the request. A mark of another Guard, or
+// State, counts for nothing.
+func (m marks) has(of any, step string) bool {
 	for _, p := range m.passed {
-		if p == piece {
+		if p.of == of && p.step == step {
 			return true
 		}
 	}
 	return false
 }
 
-func (m marks) with(r *http.Request, piece any) *http.Request {
-	m.passed = append(m.passed[:len(m.passed):len(m.passed)], piece)
+func (m marks) with(r *http.Request, of any, step string) *http.Request {
+	m.passed = append(m.passed[:len(m.passed):len(m.passed)], mark{of, step})
 	return r.WithContext(context.WithValue(r.Context(), markKey{}, &m))
 }
 
-// standalone is where pieces report that no Guard owns.
-var standalone = sync.OnceValue(func() *sink { return newSink(nil, nil) })
-
-// reporter is the part of a piece that answers and reports.
-type reporter struct {
-	sink  *sink
-	guard *Guard // whose piece it is; nil: nobody's
-}
-
-// ownPage reports whether a page of a listed origin sends r. A piece of a Guard goes
-// by the origin step of that Guard. Any other piece goes by the origin checks in front
-// of it: there must be one, and each must list the origin.
-func (p *reporter) ownPage(r *http.Request) bool {
-	if p.guard != nil {
-		return p.guard.now.Load().origin.latest().page(r)
+// ownPage reports whether a page of a listed origin sends r. A Guard goes by its own
+// origin step. A piece that stands alone goes by the origin checks in front of it: there
+// must be one, and each must list the origin.
+func (p *policy) ownPage(r *http.Request) bool {
+	if !p.origin.none {
+		return p.origin.page(r)
 	}
 	own := false
 	for _, passed := range marksOf(r).passed {
-		l, ok := passed.(*line[Check])
-		if !ok {
-			continue
-		}
-		if c := l.latest.Load(); c.kind == checkOrigin {
-			if !c.page(r) {
+		if g, ok := passed.of.(*Guard); ok && passed.step == stepOrigin {
+			if !g.policy.Load().origin.page(r) {
 				return false
 			}
 			own = true
@@ -98,35 +176,8 @@ func (p *reporter) ownPage(r *http.Request) bool {
 	return own
 }
 
-// banned refuses who is, by the Guard that the piece belongs to.
-func (p *reporter) banned(who client) error {
-	if p.guard == nil {
-		return nil
-	}
-	return p.guard.banned(who)
-}
-
-// offended tells the Guard, where its origin check has let the request pass: what
-// a foreign page provokes is not its visitor's doing.
-func (p *reporter) offended(r *http.Request, who client, err error) {
-	if p.guard == nil {
-		return
-	}
-	s := p.guard.now.Load()
-	if d := asDenied(err); !d.shared && marksOf(r).has(s.origin.line) && !s.origin.latest().foreign(r) {
-		p.guard.offend(s, who, d.Reason, handshakeOffences[d.Reason])
-	}
-}
-
-func (p *reporter) events() *sink {
-	if p.sink != nil {
-		return p.sink
-	}
-	return standalone()
-}
-
-// refuse answers a request that a piece does not let pass.
-func (p *reporter) refuse(w http.ResponseWriter, r *http.Request, err error, e audit.Event) {
+// refuse answers a request that does not pass, and reports it.
+func (g *Guard) refuse(w http.ResponseWriter, r *http.Request, err error, e audit.Event) {
 	d := asDenied(err)
 	e.Kind, e.Err, e.Reason, e.Detail, e.Status = audit.Refusal, err, d.Token(), d.detail, d.statusCode()
 	if e.Code != 0 {
@@ -134,29 +185,32 @@ func (p *reporter) refuse(w http.ResponseWriter, r *http.Request, err error, e a
 	}
 	e.Origin, e.Host = r.Header.Get("Origin"), r.Host
 	if e.Client == "" {
-		e.Client = peerOf(r)
+		e.Client = g.clientOf(r)
 	}
 	if hasBody(r) {
 		// A body that never comes would keep net/http reading it.
 		http.NewResponseController(w).SetReadDeadline(time.Now())
 	}
 	d.write(w)
-	p.events().emit(e)
+	g.events.emit(e)
 }
 
-// peerOf is who sent a request whose client is not known yet.
-func peerOf(r *http.Request) string {
+// clientOf is who sent a request, for an event.
+func (g *Guard) clientOf(r *http.Request) string {
+	if who, err := g.policy.Load().client.of(r); err == nil {
+		return who.String()
+	}
 	if addr, _, err := clientip.Peer(r.RemoteAddr); err == nil && addr.IsValid() {
 		return addr.String()
 	}
 	return r.RemoteAddr
 }
 
-// report says what a check that only reports would have refused.
-func (p *reporter) report(r *http.Request, err error) {
+// report says what a step that only reports would have refused.
+func (g *Guard) report(r *http.Request, err error) {
 	d := asDenied(err)
-	p.events().emit(audit.Event{
+	g.events.emit(audit.Event{
 		Kind: audit.Violation, Err: err, Reason: d.Token(), Detail: d.detail, Report: true,
-		Client: peerOf(r), Origin: r.Header.Get("Origin"), Host: r.Host,
+		Client: g.clientOf(r), Origin: r.Header.Get("Origin"), Host: r.Host,
 	})
 }

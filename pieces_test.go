@@ -83,7 +83,7 @@ func TestPiecesComposed(t *testing.T) {
 				e := serveWith(t, wsguard.Config{
 					Auth:  wsguard.AuthConfig{Verifier: v.Verify, Failures: wsguard.Rate{PerSecond: never, Burst: 2}},
 					Hosts: []string{"127.0.0.1"},
-					Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: never, Burst: 5}},
+					Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: never, Burst: 7}},
 					Caps:  wsguard.CapConfig{MaxConns: 2, MaxConnsPerSubject: 1},
 				}, func(g *wsguard.Guard) http.Handler {
 					h := g.Handler(echo)
@@ -99,7 +99,7 @@ func TestPiecesComposed(t *testing.T) {
 					}
 					return chain(h, pieces...)
 				})
-				for i := range int64(4) { // of the handshake rate's five
+				for i := range int64(4) { // of the handshake rate's seven: each is charged once
 					c := e.open(bearer("alice"))
 					roundTrip(t, c, "hello")
 					if n := v.calls.Load(); n != i+1 {

@@ -240,37 +240,6 @@ func TestReconfigurePieces(t *testing.T) {
 	})
 }
 
-// Pieces that were handed to New stay.
-func TestReconfigureSharedPieces(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		a, _ := connGuard(t, nil)
-		var cfg wsguard.Config
-		b, _ := connGuard(t, func(c *wsguard.Config) { c.Pieces = a.Pieces(); cfg = *c })
-		s := wstest.ServePipe(t, b.Handler(echo))
-		try := func(origin string) int {
-			c := s.Dial(t)
-			defer c.Close()
-			res, err := c.Handshake("/", http.Header{"Origin": {origin}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			return res.StatusCode
-		}
-		own := cfg
-		own.Pieces = wsguard.Pieces{}
-		own.Origins = []string{"https://new.example.com"}
-		if err := b.Reconfigure(own); err != nil {
-			t.Fatal(err)
-		}
-		want(t, "b's list", try("https://new.example.com"), 403)
-		if err := a.Reconfigure(own); err != nil { // whose they are
-			t.Fatal(err)
-		}
-		want(t, "a's list", try("https://new.example.com"), 101)
-		want(t, "a's old list", try(connOrigin), 403)
-	})
-}
-
 func TestReconfigureEndpoint(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
 		g, _ := connGuard(t, nil)

@@ -258,15 +258,15 @@ func TestRevokeRemembers(t *testing.T) {
 			t.Errorf("a fresh credential's: %d", res.StatusCode)
 		}
 	})
-	authBubble(t, "one Authenticator, two Guards", func(t *testing.T) {
+	authBubble(t, "one State, two Guards", func(t *testing.T) {
 		i := &issuer{}
-		pieces := wsguard.Pieces{Auth: must(wsguard.NewAuthenticator(wsguard.AuthConfig{Verifier: i.Verify}, wsguard.Proxies{}))}
+		cfg := wsguard.Config{Auth: wsguard.AuthConfig{Verifier: i.Verify}, State: wsguard.NewState()}
 		serve := func(g *wsguard.Guard) http.Handler { return g.Handler(echo) }
-		a, b := servePipe(t, wsguard.Config{Pieces: pieces}, serve), servePipe(t, wsguard.Config{Pieces: pieces}, serve)
+		a, b := servePipe(t, cfg, serve), servePipe(t, cfg, serve)
 		status(a, i.issue("used", time.Minute), 101)
 		b.g.Revoke("alice")
 		status(b, "used", 401)
-		status(a, "used", 101) // Revoke is a Guard's own
+		status(a, "used", 401)
 	})
 	authBubble(t, "an issue time that moves", func(t *testing.T) {
 		e, i := newCase(t, wsguard.Config{})

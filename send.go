@@ -27,21 +27,22 @@ func (s SendConfig) resolve(f *faults) SendConfig {
 
 // queues knows what is queued in all, and who has waited longest.
 type queues struct {
-	total atomic.Int64
+	total atomic.Int64 // bytes in the queues of all connections
 
 	mu      sync.Mutex
 	waiting list.List // of *Conn with something queued; the front has made no progress for longest
 }
 
-// queue is what a connection has yet to write. A message counts until it is
-// written.
+// queue is the part of a connection that holds what Send has yet to write. A message
+// counts until it is written. The holder of mu owns it.
 type queue struct {
-	mu       sync.Mutex
-	messages []queued
-	bytes    int64
-	draining bool          // a goroutine writes
-	closed   bool          // nothing is queued any more
-	place    *list.Element // queues.mu: in waiting
+	mu       sync.Mutex    // queues.mu may be taken while it is held
+	messages []queued      // guarded by mu; the first may be in the act of being written
+	bytes    int64         // guarded by mu: of their payload
+	draining bool          // guarded by mu: a goroutine writes them
+	closed   bool          // guarded by mu: nothing is queued any more
+	place    *list.Element // guarded by queues.mu: in queues.waiting
+	dropped  atomic.Uint64 // messages that DropNewest refused
 }
 
 type queued struct {
@@ -89,10 +90,10 @@ func (c *Conn) send(m queued) error {
 		c.relieve()
 		return nil
 	}
-	if len(q.messages) > 0 && (len(q.messages) >= c.st.send.MaxMessages || q.bytes+size > c.st.send.MaxBytes) {
+	if len(q.messages) > 0 && (len(q.messages) >= c.first.send.MaxMessages || q.bytes+size > c.first.send.MaxBytes) {
 		q.mu.Unlock()
-		if c.st.send.DropNewest {
-			c.dropped.Add(1)
+		if c.first.send.DropNewest {
+			c.queue.dropped.Add(1)
 			return reason.QueueFull
 		}
 		return c.end(reason.QueueFull, "")
@@ -137,7 +138,7 @@ func (q *queue) replace(m queued, qs *queues) bool {
 // bounds. Each has at least one message, so it ends.
 func (c *Conn) relieve() {
 	qs := &c.g.queues
-	for qs.total.Load() > c.g.now.Load().send.MaxTotalBytes {
+	for qs.total.Load() > c.g.policy.Load().send.MaxTotalBytes {
 		victim := qs.oldest()
 		if victim == nil {
 			return

@@ -12,15 +12,12 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// sessions is the registry: who is connected, and who no longer may be.
+// sessions is who is connected to a Guard, and whether it drains.
 type sessions struct {
 	g *Guard
 
-	mu       sync.Mutex
+	mu       sync.Mutex // no other lock is taken while it is held
 	conns    []*Conn
-	who      map[identity]map[*session]struct{}
-	void     map[identity]revocation
-	tidyAt   int           // entries of void at which those that are over are dropped
 	sweeper  chan struct{} // closed to stop the sweeper; nil while there are no connections
 	sweepers int           // that run: a stopped one, too, until it is gone
 	draining bool
@@ -29,197 +26,8 @@ type sessions struct {
 	paced    chan struct{} // closed when the goroutine that drains is done
 }
 
-// identity is what can be revoked: a subject, or one login.
-type identity struct {
-	login bool
-	id    string
-}
-
-// identities are those of a principal.
-func (p Principal) identities() []identity {
-	switch {
-	case p.anonymous():
-		return nil
-	case p.SessionID == "":
-		return []identity{{id: p.Subject}}
-	}
-	return []identity{{id: p.Subject}, {true, p.SessionID}}
-}
-
-// revocation voids what was issued before it.
-type revocation struct {
-	at       time.Time // by the clock: what an issue time is compared with
-	moment   time.Time // of the Authenticator's memory: what sightings and tickets are compared with
-	until    time.Time // when it is forgotten; zero: never
-	restored bool      // credentials are good again; tickets stay void
-}
-
-// session is one subject's, from before the last look at its revocation until
-// its connection is gone.
-type session struct {
-	set    *sessions
-	ids    []identity // set.mu
-	conn   *Conn      // set.mu: once there is one
-	killed bool       // set.mu
-	gone   bool       // set.mu: the connection is; nothing lists it any more
-}
-
 func newSessions(g *Guard) *sessions {
-	return &sessions{
-		g:       g,
-		who:     map[identity]map[*session]struct{}{},
-		void:    map[identity]revocation{},
-		tidyAt:  1024,
-		drained: make(chan struct{}),
-		paced:   make(chan struct{}),
-	}
-}
-
-// register is called before the last look at revoked: so a revocation at any
-// time finds the session or is found.
-func (s *sessions) register(p Principal) *session {
-	se := &session{set: s}
-	s.identify(se, p)
-	return se
-}
-
-// identify lists a session under what p can be revoked by, if it is not gone.
-func (s *sessions) identify(se *session, p Principal) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if se.gone {
-		return false
-	}
-	s.forget(se)
-	se.ids = p.identities()
-	for _, id := range se.ids {
-		set := s.who[id]
-		if set == nil {
-			set = map[*session]struct{}{}
-			s.who[id] = set
-		}
-		set[se] = struct{}{}
-	}
-	return true
-}
-
-func (s *sessions) unregister(se *session) {
-	if se == nil {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.forget(se)
-	se.gone = true
-}
-
-// forget is called with mu held.
-func (s *sessions) forget(se *session) {
-	for _, id := range se.ids {
-		set := s.who[id]
-		delete(set, se)
-		if len(set) == 0 {
-			delete(s.who, id)
-		}
-	}
-	se.ids = nil
-}
-
-// attach gives the session its connection, and ends it if it has been killed.
-func (se *session) attach(c *Conn) {
-	se.set.mu.Lock()
-	se.conn = c
-	killed := se.killed
-	se.set.mu.Unlock()
-	if killed {
-		c.end(reason.Revoked, "")
-	}
-}
-
-func (se *session) isKilled() bool {
-	se.set.mu.Lock()
-	defer se.set.mu.Unlock()
-	return se.killed
-}
-
-// revoked reports whether p's credential is void.
-func (s *sessions) revoked(p Principal) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, id := range p.identities() {
-		r, ok := s.void[id]
-		switch {
-		case !ok || !r.until.IsZero() && !time.Now().Before(r.until):
-		case !p.bought.IsZero() && p.bought.Before(r.moment):
-			return true
-		case !r.restored && (id.login || p.IssuedAt.IsZero() || p.IssuedAt.Before(r.at) || !p.seen.IsZero() && p.seen.Before(r.moment)):
-			return true
-		}
-	}
-	return false
-}
-
-// manyRevocations is where somebody should have said how long they count.
-const manyRevocations = 100_000
-
-func (s *sessions) revoke(id identity) {
-	var conns []*Conn
-	auth := s.g.auth()
-	s.mu.Lock()
-	// The times are taken under mu: what a handshake has noted before it
-	// registered its session is earlier than a revocation that ends the session.
-	now := time.Now()
-	r := revocation{at: now, moment: auth.seen.Now()}
-	if ttl := auth.cfg.RevocationTTL; ttl > 0 {
-		r.until = now.Add(ttl)
-	}
-	s.void[id] = r
-	many := r.until.IsZero() && len(s.void) == manyRevocations
-	s.tidy(now)
-	for se := range s.who[id] {
-		se.killed = true
-		if se.conn != nil {
-			conns = append(conns, se.conn)
-		}
-	}
-	s.mu.Unlock()
-	for _, c := range conns {
-		c.end(reason.Revoked, "")
-	}
-	if many {
-		s.g.events.emit(audit.Event{Kind: audit.Warning, Reason: "revocations", Detail: "100,000 revocations are remembered, for ever: set Auth.RevocationTTL"})
-	}
-}
-
-// tidy drops revocations that are over, each time their number has doubled. It
-// is called with mu held.
-func (s *sessions) tidy(now time.Time) {
-	if len(s.void) < s.tidyAt {
-		return
-	}
-	for id, r := range s.void {
-		if !r.until.IsZero() && !now.Before(r.until) {
-			delete(s.void, id)
-		}
-	}
-	s.tidyAt = max(1024, 2*len(s.void))
-}
-
-// restore undoes revoke, but for the tickets that were outstanding.
-func (s *sessions) restore(id identity) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	r, ok := s.void[id]
-	if !ok {
-		return
-	}
-	t := s.g.auth().tickets
-	if t == nil {
-		delete(s.void, id)
-		return
-	}
-	r.restored, r.until = true, time.Now().Add(t.cfg.TTL)
-	s.void[id] = r
+	return &sessions{g: g, drained: make(chan struct{}), paced: make(chan struct{})}
 }
 
 func (s *sessions) find(id string) *Conn {
@@ -237,7 +45,7 @@ func (s *sessions) find(id string) *Conn {
 // whether a drain has begun, which may have missed the connection.
 func (s *sessions) add(c *Conn) (draining bool) {
 	s.mu.Lock()
-	c.index = len(s.conns)
+	c.life.index = len(s.conns)
 	s.conns = append(s.conns, c)
 	if s.sweeper == nil {
 		s.sweeper = make(chan struct{})
@@ -255,19 +63,19 @@ func (s *sessions) reconfigured() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.conns {
-		if c.begun.Load() {
-			c.due.Store(int64(time.Since(s.g.born)))
+		if c.life.begun.Load() {
+			c.watch.due.Store(int64(time.Since(s.g.born)))
 		}
 	}
 }
 
 func (s *sessions) remove(c *Conn) {
-	s.unregister(c.session)
+	s.g.state.registry.unregister(c.who.session)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	last := len(s.conns) - 1
-	s.conns[c.index] = s.conns[last]
-	s.conns[c.index].index = c.index
+	s.conns[c.life.index] = s.conns[last]
+	s.conns[c.life.index].life.index = c.life.index
 	s.conns[last] = nil
 	s.conns = s.conns[:last]
 	if last == 0 {
@@ -284,7 +92,7 @@ func (s *sessions) due(to []*Conn) []*Conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.conns {
-		if c.due.Load() <= now {
+		if c.watch.due.Load() <= now {
 			to = append(to, c)
 		}
 	}
@@ -336,7 +144,7 @@ func (s *sessions) checkDrained() {
 func (g *Guard) Sessions() iter.Seq[audit.Session] {
 	return func(yield func(audit.Session) bool) {
 		for _, c := range g.sessions.open() {
-			if c.begun.Load() && !yield(c.describe()) {
+			if c.life.begun.Load() && !yield(c.describe()) {
 				return
 			}
 		}
@@ -383,15 +191,28 @@ func (g *Guard) Revoke(subject string) { g.revoke(identity{id: subject}) }
 func (g *Guard) SignOut(sessionID string) { g.revoke(identity{true, sessionID}) }
 
 func (g *Guard) revoke(id identity) {
-	g.sessions.revoke(id)
+	ttl := g.policy.Load().auth.cfg.RevocationTTL
+	conns, many := g.state.registry.revoke(id, ttl, g.state.accepted.Now)
+	for _, c := range conns {
+		c.end(reason.Revoked, "")
+	}
+	if many {
+		g.events.emit(audit.Event{Kind: audit.Warning, Reason: "revocations", Detail: "100,000 revocations are remembered, for ever: set Auth.RevocationTTL"})
+	}
 	// What is verified from now on is looked up in the registry; this is so
 	// that a verifier is asked again.
-	g.auth().verified.clear()
+	g.state.verified.clear()
 }
 
 // Restore lets credentials of a revoked subject open connections again, and
 // tickets that are bought from now on.
-func (g *Guard) Restore(subject string) { g.sessions.restore(identity{id: subject}) }
+func (g *Guard) Restore(subject string) {
+	var ttl time.Duration
+	if t := g.policy.Load().auth.tickets; t != nil {
+		ttl = t.TTL
+	}
+	g.state.registry.restore(identity{id: subject}, ttl)
+}
 
 // open returns the connections that nothing has ended yet.
 func (s *sessions) open() []*Conn {
@@ -451,7 +272,7 @@ func (g *Guard) Shutdown(ctx context.Context) error {
 	// What was cut is gone in no time; a handler that goes on is not.
 	select {
 	case <-s.drained:
-	case <-time.After(g.now.Load().heartbeat.CloseGrace):
+	case <-time.After(g.policy.Load().heartbeat.CloseGrace):
 	}
 	return ctx.Err()
 }

@@ -12,7 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/origin"
 	"github.com/wsguard/wsguard/reason"
 	"github.com/wsguard/wsguard/store"
@@ -29,19 +28,40 @@ type TicketConfig struct {
 	Store         store.Once    // that several instances share; default in memory; when it fails → 503
 }
 
-// tickets sells and redeems. The store has them, by their hash; what is counted
-// here is what this instance has sold and not seen again.
-type tickets struct {
-	*sales
-	cfg    TicketConfig
-	shared bool // the store may be slow, or gone
+// resolve returns the configuration with its defaults. Without a Store, tickets are kept
+// in the State.
+func (cfg TicketConfig) resolve(f *faults) *TicketConfig {
+	if cfg.Param == "" {
+		cfg.Param = "ticket"
+	}
+	cfg.TTL = required(cfg.TTL, 30*time.Second, "Auth.Tickets.TTL", f)
+	cfg.MaxPerSubject = limit(cfg.MaxPerSubject, 16, "Auth.Tickets.MaxPerSubject", f)
+	cfg.MaxTotal = limit(cfg.MaxTotal, 100_000, "Auth.Tickets.MaxTotal", f)
+	return &cfg
 }
 
-type sales struct {
+// tickets sells and redeems. The store has the tickets, by their hash. What is counted
+// here is what has been sold and not seen again. The limits come with each call.
+type tickets struct {
+	memory *store.MemoryOnce // for those without a Store
+
 	mu       sync.Mutex
 	sold     map[string]*sale
 	subjects map[string]int
-	queue    []*sale // by expiry: the TTL is the same for all
+	queue    []*sale       // by expiry
+	ttl      time.Duration // of the last sale
+}
+
+func newTickets() *tickets {
+	return &tickets{memory: store.NewOnce(0), sold: map[string]*sale{}, subjects: map[string]int{}}
+}
+
+func (t *tickets) store(cfg *TicketConfig) store.Once {
+	if cfg.Store != nil {
+		return cfg.Store
+	}
+	t.memory.SetMax(cfg.MaxTotal)
+	return t.memory
 }
 
 type sale struct {
@@ -61,38 +81,6 @@ type ticket struct {
 	Bought    time.Time `json:"bought"`
 }
 
-func newTickets(cfg TicketConfig, f *faults) *tickets {
-	if cfg.Param == "" {
-		cfg.Param = "ticket"
-	}
-	cfg.TTL = required(cfg.TTL, 30*time.Second, "Auth.Tickets.TTL", f)
-	cfg.MaxPerSubject = limit(cfg.MaxPerSubject, 16, "Auth.Tickets.MaxPerSubject", f)
-	cfg.MaxTotal = limit(cfg.MaxTotal, 100_000, "Auth.Tickets.MaxTotal", f)
-	t := &tickets{cfg: cfg, shared: cfg.Store != nil, sales: &sales{sold: map[string]*sale{}, subjects: map[string]int{}}}
-	if !t.shared {
-		t.cfg.Store = store.NewOnce(cfg.MaxTotal)
-	}
-	return t
-}
-
-// succeed takes over what old has sold.
-func (t *tickets) succeed(old *tickets) {
-	t.sales = old.sales
-	// What is counted is not waited for longer than what comes behind it.
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	most := time.Now().Add(t.cfg.TTL)
-	for _, s := range t.queue {
-		if s != nil && s.until.After(most) {
-			s.until = most
-		}
-	}
-	if own, ok := old.cfg.Store.(*store.MemoryOnce); ok && !old.shared && !t.shared {
-		own.SetMax(t.cfg.MaxTotal)
-		t.cfg.Store = own
-	}
-}
-
 // ticketKey is what a store knows of a ticket.
 func ticketKey(token string) string {
 	hash := sha256.Sum256([]byte(token))
@@ -100,14 +88,14 @@ func ticketKey(token string) string {
 }
 
 // issue returns a ticket of 128 random bits for p, which says when it was bought.
-func (t *tickets) issue(ctx context.Context, p Principal, origin string) (string, error) {
+func (t *tickets) issue(ctx context.Context, cfg *TicketConfig, p Principal, origin string) (string, error) {
 	var b [16]byte
 	rand.Read(b[:])
 	token := base64.RawURLEncoding.EncodeToString(b[:])
 	now := time.Now()
-	s := &sale{ticketKey(token), p.Subject, now.Add(t.cfg.TTL)}
-	if !t.sell(s, now) {
-		return "", denyRetry(reason.Tickets, t.cfg.TTL)
+	s := &sale{ticketKey(token), p.Subject, now.Add(cfg.TTL)}
+	if !t.sell(s, cfg, now) {
+		return "", denyRetry(reason.Tickets, cfg.TTL)
 	}
 	tk := ticket{[]byte(p.Subject), []byte(p.SessionID), nil, p.Expires, p.IssuedAt, p.seen, origin, p.bought}
 	for _, scope := range p.Scopes {
@@ -121,14 +109,14 @@ func (t *tickets) issue(ctx context.Context, p Principal, origin string) (string
 		}
 	}()
 	if err == nil {
-		err = t.cfg.Store.Put(ctx, s.key, value, t.cfg.TTL)
+		err = t.store(cfg).Put(ctx, s.key, value, cfg.TTL)
 	}
 	switch {
 	case err == nil:
 		stored = true
 		return token, nil
 	case errors.Is(err, store.ErrFull): // within recovers what its methods do
-		d := denyRetry(reason.Tickets, t.cfg.TTL)
+		d := denyRetry(reason.Tickets, cfg.TTL)
 		d.status = http.StatusServiceUnavailable
 		return "", d
 	}
@@ -136,15 +124,24 @@ func (t *tickets) issue(ctx context.Context, p Principal, origin string) (string
 }
 
 // sell counts a ticket, unless its subject has too many outstanding.
-func (t *tickets) sell(s *sale, now time.Time) bool {
+func (t *tickets) sell(s *sale, cfg *TicketConfig, now time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if cfg.TTL < t.ttl {
+		// Cap the expiry at the new TTL so that the queue stays sorted.
+		for _, old := range t.queue {
+			if old.until.After(s.until) {
+				old.until = s.until
+			}
+		}
+	}
+	t.ttl = cfg.TTL
 	for len(t.queue) > 0 && !now.Before(t.queue[0].until) {
 		t.drop(t.queue[0])
 		t.queue[0] = nil
 		t.queue = t.queue[1:]
 	}
-	if t.cfg.MaxPerSubject > 0 && t.subjects[s.subject] >= t.cfg.MaxPerSubject {
+	if cfg.MaxPerSubject > 0 && t.subjects[s.subject] >= cfg.MaxPerSubject {
 		return false
 	}
 	t.sold[s.key] = s
@@ -170,9 +167,9 @@ func (t *tickets) drop(s *sale) {
 
 // redeem takes the ticket, and judges it only then: whoever presents it in the
 // wrong place has used it up.
-func (t *tickets) redeem(ctx context.Context, token, from string) (Principal, error) {
+func (t *tickets) redeem(ctx context.Context, cfg *TicketConfig, token, from string) (Principal, error) {
 	key := ticketKey(token)
-	value, ok, err := t.cfg.Store.Take(ctx, key)
+	value, ok, err := t.store(cfg).Take(ctx, key)
 	var tk ticket
 	switch {
 	case err != nil:
@@ -184,7 +181,7 @@ func (t *tickets) redeem(ctx context.Context, token, from string) (Principal, er
 	switch {
 	case json.Unmarshal(value, &tk) != nil:
 		return Principal{}, deny(reason.Unavailable, "the ticket store returned something else")
-	case !time.Now().Before(tk.Bought.Add(t.cfg.TTL)): // whatever the store thinks
+	case !time.Now().Before(tk.Bought.Add(cfg.TTL)): // whatever the store thinks
 		return Principal{}, deny(reason.Unauthenticated, "no such ticket")
 	case tk.Origin != "" && !origin.Same(tk.Origin, retained(from)): // that of a Conn is cut already
 		return Principal{}, deny(reason.Unauthenticated, "ticket of another origin")
@@ -215,24 +212,24 @@ func (t *tickets) redeem(ctx context.Context, token, from string) (Principal, er
 // is not complete by then. A ResponseWriter that has neither SetReadDeadline nor
 // Unwrap leaves that to http.Server.ReadTimeout.
 func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http.Handler {
-	if g.now.Load().auth.tickets == nil {
+	if g.policy.Load().auth.tickets == nil {
 		panic("wsguard: TicketHandler without AuthConfig.Tickets")
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		a := admission{endpointState: g.endpoint.now.Load(), g: g, r: r}
-		a.shared()
+		a := g.endpoint.admission(r)
+		a.login = login
 		lent := &lentBody{body: r.Body}
 		if login != nil && hasBody(r) {
 			a.r = new(http.Request)
 			*a.r = *r
 			a.r.Body = lent
 		}
-		e := audit.Event{}
-		token, err := a.issue(login, &e)
+		defer a.unwind()
+		err := a.run(saleSteps)
 		complete := lent.takeBack(w)
 		if err != nil {
 			a.offended(asDenied(err))
-			g.reporter.refuse(w, r, err, e)
+			g.refuse(w, r, err, a.event())
 			return
 		}
 		h := w.Header()
@@ -244,7 +241,7 @@ func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http
 		json.NewEncoder(w).Encode(struct {
 			Ticket    string `json:"ticket"`
 			ExpiresIn int64  `json:"expires_in"`
-		}{token, int64(a.auth.tickets.cfg.TTL / time.Second)})
+		}{a.ticket, int64(a.auth.tickets.TTL / time.Second)})
 	})
 }
 
@@ -253,75 +250,49 @@ func presented(r *http.Request) string {
 	return strings.Join(r.Header["Authorization"], ",") + strings.Join(r.Header["Cookie"], ";")
 }
 
-// issue runs those steps of a handshake that apply to the sale of a ticket.
-func (a *admission) issue(login func(*http.Request) (Principal, error), e *audit.Event) (string, error) {
-	g, r := a.g, a.r
-	if g.Draining() {
-		return "", deny(reason.Draining, "")
-	}
-	if r.Method != http.MethodPost {
-		d := deny(reason.Method, "not a POST")
-		d.allow = http.MethodPost
-		return "", d
-	}
-	client, err := a.setup.client.of(r)
-	if err != nil {
-		return "", err
-	}
-	e.Client = client.String()
-	if err := g.banned(client); err != nil {
-		return "", err
-	}
-	for _, check := range []func(*http.Request) error{a.host.check, a.tls.check, a.origin.post} {
-		if err := check(r); err != nil {
-			return "", err
-		}
-	}
-	a.client, a.known = client, !a.origin.foreignPost(r)
-	if err := a.handshakeRate(); err != nil {
-		return "", err
-	}
-	fl, err := a.rates.inFlight.fly(client)
-	if err != nil {
-		return "", err
-	}
-	defer fl.done()
-	var p Principal
-	if login != nil {
-		// It may go by what the browser sends by itself, as a cookie.
-		program := len(r.Header["Origin"]) == 0 || r.Header["Origin"][0] == ""
-		if !a.known || !program && !a.origin.page(r) {
-			return "", deny(reason.Unauthenticated, "a login counts only with a listed Origin")
-		}
-		p, err = a.auth.guarded(r.Context(), client, presented(r), fl, func(ctx context.Context) (Principal, error) {
-			return login(r.WithContext(ctx))
-		})
+// askLogin finds out who buys a ticket. The sale is dated before the last look at
+// revocations: a revocation that comes after it voids the ticket.
+func (a *admission) askLogin() error {
+	p, err := a.buyer()
+	a.principal = p
+	a.principal.bought = a.g.state.accepted.Now()
+	return err
+}
+
+func (a *admission) buyer() (Principal, error) {
+	if a.login == nil {
+		token, err := bearer(a.r)
 		if err != nil {
-			return "", err
+			return Principal{}, err
 		}
-		p = a.auth.sighted("", p)
-	} else {
-		token, err := bearer(r)
-		if err != nil {
-			return "", err
-		}
-		if p, err = a.auth.verify(r.Context(), credential{sourceHeader, token}, client, "", fl); err != nil {
-			return "", err
-		}
+		a.cred = credential{sourceHeader, token}
+		return a.verify()
 	}
-	e.Subject = p.Subject
-	// Bought before the last look: a revocation that comes after it voids the
-	// ticket.
-	p.bought = a.auth.seen.Now()
-	if g.sessions.revoked(p) {
-		return "", deny(reason.Revoked, "")
+	// It may go by what the browser sends by itself, as a cookie.
+	program := len(a.r.Header["Origin"]) == 0 || a.r.Header["Origin"][0] == ""
+	if !a.known || !program && !a.ownPage {
+		return Principal{}, deny(reason.Unauthenticated, "a login counts only with a listed Origin")
 	}
+	p, err := a.budgeted(presented(a.r), true, func(ctx context.Context) (Principal, error) {
+		return a.login(a.r.WithContext(ctx))
+	})
+	if err != nil {
+		return Principal{}, err
+	}
+	return sighted(a.g.state.accepted, "", p), nil
+}
+
+// sell sells a ticket for the buyer.
+func (a *admission) sell() error {
 	issue := func(ctx context.Context) (string, error) {
-		return a.auth.tickets.issue(ctx, p, retained(r.Header.Get("Origin")))
+		return a.g.state.tickets.issue(ctx, a.auth.tickets, a.principal, retained(a.from))
 	}
-	if !a.auth.tickets.shared {
-		return issue(r.Context())
+	var err error
+	if a.auth.tickets.Store == nil {
+		a.ticket, err = issue(a.ctx)
+		return err
 	}
-	fl.hold()
-	return within(r.Context(), a.auth.cfg.VerifyTimeout, fl.done, issue)
+	a.fl.hold()
+	a.ticket, err = within(a.ctx, a.auth.cfg.VerifyTimeout, a.fl.done, issue)
+	return err
 }

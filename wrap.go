@@ -48,7 +48,7 @@ func (e *Endpoint) Wrap(next http.Handler) http.Handler {
 	}
 	e.g.setting.Lock()
 	defer e.g.setting.Unlock()
-	if e.g.now.Load().auth.cfg.Sources.FirstMessage {
+	if e.g.policy.Load().auth.cfg.Sources.FirstMessage {
 		panic(errWrapFirstMessage())
 	}
 	e.g.wraps = true
@@ -87,9 +87,9 @@ func (e *Endpoint) serveWrapped(w http.ResponseWriter, r *http.Request, next htt
 			wr.left(e.g)
 		}
 	}()
-	err := a.guarded(w, 0, func() (err error) {
-		c, err = a.admit(w)
-		return err
+	err := a.guarded(w, func() error {
+		c = a.prepare()
+		return nil
 	})
 	if err != nil {
 		return
@@ -118,7 +118,7 @@ func (a *admission) offer() wire.Offer {
 func (a *admission) forHandler(ctx context.Context, offer wire.Offer) *http.Request {
 	m := marksOf(a.r)
 	if !a.principal.anonymous() {
-		m.principals = append(slices.Clip(m.principals), found{a.auth.line, a.principal})
+		m.principals = append(slices.Clip(m.principals), found{a.g, a.principal})
 	}
 	ctx = context.WithValue(ctx, markKey{}, &m)
 	ctx = context.WithValue(ctx, valueKey{}, a.value)
@@ -189,14 +189,14 @@ func (wr *wrapping) Stalled() {
 // Sent counts messages of the handler's.
 func (wr *wrapping) Sent(messages int, bytes int64) {
 	c := wr.c
-	c.out.Add(uint64(messages))
-	c.bytesOut.Add(uint64(bytes))
-	charge(c.sent.Load(), int(bytes))
+	c.writing.messages.Add(uint64(messages))
+	c.writing.bytes.Add(uint64(bytes))
+	charge(c.writing.sent.Load(), int(bytes))
 }
 
 // Outbound says whether the handler's messages are held and judged.
 func (wr *wrapping) Outbound() (max int64, hold bool) {
-	m := &wr.c.e.now.Load().messages
+	m := &wr.c.e.policy().messages
 	return m.MaxBytes, m.Outbound != nil
 }
 
@@ -244,7 +244,7 @@ func (w *wrapWriter) returned() {
 		if v == nil && w.status == 0 {
 			w.status = http.StatusOK // net/http writes it
 		}
-		w.a.undo(0)
+		w.a.unwind()
 		w.left(w.c.g)
 		if v == nil {
 			w.Refused(w.status)
@@ -336,15 +336,12 @@ const hijackBytes = 4096
 // take hijacks the connection for the engine.
 func (w *wrapWriter) take() error {
 	c := w.c
-	wc, brw, err := wire.Hijack(w.w, c.st.wire)
+	wc, brw, err := wire.Hijack(w.w, c.first.wire)
 	if err != nil {
 		w.err = denyCause(reason.NotHijackable, err)
 		return w.err
 	}
-	for _, l := range w.a.leases {
-		l.move()
-	}
-	w.a.conn = c
+	w.a.hand(c)
 	c.w, w.brw = wc, brw
 	c.prepare(2) // the socket, and the handler's return
 	w.conn = wc.Wrap(w.offer, w.wrapping)

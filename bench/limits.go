@@ -42,6 +42,11 @@ const (
 	noBans   = "penalty.Box, Banned, nobody is"
 )
 
+// maxBans and bans are what a Guard has.
+const maxBans = 16384
+
+var bans = penalty.Config{First: time.Minute, Max: time.Hour, Decay: time.Hour}
+
 // runLimits measures on one goroutine of this process: there is no peer.
 func runLimits(o options, log func(string, ...any)) *limitsResult {
 	r := &limitsResult{rounds: map[string][]time.Duration{}}
@@ -86,9 +91,9 @@ func (r *limitsResult) decide(rounds, n int) {
 		keys[i] = many.Prefix(clientKey(i))
 		many.Charge(keys[i], 1e8, slower, begin)
 	}
-	box, empty := penalty.New(penalty.Config{}), penalty.New(penalty.Config{})
+	box, empty := penalty.New(maxBans), penalty.New(maxBans)
 	for i := range 8192 {
-		box.Violation(penalty.Net(clientKey(1000+i)), 100, "", begin)
+		box.Strike(penalty.Net(clientKey(1000+i)), "", bans, begin)
 	}
 	who := penalty.Net(clientKey(1))
 	// Time goes on, or nothing would flow in.
@@ -162,11 +167,25 @@ func (r *limitsResult) drown(keys int) {
 		}
 	}
 	f.evicted = t.Evicted()
+	// As a Guard does it: buckets for violations, and a box behind them.
 	var box *penalty.Box
+	var violations *keyed.Table
+	limit := keyed.Limit{PerSecond: 0.1, Burst: 10}
+	offend := func(p netip.Prefix, weight float64, now time.Time) {
+		who := penalty.Net(p)
+		if _, banned := box.Banned(who, now); banned {
+			return
+		}
+		if k := violations.Prefix(p); !violations.Spend(k, weight, limit, now) {
+			if _, banned := box.Strike(who, "", bans, now); banned {
+				violations.Forget(k)
+			}
+		}
+	}
 	bad := penalty.Net(clientKey(1))
 	f.box = int64(grown(func() any {
-		box = penalty.New(penalty.Config{})
-		box.Violation(bad, 11, "", begin)
+		box, violations = penalty.New(maxBans), keyed.New(size)
+		offend(clientKey(1), 11, begin)
 		for i := range keys / 5 {
 			// So that bans of a minute have their time at this rate.
 			now := begin.Add(time.Duration(i) * (30 * time.Second) / time.Duration(keys))
@@ -174,9 +193,9 @@ func (r *limitsResult) drown(keys int) {
 			if i%2 == 0 {
 				p = rotatingKey(i)
 			}
-			box.Violation(penalty.Net(p), float64(1+i%4*5), "", now)
+			offend(p, float64(1+i%4*5), now)
 		}
-		return box
+		return []any{box, violations}
 	}))
 	_, f.banned = box.Banned(bad, begin.Add(30*time.Second))
 	r.flood = f

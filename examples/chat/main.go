@@ -145,23 +145,20 @@ func newApp(hosts []string, log *slog.Logger) (*app, error) {
 		Heartbeat: wsguard.HeartbeatConfig{Idle: time.Hour}, // people read more than they write
 		Logger:    log,
 		OnEvent:   a.feed.events("chat"),
+		State:     wsguard.NewState(), // that the lab shares
 	}
 	if a.chat, err = wsguard.New(cfg); err != nil {
 		return nil, err
 	}
 	// The lab is where the page misbehaves: the same rules, but soon bored.
-	// With the chat's pieces it shares the chat's tickets and connection caps;
-	// rates and sessions are its own.
-	cfg.Pieces = a.chat.Pieces()
+	// With the chat's State it shares the chat's tickets, connection slots and
+	// revocations. Limits and connections are its own.
 	cfg.Heartbeat.Idle = 5 * time.Second
 	cfg.OnEvent = a.feed.events("lab")
 	if a.lab, err = wsguard.New(cfg); err != nil {
 		return nil, err
 	}
-	a.logins = newLogins(func(name string) {
-		a.chat.Revoke(name)
-		a.lab.Revoke(name)
-	})
+	a.logins = newLogins(a.chat.Revoke)
 	a.csp = "default-src 'self'; connect-src 'self' " + strings.Join(sockets, " ") +
 		"; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 	return a, nil

@@ -180,9 +180,9 @@ func runChanges(t *testing.T, ops []byte) {
 // What is owed stays owed, in tokens, whatever becomes of the limits.
 func TestChangesAgainstExactArithmetic(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 6))
-	rounds := 400
+	rounds, length := 400, 200
 	if raceEnabled {
-		rounds /= 10
+		rounds, length = 40, 20
 	}
 	for range rounds {
 		ops := make([]byte, 1600)
@@ -196,7 +196,7 @@ func TestChangesAgainstExactArithmetic(t *testing.T) {
 		for a := range changing {
 			for b := range changing {
 				ops := make([]byte, 0, 1600)
-				for i := range 200 {
+				for i := range length {
 					l := a
 					if i%2 > 0 {
 						l = b
@@ -424,11 +424,15 @@ func TestFlowIsExact(t *testing.T) {
 		}
 	}
 	rates := []float64{1e-12, 1e-9, 1.0 / 3600, 1.0 / 60, 0.1, 1, 3, math.Pi, 20, 1e5 / 3, 256 << 10, 999999937, 1e9, 16e9, 1e15, 1e300, 5e-324}
-	for range 200 {
+	random, times := 200, 500
+	if raceEnabled {
+		random, times = 20, 100
+	}
+	for range random {
 		rates = append(rates, math.Exp(rand.Float64()*42-21))
 	}
 	for _, r := range rates {
-		for range 500 {
+		for range times {
 			d := rand.Int64N(1 << rand.IntN(61))
 			check(r, d)
 			// The nanoseconds around a whole number of units.

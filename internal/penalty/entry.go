@@ -23,7 +23,7 @@ func (e *entry) ban() Ban {
 // remembered is how many strikes still count.
 func (e *entry) remembered(now time.Time, decay time.Duration) int {
 	past := now.Sub(e.until)
-	if past <= 0 {
+	if past <= 0 || decay <= 0 {
 		return e.strikes
 	}
 	return max(0, e.strikes-int(min(past/decay, 1<<30)))
@@ -100,53 +100,4 @@ func (p *pool) Pop() any {
 	old[len(old)-1] = nil
 	*p = old[:len(old)-1]
 	return e
-}
-
-// buckets are those of clients without a ban: when each will be full again, in
-// nanoseconds.
-type buckets struct {
-	tat   map[uint64]int64
-	clock int64 // a now that steps back forgives nothing
-}
-
-// sample is how many are looked at for one to forget.
-const sample = 8
-
-// over takes cost from a bucket of burst. It tells whether that is too much, and
-// then leaves it empty.
-func (b *buckets) over(hash uint64, cost, burst float64, ns int64, most int) bool {
-	const far = 1 << 61
-	b.clock = max(b.clock, ns)
-	tat, known := b.tat[hash]
-	tat = max(tat, b.clock)
-	owed := float64(tat-b.clock) + cost
-	// What rounding loses is less than a violation by far.
-	over := owed > burst*(1+1e-9)
-	if over {
-		owed = burst
-	}
-	if !known {
-		b.makeRoom(most)
-	}
-	b.tat[hash] = b.clock + int64(min(owed, far))
-	return over
-}
-
-func (b *buckets) makeRoom(most int) {
-	if b.tat == nil {
-		b.tat = map[uint64]int64{}
-	}
-	for len(b.tat) >= most {
-		var fullest uint64
-		least, seen := int64(0), 0
-		for hash, tat := range b.tat { // begins anywhere
-			if seen == 0 || tat < least {
-				fullest, least = hash, tat
-			}
-			if seen++; seen == sample {
-				break
-			}
-		}
-		delete(b.tat, fullest)
-	}
 }

@@ -1,9 +1,6 @@
 package penalty
 
-import (
-	"hash/maphash"
-	"net/netip"
-)
+import "net/netip"
 
 // Key is whom a ban is about.
 type Key struct {
@@ -47,13 +44,20 @@ func (k Key) client() Key {
 	return k
 }
 
+// Client returns whom a strike against k bans: a prefix, or a client of this name.
+// Both are zero if k is nobody.
+func (k Key) Client() (p netip.Prefix, name string) {
+	k = k.client()
+	return k.prefix, k.name
+}
+
 // network is the /48 around a key of a site.
 func (k Key) network() Key {
 	k.prefix, _ = k.prefix.Addr().Prefix(48)
 	return k
 }
 
-// Bans that violations have led to are of three kinds.
+// Bans that strikes have led to are of three kinds.
 const (
 	poolHost    = iota // IPv4 addresses and names
 	poolSite           // IPv6 prefixes longer than a /48
@@ -76,16 +80,9 @@ func (k Key) pool() int {
 // room is how many bans there may be in a pool.
 func (b *Box) room(pool int) int {
 	if pool == poolHost {
-		return b.cfg.MaxBans / 2
+		return b.max / 2
 	}
-	return b.cfg.MaxBans / 4
-}
-
-func (b *Box) hash(k Key) uint64 {
-	if k.name != "" {
-		return maphash.String(b.seed, k.name)
-	}
-	return maphash.Comparable(b.seed, k.prefix)
+	return b.max / 4
 }
 
 // family is 0 for IPv4 and 1 for IPv6.
@@ -104,7 +101,7 @@ type lengths struct {
 }
 
 // fits tells whether one more length would be too many. The longest that
-// violations lead to are there anyway.
+// strikes lead to are there anyway.
 func (l *lengths) fits(bits int) bool { return l.count[bits] > 0 || len(l.used) < maxLengths }
 
 func (l *lengths) add(bits int) {

@@ -1,31 +1,30 @@
-// Package penalty bans, for a time, clients that offend again and again.
+// Package penalty knows who is banned, and for how long.
 //
-// Violations have weights and empty a bucket, which fills again with time. Who
-// goes beyond it is banned, each time for twice as long; with time without a
-// ban that is forgotten as well. A client is an IPv4 address, an IPv6 /64, or a
-// name that the application has given it.
+// A client that has done too much gets a strike, which bans it for a time. Each
+// further strike bans it for twice as long. Time without a ban makes strikes be
+// forgotten. Whoever calls [Box.Strike] decides what is too much. A client is an
+// IPv4 address, an IPv6 /64, or a name that the application has given it.
 //
-// All of it is bounded, and each kind of client by itself, so that whoever has
-// many of one kind cannot get at the bans of another:
+// A box is made once, with room for a number of bans, and never replaced. How long
+// bans last is passed in with each call.
 //
-//   - IPv4 addresses and names have half of MaxBans. In their place no network
-//     is banned: an IPv4 /24 is as likely strangers as accomplices. Someone with
-//     more addresses than that has his new bans take the place of those that
-//     end soonest, and only if they end before the new one would; so nobody gets
-//     out of a long ban by having others banned.
-//   - IPv6 /64s have a quarter. Beyond it the /48 is banned in their place, for
-//     whoever has one /64 to rotate through has the other 65,535 as well.
-//   - These /48s have the last quarter, with the rule of the first half: someone
+// The room is divided, so that an attacker with many clients of one kind cannot
+// displace the bans of another kind:
+//
+//   - IPv4 addresses and names have half of the room. No network is banned in their
+//     place, because the other addresses of an IPv4 /24 are as likely strangers as
+//     accomplices. When the half is full, a new ban takes the place of the one that
+//     ends soonest, but only if that one ends before the new one would. So nobody
+//     gets out of a long ban by having others banned.
+//   - IPv6 /64s have a quarter. When it is full, the /48 is banned in their place,
+//     because a client that can rotate through one /64 has the other 65,535 as well.
+//   - These /48s have the last quarter, with the rule of the first half. An attacker
 //     with a /32 has as many of them as a botnet has addresses.
-//   - Bans by hand are never displaced: there is an error when there are too many.
-//   - Buckets that are not empty yet are kept under a seeded hash, without the
-//     key. Of too many, of some taken at random the fullest is forgotten.
+//   - Bans by hand are never displaced. There is an error when there are too many.
 package penalty
 
 import (
-	"cmp"
 	"errors"
-	"hash/maphash"
 	"math"
 	"net/netip"
 	"slices"
@@ -34,24 +33,11 @@ import (
 	"time"
 )
 
-// Config says what leads to a ban. 0 is the default everywhere.
+// Config says how long a strike bans.
 type Config struct {
-	Rate    float64       // weight of violations that is forgiven within a second; default 0.1
-	Burst   float64       // weight that has no consequence; default 10
-	First   time.Duration // the first ban; default 1 min
-	Max     time.Duration // the longest; default 1 h
-	Decay   time.Duration // after each such time without a ban one doubling is forgotten; default 1 h
-	MaxBans int           // that are known at once, about 200 bytes each; default 16,384, at least 8
-}
-
-func (c Config) resolve() Config {
-	c.Rate = cmp.Or(max(c.Rate, 0), 0.1)
-	c.Burst = cmp.Or(max(c.Burst, 0), 10)
-	c.First = cmp.Or(max(c.First, 0), time.Minute)
-	c.Max = max(cmp.Or(max(c.Max, 0), time.Hour), c.First)
-	c.Decay = cmp.Or(max(c.Decay, 0), time.Hour)
-	c.MaxBans = max(cmp.Or(max(c.MaxBans, 0), 16384), 8)
-	return c
+	First time.Duration // the first ban
+	Max   time.Duration // the longest; one that is shorter than First is First
+	Decay time.Duration // after each such time without a ban one doubling is forgotten; 0: never
 }
 
 // Bounds on bans by hand.
@@ -72,7 +58,7 @@ type Ban struct {
 	Name    string
 	Until   time.Time
 	Strikes int    // bans in a row, this one included; 0 by hand
-	Reason  string // what Violation or Ban was given
+	Reason  string // what Strike or Ban was given
 	Manual  bool
 }
 
@@ -80,53 +66,21 @@ type Ban struct {
 // reads no clock.
 type Box struct {
 	held atomic.Int64 // entries; when there are none nothing is locked
-	born time.Time
-	seed maphash.Seed
+	max  int          // bans that strikes have led to; read-only after New
 
-	mu      sync.RWMutex
-	cfg     Config
+	mu      sync.RWMutex // guards what follows
 	nets    map[netip.Prefix]*entry
 	names   map[string]*entry
 	lengths [2]lengths // of nets, IPv4 and IPv6
 	pools   [pools]pool
 	manual  int
-	buckets buckets
 	stats   Stats
 }
 
-// New returns a box with nobody in it.
-func New(cfg Config) *Box {
-	return &Box{
-		born:    time.Now(),
-		seed:    maphash.MakeSeed(),
-		cfg:     cfg.resolve(),
-		nets:    map[netip.Prefix]*entry{},
-		names:   map[string]*entry{},
-		buckets: buckets{},
-	}
-}
-
-// Set changes the configuration. Bans stay as they are, unless there are now too
-// many.
-func (b *Box) Set(cfg Config) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	old := b.cfg
-	b.cfg = cfg.resolve()
-	// What is owed stays owed: it takes another time to be forgiven.
-	if old.Rate != b.cfg.Rate || old.Burst != b.cfg.Burst {
-		most := b.cfg.Burst / b.cfg.Rate * float64(time.Second)
-		for hash, tat := range b.buckets.tat {
-			owed := float64(max(0, tat-b.buckets.clock)) * old.Rate / b.cfg.Rate
-			b.buckets.tat[hash] = b.buckets.clock + int64(min(owed, most))
-		}
-	}
-	for i := range b.pools {
-		for len(b.pools[i]) > b.room(i) {
-			b.remove(b.pools[i][0])
-			b.stats.Displaced++
-		}
-	}
+// New returns an empty box with room for bans, at least 8. A ban takes about 200
+// bytes.
+func New(bans int) *Box {
+	return &Box{max: max(bans, 8), nets: map[netip.Prefix]*entry{}, names: map[string]*entry{}}
 }
 
 // Banned tells whether a client is banned, and until when. When nobody is, it
@@ -167,36 +121,29 @@ func (b *Box) live(k Key, now time.Time) (longest *entry) {
 	return longest
 }
 
-// Violation counts a violation. It returns the ban if this one has led to it,
-// perhaps of the network around k. While k is banned nothing counts.
-func (b *Box) Violation(k Key, weight float64, reason string, now time.Time) (ban Ban, banned bool) {
+// Strike bans k, or the network around it if there is no room for k. It returns the
+// ban, or false if k is banned already or there is no room at all.
+func (b *Box) Strike(k Key, reason string, cfg Config, now time.Time) (ban Ban, banned bool) {
 	asked := k
-	if k = k.client(); !k.valid() || !(weight > 0) {
+	if k = k.client(); !k.valid() {
 		return ban, false
 	}
-	hash := b.hash(k)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.forget(now)
+	b.forget(cfg, now)
 	if b.live(asked, now) != nil {
 		return ban, false
 	}
-	ns := int64(now.Sub(b.born))
-	per := float64(time.Second) / b.cfg.Rate
-	if !b.buckets.over(hash, weight*per, b.cfg.Burst*per, ns, b.cfg.MaxBans*4) {
-		return ban, false
-	}
-	e := b.strike(k, reason, now)
+	e := b.strike(k, reason, cfg, now)
 	if e == nil {
 		b.stats.Unplaced++
 		return ban, false
 	}
-	delete(b.buckets.tat, hash)
 	return e.ban(), true
 }
 
 // strike bans k or the network around it. It returns nil if there is no place.
-func (b *Box) strike(k Key, reason string, now time.Time) *entry {
+func (b *Box) strike(k Key, reason string, cfg Config, now time.Time) *entry {
 	pool := k.pool()
 	e := b.entry(k)
 	if e == nil && pool == poolSite && len(b.pools[poolSite]) >= b.room(poolSite) {
@@ -214,9 +161,9 @@ func (b *Box) strike(k Key, reason string, now time.Time) *entry {
 	}
 	strikes := 1
 	if e != nil {
-		strikes += e.remembered(now, b.cfg.Decay)
+		strikes += e.remembered(now, cfg.Decay)
 	}
-	until := now.Add(b.cfg.lasts(strikes))
+	until := now.Add(cfg.lasts(strikes))
 	if e == nil {
 		if len(b.pools[pool]) >= b.room(pool) {
 			first := b.pools[pool][0]
@@ -236,9 +183,9 @@ func (b *Box) strike(k Key, reason string, now time.Time) *entry {
 }
 
 // forget drops entries without strikes left: a few each time will do.
-func (b *Box) forget(now time.Time) {
+func (b *Box) forget(cfg Config, now time.Time) {
 	for i := range b.pools {
-		if p := b.pools[i]; len(p) > 0 && p[0].until.Before(now) && p[0].remembered(now, b.cfg.Decay) == 0 {
+		if p := b.pools[i]; len(p) > 0 && p[0].until.Before(now) && p[0].remembered(now, cfg.Decay) == 0 {
 			b.remove(p[0])
 		}
 	}
@@ -246,12 +193,12 @@ func (b *Box) forget(now time.Time) {
 
 // lasts is how long the ban of so many strikes is.
 func (c Config) lasts(strikes int) time.Duration {
-	d := c.First
-	for ; strikes > 1 && d < c.Max; strikes-- {
+	d, longest := c.First, max(c.First, c.Max)
+	for ; strikes > 1 && d < longest; strikes-- {
 		d *= 2
 	}
-	if d > c.Max || d <= 0 {
-		return c.Max
+	if d > longest || d <= 0 {
+		return longest
 	}
 	return d
 }
@@ -298,13 +245,12 @@ func (b *Box) purge(now time.Time) {
 	}
 }
 
-// Lift ends the ban of exactly k, forgets its strikes and fills its bucket. It
-// tells whether there was a ban. A wider prefix that holds for k as well stays.
+// Lift ends the ban of exactly k and forgets its strikes. It reports whether there
+// was a ban. The ban of a wider prefix that k is in stays.
 func (b *Box) Lift(k Key, now time.Time) bool {
 	k = k.client()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	delete(b.buckets.tat, b.hash(k))
 	e := b.entry(k)
 	if e == nil {
 		return false
@@ -336,7 +282,6 @@ func (b *Box) All(now time.Time) []Ban {
 // Stats say how full the box is.
 type Stats struct {
 	Entries   int    // bans, and those over that are kept for their strikes
-	Suspects  int    // clients with violations and without a ban, about
 	Displaced uint64 // bans that ended early for want of room
 	Unplaced  uint64 // bans that did not begin for want of room
 }
@@ -346,6 +291,6 @@ func (b *Box) Stats() Stats {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	st := b.stats
-	st.Entries, st.Suspects = len(b.nets)+len(b.names), len(b.buckets.tat)
+	st.Entries = len(b.nets) + len(b.names)
 	return st
 }

@@ -32,10 +32,10 @@ func host6(net, i int) penalty.Key {
 }
 
 // small bans at once what goes beyond one violation.
-var small = penalty.Config{Rate: 1, Burst: 1, First: time.Minute, Max: 10 * time.Minute, Decay: time.Hour, MaxBans: 64}
+var small = config{Rate: 1, Burst: 1, First: time.Minute, Max: 10 * time.Minute, Decay: time.Hour, MaxBans: 64}
 
 // offend violates until a ban.
-func offend(b *penalty.Box, k penalty.Key, now time.Time) (ban penalty.Ban, ok bool) {
+func offend(b *box, k penalty.Key, now time.Time) (ban penalty.Ban, ok bool) {
 	for range 20 {
 		if ban, ok = b.Violation(k, 1, "test", now); ok {
 			return ban, true
@@ -44,14 +44,14 @@ func offend(b *penalty.Box, k penalty.Key, now time.Time) (ban penalty.Ban, ok b
 	return ban, false
 }
 
-func banned(b *penalty.Box, k penalty.Key, now time.Time) bool {
+func banned(b *box, k penalty.Key, now time.Time) bool {
 	_, ok := b.Banned(k, now)
 	return ok
 }
 
 func TestViolationsEmptyABucket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := penalty.New(penalty.Config{Rate: 0.5, Burst: 4, First: time.Minute})
+		b := newBox(config{Rate: 0.5, Burst: 4, First: time.Minute})
 		k := addr("192.0.2.1")
 		for i, step := range []struct {
 			sleep  time.Duration
@@ -89,7 +89,7 @@ func TestViolationsEmptyABucket(t *testing.T) {
 
 func TestBansDoubleAndDecay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := penalty.New(small)
+		b := newBox(small)
 		k := penalty.Name("tenant")
 		for i, step := range []struct {
 			free    time.Duration // time without a ban before it
@@ -125,7 +125,7 @@ func TestBansDoubleAndDecay(t *testing.T) {
 
 // A now that steps back neither forgives nor ends a ban.
 func TestNowStepsBack(t *testing.T) {
-	b := penalty.New(small)
+	b := newBox(small)
 	k, now := addr("192.0.2.1"), time.Now().Add(time.Hour)
 	n := 0
 	for i := range 100 {
@@ -162,7 +162,7 @@ func TestKeys(t *testing.T) {
 		{net("2001:db8::/29"), []penalty.Key{addr("2001:dbf::1"), net("2001:db8:1::/48")}, []penalty.Key{addr("2001:dc0::"), net("2001::/16")}},
 		{penalty.Name("a"), []penalty.Key{penalty.Name("a")}, []penalty.Key{penalty.Name("b"), penalty.Name("")}},
 	} {
-		b := penalty.New(penalty.Config{})
+		b := newBox(config{})
 		if err := b.Ban(c.ban, time.Hour, "by hand", now); err != nil {
 			t.Errorf("%v: %v", c.ban, err)
 		}
@@ -189,7 +189,7 @@ func TestKeys(t *testing.T) {
 }
 
 func TestWhatCannotBeBanned(t *testing.T) {
-	b, now := penalty.New(penalty.Config{}), time.Now()
+	b, now := newBox(config{}), time.Now()
 	for _, k := range []penalty.Key{{}, penalty.Name(""), penalty.Addr(netip.Addr{}), penalty.Net(netip.Prefix{}), net("0.0.0.0/0"), net("::/0"), net("::ffff:0.0.0.0/90")} {
 		if err := b.Ban(k, time.Hour, "", now); err != penalty.ErrKey {
 			t.Errorf("%v: %v", k, err)
@@ -204,7 +204,7 @@ func TestWhatCannotBeBanned(t *testing.T) {
 }
 
 func TestListAndLift(t *testing.T) {
-	b, now := penalty.New(small), time.Now()
+	b, now := newBox(small), time.Now()
 	offend(b, addr("192.0.2.1"), now)
 	offend(b, addr("2001:db8::1"), now.Add(time.Second))
 	b.Ban(net("192.0.2.0/24"), 1<<62, "for ever", now)
@@ -239,7 +239,7 @@ func TestListAndLift(t *testing.T) {
 }
 
 func TestBansByHandAreBounded(t *testing.T) {
-	b, now := penalty.New(small), time.Now()
+	b, now := newBox(small), time.Now()
 	for bits := 1; bits <= 128; bits++ {
 		err := b.Ban(penalty.Net(netip.PrefixFrom(netip.MustParseAddr("ffff::"), bits)), time.Hour, "", now)
 		if bits <= 16 != (err == nil) {
@@ -271,7 +271,7 @@ func TestBansByHandAreBounded(t *testing.T) {
 
 // Of 64 bans IPv4 has 32. A long one survives any number of short ones.
 func TestBotnet(t *testing.T) {
-	b, now := penalty.New(small), time.Now()
+	b, now := newBox(small), time.Now()
 	bad := host4(1)
 	for range 4 {
 		ban, _ := offend(b, bad, now)
@@ -307,7 +307,7 @@ func TestBotnet(t *testing.T) {
 
 // A ban that would end before all others has no place; the next violation tries again.
 func TestNoPlace(t *testing.T) {
-	b, now := penalty.New(small), time.Now()
+	b, now := newBox(small), time.Now()
 	for range 5 {
 		for i := range 32 {
 			offend(b, host4(i), now)
@@ -329,7 +329,7 @@ func TestNoPlace(t *testing.T) {
 }
 
 func TestRotatingThroughIPv6(t *testing.T) {
-	b, now := penalty.New(small), time.Now()
+	b, now := newBox(small), time.Now()
 	for i := range 16 {
 		if ban, ok := offend(b, host6(1, i), now); !ok || ban.Prefix.Bits() != 64 {
 			t.Fatalf("%v %+v, want a /64", ok, ban)
@@ -365,22 +365,86 @@ func TestRotatingThroughIPv6(t *testing.T) {
 	}
 }
 
-func TestSet(t *testing.T) {
-	b, now := penalty.New(small), time.Now()
-	for i := range 32 {
-		offend(b, host4(i), now)
+// How long a ban lasts is said with each strike.
+func TestConfigOfTheCall(t *testing.T) {
+	b, now := newBox(small), time.Now()
+	k := addr("192.0.2.1")
+	strike := func(first, longest, decay time.Duration) penalty.Ban {
+		t.Helper()
+		ban, ok := b.Strike(k, "", penalty.Config{First: first, Max: longest, Decay: decay}, now)
+		if !ok {
+			t.Fatal("no ban")
+		}
+		if _, again := b.Strike(k, "", penalty.Config{First: first, Max: longest, Decay: decay}, now); again {
+			t.Error("banned twice")
+		}
+		return ban
 	}
+	for i, step := range []struct {
+		first, longest, decay time.Duration
+		free                  time.Duration // time without a ban before it
+		strikes               int
+		lasts                 time.Duration
+	}{
+		{time.Minute, time.Hour, time.Hour, 0, 1, time.Minute},
+		{time.Minute, time.Hour, time.Hour, 0, 2, 2 * time.Minute},
+		{time.Second, time.Hour, time.Hour, 0, 3, 4 * time.Second},
+		{time.Minute, 3 * time.Minute, time.Hour, 0, 4, 3 * time.Minute},
+		{time.Minute, time.Second, time.Hour, 0, 5, time.Minute}, // the longest is the first
+		{time.Minute, time.Hour, time.Minute, 3 * time.Minute, 3, 4 * time.Minute},
+		{time.Minute, time.Hour, 0, 1000 * time.Hour, 4, 8 * time.Minute}, // nothing is forgotten
+		{1 << 62, 1 << 62, time.Hour, 0, 5, 1 << 62},
+	} {
+		now = now.Add(step.free)
+		ban := strike(step.first, step.longest, step.decay)
+		if ban.Strikes != step.strikes || ban.Until.Sub(now) != step.lasts {
+			t.Fatalf("step %d: %+v for %v, want %d for %v", i, ban, ban.Until.Sub(now), step.strikes, step.lasts)
+		}
+		now = ban.Until
+	}
+}
+
+// A bucket that other limits are asked about owes what it owed, in weight.
+func TestLimitsChange(t *testing.T) {
+	b, now := newBox(small), time.Now()
 	b.Violation(host4(99), 1, "", now)
-	cfg := small
-	cfg.MaxBans, cfg.Burst, cfg.First = 8, 3, 2*time.Minute
-	b.Set(cfg)
-	if st := b.Stats(); st.Entries != 4 || st.Displaced != 28 {
-		t.Errorf("%+v, want 4 entries", st)
-	}
+	b.cfg.Burst, b.cfg.First = 3, 2*time.Minute
 	for i := range 3 {
 		if ban, ok := b.Violation(host4(99), 1, "", now); ok != (i == 2) || ok && ban.Until.Sub(now) != 2*time.Minute {
 			t.Errorf("violation %d: %v %+v", i, ok, ban)
 		}
+	}
+}
+
+// A client for which there is no room is not forgotten. Each further violation tries
+// again. Its neighbours are not held to what it did.
+func TestNoPlaceIsTriedAgain(t *testing.T) {
+	b, now := newBox(small), time.Now()
+	long := penalty.Config{First: time.Hour, Max: time.Hour, Decay: time.Hour}
+	for i := range 16 {
+		b.Strike(host6(1000+i, 0), "", long, now)
+	}
+	for i := range 17 { // the last is a /48, which fills their room
+		for j := range 16 {
+			b.Strike(host6(i, j), "", long, now)
+		}
+	}
+	bad, neighbour := host6(5000, 1), host6(5000, 2)
+	for range 5 {
+		if _, ok := b.Violation(bad, 3, "", now); ok {
+			t.Fatal("a place for a short ban")
+		}
+	}
+	if n := b.Stats().Unplaced; n != 5 {
+		t.Errorf("%d unplaced, want 5", n)
+	}
+	now = now.Add(time.Hour)
+	b.Violation(bad, 1, "", now) // its bucket is full by now
+	if _, ok := b.Violation(neighbour, 1, "", now); ok {
+		t.Error("a neighbour is banned for a first violation")
+	}
+	if _, ok := b.Violation(bad, 1, "", now); !ok {
+		t.Error("never a place again")
 	}
 }
 
@@ -397,7 +461,7 @@ func TestManyAreBounded(t *testing.T) {
 	}
 	now := time.Now()
 	before := heap()
-	b := penalty.New(penalty.Config{MaxBans: 1024})
+	b := newBox(config{MaxBans: 1024})
 	suspect := host4(1)
 	b.Violation(suspect, 9.9, "", now)
 	bad := host4(2)
@@ -410,8 +474,8 @@ func TestManyAreBounded(t *testing.T) {
 	if used := int64(heap() - before); used > 1024*400+4096*40 {
 		t.Errorf("%d bytes", used)
 	}
-	if st := b.Stats(); st.Entries > 1024 || st.Suspects > 4096 {
-		t.Errorf("%+v", st)
+	if st := b.Stats(); st.Entries > 1024 || b.suspects(now) > 4096 {
+		t.Errorf("%+v, %d suspects", st, b.suspects(now))
 	}
 	if _, ok := b.Violation(suspect, 0.2, "", now); !ok {
 		t.Error("someone nearly banned was forgotten for others")
@@ -423,7 +487,7 @@ func TestManyAreBounded(t *testing.T) {
 }
 
 func TestManyAtOnce(t *testing.T) {
-	b, now := penalty.New(penalty.Config{Burst: 100}), time.Now()
+	b, now := newBox(config{Burst: 100}), time.Now()
 	k := addr("192.0.2.1")
 	var bans, before atomic.Int64
 	var wg sync.WaitGroup
@@ -452,7 +516,7 @@ func TestManyAtOnce(t *testing.T) {
 }
 
 func TestNothingAllocates(t *testing.T) {
-	b, now := penalty.New(penalty.Config{}), time.Now()
+	b, now := newBox(config{}), time.Now()
 	check := func(what string, k penalty.Key) {
 		t.Helper()
 		if n := testing.AllocsPerRun(100, func() { b.Banned(k, now) }); n != 0 {
@@ -473,7 +537,7 @@ func TestNothingAllocates(t *testing.T) {
 
 func BenchmarkBanned(b *testing.B) {
 	now := time.Now()
-	run := func(name string, box *penalty.Box, k penalty.Key) {
+	run := func(name string, box *box, k penalty.Key) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
@@ -481,23 +545,23 @@ func BenchmarkBanned(b *testing.B) {
 			}
 		})
 	}
-	box := penalty.New(penalty.Config{})
-	run("empty", box, host4(1))
+	full := newBox(config{})
+	run("empty", full, host4(1))
 	for i := range 8000 {
-		offend(box, host4(1000+i), now)
-		offend(box, host6(1000+i, i), now)
+		offend(full, host4(1000+i), now)
+		offend(full, host6(1000+i, i), now)
 	}
-	run("IPv4", box, host4(1))
-	run("IPv6", box, host6(1, 1))
-	run("banned", box, host4(1001))
+	run("IPv4", full, host4(1))
+	run("IPv6", full, host6(1, 1))
+	run("banned", full, host4(1001))
 }
 
 // The oracle knows no bounds: as long as there is room the box does the same.
 func FuzzBox(f *testing.F) {
 	f.Add([]byte{0, 1, 40, 0, 1, 40, 1, 200, 40, 2, 1, 0, 0, 1, 255})
 	f.Fuzz(func(t *testing.T, ops []byte) {
-		cfg := penalty.Config{Rate: 1, Burst: 4, First: time.Second, Max: 8 * time.Second, Decay: 30 * time.Second}
-		b := penalty.New(cfg)
+		cfg := config{Rate: 1, Burst: 4, First: time.Second, Max: 8 * time.Second, Decay: 30 * time.Second}
+		b := newBox(cfg)
 		type client struct {
 			tokens  float64
 			seen    time.Time

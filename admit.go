@@ -1,0 +1,491 @@
+package wsguard
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/coder/websocket"
+
+	"github.com/wsguard/wsguard/audit"
+	"github.com/wsguard/wsguard/internal/wire"
+	"github.com/wsguard/wsguard/reason"
+)
+
+// step is one step on the way into a Guard. It may refuse, for one of its reasons. What it
+// takes goes on the admission's undo stack.
+type step struct {
+	name    string
+	reasons []*reason.Reason
+	run     func(*admission) error
+}
+
+// Names of the steps that pieces stand for, and that marks name.
+const (
+	stepHost       = "host"
+	stepTLS        = "clear text"
+	stepOrigin     = "origin"
+	stepRate       = "handshake rate"
+	stepSlot       = "connection slot"
+	stepCredential = "credential"
+)
+
+type reasons = []*reason.Reason
+
+var (
+	drainingStep     = step{"draining", reasons{reason.Draining}, (*admission).notDraining}
+	formStep         = step{"form", reasons{reason.HTTPVersion, reason.Body, reason.Method, reason.NotUpgrade, reason.Version, reason.HeaderTooLarge, reason.Handshake}, func(a *admission) error { return checkUpgrade(a.r) }}
+	methodStep       = step{"method", reasons{reason.Method}, (*admission).isPost}
+	hijackStep       = step{"hijackable", reasons{reason.NotHijackable}, (*admission).hijackable}
+	addressStep      = step{"client address", reasons{reason.ClientAddress, reason.Unavailable}, (*admission).address}
+	banStep          = step{"ban", reasons{reason.Banned}, func(a *admission) error { return a.g.banned(a.client) }}
+	hostStep         = step{stepHost, reasons{reason.Host}, (*admission).checkHost}
+	tlsStep          = step{stepTLS, reasons{reason.InsecureTransport}, (*admission).checkTLS}
+	originStep       = step{stepOrigin, reasons{reason.Origin, reason.FetchMetadata}, (*admission).checkOrigin}
+	originPostStep   = step{stepOrigin, reasons{reason.Origin}, (*admission).checkOriginOfPost}
+	askOriginStep    = step{"ask origin", nil, (*admission).askOrigin}
+	subprotocolStep  = step{"subprotocol", reasons{reason.Subprotocol}, (*admission).chooseSubprotocol}
+	rateStep         = step{stepRate, reasons{reason.HandshakeRate}, (*admission).chargeRate}
+	flightStep       = step{"in flight", reasons{reason.InFlight}, (*admission).takePlace}
+	slotStep         = step{stepSlot, reasons{reason.MaxConns, reason.MaxClientConns}, (*admission).takeSlot}
+	shareStep        = step{"share of the unauthenticated", reasons{reason.MaxConns}, (*admission).takeShare}
+	credentialStep   = step{stepCredential, reasons{reason.Guessing, reason.Unauthenticated, reason.Unavailable}, (*admission).authenticate}
+	loginStep        = step{"login", reasons{reason.Guessing, reason.Unauthenticated, reason.Unavailable}, (*admission).askLogin}
+	subjectStep      = step{"subject slot", reasons{reason.MaxSubjectConns}, (*admission).takeSubjectSlot}
+	knownSubjectStep = step{"subject slot", reasons{reason.MaxSubjectConns}, (*admission).takeKnownSubjectSlot}
+	registerStep     = step{"register", reasons{reason.Revoked}, (*admission).register}
+	revokedStep      = step{"revoked", reasons{reason.Revoked}, (*admission).notRevoked}
+	attachStep       = step{"Attach", reasons{reason.Forbidden, reason.Unavailable, reason.Revoked, reason.Draining}, (*admission).attachValue}
+	sellStep         = step{"sale", reasons{reason.Tickets, reason.Unavailable}, (*admission).sell}
+)
+
+// The lists. A handshake, the credential in a first message, the sale of a ticket and a
+// refresh run the same steps.
+var (
+	handshakeSteps = []step{
+		drainingStep, formStep, hijackStep, addressStep, banStep, hostStep, tlsStep, originStep, subprotocolStep,
+		rateStep, flightStep, slotStep, shareStep, credentialStep, subjectStep, registerStep, attachStep,
+	}
+	firstMessageSteps = []step{flightStep, credentialStep, subjectStep, registerStep, attachStep}
+	saleSteps         = []step{
+		drainingStep, methodStep, addressStep, banStep, hostStep, tlsStep, originPostStep,
+		rateStep, flightStep, loginStep, revokedStep, sellStep,
+	}
+	refreshSteps = []step{flightStep, credentialStep}
+)
+
+// credentialAt is where the credential stands in firstMessageSteps: what it refuses may only
+// be reported.
+const credentialAt = 1
+
+// admission is one request, or one credential, on its way in.
+type admission struct {
+	*endpointPolicy
+	e     *Endpoint
+	g     *Guard
+	r     *http.Request   // nil for a refresh
+	ctx   context.Context // of what is waited for
+	marks marks
+	undo  []func()
+
+	w       http.ResponseWriter // of a handshake
+	wrapped bool                // for Guard.Wrap
+	login   func(*http.Request) (Principal, error)
+	ticket  string // what a sale has come to
+
+	client      client
+	from        string // the Origin, as a connection keeps it
+	known       bool   // the origin is right: what happens is not a foreign page's doing
+	ownPage     bool   // a page of a listed origin sends the request
+	subprotocol string
+	sought      bool // cred and credErr are set
+	cred        credential
+	credErr     error
+	await       bool // the credential is to be the first message
+	fl          *flight
+	lease       *Lease   // of this Guard's State
+	leases      []*Lease // all of them move to the Conn
+	principal   Principal
+	stripped    *http.Request // without the credentials that end up in logs
+	session     *session
+	value       any
+	conn        *Conn
+	answered    bool // nothing more can be answered
+}
+
+// admission begins one.
+func (e *Endpoint) admission(r *http.Request) *admission {
+	return &admission{
+		endpointPolicy: e.policy(), e: e, g: e.g, r: r, ctx: r.Context(), marks: marksOf(r), from: r.Header.Get("Origin"), stripped: r,
+	}
+}
+
+// run takes steps in turn, until one refuses.
+func (a *admission) run(steps []step) error {
+	if a.broken != nil {
+		return deny(a.broken, "the configuration of the piece has faults")
+	}
+	for i := range steps {
+		if err := steps[i].run(a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// takes pushes what gives something back that a step has taken.
+func (a *admission) takes(undo func()) { a.undo = append(a.undo, undo) }
+
+// unwind gives back what the steps have taken, once.
+func (a *admission) unwind() {
+	undo := a.undo
+	a.undo = nil
+	for _, give := range undo {
+		defer give() // the last first, and each whatever the others do
+	}
+}
+
+// event is what an event says of the admission.
+func (a *admission) event() audit.Event {
+	e := audit.Event{Subject: a.principal.Subject}
+	if a.client.valid() {
+		e.Client = a.client.String()
+	}
+	return e
+}
+
+func (a *admission) notDraining() error {
+	if a.g.Draining() {
+		return deny(reason.Draining, "")
+	}
+	return nil
+}
+
+func (a *admission) isPost() error {
+	if a.r.Method == http.MethodPost {
+		return nil
+	}
+	d := deny(reason.Method, "not a POST")
+	d.allow = http.MethodPost
+	return d
+}
+
+func (a *admission) hijackable() error {
+	if !wire.Hijackable(a.w) {
+		return deny(reason.NotHijackable, "the ResponseWriter has neither Hijack nor Unwrap")
+	}
+	return nil
+}
+
+func (a *admission) address() (err error) {
+	if a.client, err = a.policy.client.of(a.r); err == nil {
+		a.notice()
+	}
+	return err
+}
+
+func (a *admission) checkHost() error {
+	if a.marks.has(a.g, stepHost) {
+		return nil
+	}
+	return a.host.check(a.r)
+}
+
+func (a *admission) checkTLS() error {
+	if a.marks.has(a.g, stepTLS) {
+		return nil
+	}
+	return a.checkTransport(a.r)
+}
+
+func (a *admission) checkOrigin() error { return a.judgeOrigin(a.origin.check) }
+
+func (a *admission) checkOriginOfPost() error { return a.judgeOrigin(a.origin.checkPost) }
+
+func (a *admission) judgeOrigin(check func(*http.Request) error) error {
+	a.ownPage = a.policy.ownPage(a.r)
+	err := check(a.r)
+	a.known = err == nil
+	switch {
+	case a.marks.has(a.g, stepOrigin):
+		return nil // reported, perhaps, by the piece in front
+	case err != nil && a.origin.report:
+		a.g.report(a.r, err)
+		return nil
+	}
+	return err
+}
+
+// askOrigin is for a piece in front of the origin step. It refuses nothing, and charges
+// nothing when a foreign page has sent the request.
+func (a *admission) askOrigin() error {
+	a.ownPage = a.policy.ownPage(a.r)
+	a.known = a.origin.none || a.origin.check(a.r) == nil
+	return nil
+}
+
+func (a *admission) chooseSubprotocol() (err error) {
+	a.subprotocol, err = a.negotiate(a.r, a.wrapped)
+	return err
+}
+
+// chargeRate charges the handshake, or the sale of a ticket, to its client.
+func (a *admission) chargeRate() error {
+	if a.marks.has(a.g.state, stepRate) {
+		return nil
+	}
+	err := a.g.state.rates.handshake(a.client, a.rates.Handshakes)
+	if err != nil && a.rates.ReportHandshakes {
+		a.g.report(a.r, err)
+		return nil
+	}
+	return err
+}
+
+func (a *admission) takePlace() (err error) {
+	if a.fl, err = a.g.state.inFlight.fly(a.client, a.rates); err == nil {
+		a.takes(a.land)
+	}
+	return err
+}
+
+// land gives the place in flight back, at the latest.
+func (a *admission) land() {
+	a.fl.done()
+	a.fl = nil
+}
+
+func (a *admission) takeSlot() error {
+	a.leases = a.marks.leases
+	for _, l := range a.marks.leases {
+		if l.slots == a.g.state.slots {
+			a.lease = l // a piece in front has it
+			return nil
+		}
+	}
+	l, over := a.g.state.slots.acquire(a.client, a.caps)
+	if l == nil {
+		return over
+	}
+	a.lease = l
+	a.leases = append(a.leases[:len(a.leases):len(a.leases)], l)
+	a.takes(l.Release)
+	if over != nil {
+		a.g.report(a.r, over)
+	}
+	return nil
+}
+
+// takeShare counts a handshake that presents no credential, where a first message may.
+func (a *admission) takeShare() error {
+	if _, known := a.marks.principal(a.g); known || !a.auth.cfg.Sources.FirstMessage {
+		return nil
+	}
+	a.seek()
+	if a.await = a.credErr == nil && a.cred.kind == sourceNone; !a.await {
+		return nil
+	}
+	return a.reportOver(a.lease.await(a.caps))
+}
+
+// reportOver reports what is over a cap, if caps are only reported.
+func (a *admission) reportOver(over error) error {
+	if over != nil && a.caps.ReportOnly {
+		a.g.report(a.r, over)
+		return nil
+	}
+	return over
+}
+
+func (a *admission) takeSubjectSlot() error {
+	if a.await {
+		return nil
+	}
+	return a.reportOver(a.lease.bind(a.principal.Subject, a.caps))
+}
+
+// takeKnownSubjectSlot is for a cap behind an Authenticator.
+func (a *admission) takeKnownSubjectSlot() error {
+	p, ok := PrincipalOf(a.r)
+	if !ok {
+		return nil
+	}
+	return a.reportOver(a.lease.bind(p.Subject, a.caps))
+}
+
+// register lists the session before the last look at revocations: a revocation that races
+// with the handshake finds the session, or is found here.
+func (a *admission) register() error {
+	if a.await {
+		return nil
+	}
+	a.session = a.g.state.registry.register(a.principal)
+	session := a.session
+	a.takes(func() { a.g.state.registry.unregister(session) })
+	return a.notRevoked()
+}
+
+func (a *admission) notRevoked() error {
+	if a.g.state.registry.revoked(a.principal) {
+		return deny(reason.Revoked, "")
+	}
+	return nil
+}
+
+// attachValue asks Attach, and looks once more at what may have come meanwhile.
+func (a *admission) attachValue() (err error) {
+	if !a.await {
+		if a.value, err = a.callAttach(a.stripped, a.principal); err != nil {
+			return err
+		}
+		value := a.value
+		a.takes(func() { closeValue(value) })
+		if a.session.isKilled() {
+			return deny(reason.Revoked, "")
+		}
+	}
+	if a.conn == nil && a.g.Draining() {
+		return deny(reason.Draining, "")
+	}
+	return nil
+}
+
+// guarded runs the steps of a handshake, and then done. A refusal is answered and
+// reported, and what was taken is given back, also when a hook or a wrapper panics. The
+// caller must call sessions.left.
+func (a *admission) guarded(w http.ResponseWriter, done func() error) error {
+	admitted, refused := false, false
+	defer func() {
+		if !admitted && !refused {
+			a.cutOff()
+		}
+	}()
+	defer func() {
+		if !admitted {
+			a.unwind()
+		}
+	}()
+	a.w = w
+	a.g.sessions.entered()
+	err := a.run(handshakeSteps)
+	if err == nil {
+		err = done()
+	}
+	if err != nil {
+		ev := a.event()
+		if a.answered || a.explain(w, err, &ev) {
+			w = discardResponse{}
+		}
+		refused = true
+		a.g.refuse(w, a.r, err, ev)
+		a.offended(asDenied(err))
+		return err
+	}
+	admitted = true
+	return nil
+}
+
+// prepare returns the connection that the handshake becomes. It has no socket yet.
+func (a *admission) prepare() *Conn {
+	c := &Conn{
+		g: a.g, e: a.e, first: a.endpointPolicy, known: a.known, id: newID(), client: a.client, origin: retained(a.from), host: retained(a.r.Host),
+		subprotocol: a.subprotocol,
+	}
+	c.who.value, c.who.session = a.value, a.session
+	c.life.leases, c.life.lease = a.leases, a.lease
+	c.reading.c, c.reading.rule = c, anyKind
+	c.reading.fit(a.endpointPolicy)
+	p := a.principal // a pointer into a would keep the request
+	c.who.principal.Store(&p)
+	a.land() // nothing is waited for any more
+	return c
+}
+
+// hand leaves what the steps have taken to the connection.
+func (a *admission) hand(c *Conn) {
+	for _, l := range a.leases {
+		l.move()
+	}
+	a.conn, a.undo = c, nil
+}
+
+// upgrade answers 101 and opens the connection to the application.
+func (a *admission) upgrade(w http.ResponseWriter, holders int32) (err error) {
+	c := a.prepare()
+	c.w, err = wire.Upgrade(w, a.stripped, a.subprotocol, a.wire)
+	if err != nil {
+		// Once the connection is taken nothing more can be answered.
+		a.answered = !is(err, wire.ErrNotHijackable)
+		return denyCause(reason.NotHijackable, err)
+	}
+	a.hand(c)
+	started := false
+	defer func() {
+		if !started { // a hook has panicked: the connection has the rest
+			c.end(reason.Internal, "the handshake was cut off")
+			for range holders - 1 {
+				c.done()
+			}
+		}
+	}()
+	c.start(a.await, holders)
+	started = true
+	return nil
+}
+
+// explain answers a refusal so that a page can see it: a script learns no status
+// of a handshake, but a close code. There is room for few; the others get theirs.
+func (a *admission) explain(w http.ResponseWriter, err error, ev *audit.Event) bool {
+	d, g := asDenied(err), a.g
+	var why *reason.Reason
+	switch status := d.statusCode(); {
+	case !a.known || d.Reason == reason.HandshakeRate:
+		return false // the flood itself must stay cheap
+	case a.subprotocol == "" && ofPage(a.r.Header) && len(headerTokens(a.r.Header, "Sec-Websocket-Protocol")) > 0:
+		return false // its browser would fail a 101 that names no subprotocol
+	case status == http.StatusUnauthorized:
+		why = reason.Unauthenticated // whatever is wrong with it
+	case status == http.StatusTooManyRequests:
+		why = d.Reason
+	default:
+		return false
+	}
+	code := g.closeCode(why)
+	if code == 0 {
+		code = websocket.StatusTryAgainLater
+	}
+	told := &g.state.explained
+	if told.Add(1) > int64(a.auth.cfg.MaxExplained) {
+		told.Add(-1)
+		return false
+	}
+	begun := false
+	defer func() {
+		if !begun { // a wrapper may panic, too
+			told.Add(-1)
+		}
+	}()
+	c, err := wire.Upgrade(w, a.auth.strip(a.r), a.subprotocol, a.wire)
+	if err != nil {
+		return !is(err, wire.ErrNotHijackable)
+	}
+	begun = true
+	token := why.Token()
+	ev.Code = code
+	g.sessions.entered() // a drain waits for it
+	c.End(&CloseError{Code: code, Reason: token, err: why}, int(code), token, func() {}, func() {
+		told.Add(-1)
+		g.sessions.left()
+	})
+	return true
+}
+
+// cutOff reports a handshake that was neither admitted nor refused.
+func (a *admission) cutOff() {
+	e := a.event()
+	e.Kind, e.Err, e.Reason, e.Detail = audit.Warning, reason.Internal, "panic", "a hook or a ResponseWriter ended a handshake"
+	e.Origin, e.Host = a.r.Header.Get("Origin"), a.r.Host
+	if e.Client == "" {
+		e.Client = a.g.clientOf(a.r)
+	}
+	a.g.events.emit(e)
+}

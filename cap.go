@@ -1,0 +1,250 @@
+package wsguard
+
+import (
+	"net/http"
+	"net/netip"
+	"sync"
+
+	"github.com/wsguard/wsguard/reason"
+)
+
+// CapConfig bounds how many connections there are. In each field 0 is the
+// default and Off no limit. A slot is reserved before the upgrade; it comes
+// back when the connection has ended and its handler has returned.
+type CapConfig struct {
+	MaxConns           int  // in all; default 10,000 → 503
+	MaxConnsPerClient  int  // of an IPv4 address or an IPv6 /64; default 64 → 429
+	MaxConnsPerNetwork int  // of an IPv6 /48; default 1,024 → 429
+	MaxConnsPerSubject int  // default 16 → 429
+	MaxUnauthenticated int  // that owe a first message; default MaxConns/10, 1,000 when Off → 503
+	ReportOnly         bool // what would be refused is reported, and passes
+}
+
+func (cfg CapConfig) resolve(f *faults) CapConfig {
+	c := CapConfig{
+		MaxConns:           limit(cfg.MaxConns, 10_000, "Caps.MaxConns", f),
+		MaxConnsPerClient:  limit(cfg.MaxConnsPerClient, 64, "Caps.MaxConnsPerClient", f),
+		MaxConnsPerNetwork: limit(cfg.MaxConnsPerNetwork, 1024, "Caps.MaxConnsPerNetwork", f),
+		MaxConnsPerSubject: limit(cfg.MaxConnsPerSubject, 16, "Caps.MaxConnsPerSubject", f),
+		ReportOnly:         cfg.ReportOnly,
+	}
+	waiting := 1000
+	if c.MaxConns > 0 {
+		waiting = max(1, c.MaxConns/10)
+	}
+	c.MaxUnauthenticated = limit(cfg.MaxUnauthenticated, waiting, "Caps.MaxUnauthenticated", f)
+	return c
+}
+
+// slots counts the connections of a State. The limits come with each call; what is over
+// them under CapConfig.ReportOnly is counted all the same.
+type slots struct {
+	mu           sync.Mutex // a Lease's mu may be held
+	all, waiting int
+	clients      map[clientKey]int
+	networks     map[netip.Prefix]int
+	subjects     map[string]int
+}
+
+func newSlots() *slots {
+	return &slots{clients: map[clientKey]int{}, networks: map[netip.Prefix]int{}, subjects: map[string]int{}}
+}
+
+// held returns how many slots are held.
+func (s *slots) held() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.all
+}
+
+// acquire reserves a slot. over says which limit is in the way; with ReportOnly there is a
+// Lease all the same.
+func (s *slots) acquire(who client, cfg CapConfig) (l *Lease, over error) {
+	l = &Lease{slots: s, client: who.key()}
+	l.network, _ = who.network()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case cfg.MaxConns > 0 && s.all >= cfg.MaxConns:
+		over = deny(reason.MaxConns, "")
+	case cfg.MaxConnsPerClient > 0 && s.clients[l.client] >= cfg.MaxConnsPerClient:
+		over = deny(reason.MaxClientConns, "")
+	case cfg.MaxConnsPerNetwork > 0 && l.network.IsValid() && s.networks[l.network] >= cfg.MaxConnsPerNetwork:
+		d := deny(reason.MaxClientConns, "of its /48")
+		d.shared = true
+		over = d
+	}
+	if over != nil && !cfg.ReportOnly {
+		return nil, over
+	}
+	s.all++
+	s.clients[l.client]++
+	if l.network.IsValid() {
+		s.networks[l.network]++
+	}
+	return l, over
+}
+
+// Lease is a slot, held until Release.
+type Lease struct {
+	slots   *slots
+	client  clientKey
+	network netip.Prefix // not valid: none
+
+	mu       sync.Mutex // slots.mu may be taken while it is held
+	subject  string
+	waiting  bool // a first message is owed
+	moved    bool // a Conn has it
+	released bool
+}
+
+// bind counts the lease for a subject as well. It does nothing for a subject
+// that it is bound to already, or for an anonymous one.
+func (l *Lease) bind(subject string, cfg CapConfig) (over error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if subject == "" || l.subject == subject || l.released {
+		return nil
+	}
+	s := l.slots
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l.subject != "" {
+		down(s.subjects, l.subject) // a piece in front had another view
+		l.subject = ""
+	}
+	if cfg.MaxConnsPerSubject > 0 && s.subjects[subject] >= cfg.MaxConnsPerSubject {
+		over = deny(reason.MaxSubjectConns, "")
+		if !cfg.ReportOnly {
+			return over
+		}
+	}
+	s.subjects[subject]++
+	l.subject = subject
+	return over
+}
+
+// await counts the lease as unauthenticated, authenticated ends that.
+func (l *Lease) await(cfg CapConfig) (over error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.slots
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if cfg.MaxUnauthenticated > 0 && s.waiting >= cfg.MaxUnauthenticated {
+		over = deny(reason.MaxConns, "of those not authenticated yet")
+		if !cfg.ReportOnly {
+			return over
+		}
+	}
+	s.waiting++
+	l.waiting = true
+	return over
+}
+
+func (l *Lease) authenticated() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.waiting {
+		l.waiting = false
+		l.slots.mu.Lock()
+		l.slots.waiting--
+		l.slots.mu.Unlock()
+	}
+}
+
+// Release gives the slot back. More than once is the same as once.
+func (l *Lease) Release() {
+	l.authenticated()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.released {
+		return
+	}
+	l.released = true
+	s := l.slots
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all--
+	down(s.clients, l.client)
+	if l.network.IsValid() {
+		down(s.networks, l.network)
+	}
+	if l.subject != "" {
+		down(s.subjects, l.subject)
+	}
+}
+
+func down[K comparable](m map[K]int, k K) {
+	if m[k]--; m[k] == 0 {
+		delete(m, k)
+	}
+}
+
+// move hands the lease to a Conn: its maker no longer releases it.
+func (l *Lease) move() {
+	l.mu.Lock()
+	l.moved = true
+	l.mu.Unlock()
+}
+
+func (l *Lease) releaseUnlessMoved() {
+	l.mu.Lock()
+	moved := l.moved
+	l.mu.Unlock()
+	if !moved {
+		l.Release()
+	}
+}
+
+// ConnCap bounds the number of connections. It is the slots of a Guard: its own, or those
+// of [Guard.Pieces].
+type ConnCap struct{ g *Guard }
+
+// NewConnCap returns a cap that can stand in front of any handler. A ConnCap that is
+// returned with an error refuses every request.
+func NewConnCap(cfg CapConfig, proxies Proxies) (*ConnCap, error) {
+	var f faults
+	p := alone(proxies.resolver(&f))
+	p.caps = cfg.resolve(&f)
+	err := f.err()
+	if err != nil {
+		p.broken = reason.MaxConns
+	}
+	return &ConnCap{standAlone(p)}, err
+}
+
+// Acquire reserves a slot for the client of r.
+func (c *ConnCap) Acquire(r *http.Request) (*Lease, error) {
+	a := c.g.endpoint.admission(r)
+	err := a.run([]step{addressStep, slotStep})
+	if err != nil {
+		a.unwind()
+		return nil, err
+	}
+	return a.lease, nil
+}
+
+// Handler reserves a slot for as long as next runs, or until the end of the Conn
+// that a Guard accepts there; else it answers 503 or 429. Behind an
+// [Authenticator]'s Handler, the subject's cap holds too.
+func (c *ConnCap) Handler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a := c.g.endpoint.admission(r)
+		if a.marks.has(c.g.state, stepSlot) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		defer func() {
+			if a.lease != nil {
+				a.lease.releaseUnlessMoved()
+			}
+		}()
+		if !a.piece(w, []step{addressStep, askOriginStep, slotStep, knownSubjectStep}) {
+			return
+		}
+		m := a.marks
+		m.leases = append(m.leases[:len(m.leases):len(m.leases)], a.lease)
+		next.ServeHTTP(w, m.with(r, c.g.state, stepSlot))
+	})
+}

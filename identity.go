@@ -1,0 +1,233 @@
+package wsguard
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/wsguard/wsguard/audit"
+	"github.com/wsguard/wsguard/reason"
+)
+
+// authentication is the part of a connection that knows whom it was authenticated for,
+// until when, and when to ask again. The goroutine that authenticates owns it: the
+// handshake's, or that of authenticate. From begin on the holder of refreshMu does.
+type authentication struct {
+	principal  atomic.Pointer[Principal]
+	expires    atomic.Pointer[time.Time] // nil: never
+	session    *session                  // read-only after begin; nil until somebody is authenticated
+	value      any                       // what Attach returned; read-only after begin
+	awaiting   atomic.Bool               // the first message must be the credential
+	authBy     time.Time                 // when that must have come; read-only after start
+	recheck    atomic.Int64              // when to revalidate, as watch.due counts; 0: never, or it is under way
+	rechecking atomic.Bool               // a goroutine revalidates
+	overdue    time.Time                 // used by the goroutine that revalidates only
+
+	refreshMu sync.Mutex    // one Refresh at a time; see conn.go for the order
+	refreshes *rate.Limiter // guarded by refreshMu; made when needed
+}
+
+// authenticate takes the credential out of the first message and does what the
+// handshake could not: what it finds wrong has ended the connection.
+func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
+	g := c.g
+	defer c.done() // start has counted us
+	_, msg, err := c.read(ctx)
+	if err != nil {
+		if c.w.Cause() == nil {
+			return c.end(reason.AuthTimeout, "Accept's context ended")
+		}
+		return err
+	}
+	// It came in time; what a verifier takes is not the peer's.
+	c.who.awaiting.Store(false)
+	a := c.admission(c.ctx, r)
+	defer a.unwind() // what is left of it
+	token, err := parseFirstMessage(msg)
+	if err != nil {
+		if a.auth.cfg.InsecureReportOnly {
+			c.w.Again() // it is the application's, then
+		}
+	} else {
+		a.cred, a.sought = credential{sourceFirstMessage, token}, true
+		err = a.run(firstMessageSteps[:credentialAt+1])
+	}
+	if err != nil && a.auth.cfg.InsecureReportOnly {
+		d := asDenied(err)
+		c.violation(d.Reason, d.detail, true)
+		a.principal, err = Principal{}, nil
+	}
+	if err == nil {
+		p := a.principal
+		c.who.principal.Store(&p)
+		err = a.run(firstMessageSteps[credentialAt+1:])
+	}
+	if err != nil {
+		if c.over() {
+			return c.closed()
+		}
+		d := asDenied(err)
+		if d.Code() == 0 {
+			d = denyCause(reason.Unavailable, err)
+		}
+		if !d.shared {
+			g.offend(c.client, d.Reason, handshakeOffences[d.Reason])
+		}
+		return c.accuse(d.Reason, d.detail)
+	}
+	c.who.session, c.who.value = a.session, a.value
+	a.land()
+	a.undo = nil // the connection has it
+	c.life.lease.authenticated()
+	in := &c.reading
+	in.fit(c.e.policy())
+	sent := in.rates.sent
+	in.rates = g.state.rates.conn(in.policy.rates, c.client, a.principal.Subject)
+	in.rates.sent = sent
+	c.begin()
+	if c.w.Cause() != nil {
+		return c.closed()
+	}
+	return nil
+}
+
+// admission is that of a credential which comes over the connection. r is nil for a
+// refresh.
+func (c *Conn) admission(ctx context.Context, r *http.Request) *admission {
+	return &admission{
+		endpointPolicy: c.e.policy(), e: c.e, g: c.g, conn: c, r: r, stripped: r, ctx: ctx,
+		client: c.client, from: c.origin, known: c.known, lease: c.life.lease,
+	}
+}
+
+// refreshed judges a newer credential.
+func (c *Conn) refreshed(ctx context.Context, old *Principal, token string) (Principal, error) {
+	switch {
+	case old.anonymous():
+		return Principal{}, deny(reason.Unauthenticated, "nobody to refresh")
+	case token == "" || len(token) > maxToken:
+		return Principal{}, deny(reason.Unauthenticated, "empty or over-long credential")
+	}
+	if c.who.refreshes == nil {
+		c.who.refreshes = rate.NewLimiter(rate.Every(10*time.Second), 3)
+	}
+	if !c.who.refreshes.Allow() {
+		return Principal{}, deny(reason.RateLimited, "")
+	}
+	a := c.admission(ctx, nil)
+	defer a.unwind()
+	a.cred, a.sought = credential{sourceFirstMessage, token}, true
+	if a.auth.cfg.Verifier == nil {
+		a.cred.kind = sourceTicket
+	}
+	err := a.run(refreshSteps)
+	return a.principal, err
+}
+
+// Refresh replaces the credential of a connection by a newer one of the same
+// subject, which the application has got from the peer: its expiry, scopes and
+// session. Three are looked at in a row, then one every 10 s: reason.RateLimited.
+// An error leaves everything as it was, except that another subject
+// (reason.Refresh) and a credential that is revoked close the connection.
+func (c *Conn) Refresh(ctx context.Context, token string) error {
+	c.who.refreshMu.Lock()
+	defer c.who.refreshMu.Unlock()
+	if c.over() {
+		return c.closed()
+	}
+	old := c.who.principal.Load()
+	p, err := c.refreshed(ctx, old, token)
+	switch {
+	case c.over():
+		return c.closed()
+	case err != nil:
+		d := asDenied(err)
+		c.violation(d.Reason, "refresh: "+d.detail, false)
+		return err
+	case p.Subject != old.Subject:
+		return c.punish(reason.Refresh, "")
+	}
+	if !c.adopt(p) {
+		return c.closed()
+	}
+	c.g.events.emit(c.event(audit.Refresh))
+	return nil
+}
+
+// adopt makes p the connection's from now on. It reports false when the connection
+// has ended, for that or another reason. refreshMu is held.
+func (c *Conn) adopt(p Principal) bool {
+	if !c.g.state.registry.identify(c.who.session, p) {
+		return false // gone
+	}
+	if c.g.state.registry.revoked(p) || c.who.session.isKilled() {
+		c.end(reason.Revoked, "")
+		return false
+	}
+	c.who.principal.Store(&p)
+	if p.Expires.IsZero() {
+		c.who.expires.Store(nil)
+	} else {
+		c.who.expires.Store(&p.Expires)
+	}
+	c.schedule(time.Now())
+	return true
+}
+
+// checkAgain sets when the connection is to be revalidated.
+func (c *Conn) checkAgain(p Principal, in time.Duration) {
+	if c.e.policy().auth.cfg.Revalidate != nil && !p.anonymous() {
+		c.who.recheck.Store(int64(time.Since(c.g.born) + in))
+	}
+}
+
+// revalidate runs on a goroutine of its own, one at a time, which ends with the
+// connection.
+func (c *Conn) revalidate() {
+	defer c.survive()
+	defer c.who.rechecking.Store(false)
+	cfg := &c.e.policy().auth.cfg
+	if cfg.Revalidate == nil {
+		return // Reconfigure has just ended it
+	}
+	every := cfg.RevalidateEvery
+	select {
+	case c.g.state.revalidating <- struct{}{}:
+		c.who.overdue = time.Time{}
+	default:
+		// Its turn will come; but who waits for as long as an interval is
+		// no longer known to be good.
+		now := time.Now()
+		if c.who.overdue.IsZero() {
+			c.who.overdue = now.Add(every)
+		}
+		if !now.Before(c.who.overdue) {
+			c.end(reason.Unavailable, "revalidation: too many at once")
+			return
+		}
+		c.checkAgain(c.Principal(), jitter(min(time.Second, every/4)))
+		c.schedule(now)
+		return
+	}
+	old := c.who.principal.Load()
+	p, err := c.g.state.revalidate(c.ctx, cfg, *old)
+	c.who.refreshMu.Lock()
+	defer c.who.refreshMu.Unlock()
+	switch {
+	case c.over():
+	case c.who.principal.Load() != old:
+		// A Refresh came in between: the answer is about who he was.
+		c.checkAgain(*c.who.principal.Load(), 0)
+		c.schedule(time.Now())
+	case err != nil:
+		d := asDenied(err)
+		c.end(d.Reason, "revalidation: "+d.detail)
+	default:
+		c.checkAgain(p, jitter(every))
+		c.adopt(p)
+	}
+}

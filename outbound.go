@@ -1,0 +1,129 @@
+package wsguard
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"unicode/utf8"
+
+	"golang.org/x/time/rate"
+
+	"github.com/wsguard/wsguard/internal/wire"
+	"github.com/wsguard/wsguard/reason"
+)
+
+// outbound is the part of a connection that sends what the application writes. All of
+// its fields are atomic, so it has no owner. The engine puts the writers in order.
+type outbound struct {
+	sent            atomic.Pointer[rate.Limiter] // what SentBytes allows; nil: no limit
+	messages, bytes atomic.Uint64                // that were sent
+}
+
+// outbound judges what is to be sent.
+func (c *Conn) outbound(msg []byte) error {
+	v := c.e.policy().messages.Outbound
+	if v == nil {
+		return nil
+	}
+	err := validate(v, msg)
+	if err == nil {
+		return nil
+	}
+	if t, ok := v.(*table); ok {
+		v = t.rule(msg).Validator
+	}
+	o := object(explain(v, msg, err), verdict)
+	c.tell(o.why, "outbound: "+o.detail, false)
+	return fmt.Errorf("wsguard: outbound message refused: %w", o.err)
+}
+
+// Write sends a message and returns when the kernel has all of it, ctx ends,
+// or the write timeout passes. It never queues. A Write whose ctx ends before
+// a byte has left returns ctx's error and the connection stays usable (not over
+// TLS); any other failure to write ends it, and Write returns a *[CloseError].
+//
+// A MessageText that is not UTF-8 is a mistake of the caller's, since every browser
+// would close the connection. Write, Send and SendLatest then send nothing and
+// return an error that is no *CloseError, and the connection stays usable.
+func (c *Conn) Write(ctx context.Context, typ MessageType, msg []byte) error {
+	if err := wellFormed(typ, msg); err != nil {
+		return err
+	}
+	if err := c.outbound(msg); err != nil {
+		return err
+	}
+	return c.writeMessage(ctx, typ, msg)
+}
+
+// wellFormed returns an error if no connection can be sent such a message.
+func wellFormed(typ MessageType, msg []byte) error {
+	switch {
+	case typ != MessageText && typ != MessageBinary:
+		return errMessageType(typ)
+	case typ == MessageText && !utf8.Valid(msg):
+		return errNotUTF8
+	}
+	return nil
+}
+
+var errNotUTF8 = fmt.Errorf("wsguard: outbound message refused: %w", reason.InvalidUTF8)
+
+func errMessageType(typ MessageType) error {
+	return fmt.Errorf("wsguard: message type %d: must be MessageText or MessageBinary", int(typ))
+}
+
+func (c *Conn) writeMessage(ctx context.Context, typ MessageType, msg []byte) error {
+	if err := c.write(c.plain(ctx), typ, msg); err != nil {
+		return err
+	}
+	c.wrote(msg)
+	return nil
+}
+
+// notify sends a notice of the guard's to the peer.
+func (c *Conn) notify(msg []byte) error {
+	if c.wrap != nil {
+		if !c.w.Notice(msg) {
+			c.reading.unnoticed.Add(1)
+		}
+		return nil
+	}
+	return c.write(context.Background(), MessageText, msg)
+}
+
+// wrote counts a message of the application's.
+func (c *Conn) wrote(msg []byte) {
+	c.writing.messages.Add(1)
+	c.writing.bytes.Add(uint64(len(msg)))
+	charge(c.writing.sent.Load(), len(msg))
+}
+
+// write sends a message of one of the two types.
+func (c *Conn) write(ctx context.Context, typ MessageType, msg []byte) error {
+	op := byte(wire.Text)
+	if typ == MessageBinary {
+		op = wire.Binary
+	}
+	err := c.w.Write(ctx, op, msg)
+	switch {
+	case err == nil:
+		return nil
+	case err == wire.ErrInterrupted && ctx.Err() != nil:
+		return c.stopped(ctx)
+	case err == wire.ErrClosing:
+		return c.closed()
+	}
+	return c.writeFailed(ctx, err)
+}
+
+// writeFailed ends a connection that cannot be written to.
+func (c *Conn) writeFailed(ctx context.Context, err error) error {
+	failed, ok := err.(*wire.WriteError)
+	switch {
+	case ok && ctx.Err() != nil:
+		return c.end(reason.WriteTimeout, "the context ended in the middle of a message")
+	case ok && failed.Timeout:
+		return c.end(reason.WriteTimeout, "")
+	}
+	return c.lost(err)
+}

@@ -1,0 +1,126 @@
+package wsguard
+
+import (
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/wsguard/wsguard/internal/wire"
+	"github.com/wsguard/wsguard/reason"
+)
+
+// policy is what a Config says. It is immutable: Reconfigure compiles another one. A
+// handshake loads it once. A connection keeps the one of its handshake for timeouts,
+// queues and frames, and asks Endpoint.policy for the newest once per message, send and
+// refresh.
+type policy struct {
+	client       identify
+	origin       originRule
+	host         hostRule
+	insecureHTTP bool
+	auth         authRule
+	caps         CapConfig
+	rates        RateConfig
+	penalties    PenaltyConfig
+	heartbeat    HeartbeatConfig
+	send         SendConfig
+	codes        map[*reason.Reason]StatusCode
+	broken       *reason.Reason // a piece whose configuration has faults refuses everything
+
+	endpoints []*endpointPolicy // by Endpoint.index
+}
+
+// endpointPolicy is a policy as one of its endpoints has it. It is immutable.
+type endpointPolicy struct {
+	*policy
+	subprotocols []string
+	messages     MessageConfig
+	attach       func(*http.Request, Principal) (any, error)
+	wire         *wire.Config
+}
+
+// compile returns what cfg says for these further endpoints. It adds every fault to f; a
+// policy with faults is of no use. endings bounds the endings that wait for their peer at
+// the same time.
+func compile(cfg Config, further []EndpointConfig, endings chan struct{}, f *faults) *policy {
+	p := &policy{
+		client:       cfg.Proxies.resolver(f),
+		origin:       newOriginRule(cfg, f),
+		host:         newHostRule(cfg.Hosts, f),
+		insecureHTTP: cfg.InsecureAllowHTTP,
+		auth:         newAuthRule(cfg.Auth, f),
+		caps:         cfg.Caps.resolve(f),
+		rates:        cfg.Rates.resolve(f),
+		penalties:    cfg.Penalties.resolve(f),
+		heartbeat:    cfg.Heartbeat.resolve(f),
+		send:         cfg.Send.resolve(f),
+		codes:        maps.Clone(cfg.CloseCodes),
+	}
+	if p.origin.missing && p.host.list == nil {
+		f.add("AllowMissingOrigin", "", "needs a Hosts list: without an Origin nothing else stops DNS rebinding")
+	}
+	if p.origin.null && p.auth.cfg.Sources.Cookie != "" {
+		f.add("Origins", "null", "with Auth.Sources.Cookie it would let in the frames of every site: take a ticket or a token for pages of the origin null")
+	}
+	for why, code := range p.codes {
+		if why == nil || why.Code() == 0 || why == reason.Closed || why == reason.PeerClosed {
+			f.add("CloseCodes", why, "not a reason of the guard's to close")
+		} else if !sendable(code) {
+			f.add("CloseCodes", int(code), "cannot be sent")
+		}
+	}
+	own := EndpointConfig{cfg.Subprotocols, cfg.Messages, cfg.Attach}
+	for _, e := range append([]EndpointConfig{own}, further...) {
+		if e.Attach == nil {
+			e.Attach = cfg.Attach
+		}
+		p.endpoints = append(p.endpoints, p.endpoint(e, endings, f))
+	}
+	return p
+}
+
+// endpoint compiles what one endpoint has for itself.
+func (p *policy) endpoint(cfg EndpointConfig, endings chan struct{}, f *faults) *endpointPolicy {
+	e := &endpointPolicy{policy: p, subprotocols: slices.Clone(cfg.Subprotocols), attach: cfg.Attach}
+	for i, s := range e.subprotocols {
+		if !isToken(s) {
+			f.add("Subprotocols", s, "not a token of RFC 9110")
+		} else if slices.Contains(e.subprotocols[:i], s) {
+			f.add("Subprotocols", s, "listed twice")
+		} else if prefix := p.auth.cfg.Sources.Subprotocol; prefix != "" && strings.HasPrefix(s, prefix) {
+			f.add("Subprotocols", s, "begins with Auth.Sources.Subprotocol: it would be taken for a credential")
+		}
+	}
+	e.messages = cfg.Messages.resolve(e.subprotocols, f)
+	p.rates.checkBytes(e.messages.MaxBytes, f)
+	h, control := p.heartbeat, e.messages.Control
+	if control.off() {
+		control = Rate{}
+	}
+	e.wire = &wire.Config{
+		PingInterval: h.Ping, PongTimeout: h.Pong, IdleTimeout: h.Idle, MessageTimeout: e.messages.Timeout,
+		WriteTimeout: h.Write, CloseGrace: h.CloseGrace, Linger: h.Linger, LingerBytes: lingerBytes,
+		MaxFragments: e.messages.MaxFragments, ControlRate: control.PerSecond, ControlBurst: control.Burst,
+		Endings: endings,
+	}
+	return e
+}
+
+const (
+	maxEndings  = 256      // endings that wait for their peer at once
+	lingerBytes = 16 << 20 // that one of them reads and throws away
+)
+
+// alone is the policy of a piece that stands alone: everything else lets pass.
+func alone(client identify) *policy {
+	off := Rate{PerSecond: Off}
+	p := &policy{client: client, insecureHTTP: true}
+	p.origin.none = true
+	p.penalties.Violations = off
+	p.auth.cfg.Failures = off
+	p.rates.Handshakes = off
+	p.rates.MaxInFlight, p.rates.MaxInFlightPerClient = 256, 8
+	p.endpoints = []*endpointPolicy{{policy: p}}
+	return p
+}
