@@ -259,6 +259,19 @@ func (c *session) next() (string, error) {
 	}
 }
 
+// ask says a text and waits for its echo.
+func (c *session) ask(text string) error {
+	err := c.WriteFrame(wstest.Text(c.target.lib.dialect.say(0, text)))
+	if err != nil {
+		return err
+	}
+	got, err := c.next()
+	if err == nil && got != text {
+		err = fmt.Errorf("got %q, want %q", got, text)
+	}
+	return err
+}
+
 // end reads to the end of the connection. It returns the close code, 0 if no
 // close frame came, and the texts that came before. It is an error when the
 // connection does not end.
