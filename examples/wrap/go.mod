@@ -1,0 +1,16 @@
+module github.com/wsguard/wsguard/examples/wrap
+
+go 1.25.0
+
+require (
+	github.com/gorilla/websocket v1.5.3
+	github.com/wsguard/wsguard v0.1.0
+)
+
+require (
+	github.com/coder/websocket v1.8.15 // indirect
+	github.com/santhosh-tekuri/jsonschema/v5 v5.3.1 // indirect
+	golang.org/x/time v0.15.0 // indirect
+)
+
+replace github.com/wsguard/wsguard => ../..
