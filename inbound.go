@@ -2,6 +2,7 @@ package wsguard
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -94,6 +95,9 @@ func (in *inbound) judged(m *wire.Message) (v wire.Verdict, wait time.Duration, 
 	if err != nil || !ok {
 		return wire.Drop, 0, err
 	}
+	if in.c.wrap != nil && in.c.over() && withheld(in.c.closed()) {
+		return wire.Drop, 0, in.c.closed() // it has ended while the message was judged
+	}
 	in.kind = in.rule.kind
 	in.messages.Add(1)
 	in.bytes.Add(uint64(len(m.Data)))
@@ -167,11 +171,18 @@ func (in *inbound) judge() (bool, error) {
 			}
 			return in.refuse(object(err, forbidden), in.policy.messages.OnForbidden)
 		}
-		if in.policy.messages.Authorize != nil && c.over() {
+		if in.policy.messages.Authorize != nil && c.wrap == nil && c.over() {
 			return false, c.closed() // it took its time
 		}
 	}
 	return true, nil
+}
+
+// withheld reports whether a message that has been judged is kept from a wrapped handler
+// after this end, because its sender may no longer send.
+func withheld(cause error) bool {
+	return slices.ContainsFunc([]*reason.Reason{reason.Revoked, reason.Expired, reason.Unauthenticated, reason.Banned},
+		func(why *reason.Reason) bool { return errors.Is(cause, why) })
 }
 
 // validate asks the validator about the message.

@@ -25,7 +25,7 @@ type lifecycle struct {
 	leases     []*Lease      // read-only after start; the last holder releases them
 	lease      *Lease        // of this Guard's cap; read-only after start
 	index      int           // in sessions.conns; guarded by sessions.mu
-	listed     bool          // sessions.conns has the connection; read-only after list
+	listed     atomic.Bool   // sessions.conns has the connection
 	begun      atomic.Bool   // it is open to the application
 	violations atomic.Uint64 // messages that were refused or reported
 
@@ -64,7 +64,7 @@ func (c *Conn) list(authenticated bool) {
 	}
 	c.watch.due.Store(int64(never))
 	c.schedule(c.opened)
-	c.life.listed = true
+	c.life.listed.Store(true)
 	draining := c.g.sessions.add(c)
 	if authenticated {
 		c.begin()
@@ -230,7 +230,7 @@ func (c *Conn) ended(cause *CloseError, detail string) {
 	defer c.done() // whatever a hook does
 	if c.wrap != nil {
 		defer c.wrap.ended(cause)
-		if !c.life.listed {
+		if !c.life.listed.Load() {
 			return // it was never open
 		}
 	}
@@ -285,7 +285,7 @@ func (c *Conn) done() {
 	if c.life.holders.Add(-1) > 0 {
 		return
 	}
-	if c.life.listed { // whatever Close does
+	if c.life.listed.Load() { // whatever Close does
 		defer c.g.sessions.remove(c)
 	} else {
 		defer c.g.state.registry.unregister(c.who.session)

@@ -3,6 +3,7 @@ package wsguard
 import (
 	"bufio"
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"runtime/debug"
@@ -69,17 +70,20 @@ type valueKey struct{}
 // engine (wire.WrapHooks), mostly under the writer's lock.
 type wrapping struct {
 	c     *Conn
-	r     *http.Request              // as it came; until the handler has answered
 	said  atomic.Pointer[CloseError] // the close frame that the handler has sent
-	over  context.CancelCauseFunc    // ends the context of the handler's request
 	leave sync.Once                  // sessions.left
+
+	mu      sync.Mutex
+	over    context.CancelCauseFunc // ends the context of the handler's request
+	drained bool                    // mu: the handler expects nothing more
+	cause   error                   // mu: why the connection has ended; nil: it has not
 }
 
 // serveWrapped runs one handshake and its handler.
 func (e *Endpoint) serveWrapped(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	a := e.admission(r)
 	a.wrapped = true
-	wr := &wrapping{r: r}
+	wr := &wrapping{}
 	var c *Conn
 	admitted := false
 	defer func() {
@@ -94,11 +98,11 @@ func (e *Endpoint) serveWrapped(w http.ResponseWriter, r *http.Request, next htt
 	if err != nil {
 		return
 	}
-	admitted = true
 	ctx, over := context.WithCancelCause(r.Context())
 	wr.c, wr.over, c.wrap = c, over, wr
 	ww := &wrapWriter{w: w, a: a, wrapping: wr, offer: a.offer()}
 	defer ww.returned()
+	admitted = true
 	next.ServeHTTP(ww, a.forHandler(ctx, ww.offer))
 }
 
@@ -138,7 +142,6 @@ func (wr *wrapping) left(g *Guard) { wr.leave.Do(g.sessions.left) }
 // Opened opens the connection: the handler's 101 has gone out.
 func (wr *wrapping) Opened() {
 	c := wr.c
-	wr.r = nil
 	c.opened = time.Now()
 	c.list(true)
 	wr.left(c.g)
@@ -176,6 +179,12 @@ func (wr *wrapping) Closing(code int, why string) {
 // Closed ends the connection because the handler has closed it.
 func (wr *wrapping) Closed(detail string) { wr.closed(detail) }
 
+// Unanswered ends the connection because the handler has closed it without a response.
+func (wr *wrapping) Unanswered() {
+	wr.refused(0, "closed without a response")
+	wr.closed("")
+}
+
 func (wr *wrapping) closed(detail string) {
 	wr.c.endWith(&CloseError{Code: websocket.StatusAbnormalClosure, err: reason.Closed}, 0, detail)
 }
@@ -210,10 +219,29 @@ func (wr *wrapping) Check(binary bool, msg []byte) bool {
 	return c.outbound(msg) == nil
 }
 
-// ended runs when the socket is closed.
+// Drained notes that the handler expects nothing more of the connection.
+func (wr *wrapping) Drained() {
+	wr.mu.Lock()
+	defer wr.mu.Unlock()
+	wr.drained = true
+	if wr.cause != nil {
+		wr.over(wr.cause)
+	}
+}
+
+// ended runs when the socket is closed. The context of the handler's request outlives the
+// connection until the handler has read its end, or could have: httputil.ReverseProxy cuts
+// its backend off when the context ends.
 func (wr *wrapping) ended(cause error) {
-	wr.over(cause)
 	wr.left(wr.c.g)
+	wr.mu.Lock()
+	defer wr.mu.Unlock()
+	wr.cause = cause
+	if left := wr.c.w.Left(); !wr.drained && left > 0 {
+		time.AfterFunc(left, func() { wr.over(cause) })
+		return
+	}
+	wr.over(cause)
 }
 
 // wrapWriter is the ResponseWriter of a wrapped handler. It has no Unwrap, because what
@@ -246,7 +274,7 @@ func (w *wrapWriter) returned() {
 		}
 		w.a.unwind()
 		w.left(w.c.g)
-		if v == nil {
+		if w.status != 0 {
 			w.Refused(w.status)
 		}
 		w.over(nil)
@@ -301,17 +329,23 @@ func (w *wrapWriter) Write(p []byte) (int, error) {
 }
 
 func (w *wrapWriter) Flush() {
-	if w.conn == nil {
-		http.NewResponseController(w.w).Flush()
+	if w.conn != nil {
+		return
 	}
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	http.NewResponseController(w.w).Flush()
 }
 
 // Hijack returns the guarded connection. Its Reader is empty: what came with the handshake
 // is judged after the 101.
 func (w *wrapWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	switch {
-	case w.hijacked || w.status != 0:
+	case w.hijacked:
 		return nil, nil, http.ErrHijacked
+	case w.status != 0:
+		return nil, nil, errAnswered
 	case w.conn == nil && w.err == nil:
 		w.take()
 	}
@@ -332,6 +366,8 @@ func (w *wrapWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 }
 
 const hijackBytes = 4096
+
+var errAnswered = errors.New("wsguard: the handler has answered already")
 
 // take hijacks the connection for the engine.
 func (w *wrapWriter) take() error {

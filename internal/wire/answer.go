@@ -45,18 +45,23 @@ func cutHead(b []byte) int {
 // judgeAnswer judges a whole response head.
 func judgeAnswer(head []byte, offer Offer) answer {
 	resp, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(head)), &http.Request{Method: http.MethodGet})
-	if err != nil {
+	if err != nil || resp.StatusCode < 100 || !wellFormed(head) {
 		return answer{fault: "not an HTTP response"}
 	}
 	resp.Body.Close()
-	if resp.StatusCode != http.StatusSwitchingProtocols {
+	switch {
+	case resp.StatusCode == http.StatusSwitchingProtocols:
+	case resp.StatusCode < 200: // the final response is still to come
+		return answer{status: resp.StatusCode, head: head}
+	default:
 		return answer{status: resp.StatusCode, head: closing(head)}
 	}
+	upgrade := headerValues(resp.Header, "Upgrade")
 	named := headerValues(resp.Header, "Sec-Websocket-Protocol")
 	switch accept := resp.Header["Sec-Websocket-Accept"]; {
 	case !resp.ProtoAtLeast(1, 1):
 		return answer{fault: "a 101 of another HTTP version"}
-	case !slices.ContainsFunc(headerValues(resp.Header, "Upgrade"), func(s string) bool { return strings.EqualFold(s, "websocket") }):
+	case len(upgrade) != 1 || !strings.EqualFold(upgrade[0], "websocket"):
 		return answer{fault: "a 101 without Upgrade: websocket"}
 	case !slices.ContainsFunc(headerValues(resp.Header, "Connection"), func(s string) bool { return strings.EqualFold(s, "upgrade") }):
 		return answer{fault: "a 101 without Connection: Upgrade"}
@@ -71,6 +76,18 @@ func judgeAnswer(head []byte, offer Offer) answer {
 		head = slices.Concat(head[:len(head)-2], []byte("Sec-WebSocket-Protocol: "+offer.Negotiated+"\r\n\r\n"))
 	}
 	return answer{status: resp.StatusCode, head: head}
+}
+
+// wellFormed reports whether the lines of a head are what both we and the client take
+// for lines: a bare CR or LF, or a line that continues another, could hide bytes from us.
+func wellFormed(head []byte) bool {
+	for i, line := range bytes.Split(head[:len(head)-4], []byte("\r\n")) {
+		name, _, ok := bytes.Cut(line, []byte(":"))
+		if bytes.ContainsAny(line, "\r\n\x00") || i > 0 && (!ok || len(name) == 0 || bytes.ContainsAny(name, " \t")) {
+			return false
+		}
+	}
+	return true
 }
 
 // headerValues splits the values of a header at their commas, all its lines.

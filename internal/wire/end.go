@@ -7,11 +7,13 @@ import (
 )
 
 // End ends the connection. The first call wins: cause is what Cause returns from
-// now on, and the peer is sent code and reason; code 0 sends no close frame.
-// first is called before anybody can see the cause; done from a goroutine of its
-// own when the socket is closed, after no more than the grace, the linger and
-// what a write that is under way still takes of the grace. When End returns, a
-// cause is set.
+// now on, and the peer is sent code and reason. Code 0 sends no close frame. first is
+// called before anybody can see the cause, and done from a goroutine of its own when
+// the socket is closed. When End returns, a cause is set.
+//
+// The ending has the grace for what is under way and for the close frame, and the grace
+// and the linger in all. If a wrapped handler has said its last word before, they count
+// from there.
 func (c *Conn) End(cause error, code int, reason string, first, done func()) {
 	if c.ending.Swap(true) {
 		<-c.closing
@@ -20,15 +22,21 @@ func (c *Conn) End(cause error, code int, reason string, first, done func()) {
 	first()
 	c.mu.Lock()
 	c.cause, c.endCode, c.endReason = cause, code, reason
+	from := c.lastWord
+	if from == 0 {
+		from = c.now()
+	}
+	c.graceBy = from + c.cfg.CloseGrace
+	c.overBy = c.graceBy + c.cfg.Linger
 	close(c.closing)
 	// The reader stops at once. A writer has the grace: if its frame gets
 	// out, the close frame can follow.
 	c.armed = 1
 	c.nc.SetReadDeadline(past)
-	c.warmed = c.now() + c.cfg.CloseGrace
-	c.nc.SetWriteDeadline(c.born.Add(c.warmed))
+	c.warmed = c.graceBy
+	c.nc.SetWriteDeadline(c.at(c.warmed))
 	c.mu.Unlock()
-	go c.finish(code, reason, done)
+	go c.finish(done)
 }
 
 // Cut closes the socket without waiting for the peer any longer. It is for
@@ -49,89 +57,140 @@ func (c *Conn) socket() net.Conn {
 	return c.nc
 }
 
-func (c *Conn) finish(code int, reason string, done func()) {
+// Left is how much is left of the time that the whole ending may take. It must be
+// called after End.
+func (c *Conn) Left() time.Duration { return c.until(c.overBy) }
+
+// until is how long it is until at, at least 0. The ending alone asks.
+func (c *Conn) until(at time.Duration) time.Duration { return max(0, at-c.now()) }
+
+// parting is how the ending leaves the peer.
+type parting int
+
+const (
+	partCut   parting = iota // nothing more reaches the peer
+	partFIN                  // the end of the stream is all that it is told
+	partClose                // a close frame has been sent, by the engine or by the handler
+)
+
+func (c *Conn) finish(done func()) {
 	defer done()
 	defer func() {
 		_ = recover() // a net.Conn may be the application's
 		closeConn(c.socket())
 	}()
-	polite := c.sendClose(code, reason)
+	how, writer := c.part()
 	if c.wrapped != nil {
-		c.wrapped.finish()
+		c.wrapped.finish(writer)
 	}
-
 	// The reader's Read has failed by now, or fails at once; the application
 	// runs outside of the lock.
-	t := time.NewTimer(c.cfg.CloseGrace)
-	select {
-	case c.rlock <- struct{}{}:
+	if c.lockReader() {
 		c.rctx.clear()
 		if c.lent || c.whole {
 			// The application may still hold a message, and a wrapped handler a
 			// part of a frame.
 			c.forsake()
 		}
-		if polite {
-			c.linger()
+		if how != partCut {
+			c.linger(how)
 		}
 		c.release()
 		c.early = nil
-	case <-t.C:
-		// A net.Conn that ignores its deadlines.
 	}
-	t.Stop()
 }
 
-// sendClose writes the close frame and reports whether it is worth waiting for the peer
-// to read what was sent.
-func (c *Conn) sendClose(code int, reason string) bool {
-	t := time.NewTimer(c.cfg.CloseGrace)
+// lockReader makes the ending the reader, for good. It reports false for a net.Conn that
+// ignores its deadlines, and while the application judges a message.
+func (c *Conn) lockReader() bool {
+	select {
+	case c.rlock <- struct{}{}:
+		return true
+	default:
+	}
+	t := time.NewTimer(c.until(c.overBy))
 	defer t.Stop()
-	w := c.wrapped
-	for late := false; ; {
+	select {
+	case c.rlock <- struct{}{}:
+		return true
+	case <-t.C:
+		return false
+	}
+}
+
+// lockWriter makes the ending the writer, for good. It waits for the grace until a
+// wrapped handler is ready, and then for a writer that must give up at that time. late
+// says that the grace is over. ok is false for a net.Conn that ignores its deadlines.
+func (c *Conn) lockWriter() (late, ok bool) {
+	t := time.NewTimer(c.until(c.graceBy))
+	defer t.Stop()
+	over := func() bool { // the timer has fired
+		if late {
+			return true
+		}
+		late = true
+		t.Reset(c.until(c.overBy))
+		return false
+	}
+	for {
 		select {
 		case c.wlock <- struct{}{}:
-			// Kept: nothing is written after this.
 		case <-t.C:
-			// A writer that ignores its deadline. Closing the socket is all that is
-			// left.
-			c.abort()
-			return false
+			if over() {
+				return late, false
+			}
+			continue
 		}
-		if w == nil || late || w.ready() {
-			break
+		if c.wrapped == nil || late || c.wrapped.ready() {
+			return late, true
 		}
 		<-c.wlock
 		select {
-		case <-w.changed:
+		case <-c.wrapped.changed:
 		case <-t.C:
-			late = true
-			t.Reset(c.cfg.CloseGrace)
+			over()
 		}
 	}
-	c.wctx.clear()
-	if w != nil {
-		c.mu.Lock()
-		c.final, c.warmed = true, c.now()+c.cfg.CloseGrace
-		c.nc.SetWriteDeadline(c.born.Add(c.warmed))
-		c.mu.Unlock()
-	}
-	switch {
-	case c.broken:
+}
+
+// part writes the close frame, if one is due. Nothing is written after it. ok says that
+// the ending is the writer.
+func (c *Conn) part() (how parting, ok bool) {
+	late, ok := c.lockWriter()
+	if !ok {
 		c.abort()
-		return false
-	case w != nil && (w.phase != phaseOpen || w.closeSent.Load() || w.closed.Load() && !c.answered.Load() || !w.boundary()):
-		// No close frame, or no other: the end of the stream is all that is sent.
-		return c.Lost() == nil
-	case code == 0:
-		return false
+		return partCut, false
+	}
+	c.wctx.clear()
+	w := c.wrapped
+	c.mu.Lock()
+	code, reason, lost := c.endCode, c.endReason, c.lost
+	c.final = true
+	if c.warmed = c.graceBy; late {
+		c.warmed = c.overBy
+	}
+	c.nc.SetWriteDeadline(c.at(c.warmed))
+	c.mu.Unlock()
+	switch {
+	case c.broken || w != nil && c.failed && !w.boundary():
+		c.abort()
+		return partCut, true
+	case lost != nil || w == nil && code == 0:
+		return partCut, true
+	case w == nil:
+	case w.closeSent.Load():
+		return partClose, true
+	case code == 0 || w.phase != phaseOpen || w.halfClosed || !w.boundary():
+		return partFIN, true
 	}
 	var payload []byte
 	if code != 1005 { // the answer to a close frame without a code has none
 		payload = appendClose(nil, code, reason)
 	}
-	_, err := c.push(opClose, payload, func() bool { return false })
-	return err == nil
+	if _, err := c.push(opClose, payload, func() bool { return false }); err != nil {
+		return partCut, true
+	}
+	return partClose, true
 }
 
 // linger waits until the peer can have read the close frame. A socket that is
@@ -141,7 +200,7 @@ func (c *Conn) sendClose(code int, reason string) bool {
 //
 // When both close frames have been exchanged there is nothing to wait for. The peer
 // sends nothing more, and the server closes first.
-func (c *Conn) linger() {
+func (c *Conn) linger(how parting) {
 	select {
 	case c.cfg.Endings <- struct{}{}:
 		defer func() { <-c.cfg.Endings }()
@@ -149,18 +208,20 @@ func (c *Conn) linger() {
 		return
 	}
 	left := c.cfg.LingerBytes
+	legible := how == partClose && !c.desync // an answer can come, and be read
 	// Before the half-close below, the answer is not waited for in the middle of a
 	// frame: it may lie behind a payload that never comes.
-	if !c.answered.Load() && !c.desync && !c.behind && !c.inFrame && c.deadline(c.cfg.CloseGrace) {
+	if legible && !c.answered.Load() && !c.behind && !c.inFrame && c.deadline(c.graceBy) {
 		left = c.awaitClose(left)
 	}
-	if !c.deadline(c.cfg.Linger) {
+	by := min(c.overBy, c.now()+c.cfg.Linger)
+	if !c.deadline(by) {
 		return
 	}
 	// Neither a tls.Conn's lock nor a socket that ignores its deadlines holds
 	// the ending up.
 	socket := c.socket()
-	timer := time.AfterFunc(c.cfg.Linger, func() { closeConn(socket) })
+	timer := time.AfterFunc(c.until(by), func() { closeConn(socket) })
 	defer timer.Stop()
 	if t, ok := c.nc.(*tls.Conn); ok {
 		if t.CloseWrite() != nil {
@@ -175,7 +236,7 @@ func (c *Conn) linger() {
 			return
 		}
 	}
-	if !c.answered.Load() && !c.desync {
+	if legible && !c.answered.Load() {
 		left = c.awaitClose(left)
 	}
 	if c.answered.Load() {
@@ -188,26 +249,20 @@ func (c *Conn) linger() {
 }
 
 // deadline bounds the waiting that follows. It reports false after Cut.
-func (c *Conn) deadline(d time.Duration) bool {
+func (c *Conn) deadline(by time.Duration) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cut {
 		return false
 	}
-	c.nc.SetDeadline(c.born.Add(c.now() + d))
+	c.nc.SetDeadline(c.at(by))
 	return true
 }
 
 // awaitClose reads frames, throwing them away, until it has all of the peer's close
 // frame. It returns what is left of limit. It can be called again.
 func (c *Conn) awaitClose(limit int64) int64 {
-	// What the reader left of a frame that it was in.
-	if c.inFrame {
-		if c.inPlace() {
-			c.remain = c.size
-		}
-		c.inFrame, c.open = false, !c.fin
-	}
+	c.skipFrame()
 	closed := false
 	for limit > 0 {
 		for c.w > c.r || closed {
@@ -252,6 +307,17 @@ func (c *Conn) awaitClose(limit int64) int64 {
 		}
 	}
 	return limit
+}
+
+// skipFrame turns what the reader left of a frame into bytes to be skipped.
+func (c *Conn) skipFrame() {
+	if !c.inFrame {
+		return
+	}
+	if c.box == nil { // what has been taken still lies in buf
+		c.r += int(c.size - c.remain)
+	}
+	c.open, c.inFrame = !c.fin, false
 }
 
 // discard reads and throws away until EOF, an error, or limit bytes.

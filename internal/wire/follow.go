@@ -35,6 +35,7 @@ type step struct {
 	held    bool   // send was held
 	end     stepEnd
 	control bool  // a control frame
+	ping    bool  // of this kind
 	bytes   int64 // endMessage: the payload of the message
 	code    int   // endClose
 	why     string
@@ -107,6 +108,12 @@ func (f *follower) drop() {
 	}
 }
 
+// forget gives back what is held.
+func (f *follower) forget() {
+	f.n, f.sent = 0, 0
+	f.drop()
+}
+
 // frame takes a frame, or the front of one that is too large to be held. n is the length
 // of its header.
 func (f *follower) frame(h header, n int, b []byte) step {
@@ -134,7 +141,7 @@ func (f *follower) data(s step) step {
 }
 
 func (f *follower) control(h header, n int, b []byte) step {
-	s := step{send: b, took: len(b), control: true, end: endMessage}
+	s := step{send: b, took: len(b), control: true, ping: h.op == opPing, end: endMessage}
 	if f.open {
 		s.end = endFrame
 	}

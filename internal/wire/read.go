@@ -124,7 +124,7 @@ func (c *Conn) next() (*Message, error) {
 		case verdict == Hold:
 			c.msg.Held = true
 			if c.hurry {
-				return nil, errHeld
+				return nil, errLater
 			}
 			if err := c.pause(wait); err != nil {
 				return nil, err
@@ -132,6 +132,9 @@ func (c *Conn) next() (*Message, error) {
 		case verdict == Drop:
 			c.whole = false
 			c.dropMessage()
+			if c.hurry && !c.ahead() {
+				return nil, errLater
+			}
 		default:
 			c.whole, c.lent = false, true
 			return &c.msg, nil
@@ -139,13 +142,13 @@ func (c *Conn) next() (*Message, error) {
 	}
 }
 
-// errHeld says that a message is held back while others wait to be read.
-var errHeld = errors.New("wire: a message is held back")
+// errLater says that no message can be had without waiting, while others wait to be read.
+var errLater = errors.New("wire: no message without waiting")
 
 // ahead reports whether the next message has come whole, in one frame, and may be judged
 // before those in front of it have been read.
 func (c *Conn) ahead() bool {
-	if c.r == c.w || !c.hooks.Ahead() {
+	if c.r == c.w || c.ending.Load() || !c.hooks.Ahead() {
 		return false
 	}
 	h, n, fault := parseHeader(c.buf[c.r:c.w], false)
@@ -159,7 +162,9 @@ func (m *Message) Waited() time.Duration { return m.waited }
 // the guard's: it counts neither as idle nor as a missed pong.
 func (c *Conn) pause(d time.Duration) error {
 	start := c.now()
+	c.setPausing(true)
 	defer func() {
+		c.setPausing(false)
 		now := c.now()
 		c.msg.waited += now - start
 		c.absent(now-start, now)
@@ -170,7 +175,7 @@ func (c *Conn) pause(d time.Duration) error {
 		now := c.now()
 		left := start + d - now
 		c.mu.Lock()
-		intr, by := c.rintr, c.readBy
+		intr, by := c.rintr, time.Duration(c.readBy.Load())
 		c.rintr = false
 		c.mu.Unlock()
 		switch {
@@ -191,6 +196,12 @@ func (c *Conn) pause(d time.Duration) error {
 			return ErrClosing
 		}
 	}
+}
+
+func (c *Conn) setPausing(on bool) {
+	c.mu.Lock()
+	c.pausing = on
+	c.mu.Unlock()
 }
 
 var noBytes = []byte{}
@@ -588,9 +599,7 @@ func (c *Conn) fill(dst []byte) (int, error) {
 				return 0, ErrClosing
 			}
 			c.desync = true
-			c.mu.Lock()
-			c.lost = err
-			c.mu.Unlock()
+			c.setLost(err)
 			if is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF // an end without a close frame
 			}
@@ -657,16 +666,17 @@ func (c *Conn) due(now time.Duration) (wake time.Duration, err error) {
 func (c *Conn) armRead(now, wake time.Duration) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	by := time.Duration(c.readBy.Load())
 	switch {
 	case c.cause != nil:
 		return ErrClosing
 	case c.rintr:
 		c.rintr = false
 		return ErrInterrupted
-	case c.readBy != 0 && now >= c.readBy:
+	case by != 0 && now >= by:
 		return os.ErrDeadlineExceeded
-	case c.readBy != 0 && (wake == 0 || c.readBy < wake):
-		wake = c.readBy
+	case by != 0 && (wake == 0 || by < wake):
+		wake = by
 	}
 	switch {
 	case wake == 0 && c.armed == 0:
@@ -675,7 +685,7 @@ func (c *Conn) armRead(now, wake time.Duration) error {
 		c.nc.SetReadDeadline(time.Time{})
 	case c.armed == 0 || wake < c.armed || c.armed <= now:
 		c.armed = wake
-		c.nc.SetReadDeadline(c.born.Add(wake))
+		c.nc.SetReadDeadline(c.at(wake))
 	}
 	return nil
 }
@@ -703,7 +713,10 @@ func (c *Conn) wakeReader() {
 // Again makes the next Receive judge and deliver the message that Receive returned last
 // once more. Only the reader may call it.
 func (c *Conn) Again() {
-	c.rlock <- struct{}{}
-	c.whole, c.lent, c.msg.Held = true, false, true
-	<-c.rlock
+	select {
+	case c.rlock <- struct{}{}:
+		c.whole, c.lent, c.msg.Held = true, false, true
+		<-c.rlock
+	case <-c.closing: // the ending keeps the lock
+	}
 }

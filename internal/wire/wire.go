@@ -235,10 +235,14 @@ type Conn struct {
 	pingAt  time.Duration // reader: the next ping is due
 	rctx    ctxWatch      // reader
 
+	readBy  atomic.Int64 // Duration: the wrapped handler's own deadline for reading; 0: none; written under mu
+	writeBy atomic.Int64 // and for writing
+
 	lastApp     atomic.Int64 // Duration: idle counts from here: the last application message, either way, or later
 	lastMessage atomic.Int64 // Duration: that message
 	away        atomic.Int64 // Duration from which on the time is the application's; 0: a Receive waits
 	pongs       atomic.Int64 // Duration at which the ping that waits was sent; 0: none
+	theirPing   atomic.Int64 // Duration at which the wrapped handler sent its last ping; 0: never
 
 	wlock  chan struct{}
 	wctl   [125]byte   // writer: the control frame that is written
@@ -249,9 +253,12 @@ type Conn struct {
 	wctx   ctxWatch    // writer
 
 	mu        sync.Mutex
-	cause     error           // mu: set once, with the next two
+	cause     error           // mu: set once, with the next four
 	endCode   int             // mu: the close code; 0: no close frame
 	endReason string          // mu
+	graceBy   time.Duration   // mu, and the ending: the end of the grace
+	overBy    time.Duration   // mu, and the ending: the end of the linger
+	lastWord  time.Duration   // mu: a wrapped handler's close frame or half-close; 0: none
 	armed     time.Duration   // mu: the read deadline; 0: none
 	warmed    time.Duration   // mu: the write deadline; 0: none
 	rintr     bool            // mu: the reader must stop waiting
@@ -266,10 +273,10 @@ type Conn struct {
 	pings     int             // mu: pings with pingData that no pong has answered
 	pingData  [8]byte         // mu: what the awaited pong must carry
 	lost      error           // mu: the network error that the reader met
-	final     bool            // mu: the handler's writes are over
+	final     bool            // mu: the ending is the writer
 	cut       bool            // mu: no waiting for the peer any more
-	readBy    time.Duration   // mu: the wrapped handler's own deadline for reading; 0: none
-	writeBy   time.Duration   // mu: and for writing
+	pausing   bool            // mu: the reader holds a message back
+	handlers  bool            // mu: the write deadline is that of a write of the wrapped handler's
 
 	poke     chan struct{} // wakes a reader that waits for something else than bytes
 	ending   atomic.Bool   // the cause is being set
@@ -295,7 +302,8 @@ func newConn(nc net.Conn, early []byte, cfg *Config) *Conn {
 		c.resumes = true
 	}
 	c.control = bucket{rate: cfg.ControlRate, burst: float64(cfg.ControlBurst), tokens: float64(cfg.ControlBurst)}
-	c.pingAt = c.nextPing(0)
+	c.pingAt = c.nextPing(1)
+	c.lastApp.Store(1)
 	c.raw = newRawReader(nc)
 	c.rctx.fire = c.interruptRead
 	c.wctx.fire = c.interruptWrite
@@ -305,6 +313,9 @@ func newConn(nc net.Conn, early []byte, cfg *Config) *Conn {
 
 // now is never 0, so that 0 can mean "not set".
 func (c *Conn) now() time.Duration { return time.Since(c.born) + 1 }
+
+// at is the time at which now returns d.
+func (c *Conn) at(d time.Duration) time.Time { return c.born.Add(d - 1) }
 
 func (c *Conn) nextPing(now time.Duration) time.Duration {
 	p := c.cfg.PingInterval
@@ -320,13 +331,6 @@ func (c *Conn) Cause() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.cause
-}
-
-// Lost returns the network error that ended the stream, if one has.
-func (c *Conn) Lost() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.lost
 }
 
 // LastMessage is when the last application message came or went.

@@ -87,10 +87,10 @@ func (c *Conn) unlockWriter() {
 // notices at the boundary of a message. It reports whether none waits any more.
 func (c *Conn) flushControl() bool {
 	for {
-		if c.failed || c.wrapped != nil && (c.wrapped.phase != phaseOpen || !c.wrapped.boundary() || c.wrapped.closeSent.Load()) {
+		if c.failed || c.wrapped != nil && !c.wrapped.between() {
 			return false // a write that failed has said so, and must not wait again
 		}
-		op, p := c.nextWaiting(c.wrapped == nil || !c.wrapped.follow.open || c.wrapped.holds)
+		op, p := c.nextWaiting(c.wrapped == nil || c.wrapped.betweenMessages())
 		if op == 0 {
 			return !c.pending.Load()
 		}
@@ -128,9 +128,7 @@ func (c *Conn) nextWaiting(between bool) (op byte, p []byte) {
 func (c *Conn) Notice(p []byte) bool {
 	c.mu.Lock()
 	full := len(c.notices) >= maxNotices
-	if full {
-		c.wrapped.dropped.Add(1)
-	} else {
+	if !full {
 		c.notices = append(c.notices, p)
 		c.pending.Store(true)
 	}
@@ -155,12 +153,19 @@ func (c *Conn) pong(p []byte) {
 
 // Ping sends a ping, by way of whoever is writing if somebody is. A ping that
 // still waits for its pong is sent again; its time goes on.
+//
+// A ping of a wrapped handler's that has just gone out stands for it: a peer may answer
+// only the latest of several pings (RFC 6455 §5.5.3), and the handler waits for its own.
 func (c *Conn) Ping() {
+	now := c.now()
+	if at := c.theirPing.Load(); at != 0 && now < time.Duration(at)+c.cfg.PingInterval/2 {
+		return
+	}
 	c.mu.Lock()
-	if c.pongs.Load() == 0 {
+	if c.pongs.Load() == 0 || c.pings == 0 {
 		rand.Read(c.pingData[:])
 		c.pings = 0
-		c.pongs.Store(int64(c.now()))
+		c.pongs.CompareAndSwap(0, int64(now))
 	}
 	if !c.pendPing {
 		c.pendPing = true
@@ -170,6 +175,14 @@ func (c *Conn) Ping() {
 	c.mu.Unlock()
 	if c.tryLockWriter() {
 		c.unlockWriter()
+	}
+}
+
+// pinged notes that a ping of the wrapped handler's has gone out. Any pong answers it.
+func (c *Conn) pinged(now time.Duration) {
+	if c.cfg.PingInterval > 0 {
+		c.theirPing.Store(int64(now))
+		c.pongs.CompareAndSwap(0, int64(now))
 	}
 }
 
@@ -211,8 +224,25 @@ func (c *Conn) writeFrame(op byte, p []byte, start time.Duration) error {
 	case intr && !c.broken:
 		return ErrInterrupted
 	}
+	return c.failWrite(err, intr)
+}
+
+// setLost notes the network error that has ended the stream, if it is the first.
+func (c *Conn) setLost(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lost == nil {
+		c.lost = err
+	}
+}
+
+// failWrite notes that nothing more can be written.
+func (c *Conn) failWrite(err error, interrupted bool) *WriteError {
 	c.failed = true
-	return &WriteError{Timeout: isTimeout(err) && !intr, Broken: c.broken, Err: err}
+	if !isTimeout(err) {
+		c.setLost(err)
+	}
+	return &WriteError{Timeout: isTimeout(err) && !interrupted, Broken: c.broken, Err: err}
 }
 
 var errBroken = errors.New("half a frame has been written")
@@ -272,9 +302,10 @@ func (c *Conn) armWrite(now time.Duration) error {
 	if c.wintr && c.wcur != nil {
 		return ErrInterrupted
 	}
+	c.handlers = false
 	if !c.resumes || c.warmed < now+c.cfg.WriteTimeout/2 {
 		c.warmed = now + c.cfg.WriteTimeout
-		c.nc.SetWriteDeadline(c.born.Add(c.warmed))
+		c.nc.SetWriteDeadline(c.at(c.warmed))
 	}
 	return nil
 }
@@ -288,6 +319,6 @@ func (c *Conn) rearmWrite(start time.Duration) bool {
 		return false
 	}
 	c.warmed = end
-	c.nc.SetWriteDeadline(c.born.Add(end))
+	c.nc.SetWriteDeadline(c.at(end))
 	return true
 }

@@ -1,0 +1,526 @@
+package wire
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"time"
+)
+
+// Write sends what the handler writes. It returns when the kernel has all of it, except
+// for what is held back until it is whole: the response head, a small frame, and, with an
+// outbound check, a message.
+func (w *Wrapped) Write(p []byte) (int, error) {
+	if err := w.lock(); err != nil {
+		if err == errDropped {
+			return len(p), nil
+		}
+		return 0, err
+	}
+	defer w.unlock()
+	switch {
+	case w.closed.Load() || w.halfClosed || w.phase == phaseOver:
+		return 0, net.ErrClosed
+	case w.fault != nil:
+		return 0, w.fault
+	case w.phase == phaseAnswer:
+		return w.writeAnswer(p)
+	case w.phase == phaseRefused:
+		n, err := w.send(p)
+		w.progress = w.c.now()
+		return n, err
+	}
+	return w.writeFrames(p)
+}
+
+// errDropped says that a close frame of the handler's has gone out: what it writes after
+// that goes nowhere.
+var errDropped = errors.New("wire: written after the close frame")
+
+// lock makes the caller the writer, within the handler's own deadline.
+func (w *Wrapped) lock() error {
+	c := w.c
+	for {
+		by := time.Duration(c.writeBy.Load())
+		if by != 0 && c.now() >= by {
+			return os.ErrDeadlineExceeded
+		}
+		select {
+		case c.wlock <- struct{}{}:
+			return nil
+		default:
+		}
+		t := time.NewTimer(w.timeLeft(by))
+		select {
+		case c.wlock <- struct{}{}:
+			t.Stop()
+			return nil
+		case <-w.shut:
+			t.Stop()
+			if w.closeSent.Load() && !w.closed.Load() {
+				return errDropped
+			}
+			return net.ErrClosed
+		case <-w.wpoke:
+		case <-t.C:
+		}
+		t.Stop()
+	}
+}
+
+// unlock undoes lock. It watches over a frame that is not whole, and tells an ending that
+// waits for the boundary.
+func (w *Wrapped) unlock() {
+	if w.phase == phaseOpen && w.unfinished() {
+		w.midSince.Store(int64(w.c.now()))
+		w.watch()
+	}
+	if w.c.ending.Load() {
+		w.tell()
+	}
+	w.c.unlockWriter()
+}
+
+// tell wakes an ending that waits for the handler.
+func (w *Wrapped) tell() {
+	select {
+	case w.changed <- struct{}{}:
+	default:
+	}
+}
+
+// boundary reports whether the wire is at the boundary of a frame. What is held is not on
+// the wire.
+func (w *Wrapped) boundary() bool {
+	return !w.restBegun && w.follow.sent == 0 && (w.holds || w.follow.remain == 0)
+}
+
+// unfinished reports whether a frame of the handler's is not whole, or has not gone out.
+func (w *Wrapped) unfinished() bool { return !w.follow.whole() || len(w.rest) > 0 }
+
+// between reports whether a frame of the guard's may go out now.
+func (w *Wrapped) between() bool {
+	return w.phase == phaseOpen && w.boundary() && !w.closeSent.Load() && !w.halfClosed
+}
+
+// betweenMessages reports the same of a message. between must hold.
+func (w *Wrapped) betweenMessages() bool { return w.holds || !w.follow.open }
+
+// ready reports whether the close frame can follow what the handler has written, or need
+// not be sent at all. The caller is the writer.
+func (w *Wrapped) ready() bool {
+	switch {
+	case w.phase != phaseOpen, w.closeSent.Load(), w.closed.Load(), w.halfClosed, w.fault != nil:
+		return true
+	case w.c.answered.Load():
+		return false // the handler answers the peer's close frame itself
+	}
+	return w.boundary()
+}
+
+// writeAnswer holds the response head until it is whole, and judges it.
+func (w *Wrapped) writeAnswer(p []byte) (int, error) {
+	rest := p
+	for {
+		had := len(w.head)
+		w.head = append(w.head, rest[:min(len(rest), maxAnswer+1-had)]...)
+		n := cutHead(w.head)
+		if n == 0 {
+			if len(w.head) > maxAnswer {
+				return len(p) - len(rest), w.bad("a response head over 16 KiB")
+			}
+			return len(p), nil
+		}
+		a := judgeAnswer(w.head[:n], w.offer)
+		if a.fault != "" {
+			return len(p) - len(rest), w.bad(a.fault)
+		}
+		rest, w.head = rest[n-had:], nil
+		if err := w.c.writeAll(a.head); err != nil {
+			return 0, err
+		}
+		took := len(p) - len(rest)
+		switch {
+		case a.status < 200 && a.status != http.StatusSwitchingProtocols:
+			continue // an interim response
+		case a.status == http.StatusSwitchingProtocols:
+			w.settle(phaseOpen)
+			w.hooks.Opened()
+			n, err := w.writeFrames(rest)
+			return took + n, err
+		}
+		w.refused.Store(true)
+		w.settle(phaseRefused)
+		w.progress = w.c.now()
+		w.answerBy.Reset(w.c.cfg.WriteTimeout)
+		w.hooks.Refused(a.status)
+		n, err := w.send(rest)
+		return took + n, err
+	}
+}
+
+// settle ends phaseAnswer.
+func (w *Wrapped) settle(to phase) {
+	w.answerBy.Stop()
+	w.phase = to
+	close(w.answered)
+}
+
+// errBadAnswer is what the handler's Write returns when its answer was not sent.
+var errBadAnswer = errors.New("wsguard: the handler's response is no 101 that fits the request")
+
+// bad answers 502 in place of the handler.
+func (w *Wrapped) bad(detail string) error {
+	w.refused.Store(true)
+	w.settle(phaseOver)
+	w.c.writeAll([]byte(badGateway))
+	w.hooks.BadAnswer(detail)
+	return errBadAnswer
+}
+
+// late bounds how long the handler may take for its response head, and how long a refusal
+// may make no progress.
+func (w *Wrapped) late() {
+	select {
+	case w.c.wlock <- struct{}{}:
+	case <-w.shut:
+		return
+	}
+	defer w.c.unlockWriter()
+	switch w.phase {
+	case phaseAnswer:
+		if !w.c.ending.Load() {
+			w.bad("no whole response head within the write timeout")
+		}
+	case phaseRefused:
+		if left := w.progress + w.c.cfg.WriteTimeout - w.c.now(); left > 0 {
+			w.answerBy.Reset(left)
+			return
+		}
+		w.phase = phaseOver
+		w.hooks.Closed("no progress")
+	}
+}
+
+// writeAll sends b within the write timeout. It is for heads: no deadline of the
+// handler's ends it in the middle. An error has ended the connection.
+func (c *Conn) writeAll(b []byte) error {
+	start := c.now()
+	if err := c.armWrite(start); err != nil {
+		return net.ErrClosed
+	}
+	for {
+		n, err := c.nc.Write(b)
+		if b = b[n:]; err == nil {
+			return nil
+		}
+		if !c.resumes || !isTimeout(err) || !c.rearmWrite(start) {
+			c.broken = true
+			return c.wrapped.failed(err)
+		}
+	}
+}
+
+// writeFrames follows p frame by frame, and sends as much of it with one call as may go
+// out together.
+func (w *Wrapped) writeFrames(p []byte) (total int, err error) {
+	c := w.c
+	w.midSince.Store(0)
+	for len(p) > 0 {
+		if len(w.rest) > 0 {
+			if err := w.sendRest(); err != nil {
+				return total, err
+			}
+		}
+		if w.boundary() {
+			if c.pending.Load() {
+				c.flushControl()
+			}
+			switch {
+			case w.closeSent.Load():
+				return total + len(p), nil
+			case w.closed.Load(), c.ending.Load() && !c.answered.Load():
+				return total, net.ErrClosed
+			}
+		}
+		if !w.follow.open && w.follow.whole() {
+			w.holdTo, w.holds = w.hooks.Outbound()
+		}
+		r := w.gather(p)
+		if r.closes {
+			w.hooks.Closing(r.code, r.why) // before the peer can answer it
+		}
+		if n, err := w.send(r.send); err != nil {
+			took := r.took
+			if w.follow.resume(r, n); !r.held {
+				took = n
+			}
+			return total + took, err
+		}
+		w.follow.drop()
+		p, total = p[r.took:], total+r.took
+		if err := w.account(r); err != nil {
+			return total, err
+		}
+	}
+	return total, nil
+}
+
+// account does what follows when a run has gone out.
+func (w *Wrapped) account(r run) error {
+	if r.pings {
+		w.c.pinged(w.begun)
+	}
+	if r.messages > 0 {
+		w.sent(r.messages, r.bytes)
+	}
+	switch {
+	case r.fault != "":
+		w.fault = fmt.Errorf("wsguard: the handler wrote %s: %w", r.fault, net.ErrClosed)
+		w.hooks.Illegal(r.fault)
+		return w.fault
+	case r.closes:
+		w.closeSent.Store(true)
+		w.lastWord()
+	case r.whole:
+		return w.release()
+	}
+	return nil
+}
+
+// run is what may go out with one call.
+type run struct {
+	send     []byte
+	took     int // bytes of what was given that are accounted for
+	before   followState
+	held     bool // send had been held back
+	messages int
+	bytes    int64
+	pings    bool // send has a ping
+	fault    string
+	closes   bool // send ends with a close frame
+	code     int
+	why      string
+	whole    bool // a message that is held is whole
+}
+
+// gather follows p to its end, or to a boundary at which something else is due.
+func (w *Wrapped) gather(p []byte) (r run) {
+	f := &w.follow
+	r.before = f.followState
+	for r.took < len(p) {
+		s := f.follow(p[r.took:])
+		r.held = s.held
+		r.pings = r.pings || s.ping
+		if s.fault != "" {
+			r.fault = s.fault
+			return r
+		}
+		if w.holds && !s.control {
+			w.holdMore(&r, s)
+			return r
+		}
+		if r.held || w.holds {
+			r.send = s.send
+		} else {
+			r.send = p[:r.took+len(s.send)]
+		}
+		r.took += s.took
+		switch s.end {
+		case endClose:
+			r.closes, r.code, r.why = true, s.code, s.why
+			return r
+		case endMessage:
+			if !s.control {
+				r.messages++
+				r.bytes += s.bytes
+			}
+			if _, hold := w.hooks.Outbound(); hold {
+				return r
+			}
+		}
+		if r.held || w.holds || len(s.send) == 0 || s.end != endInput && (w.c.pending.Load() || w.c.ending.Load()) {
+			return r
+		}
+	}
+	return r
+}
+
+// maxHeader is the longest header of a frame that is not masked.
+const maxHeader = 10
+
+// holdMore takes a step of a message that is held.
+func (w *Wrapped) holdMore(r *run, s step) {
+	r.took += s.took
+	if w.holdTo > 0 && w.follow.size > w.holdTo {
+		r.fault = "a message over Messages.MaxBytes"
+		return
+	}
+	if w.hold == nil {
+		w.hold = boxes.Get().(*[]byte)
+		*w.hold = append((*w.hold)[:0], make([]byte, maxHeader)...)
+	}
+	*w.hold = append(*w.hold, s.payload...)
+	r.whole = s.end == endMessage
+}
+
+// unhold gives back what held a message.
+func (w *Wrapped) unhold() {
+	if w.hold != nil && cap(*w.hold) <= maxBox {
+		boxes.Put(w.hold)
+	}
+	w.hold, w.rest, w.restBegun = nil, nil, false
+}
+
+// release sends a message that was held, if the outbound check lets it pass.
+func (w *Wrapped) release() error {
+	msg := (*w.hold)[maxHeader:]
+	w.holds = false
+	if !w.hooks.Check(w.follow.op == opBinary, msg) {
+		w.unhold()
+		return nil
+	}
+	var space [maxHeader]byte
+	head := appendHeader(space[:0], w.follow.op, len(msg))
+	w.rest = (*w.hold)[maxHeader-len(head):]
+	copy(w.rest, head)
+	return w.sendRest()
+}
+
+// sendRest sends what is left of a frame that has passed the outbound check.
+func (w *Wrapped) sendRest() error {
+	n, err := w.send(w.rest)
+	w.rest = w.rest[n:]
+	w.restBegun = w.restBegun || n > 0
+	if err != nil {
+		return err
+	}
+	w.sent(1, int64(len(*w.hold)-maxHeader))
+	w.unhold()
+	return nil
+}
+
+// recordBytes is how much of a write is given at once to a net.Conn that cannot resume
+// one: only between such pieces can progress be seen.
+const recordBytes = 16 << 10
+
+// send writes b within the connection's write timeout, which starts again with progress,
+// and within the handler's own deadline, which ends the call alone.
+func (w *Wrapped) send(b []byte) (sent int, err error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	c := w.c
+	start, from := c.now(), 0
+	w.begun = start
+	for now := start; ; {
+		w.arm(start, now)
+		piece := b[sent:]
+		if !c.resumes && len(piece) > recordBytes {
+			piece = piece[:recordBytes]
+		}
+		n, err := c.nc.Write(piece)
+		sent += n
+		if err == nil {
+			if sent == len(b) {
+				return sent, nil
+			}
+			now = c.now()
+			start, from = now, sent
+			continue
+		}
+		now = c.now()
+		c.mu.Lock()
+		own := c.writeBy.Load()
+		over := c.cause != nil && now >= c.graceBy
+		c.mu.Unlock()
+		expired := isTimeout(err) && own != 0 && now >= time.Duration(own)
+		c.broken = c.broken || !c.resumes // nobody knows what has left
+		switch {
+		case w.closed.Load():
+			return sent, net.ErrClosed
+		case expired && c.resumes:
+			return sent, os.ErrDeadlineExceeded
+		case !isTimeout(err), !c.resumes, over:
+			return sent, w.failed(err)
+		case now >= start+c.cfg.WriteTimeout:
+			if sent-from < minProgress {
+				return sent, w.failed(err)
+			}
+			start, from = now, sent
+		}
+	}
+}
+
+// sent counts messages of the handler's that have gone out.
+func (w *Wrapped) sent(messages int, bytes int64) {
+	w.c.lastApp.Store(int64(w.begun))
+	w.c.lastMessage.Store(int64(w.begun))
+	w.hooks.Sent(messages, bytes)
+}
+
+// minProgress is how much a peer must take within the write timeout.
+const minProgress = 1 << 10
+
+// arm sets the write deadline for a call that began, or made progress, at start. One that
+// leaves half the write timeout stays: send then looks at the clock once for nothing.
+func (w *Wrapped) arm(start, now time.Duration) {
+	c := w.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if w.closed.Load() {
+		return // it gives up
+	}
+	by, soon := start+c.cfg.WriteTimeout, start+c.cfg.WriteTimeout/2
+	if c.cause != nil {
+		by, soon = c.graceBy, c.graceBy
+	}
+	if own := time.Duration(c.writeBy.Load()); own != 0 && own < by {
+		by, soon = own, own
+	}
+	c.handlers = true
+	if !c.resumes || c.warmed <= now || c.warmed < soon || c.warmed > by {
+		c.warmed = by
+		c.nc.SetWriteDeadline(c.at(by))
+	}
+}
+
+// failed ends the connection because it cannot be written to.
+func (w *Wrapped) failed(err error) error {
+	c := w.c
+	failure := c.failWrite(err, false)
+	if !c.ending.Load() {
+		c.hooks.Broken(failure)
+	}
+	return err
+}
+
+// watch sees to it that a frame of the handler's does not stay unfinished.
+func (w *Wrapped) watch() {
+	if w.watching.Swap(true) {
+		return
+	}
+	if w.stall == nil {
+		w.stall = time.AfterFunc(never, w.stalled)
+	}
+	w.stall.Reset(w.c.cfg.WriteTimeout)
+}
+
+func (w *Wrapped) stalled() {
+	since := time.Duration(w.midSince.Load())
+	left := since + w.c.cfg.WriteTimeout - w.c.now()
+	switch {
+	case w.c.ending.Load():
+	case since == 0:
+		w.watching.Store(false)
+		if w.midSince.Load() != 0 && !w.watching.Swap(true) {
+			w.stall.Reset(w.c.cfg.WriteTimeout)
+		}
+	case left > 0:
+		w.stall.Reset(left)
+	default:
+		w.hooks.Stalled()
+	}
+}
