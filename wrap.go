@@ -100,7 +100,7 @@ func (e *Endpoint) serveWrapped(w http.ResponseWriter, r *http.Request, next htt
 	}
 	ctx, over := context.WithCancelCause(r.Context())
 	wr.c, wr.over, c.wrap = c, over, wr
-	ww := &wrapWriter{w: w, a: a, wrapping: wr, offer: a.offer()}
+	ww := &wrapWriter{wr: wr, w: w, a: a, offer: a.offer()}
 	defer ww.returned()
 	admitted = true
 	next.ServeHTTP(ww, a.forHandler(ctx, ww.offer))
@@ -248,7 +248,7 @@ func (wr *wrapping) ended(cause error) {
 // reached the connection below would go round the guard. One goroutine uses it, as any
 // ResponseWriter.
 type wrapWriter struct {
-	*wrapping
+	wr       *wrapping // a field: its methods are not the handler's to call
 	w        http.ResponseWriter
 	a        *admission
 	offer    wire.Offer
@@ -265,19 +265,19 @@ func (w *wrapWriter) returned() {
 	switch {
 	case w.conn != nil:
 		if v != nil {
-			w.c.panicked("handler", v)
+			w.wr.c.panicked("handler", v)
 		}
-		w.c.done()
+		w.wr.c.done()
 	default:
 		if v == nil && w.status == 0 {
 			w.status = http.StatusOK // net/http writes it
 		}
 		w.a.unwind()
-		w.left(w.c.g)
+		w.wr.left(w.wr.c.g)
 		if w.status != 0 {
-			w.Refused(w.status)
+			w.wr.Refused(w.status)
 		}
-		w.over(nil)
+		w.wr.over(nil)
 	}
 	if v != nil {
 		panic(v)
@@ -371,7 +371,7 @@ var errAnswered = errors.New("wsguard: the handler has answered already")
 
 // take hijacks the connection for the engine.
 func (w *wrapWriter) take() error {
-	c := w.c
+	c := w.wr.c
 	wc, brw, err := wire.Hijack(w.w, c.first.wire)
 	if err != nil {
 		w.err = denyCause(reason.NotHijackable, err)
@@ -380,7 +380,7 @@ func (w *wrapWriter) take() error {
 	w.a.hand(c)
 	c.w, w.brw = wc, brw
 	c.prepare(2) // the socket, and the handler's return
-	w.conn = wc.Wrap(w.offer, w.wrapping)
+	w.conn = wc.Wrap(w.offer, w.wr)
 	return nil
 }
 

@@ -295,3 +295,48 @@ func within(f func()) time.Duration {
 	f()
 	return time.Since(start)
 }
+
+// judge is a Validator.
+type judge func(msg []byte) error
+
+func (j judge) Validate(msg []byte) error { return j(msg) }
+
+// quiet is a Config without pings.
+func quiet() (cfg wsguard.Config) {
+	cfg.Heartbeat.Ping = wsguard.Off
+	return cfg
+}
+
+// wrapTCP is wrapWith over TCP for a handler that has answered 101. dial opens a
+// connection.
+func wrapTCP(t *testing.T, cfg wsguard.Config, listener func(net.Listener) net.Listener) (e *wrapEnv, dial func() *wstest.Client) {
+	t.Helper()
+	e = &wrapEnv{env: newEnv(t, cfg), conns: make(chan *served, 16), panic: make(chan any, 1)}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(e.idle)
+	e.s = wstest.ServeListener(t, listener(l), e.handler(t, answer101)(e.g))
+	return e, func() *wstest.Client {
+		c := e.s.Dial(t)
+		c.Conn().(*net.TCPConn).SetReadBuffer(32 << 10)
+		if res, err := c.Handshake("/", header()); err != nil || res.StatusCode != 101 {
+			t.Fatalf("handshake: %v %v", res, err)
+		}
+		return c
+	}
+}
+
+// smallBuffers makes the kernel take little of what a server writes.
+func smallBuffers(l net.Listener) net.Listener { return smallBufferListener{l} }
+
+type smallBufferListener struct{ net.Listener }
+
+func (l smallBufferListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		c.(*net.TCPConn).SetWriteBuffer(32 << 10)
+	}
+	return c, err
+}

@@ -2,7 +2,6 @@ package wire
 
 import (
 	"net"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -64,7 +63,7 @@ type Wrapped struct {
 	watching  atomic.Bool                // stall runs
 	midSince  atomic.Int64               // Duration: last progress in the middle of a frame; 0: at a boundary
 
-	rmu      sync.Mutex     // one Read at a time
+	rmu      turn           // one Read at a time
 	outHead  []byte         // rmu: bytes for the next Read
 	outBody  []byte         // rmu: those behind them; they lie in the reader's message
 	outKey   uint32         // rmu: their masking key
@@ -89,10 +88,39 @@ type Wrapped struct {
 
 var _ net.Conn = (*Wrapped)(nil)
 
+// turn is a lock that may be held for as long as a Read waits. Waiting for it is durably
+// blocking in the sense of testing/synctest, as waiting for a sync.Mutex is not.
+type turn struct {
+	held    atomic.Bool
+	waiting atomic.Int32
+	free    chan struct{} // has room for one
+}
+
+func (t *turn) lock() {
+	if t.held.CompareAndSwap(false, true) {
+		return
+	}
+	t.waiting.Add(1)
+	defer t.waiting.Add(-1)
+	for !t.held.CompareAndSwap(false, true) {
+		<-t.free
+	}
+}
+
+func (t *turn) unlock() {
+	t.held.Store(false)
+	if t.waiting.Load() > 0 {
+		select {
+		case t.free <- struct{}{}:
+		default:
+		}
+	}
+}
+
 // Wrap makes the second door of c. It must be called before anything is read or written.
 func (c *Conn) Wrap(offer Offer, hooks WrapHooks) *Wrapped {
 	w := &Wrapped{
-		c: c, hooks: hooks, offer: offer,
+		c: c, hooks: hooks, offer: offer, rmu: turn{free: make(chan struct{}, 1)},
 		answered: make(chan struct{}), shut: make(chan struct{}), changed: make(chan struct{}, 1), wpoke: make(chan struct{}, 1),
 	}
 	c.wrapped = w

@@ -13,8 +13,8 @@ import (
 // Read returns bytes of well-formed, masked frames: one unfragmented frame for each judged
 // message, the pongs that answer the handler's own pings, and the close frame.
 func (w *Wrapped) Read(p []byte) (int, error) {
-	w.rmu.Lock()
-	defer w.rmu.Unlock()
+	w.rmu.lock()
+	defer w.rmu.unlock()
 	for {
 		if w.closed.Load() {
 			return 0, net.ErrClosed

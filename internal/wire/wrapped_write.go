@@ -44,7 +44,10 @@ func (w *Wrapped) lock() error {
 	c := w.c
 	for {
 		by := time.Duration(c.writeBy.Load())
-		if by != 0 && c.now() >= by {
+		switch {
+		case w.closed.Load():
+			return net.ErrClosed
+		case by != 0 && c.now() >= by:
 			return os.ErrDeadlineExceeded
 		}
 		select {
