@@ -130,10 +130,10 @@ func (w *Wrapped) writeAnswer(p []byte) (int, error) {
 		had := len(w.head)
 		w.head = append(w.head, rest[:min(len(rest), maxAnswer+1-had)]...)
 		n := cutHead(w.head)
+		if len(w.head) > maxAnswer && (n == 0 || n > maxAnswer) {
+			return len(p) - len(rest), w.bad("a response head over 16 KiB")
+		}
 		if n == 0 {
-			if len(w.head) > maxAnswer {
-				return len(p) - len(rest), w.bad("a response head over 16 KiB")
-			}
 			return len(p), nil
 		}
 		a := judgeAnswer(w.head[:n], w.offer)
@@ -405,9 +405,9 @@ func (w *Wrapped) sendRest() error {
 	return nil
 }
 
-// recordBytes is how much of a write is given at once to a net.Conn that cannot resume
+// pieceBytes is how much of a write is given at once to a net.Conn that cannot resume
 // one: only between such pieces can progress be seen.
-const recordBytes = 16 << 10
+const pieceBytes = 4 << 10
 
 // send writes b within the connection's write timeout, which starts again with progress,
 // and within the handler's own deadline, which ends the call alone.
@@ -421,8 +421,8 @@ func (w *Wrapped) send(b []byte) (sent int, err error) {
 	for now := start; ; {
 		w.arm(start, now)
 		piece := b[sent:]
-		if !c.resumes && len(piece) > recordBytes {
-			piece = piece[:recordBytes]
+		if !c.resumes && len(piece) > pieceBytes {
+			piece = piece[:pieceBytes]
 		}
 		n, err := c.nc.Write(piece)
 		sent += n
