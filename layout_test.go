@@ -73,7 +73,7 @@ func TestImportLaw(t *testing.T) {
 			continue
 		}
 		checked[folder] = true
-		row := slices.IndexFunc(importLaw, func(l mayImport) bool { return within(folder, l.folder) })
+		row := slices.IndexFunc(importLaw, func(l mayImport) bool { return inFolder(folder, l.folder) })
 		if row < 0 {
 			t.Errorf("%s: importLaw says nothing about the folder %s", name, folder)
 			continue
@@ -92,7 +92,7 @@ func TestImportLaw(t *testing.T) {
 			own = strings.TrimSuffix(own, "/")
 			switch {
 			case inside:
-				if !slices.ContainsFunc(importLaw[row].may, func(may string) bool { return within(own, may) }) {
+				if !slices.ContainsFunc(importLaw[row].may, func(may string) bool { return inFolder(own, may) }) {
 					t.Errorf("%s imports %s", name, imported)
 				}
 			case strings.Contains(strings.Split(imported, "/")[0], ".") && !nested(folder) && !slices.Contains(coreDependencies, imported):
@@ -108,7 +108,7 @@ func TestImportLaw(t *testing.T) {
 }
 
 // within reports whether folder is the one that a row names, or below it.
-func within(folder, row string) bool {
+func inFolder(folder, row string) bool {
 	return folder == row || strings.HasSuffix(row, "/") && strings.HasPrefix(folder, row)
 }
 

@@ -312,23 +312,6 @@ func TestWrapWithFirstMessage(t *testing.T) {
 		if err := e.g.Reconfigure(without); err != nil {
 			t.Error(err)
 		}
-
-		// Where the Authenticator is another Guard's, its Reconfigure is not asked. A
-		// handshake without a credential is refused then.
-		owner := newEnv(t, without)
-		shares := wsguard.Config{Pieces: wsguard.Pieces{Auth: owner.g.Pieces().Auth}}
-		shares.Penalties.Violations = wsguard.Rate{PerSecond: 1e-9, Burst: 1}
-		guest := wrapWith(t, shares, answer101)
-		if err := owner.g.Reconfigure(first); err != nil {
-			t.Fatal(err)
-		}
-		wantPanic(func() { guest.g.Wrap(coderEcho()) })
-		for range 3 {
-			guest.refused(header(), 401, "unauthenticated")
-		}
-		c := guest.open(bearer("alice"))
-		(<-guest.conns).send(t, fromServer(wstest.OpText, "hello"))
-		wantFrames(t, c, fromServer(wstest.OpText, "hello"))
 	})
 }
 
