@@ -302,11 +302,12 @@ func (w *wrapWriter) WriteHeader(status int) {
 	case status >= 200 && w.status == 0:
 		w.status = status
 		if w.err != nil { // no upgrade has happened
-			for _, name := range []string{"Upgrade", "Sec-Websocket-Accept", "Sec-Websocket-Protocol", "Sec-Websocket-Extensions"} {
+			for _, name := range []string{"Connection", "Upgrade", "Sec-Websocket-Accept", "Sec-Websocket-Protocol", "Sec-Websocket-Extensions"} {
 				h.Del(name)
 			}
-			h.Set("Connection", "close")
 		}
+		// A line of its own, and the first: net/http looks there.
+		h["Connection"] = append([]string{"close"}, h["Connection"]...)
 	}
 	w.w.WriteHeader(status)
 }

@@ -180,7 +180,7 @@ func (c *Conn) part() (how parting, ok bool) {
 	case w == nil:
 	case w.closeSent.Load():
 		return partClose, true
-	case code == 0 || w.phase != phaseOpen || w.halfClosed || !w.boundary():
+	case code == 0 || w.phase != phaseOpen || w.sentFIN || !w.boundary():
 		return partFIN, true
 	}
 	var payload []byte

@@ -57,6 +57,7 @@ type Wrapped struct {
 
 	closed    atomic.Bool                // the handler has called Close
 	closeSent atomic.Bool                // its close frame has gone out
+	told      atomic.Bool                // the handler has been given the close frame of the guard's end
 	refused   atomic.Bool                // it has answered otherwise, or was not let
 	drained   atomic.Bool                // the hook has been called
 	leave     atomic.Pointer[time.Timer] // ends the connection after the handler's last word; set by the writer
@@ -77,6 +78,7 @@ type Wrapped struct {
 	follow     follower      // writer
 	fault      error         // writer: what the handler has written is no legal frame
 	halfClosed bool          // writer: CloseWrite has been called
+	sentFIN    bool          // writer: and the socket is half closed, so not even a close frame can follow
 	holds      bool          // writer: the payload of the current message is held for the outbound check
 	holdTo     int64         // writer: how long it may be
 	hold       *[]byte       // writer: what has come of it, behind room for a header; nil: nothing
@@ -180,6 +182,7 @@ func (w *Wrapped) CloseWrite() error {
 		return nil // the ending does the rest
 	}
 	w.lastWord()
+	w.sentFIN = true
 	if half, ok := w.c.nc.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
 	}

@@ -159,9 +159,12 @@ func (w *Wrapped) finalFrame() {
 	case gone != nil:
 		w.over = gone
 	case w.closeSent.Load():
+		w.over = net.ErrClosed // nobody has answered the handler's close frame in time
 	case code == 1005:
+		w.told.Store(true)
 		w.control(opClose, nil)
 	case code != 0:
+		w.told.Store(true)
 		w.control(opClose, appendClose(nil, code, why))
 	}
 }

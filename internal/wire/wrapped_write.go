@@ -35,9 +35,9 @@ func (w *Wrapped) Write(p []byte) (int, error) {
 	return w.writeFrames(p)
 }
 
-// errDropped says that a close frame of the handler's has gone out: what it writes after
-// that goes nowhere.
-var errDropped = errors.New("wire: written after the close frame")
+// errDropped says that a close frame of the handler's has gone out, or that the handler
+// answers that of the guard's: what it writes goes nowhere.
+var errDropped = errors.New("wire: written after a close frame")
 
 // lock makes the caller the writer, within the handler's own deadline.
 func (w *Wrapped) lock() error {
@@ -62,7 +62,7 @@ func (w *Wrapped) lock() error {
 			return nil
 		case <-w.shut:
 			t.Stop()
-			if w.closeSent.Load() && !w.closed.Load() {
+			if (w.closeSent.Load() || w.told.Load()) && !w.closed.Load() {
 				return errDropped
 			}
 			return net.ErrClosed
@@ -242,7 +242,7 @@ func (w *Wrapped) writeFrames(p []byte) (total int, err error) {
 				c.flushControl()
 			}
 			switch {
-			case w.closeSent.Load():
+			case w.closeSent.Load(), w.told.Load() && !w.closed.Load():
 				return total + len(p), nil
 			case w.closed.Load(), c.ending.Load() && !c.answered.Load():
 				return total, net.ErrClosed
