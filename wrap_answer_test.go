@@ -30,7 +30,7 @@ func wrapDial(t *testing.T, e *wrapEnv) (*wstest.Client, *served) {
 // Until a whole response head has been written, the engine reads what the handler writes
 // as HTTP, and holds it, whatever pieces it comes in.
 func TestWrapHeadInPieces(t *testing.T) {
-	wrapBubble(t, func(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
 		e := wrapWith(t, quiet(), hijack)
 		frames := encode(fromServer(wstest.OpText, "hello"), fromServer(wstest.OpText, strings.Repeat("x", 5000)))
 		for _, size := range []int{1, 2, 7, 100, 1 << 20} {
@@ -99,7 +99,7 @@ func TestWrapBadAnswer(t *testing.T) {
 	} {
 		for _, piece := range []int{1 << 20, 1, 1000} {
 			t.Run(fmt.Sprintf("%s, in pieces of %d", name, piece), func(t *testing.T) {
-				wrapBubble(t, func(t *testing.T) {
+				connBubble(t, func(t *testing.T) {
 					cfg := quiet()
 					cfg.Subprotocols = test.list
 					e := wrapWith(t, cfg, hijack)
@@ -151,7 +151,7 @@ func TestWrapBadAnswer(t *testing.T) {
 // The same of a 101 by WriteHeader: the 502 is all that goes out, Hijack returns an error,
 // and what a library does then changes nothing.
 func TestWrapBadAnswerByWriteHeader(t *testing.T) {
-	wrapBubble(t, func(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
 		got := make(chan error, 1)
 		e := servePipe(t, quiet(), func(g *wsguard.Guard) http.Handler {
 			return g.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -183,7 +183,7 @@ func TestWrapBadAnswerByWriteHeader(t *testing.T) {
 func TestWrapNoAnswer(t *testing.T) {
 	for _, part := range []string{"", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websoc"} {
 		for _, returns := range []bool{false, true} {
-			wrapBubble(t, func(t *testing.T) {
+			connBubble(t, func(t *testing.T) {
 				e := wrapWith(t, quiet(), hijack)
 				c, s := wrapDial(t, e)
 				io.WriteString(s.Conn, part)
@@ -217,7 +217,7 @@ func TestWrapNoAnswer(t *testing.T) {
 
 // A handler that closes without an answer is reported; the client reads the end.
 func TestWrapClosesWithoutAnAnswer(t *testing.T) {
-	wrapBubble(t, func(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
 		e := wrapWith(t, quiet(), hijack)
 		c, s := wrapDial(t, e)
 		io.WriteString(s.Conn, "HTTP/1.1 101 Switch")
@@ -247,7 +247,7 @@ func TestWrapRefusalByHand(t *testing.T) {
 			"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic\r\n\r\n", "who?"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			wrapBubble(t, func(t *testing.T) {
+			connBubble(t, func(t *testing.T) {
 				e := wrapWith(t, quiet(), hijack)
 				c, s := wrapDial(t, e)
 				c.Write([]byte("what the client sends meanwhile"))
@@ -296,7 +296,7 @@ func TestWrapRefusalByHand(t *testing.T) {
 // A handler that never closes after its refusal gives the slot back after the write
 // timeout without progress.
 func TestWrapRefusalIsNotClosed(t *testing.T) {
-	wrapBubble(t, func(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
 		e := wrapWith(t, quiet(), hijack)
 		c, s := wrapDial(t, e)
 		io.WriteString(s.Conn, "HTTP/1.1 403 Forbidden\r\n\r\n")
@@ -328,7 +328,7 @@ func TestWrapRefusalIsNotClosed(t *testing.T) {
 
 // The body of a refusal may be large, and its client slow.
 func TestWrapRefusalWithALargeBody(t *testing.T) {
-	wrapBubble(t, func(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
 		e := wrapWith(t, quiet(), hijack)
 		c, s := wrapDial(t, e)
 		go func() {

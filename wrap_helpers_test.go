@@ -52,12 +52,6 @@ func echoDoor(g *wsguard.Guard, cfg wsguard.Config) http.Handler {
 	return g.Handler(echo)
 }
 
-// wrapBubble runs f in a bubble of synctest.
-func wrapBubble(t *testing.T, f func(t *testing.T)) {
-	t.Helper()
-	synctest.Test(t, f)
-}
-
 // served is a connection as a handler behind Guard.Wrap has it: what Hijack returned. The
 // test plays the handler.
 type served struct {

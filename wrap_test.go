@@ -22,7 +22,7 @@ import (
 // wrap_close_test.go).
 
 func TestWrapEchoes(t *testing.T) {
-	wrapBubble(t, func(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
 		e := servePipe(t, wsguard.Config{}, func(g *wsguard.Guard) http.Handler { return g.Wrap(coderEcho()) })
 		c := e.open(header())
 		for _, n := range []int{0, 1, 125, 126, 150, 4085, 4096, 4224, 4225, 32 << 10} {
@@ -40,7 +40,7 @@ func TestWrapEchoes(t *testing.T) {
 // All steps of the handshake run before the handler, Attach included; a request that is no
 // WebSocket handshake is refused.
 func TestWrapRunsTheStepsFirst(t *testing.T) {
-	wrapBubble(t, func(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
 		cfg := wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, Failures: wsguard.Rate{PerSecond: wsguard.Off}}}
 		cfg.Caps.MaxConns = 1
 		cfg.Attach = func(r *http.Request, p wsguard.Principal) (any, error) {
@@ -66,7 +66,7 @@ func TestWrapRunsTheStepsFirst(t *testing.T) {
 
 // The place in flight is given back before the handler runs; the slot is held.
 func TestWrapHoldsTheSlotOnly(t *testing.T) {
-	wrapBubble(t, func(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
 		cfg := wsguard.Config{}
 		cfg.Rates.MaxInFlight, cfg.Rates.MaxInFlightPerClient = 1, 1
 		go_ := make(chan struct{})
@@ -94,7 +94,7 @@ func TestWrapHoldsTheSlotOnly(t *testing.T) {
 
 // When the 101 has gone out, the connection is opened and reported, and not before.
 func TestWrapOpensWithThe101(t *testing.T) {
-	wrapBubble(t, func(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
 		e := wrapWith(t, wsguard.Config{}, hijack)
 		c := e.s.Dial(t)
 		go c.Handshake("/", header())
@@ -128,7 +128,7 @@ func TestWrapEndsDirectlyAfterThe101(t *testing.T) {
 	} {
 		for _, coder := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, coder %t", name, coder), func(t *testing.T) {
-				wrapBubble(t, func(t *testing.T) {
+				connBubble(t, func(t *testing.T) {
 					cfg := wsguard.Config{}
 					cfg.Auth.Verifier = func(context.Context, string) (wsguard.Principal, error) {
 						return wsguard.Principal{Subject: "alice", SessionID: "login"}, nil
@@ -164,7 +164,7 @@ func TestWrapEndsDirectlyAfterThe101(t *testing.T) {
 // The handler sees the request as Attach does: credentials that end up in logs are gone,
 // the Authorization header stays, and the offer of extensions is struck.
 func TestWrapRequest(t *testing.T) {
-	wrapBubble(t, func(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
 		cfg := wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify}}
 		cfg.Auth.Sources = wsguard.TokenSources{Header: true, Subprotocol: "bearer.", InsecureQuery: "token"}
 		cfg.Attach = func(r *http.Request, p wsguard.Principal) (any, error) { return "attached to " + p.Subject, nil }
@@ -208,7 +208,7 @@ func TestWrapRequest(t *testing.T) {
 
 // PrincipalOf is what the handshake saw; Revalidate changes only the guard's own copy.
 func TestWrapPrincipalStays(t *testing.T) {
-	wrapBubble(t, func(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
 		cfg := wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, RevalidateEvery: time.Second}}
 		cfg.Auth.Revalidate = func(_ context.Context, p wsguard.Principal) (wsguard.Principal, error) {
 			p.Scopes = []string{"new"}
@@ -242,7 +242,7 @@ func TestWrapSubprotocol(t *testing.T) {
 		"no list, and not named":    {nil, []string{"x", "y"}, "x, y", "", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			wrapBubble(t, func(t *testing.T) {
+			connBubble(t, func(t *testing.T) {
 				e := wrapWith(t, wsguard.Config{Subprotocols: test.list}, func(w http.ResponseWriter, r *http.Request) *served {
 					s := hijack(w, r)
 					s.Write([]byte(switching(r, test.head...)))
@@ -263,7 +263,7 @@ func TestWrapSubprotocol(t *testing.T) {
 	}
 	// A library that names none, and reads what was negotiated from the ResponseWriter.
 	t.Run("coder", func(t *testing.T) {
-		wrapBubble(t, func(t *testing.T) {
+		connBubble(t, func(t *testing.T) {
 			seen := make(chan string, 1)
 			e := servePipe(t, wsguard.Config{Subprotocols: []string{"chat"}}, func(g *wsguard.Guard) http.Handler {
 				return g.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -286,7 +286,7 @@ func TestWrapSubprotocol(t *testing.T) {
 // A first-message credential needs Guard.Handler: Wrap panics with one, and a Reconfigure
 // that adds one is refused.
 func TestWrapWithFirstMessage(t *testing.T) {
-	wrapBubble(t, func(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
 		first := wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, Sources: wsguard.TokenSources{Header: true, FirstMessage: true}}}
 		wantPanic := func(f func()) {
 			t.Helper()
@@ -328,7 +328,7 @@ func TestWrapNil(t *testing.T) {
 // A refusal by the handler passes, and is an event with its status. It counts towards no
 // failure and no ban.
 func TestWrapRefusalByTheHandler(t *testing.T) {
-	wrapBubble(t, func(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
 		cfg := wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, Failures: wsguard.Rate{PerSecond: never, Burst: 1}}}
 		cfg.Penalties.Violations = wsguard.Rate{PerSecond: never, Burst: 1}
 		cfg.Rates.Handshakes.PerSecond = wsguard.Off
@@ -357,7 +357,7 @@ func TestWrapRefusalByTheHandler(t *testing.T) {
 
 // A handler that returns without an answer has answered 200, as net/http does.
 func TestWrapHandlerThatOnlyReturns(t *testing.T) {
-	wrapBubble(t, func(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
 		e := servePipe(t, wsguard.Config{}, func(g *wsguard.Guard) http.Handler {
 			return g.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {}))
 		})
@@ -372,7 +372,7 @@ func TestWrapHandlerThatOnlyReturns(t *testing.T) {
 
 // A hook that panics during the handshake holds up no drain.
 func TestWrapPanicInAHookHoldsUpNoDrain(t *testing.T) {
-	wrapBubble(t, func(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
 		cfg := wsguard.Config{}
 		cfg.Proxies.ClientName = func(*http.Request) string { return "x" }
 		e := newEnv(t, cfg)
