@@ -421,7 +421,7 @@ func (a *admission) upgrade(w http.ResponseWriter, holders int32) (err error) {
 	started := false
 	defer func() {
 		if !started { // a hook has panicked: the connection has the rest
-			c.end(reason.Internal, "the handshake was cut off")
+			c.end(fault("the handshake was cut off"))
 			for range holders - 1 {
 				c.done()
 			}

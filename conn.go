@@ -125,7 +125,7 @@ func (c *Conn) read(ctx context.Context) (MessageType, []byte, error) {
 	defer func() {
 		if !returned {
 			// Nobody might read again, so nobody would notice the peer's end.
-			c.fault("the reading goroutine panicked, or a hook ended it")
+			c.end(fault("the reading goroutine panicked, or a hook ended it"))
 		}
 	}()
 	for {
@@ -133,7 +133,7 @@ func (c *Conn) read(ctx context.Context) (MessageType, []byte, error) {
 		returned = true
 		switch {
 		case err == wire.ErrClosing:
-			return 0, nil, c.closed()
+			return 0, nil, c.cause()
 		case err == wire.ErrInterrupted && ctx.Err() == nil:
 			continue
 		case err == wire.ErrInterrupted:
@@ -157,7 +157,7 @@ func (c *Conn) CloseRead() {
 	go func() {
 		defer c.survive()
 		if _, _, err := c.read(context.Background()); err == nil {
-			c.accuse(reason.Unexpected, "")
+			c.end(violation(reason.Unexpected, ""))
 		}
 	}()
 }
@@ -165,12 +165,12 @@ func (c *Conn) CloseRead() {
 // Close ends the connection, if nothing has before, and returns at once; the
 // ending runs behind it. The reason is cut to 123 bytes of valid UTF-8. A code
 // that must not be sent (RFC 6455 §7.4) is an error, and closes with 1011.
-func (c *Conn) Close(code StatusCode, reason string) error {
+func (c *Conn) Close(code StatusCode, text string) error {
 	if !sendable(code) {
-		c.fault(fmt.Sprintf("Close with code %d", int(code)))
+		c.end(fault(fmt.Sprintf("Close with code %d", int(code))))
 		return fmt.Errorf("wsguard: close code %d cannot be sent", int(code))
 	}
-	c.byApplication(code, reason)
+	c.end(chosen(code, text, reason.Closed))
 	return nil
 }
 
@@ -181,15 +181,15 @@ func (c *Conn) End(err error) {
 	// goroutine.
 	defer func() {
 		_ = recover()
-		c.fault("a method of the handler's error panicked") // unless it has ended
+		c.end(fault("a method of the handler's error panicked")) // unless it has ended
 	}()
 	var ce *CloseError
 	switch {
 	case err == nil:
-		c.end(reason.HandlerDone, "")
+		c.end(because(reason.HandlerDone, ""))
 	case errors.As(err, &ce) && ce != nil && sendable(ce.Code):
-		c.byApplication(ce.Code, ce.Reason)
+		c.end(chosen(ce.Code, ce.Reason, reason.Closed))
 	default:
-		c.end(reason.Internal, err.Error())
+		c.end(fault(err.Error()))
 	}
 }

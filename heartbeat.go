@@ -108,15 +108,14 @@ func (c *Conn) sweep() {
 	c.watch.due.Store(int64(never))
 	expires := c.who.expires.Load()
 	switch {
-	case c.w.Cause() != nil:
+	case c.cause() != nil:
 		return
 	case expires != nil && !now.Before(*expires):
-		c.end(reason.Expired, "")
+		c.end(because(reason.Expired, ""))
 	case !c.watch.lifetime.IsZero() && !now.Before(c.watch.lifetime):
-		c.end(reason.Lifetime, "")
+		c.end(because(reason.Lifetime, ""))
 	case c.who.awaiting.Load() && !now.Before(c.who.authBy):
-		c.accuse(reason.AuthTimeout, "")
-		c.g.offend(c.client, reason.AuthTimeout, handshakeOffences[reason.AuthTimeout])
+		c.end(badCredential(deny(reason.AuthTimeout, "")))
 	default:
 		switch at := c.who.recheck.Load(); {
 		case c.who.rechecking.Load():

@@ -38,8 +38,8 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 	defer c.done() // start has counted us
 	_, msg, err := c.read(ctx)
 	if err != nil {
-		if c.w.Cause() == nil {
-			return c.end(reason.AuthTimeout, "Accept's context ended")
+		if c.cause() == nil {
+			return c.end(because(reason.AuthTimeout, "Accept's context ended"))
 		}
 		return err
 	}
@@ -58,7 +58,7 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 	}
 	if err != nil && a.auth.cfg.InsecureReportOnly {
 		d := asDenied(err)
-		c.violation(d.Reason, d.detail, true)
+		c.refused(d.Reason, d.detail, true)
 		a.principal, err = Principal{}, nil
 	}
 	if err == nil {
@@ -67,17 +67,7 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 		err = a.run(firstMessageSteps[credentialAt+1:])
 	}
 	if err != nil {
-		if c.over() {
-			return c.closed()
-		}
-		d := asDenied(err)
-		if d.Code() == 0 {
-			d = denyCause(reason.Unavailable, err)
-		}
-		if !d.shared {
-			g.offend(c.client, d.Reason, handshakeOffences[d.Reason])
-		}
-		return c.accuse(d.Reason, d.detail)
+		return c.end(badCredential(asDenied(err)))
 	}
 	c.who.session, c.who.value = a.session, a.value
 	a.land()
@@ -89,10 +79,7 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 	in.rates = g.state.rates.conn(in.policy.rates, c.client, a.principal.Subject)
 	in.rates.sent = sent
 	c.begin()
-	if c.w.Cause() != nil {
-		return c.closed()
-	}
-	return nil
+	return c.cause()
 }
 
 // admission is that of a credential which comes over the connection. r is nil for a
@@ -136,23 +123,23 @@ func (c *Conn) refreshed(ctx context.Context, old *Principal, token string) (Pri
 func (c *Conn) Refresh(ctx context.Context, token string) error {
 	c.who.refreshMu.Lock()
 	defer c.who.refreshMu.Unlock()
-	if c.over() {
-		return c.closed()
+	if err := c.cause(); err != nil {
+		return err
 	}
 	old := c.who.principal.Load()
 	p, err := c.refreshed(ctx, old, token)
 	switch {
-	case c.over():
-		return c.closed()
+	case c.cause() != nil:
+		return c.cause()
 	case err != nil:
 		d := asDenied(err)
-		c.violation(d.Reason, "refresh: "+d.detail, false)
+		c.refused(d.Reason, "refresh: "+d.detail, false)
 		return err
 	case p.Subject != old.Subject:
-		return c.punish(reason.Refresh, "")
+		return c.end(violation(reason.Refresh, ""))
 	}
 	if !c.adopt(p) {
-		return c.closed()
+		return c.cause()
 	}
 	c.g.events.emit(c.event(audit.Refresh))
 	return nil
@@ -165,7 +152,7 @@ func (c *Conn) adopt(p Principal) bool {
 		return false // gone
 	}
 	if c.g.state.registry.revoked(p) || c.who.session.isKilled() {
-		c.end(reason.Revoked, "")
+		c.end(because(reason.Revoked, ""))
 		return false
 	}
 	c.who.principal.Store(&p)
@@ -206,7 +193,7 @@ func (c *Conn) revalidate() {
 			c.who.overdue = now.Add(every)
 		}
 		if !now.Before(c.who.overdue) {
-			c.end(reason.Unavailable, "revalidation: too many at once")
+			c.end(because(reason.Unavailable, "revalidation: too many at once"))
 			return
 		}
 		c.checkAgain(c.Principal(), jitter(min(time.Second, every/4)))
@@ -218,14 +205,14 @@ func (c *Conn) revalidate() {
 	c.who.refreshMu.Lock()
 	defer c.who.refreshMu.Unlock()
 	switch {
-	case c.over():
+	case c.cause() != nil:
 	case c.who.principal.Load() != old:
 		// A Refresh came in between: the answer is about who he was.
 		c.checkAgain(*c.who.principal.Load(), 0)
 		c.schedule(time.Now())
 	case err != nil:
 		d := asDenied(err)
-		c.end(d.Reason, "revalidation: "+d.detail)
+		c.end(because(d.Reason, "revalidation: "+d.detail))
 	default:
 		c.checkAgain(p, jitter(every))
 		c.adopt(p)

@@ -60,7 +60,7 @@ func (in *inbound) Accept(binary bool) (int64, error) {
 	}
 	switch {
 	case binary && !in.policy.messages.Binary:
-		return 0, c.punish(reason.MessageType, "")
+		return 0, c.end(violation(reason.MessageType, ""))
 	case c.who.awaiting.Load():
 		return c.first.auth.cfg.FirstMessageBytes, nil
 	}
@@ -73,7 +73,7 @@ func (in *inbound) Judge(m *wire.Message) (v wire.Verdict, wait time.Duration, e
 	returned := false
 	defer func() {
 		if !returned {
-			in.c.fault("a hook panicked, or ended the reading goroutine")
+			in.c.end(fault("a hook panicked, or ended the reading goroutine"))
 		}
 	}()
 	v, wait, err = in.judged(m)
@@ -95,8 +95,8 @@ func (in *inbound) judged(m *wire.Message) (v wire.Verdict, wait time.Duration, 
 	if err != nil || !ok {
 		return wire.Drop, 0, err
 	}
-	if in.c.wrap != nil && in.c.over() && withheld(in.c.closed()) {
-		return wire.Drop, 0, in.c.closed() // it has ended while the message was judged
+	if in.c.wrap != nil && in.c.cause() != nil && withheld(in.c.cause()) {
+		return wire.Drop, 0, in.c.cause() // it has ended while the message was judged
 	}
 	in.kind = in.rule.kind
 	in.messages.Add(1)
@@ -109,15 +109,15 @@ func (in *inbound) judged(m *wire.Message) (v wire.Verdict, wait time.Duration, 
 func (in *inbound) Ahead() bool { return in.policy.messages.Authorize == nil }
 
 // Failed ends the connection for what the engine found.
-func (in *inbound) Failed(e *wire.Error) error { return in.c.failed(e) }
+func (in *inbound) Failed(e *wire.Error) error { return in.c.end(engineFault(e)) }
 
 // Broken ends a connection that cannot be written to.
-func (in *inbound) Broken(err error) { in.c.writeFailed(context.Background(), err) }
+func (in *inbound) Broken(err error) { in.c.end(unwritten(context.Background(), err)) }
 
 // Idle reports an idle connection, if that is all that there is to do.
 func (in *inbound) Idle() bool {
 	if in.c.first.heartbeat.ReportIdle {
-		in.c.violation(reason.Idle, "", true)
+		in.c.refused(reason.Idle, "", true)
 	}
 	return in.c.first.heartbeat.ReportIdle
 }
@@ -128,17 +128,18 @@ func (in *inbound) afford(now time.Time) (wire.Verdict, time.Duration, error) {
 	if wait, ok := in.charge(now); !ok {
 		switch action := in.policy.rates.Action; {
 		case action == ActionReport:
-			c.violation(reason.RateLimited, "", true)
+			c.refused(reason.RateLimited, "", true)
 			in.rule = in.ruleOf()
 		case action == ActionReply:
-			in.tooMany()
-			c.violation(reason.RateLimited, "", false)
+			c.offended(reason.RateLimited, messageOffences[in.offence()])
+			c.refused(reason.RateLimited, "", false)
 			return wire.Drop, 0, in.reply(0, func() notice { return rateNotice(wait) })
 		case action == ActionDelay && wait <= maxDelay-in.msg.Waited():
 			return wire.Hold, wait, nil
 		default:
-			in.tooMany()
-			return wire.Drop, 0, c.accuse(reason.RateLimited, "")
+			e := violation(reason.RateLimited, "")
+			e.offence = in.offence()
+			return wire.Drop, 0, c.end(e)
 		}
 	}
 	if in.rates.warnAt > 0 && in.rates.warn(c.w.Arrived()) {
@@ -151,7 +152,7 @@ func (in *inbound) afford(now time.Time) (wire.Verdict, time.Duration, error) {
 func (in *inbound) judge() (bool, error) {
 	c, m := in.c, in.msg
 	if !m.Binary && !utf8.Valid(m.Data[m.Checked:]) {
-		return false, c.punish(reason.InvalidUTF8, "")
+		return false, c.end(violation(reason.InvalidUTF8, ""))
 	}
 	if c.who.awaiting.Load() {
 		return true, nil
@@ -166,13 +167,13 @@ func (in *inbound) judge() (bool, error) {
 	}
 	if in.policy.messages.Authorize != nil || in.table != nil && in.table.scoped {
 		if err := in.authorize(); err != nil {
-			if c.over() {
-				return false, c.closed()
+			if c.cause() != nil {
+				return false, c.cause()
 			}
 			return in.refuse(object(err, forbidden), in.policy.messages.OnForbidden)
 		}
-		if in.policy.messages.Authorize != nil && c.wrap == nil && c.over() {
-			return false, c.closed() // it took its time
+		if in.policy.messages.Authorize != nil && c.wrap == nil && c.cause() != nil {
+			return false, c.cause() // it took its time
 		}
 	}
 	return true, nil
@@ -211,14 +212,14 @@ func (in *inbound) refuse(o objection, action Action) (bool, error) {
 	switch {
 	case o.why == reason.Internal || o.why == reason.Unavailable:
 	case action == ActionReport:
-		c.violation(o.why, detail, true)
+		c.refused(o.why, detail, true)
 		return true, nil
 	case action == ActionReply:
-		c.offended(o.why)
-		c.violation(o.why, detail, false)
+		c.offended(o.why, messageOffences[o.why])
+		c.refused(o.why, detail, false)
 		return false, in.reply(1, o.notice)
 	}
-	return false, c.punish(o.why, detail)
+	return false, c.end(violation(o.why, detail))
 }
 
 // reply answers a message that was refused, if the peer's notices are not used up. Rates
@@ -252,12 +253,13 @@ func (in *inbound) charge(now time.Time) (wait time.Duration, ok bool) {
 	return 0, true
 }
 
-// tooMany records an offence. It does nothing when only SentBytes was exceeded, because
-// other users can cause that.
-func (in *inbound) tooMany() {
-	if !in.rates.owing {
-		in.c.offended(reason.RateLimited)
+// offence is what a message over a rate counts as towards a ban. It is nothing when only
+// SentBytes was exceeded, because other users can cause that.
+func (in *inbound) offence() *reason.Reason {
+	if in.rates.owing {
+		return nil
 	}
+	return reason.RateLimited
 }
 
 // ruleOf finds what the table says of the message.
@@ -270,7 +272,7 @@ func (in *inbound) ruleOf() *rule {
 
 // warn tells the peer to slow down before a rate is exceeded.
 func (in *inbound) warn() error {
-	in.c.tell(reason.RateLimited, "warned", true)
+	in.c.report(reason.RateLimited, "warned", true)
 	return in.reply(0, func() notice { return notice{Warning: "rate_limit"} })
 }
 
@@ -296,7 +298,7 @@ func (in *inbound) authorize() error {
 func (in *inbound) askAuthorize(p *Principal) (err error) {
 	c, limit := in.c, in.policy.auth.cfg.VerifyTimeout
 	if in.late == nil {
-		in.late = time.AfterFunc(limit, func() { c.end(reason.Unavailable, "Authorize takes too long") })
+		in.late = time.AfterFunc(limit, func() { c.end(because(reason.Unavailable, "Authorize takes too long")) })
 	} else {
 		in.late.Reset(limit)
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,228 @@ type lifecycle struct {
 
 	reportMu sync.Mutex // orders the open event before the close event
 	reported bool       // guarded by reportMu: the end has been reported
+}
+
+// # How a connection ends
+//
+// The method end ends a connection, and nothing else does. The first call wins. It is
+// given an ending, which one of the functions of this table has made. The function is
+// chosen by who has brought the end about, and that decides what the end does besides
+// the close event. TestEndings compares this table with what happens.
+//
+//	function       the end is due to             code and text       remote  violation  counts towards a ban
+//	because        the guard or the operator     of the reason       no      no         no
+//	fault          this side: a panic, a bug     of Internal         no      no         no
+//	violation      what the peer has sent        of the reason       no      yes        messageOffences
+//	badCredential  the first-message credential  of the reason       no      yes        handshakeOffences
+//	chosen         the application, the handler  chosen              no      no         no
+//	byPeer         the peer's close frame        the peer's          yes     no         no
+//	lost           the network                   1006, not sent      yes     no         no
+//
+// The code of a reason is that of Config.CloseCodes, or the reason's own. A violation is
+// counted in Stats.Violations and reported by an event of its own, before the close
+// event. A violation or a credential that is refused with Internal or Unavailable is the
+// server's fault, so it is because instead.
+//
+// A message that is refused while the connection goes on (ActionReply, ActionReport) is
+// no ending: see inbound.refuse, which counts and reports it in the same way.
+//
+// # Whether a connection has ended
+//
+// The method cause answers that, and nothing else does.
+
+// endKind is the row of the table that an ending belongs to.
+type endKind uint8
+
+const (
+	endBecause endKind = iota
+	endViolation
+	endCredential
+	endChosen
+	endByPeer
+	endLost
+)
+
+// endEffects has the columns of the table.
+var endEffects = [...]struct {
+	ownCode   bool                       // the ending has the code and the text; else the reason has
+	remote    bool                       // CloseError.Remote
+	violation bool                       // it is counted and reported as a violation
+	offences  map[*reason.Reason]float64 // what counts towards a ban
+}{
+	endBecause:    {},
+	endViolation:  {violation: true, offences: messageOffences},
+	endCredential: {violation: true, offences: handshakeOffences},
+	endChosen:     {ownCode: true},
+	endByPeer:     {ownCode: true, remote: true},
+	endLost:       {ownCode: true, remote: true},
+}
+
+// ending says why a connection ends and who has brought that about. Only the functions of
+// the table make one.
+type ending struct {
+	kind    endKind
+	why     *reason.Reason
+	offence *reason.Reason // what it counts as towards a ban; nil: nothing
+	code    StatusCode     // of an endChosen, an endByPeer or an endLost
+	text    string         // of an endChosen or an endByPeer
+	detail  string         // for the event only
+}
+
+// because is an ending that the guard or its operator has decided on.
+func because(why *reason.Reason, detail string) ending {
+	return ending{kind: endBecause, why: why, detail: detail}
+}
+
+// fault is an ending because of a mistake on this side.
+func fault(detail string) ending { return because(reason.Internal, detail) }
+
+// violation is an ending because of what the peer has sent.
+func violation(why *reason.Reason, detail string) ending {
+	if serversFault(why) {
+		return because(why, detail)
+	}
+	return ending{kind: endViolation, why: why, offence: why, detail: detail}
+}
+
+// badCredential is an ending because the credential in the first message, or its absence,
+// is refused.
+func badCredential(d *denied) ending {
+	if d.Code() == 0 {
+		d = denyCause(reason.Unavailable, d)
+	}
+	if serversFault(d.Reason) {
+		return because(d.Reason, d.detail)
+	}
+	e := ending{kind: endCredential, why: d.Reason, offence: d.Reason, detail: d.detail}
+	if d.shared {
+		e.offence = nil
+	}
+	return e
+}
+
+// chosen is an ending whose code and text somebody else than the guard has chosen.
+func chosen(code StatusCode, text string, by *reason.Reason) ending {
+	return ending{kind: endChosen, why: by, code: code, text: wire.TrimReason(text)}
+}
+
+// byPeer is an ending that the peer's close frame asks for. It is answered with the same
+// code.
+func byPeer(code StatusCode, text string) ending {
+	return ending{kind: endByPeer, why: reason.PeerClosed, code: code, text: text}
+}
+
+// lost is an ending because the socket is of no use any more.
+func lost(err error) ending {
+	return ending{kind: endLost, why: reason.ConnectionLost, code: websocket.StatusAbnormalClosure, detail: errorText(err)}
+}
+
+// serversFault reports whether nothing that the peer has done can be the reason.
+func serversFault(why *reason.Reason) bool {
+	return why == reason.Internal || why == reason.Unavailable
+}
+
+// end ends the connection, unless something has ended it before. It returns the cause,
+// which may be another one than e.
+func (c *Conn) end(e ending) error {
+	do := &endEffects[e.kind]
+	cause := &CloseError{Code: e.code, Reason: e.text, Remote: do.remote, err: e.why}
+	if !do.ownCode {
+		cause.Code, cause.Reason = c.g.closeCode(e.why), e.why.Token()
+	}
+	detail := e.detail
+	if c.wrap != nil {
+		// What the handler has said to its peer is how the connection ends.
+		if said := c.wrap.said.Load(); said != nil {
+			cause, detail = said, ""
+		}
+	}
+	frame := int(cause.Code)
+	if cause.Code == websocket.StatusAbnormalClosure {
+		frame = 0 // which sends none
+	}
+	first := func() {
+		if do.violation {
+			c.life.violations.Add(1)
+		}
+		c.cancel(cause)
+	}
+	func() {
+		// The client is banned before it learns of the end, so that it cannot return in
+		// between. OnEvent hears of a ban. If it panics or ends the goroutine, the
+		// connection ends all the same.
+		defer c.w.End(cause, frame, cause.Reason, first, func() { c.ended(e, cause, detail) })
+		c.offended(e.why, do.offences[e.offence])
+	}()
+	return c.cause()
+}
+
+// cause returns what has ended the connection, and nil while it is open. From the end of
+// the connection's context on it returns the cause.
+func (c *Conn) cause() error {
+	if c.ctx.Err() == nil {
+		return nil
+	}
+	<-c.w.Closing() // the context ends a moment before the engine has the cause
+	return c.w.Cause()
+}
+
+// stopped returns why a call stopped whose ctx has ended. That is the cause if the
+// connection has ended, because ctx may be made of the connection's own.
+func (c *Conn) stopped(ctx context.Context) error {
+	if err := c.cause(); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// engineFault is the ending that a fault found by the engine calls for.
+func engineFault(e *wire.Error) ending {
+	switch e.Fault {
+	case wire.FaultClosed:
+		return byPeer(StatusCode(e.Code), e.Reason)
+	case wire.FaultLost:
+		return lost(e.Err)
+	case wire.FaultTooBig:
+		return violation(reason.MessageTooBig, "")
+	case wire.FaultFragments:
+		return violation(reason.Fragments, "")
+	case wire.FaultControl:
+		return violation(reason.ControlFlood, "")
+	case wire.FaultReason:
+		return violation(reason.InvalidUTF8, e.Detail)
+	case wire.FaultUTF8:
+		return violation(reason.InvalidUTF8, "")
+	case wire.FaultMessageTimeout:
+		return violation(reason.MessageTimeout, "")
+	case wire.FaultIdle:
+		return because(reason.Idle, "")
+	case wire.FaultPong:
+		return because(reason.PongTimeout, "")
+	}
+	return violation(reason.Protocol, e.Detail)
+}
+
+// unwritten is the ending that a failure to write calls for. ctx bounded the write.
+func unwritten(ctx context.Context, err error) ending {
+	failed, ok := err.(*wire.WriteError)
+	switch {
+	case ok && ctx.Err() != nil:
+		return because(reason.WriteTimeout, "the context ended in the middle of a message")
+	case ok && failed.Timeout:
+		return because(reason.WriteTimeout, "")
+	}
+	return lost(err)
+}
+
+// panicked ends the connection because the application has panicked with v, and reports it
+// with the stack.
+func (c *Conn) panicked(v any) {
+	detail := panicText("handler", v)
+	c.end(fault(detail))
+	e := c.event(audit.Warning)
+	e.Err, e.Reason, e.Detail, e.Stack = reason.Internal, "panic", detail, debug.Stack()
+	c.g.events.emit(e)
 }
 
 // start takes the connection into the Guard.
@@ -70,7 +293,7 @@ func (c *Conn) list(authenticated bool) {
 		c.begin()
 	}
 	if draining {
-		c.end(reason.Draining, "")
+		c.end(because(reason.Draining, ""))
 	}
 }
 
@@ -106,11 +329,11 @@ func (c *Conn) run(fn func(context.Context, *Conn) error, r *http.Request) {
 	var err error
 	defer c.done()
 	defer func() {
-		defer c.fault("what the handler panicked with ended the goroutine") // unless it has ended
+		defer c.end(fault("what the handler panicked with ended the goroutine")) // unless it has ended
 		if v := recover(); v != nil {
-			c.panicked("handler", v)
+			c.panicked(v)
 		} else if !returned {
-			c.end(reason.Internal, "handler ended its goroutine")
+			c.end(fault("handler ended its goroutine"))
 		} else {
 			c.End(err)
 		}
@@ -122,111 +345,14 @@ func (c *Conn) run(fn func(context.Context, *Conn) error, r *http.Request) {
 		}
 		r = nil
 	}
-	if c.w.Cause() == nil {
+	if c.cause() == nil {
 		err = fn(c.ctx, c)
 	}
 	returned = true
 }
 
-// fault ends the connection for a mistake on this side.
-func (c *Conn) fault(detail string) { c.end(reason.Internal, detail) }
-
-// punish is accuse for what counts towards a ban.
-func (c *Conn) punish(why *reason.Reason, detail string) error {
-	c.offended(why)
-	return c.accuse(why, detail)
-}
-
-// accuse is end for what the peer has done, or was refused for. A violation is
-// reported with the end, which is no warning by itself.
-func (c *Conn) accuse(why *reason.Reason, detail string) error {
-	c.life.violations.Add(1)
-	cause := c.causeOf(why)
-	cause.accused = why != reason.Internal && why != reason.Unavailable // which are the server's
-	return c.endWith(cause, cause.Code, detail)
-}
-
-// end ends the connection for a reason of the guard's, and returns the error
-// of whatever has ended it.
-func (c *Conn) end(why *reason.Reason, detail string) error {
-	cause := c.causeOf(why)
-	return c.endWith(cause, cause.Code, detail)
-}
-
-func (c *Conn) causeOf(why *reason.Reason) *CloseError {
-	return &CloseError{Code: c.g.closeCode(why), Reason: why.Token(), err: why}
-}
-
-func (c *Conn) endWith(cause *CloseError, code StatusCode, detail string) error {
-	if c.wrap != nil {
-		// What the handler has said to its peer is how the connection ends.
-		if said := c.wrap.said.Load(); said != nil {
-			cause, code, detail = said, said.Code, ""
-		}
-	}
-	c.w.End(cause, int(code), cause.Reason, func() { c.cancel(cause) }, func() { c.ended(cause, detail) })
-	return c.closed()
-}
-
-// failed turns what the wire found into the end that it calls for.
-func (c *Conn) failed(e *wire.Error) error {
-	switch e.Fault {
-	case wire.FaultClosed:
-		cause := &CloseError{Code: StatusCode(e.Code), Reason: e.Reason, Remote: true, err: reason.PeerClosed}
-		return c.endWith(cause, cause.Code, "")
-	case wire.FaultLost:
-		return c.lost(e.Err)
-	case wire.FaultTooBig:
-		return c.punish(reason.MessageTooBig, "")
-	case wire.FaultFragments:
-		return c.punish(reason.Fragments, "")
-	case wire.FaultControl:
-		return c.punish(reason.ControlFlood, "")
-	case wire.FaultReason:
-		return c.punish(reason.InvalidUTF8, e.Detail)
-	case wire.FaultUTF8:
-		return c.punish(reason.InvalidUTF8, "")
-	case wire.FaultMessageTimeout:
-		return c.punish(reason.MessageTimeout, "")
-	case wire.FaultIdle:
-		return c.end(reason.Idle, "")
-	case wire.FaultPong:
-		return c.end(reason.PongTimeout, "")
-	}
-	return c.punish(reason.Protocol, e.Detail)
-}
-
-// lost ends a connection whose socket is of no use any more.
-func (c *Conn) lost(err error) error {
-	cause := &CloseError{Code: websocket.StatusAbnormalClosure, Remote: true, err: reason.ConnectionLost}
-	return c.endWith(cause, 0, errorText(err))
-}
-
-// stopped returns why a ctx that has ended stopped a call: the cause, if it ended
-// with the connection, for it may be made of the connection's own.
-func (c *Conn) stopped(ctx context.Context) error {
-	if c.ctx.Err() != nil {
-		<-c.w.Closing()
-		return c.closed()
-	}
-	return ctx.Err()
-}
-
-// over reports whether the connection has ended: then there is a cause. The
-// context ends a moment before that can be seen.
-func (c *Conn) over() bool {
-	if c.ctx.Err() == nil {
-		return false
-	}
-	<-c.w.Closing()
-	return true
-}
-
-// closed returns the cause. It is only called when there is one.
-func (c *Conn) closed() error { return c.w.Cause() }
-
 // ended runs once, on a goroutine of its own, when the socket is closed.
-func (c *Conn) ended(cause *CloseError, detail string) {
+func (c *Conn) ended(by ending, cause *CloseError, detail string) {
 	defer c.done() // whatever a hook does
 	if c.wrap != nil {
 		defer c.wrap.ended(cause)
@@ -238,8 +364,8 @@ func (c *Conn) ended(cause *CloseError, detail string) {
 	c.life.reportMu.Lock()
 	c.life.reported = true
 	c.life.reportMu.Unlock()
-	if cause.accused {
-		c.tell(cause.err, detail, false)
+	if endEffects[by.kind].violation {
+		c.report(by.why, by.detail, false)
 	}
 	e := c.event(audit.Close)
 	e.Err, e.Reason, e.Detail = cause, cause.err.Token(), detail
@@ -255,16 +381,18 @@ func (c *Conn) ended(cause *CloseError, detail string) {
 	c.g.events.emit(e)
 }
 
-// violation counts and reports a message that was, or would be, refused.
-func (c *Conn) violation(why *reason.Reason, detail string, report bool) {
+// refused counts and reports a message that was refused while the connection goes on.
+// With only, the message was not refused but only reported.
+func (c *Conn) refused(why *reason.Reason, detail string, only bool) {
 	c.life.violations.Add(1)
-	c.tell(why, detail, report)
+	c.report(why, detail, only)
 }
 
-// tell reports a message that is, or would be, refused.
-func (c *Conn) tell(why *reason.Reason, detail string, report bool) {
+// report reports a message that was refused. With only, the message was not refused but
+// only reported.
+func (c *Conn) report(why *reason.Reason, detail string, only bool) {
 	e := c.event(audit.Violation)
-	e.Err, e.Reason, e.Detail, e.Report = why, why.Token(), detail, report
+	e.Err, e.Reason, e.Detail, e.Report = why, why.Token(), detail, only
 	c.g.events.emit(e)
 }
 
@@ -318,6 +446,6 @@ func closeValue(v any) {
 // process.
 func (c *Conn) survive() {
 	if recover() != nil {
-		c.fault("a goroutine of the library panicked")
+		c.end(fault("a goroutine of the library panicked"))
 	}
 }

@@ -33,7 +33,7 @@ func (c *Conn) outbound(msg []byte) error {
 		v = t.rule(msg).Validator
 	}
 	o := object(explain(v, msg, err), verdict)
-	c.tell(o.why, "outbound: "+o.detail, false)
+	c.report(o.why, "outbound: "+o.detail, false)
 	return fmt.Errorf("wsguard: outbound message refused: %w", o.err)
 }
 
@@ -111,19 +111,7 @@ func (c *Conn) write(ctx context.Context, typ MessageType, msg []byte) error {
 	case err == wire.ErrInterrupted && ctx.Err() != nil:
 		return c.stopped(ctx)
 	case err == wire.ErrClosing:
-		return c.closed()
+		return c.cause()
 	}
-	return c.writeFailed(ctx, err)
-}
-
-// writeFailed ends a connection that cannot be written to.
-func (c *Conn) writeFailed(ctx context.Context, err error) error {
-	failed, ok := err.(*wire.WriteError)
-	switch {
-	case ok && ctx.Err() != nil:
-		return c.end(reason.WriteTimeout, "the context ended in the middle of a message")
-	case ok && failed.Timeout:
-		return c.end(reason.WriteTimeout, "")
-	}
-	return c.lost(err)
+	return c.end(unwritten(ctx, err))
 }

@@ -72,11 +72,11 @@ var (
 	}
 )
 
-// offended counts what a client's message was refused for, unless it came after
-// the end.
-func (c *Conn) offended(why *reason.Reason) {
-	if !c.over() {
-		c.g.offend(c.client, why, messageOffences[why])
+// offended counts weight towards a ban of the client, unless the connection has ended
+// already.
+func (c *Conn) offended(why *reason.Reason, weight float64) {
+	if weight > 0 && c.cause() == nil {
+		c.g.offend(c.client, why, weight)
 	}
 }
 

@@ -33,8 +33,7 @@ type CloseError struct {
 	Reason string     // a token of the guard's, or whoever closed chose it
 	Remote bool       // the peer ended it
 
-	err     *reason.Reason
-	accused bool // it is for what the peer has done: a violation is reported with it
+	err *reason.Reason
 }
 
 func (e *CloseError) Error() string {
@@ -64,16 +63,6 @@ func (e *CloseError) Unwrap() []error {
 // Timeout reports whether a deadline of the guard ended the connection.
 func (e *CloseError) Timeout() bool {
 	return e.err != nil && e.err.Timeout()
-}
-
-// chosen is an end that somebody else than a guard has chosen.
-func chosen(code StatusCode, text string, by *reason.Reason) *CloseError {
-	return &CloseError{Code: code, Reason: wire.TrimReason(text), err: by}
-}
-
-// byApplication ends a connection as the application says.
-func (c *Conn) byApplication(code StatusCode, text string) {
-	c.endWith(chosen(code, text, reason.Closed), code, "")
 }
 
 func sendable(code StatusCode) bool { return wire.Sendable(int(code)) }

@@ -111,7 +111,7 @@ func (se *session) attach(c *Conn) {
 	killed := se.killed
 	se.set.mu.Unlock()
 	if killed {
-		c.end(reason.Revoked, "")
+		c.end(because(reason.Revoked, ""))
 	}
 }
 

@@ -71,8 +71,8 @@ func (c *Conn) send(m queued) error {
 	if err := wellFormed(m.typ, m.msg); err != nil {
 		return err
 	}
-	if c.w.Cause() != nil {
-		return c.closed()
+	if err := c.cause(); err != nil {
+		return err
 	}
 	if err := c.outbound(m.msg); err != nil {
 		return err
@@ -82,8 +82,7 @@ func (c *Conn) send(m queued) error {
 	q.mu.Lock()
 	if q.closed {
 		q.mu.Unlock()
-		<-c.w.Closing()
-		return c.closed()
+		return c.cause()
 	}
 	if m.key != "" && q.replace(m, qs) {
 		q.mu.Unlock()
@@ -96,7 +95,7 @@ func (c *Conn) send(m queued) error {
 			c.queue.dropped.Add(1)
 			return reason.QueueFull
 		}
-		return c.end(reason.QueueFull, "")
+		return c.end(because(reason.QueueFull, ""))
 	}
 	first := len(q.messages) == 0
 	m.msg = bytes.Clone(m.msg) // only now: a message that is refused costs nothing
@@ -143,7 +142,7 @@ func (c *Conn) relieve() {
 		if victim == nil {
 			return
 		}
-		victim.end(reason.QueueFull, "all queues together are full")
+		victim.end(because(reason.QueueFull, "all queues together are full"))
 		victim.dropQueue()
 	}
 }

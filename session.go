@@ -162,20 +162,17 @@ func (c *Conn) describe() audit.Session {
 
 // Kick ends the connection with this ID, if there is one. A code of 0, or one
 // that cannot be sent, is that of reason.Kicked: 3003 kicked.
-func (g *Guard) Kick(id string, code StatusCode, reason string) bool {
+func (g *Guard) Kick(id string, code StatusCode, text string) bool {
 	c := g.sessions.find(id)
-	if c != nil {
-		c.kick(code, reason)
+	if c == nil {
+		return false
 	}
-	return c != nil
-}
-
-func (c *Conn) kick(code StatusCode, text string) {
+	e := because(reason.Kicked, text)
 	if sendable(code) {
-		c.endWith(chosen(code, text, reason.Kicked), code, "")
-	} else {
-		c.end(reason.Kicked, text)
+		e = chosen(code, text, reason.Kicked)
 	}
+	c.end(e)
+	return true
 }
 
 // Revoke ends the sessions of a subject with 3000 revoked, handshakes under way
@@ -194,7 +191,7 @@ func (g *Guard) revoke(id identity) {
 	ttl := g.policy.Load().auth.cfg.RevocationTTL
 	conns, many := g.state.registry.revoke(id, ttl, g.state.accepted.Now)
 	for _, c := range conns {
-		c.end(reason.Revoked, "")
+		c.end(because(reason.Revoked, ""))
 	}
 	if many {
 		g.events.emit(audit.Event{Kind: audit.Warning, Reason: "revocations", Detail: "100,000 revocations are remembered, for ever: set Auth.RevocationTTL"})
@@ -220,7 +217,7 @@ func (s *sessions) open() []*Conn {
 	defer s.mu.Unlock()
 	conns := make([]*Conn, 0, len(s.conns))
 	for _, c := range s.conns {
-		if c.w.Cause() == nil {
+		if c.cause() == nil {
 			conns = append(conns, c)
 		}
 	}
@@ -266,7 +263,7 @@ func (g *Guard) Shutdown(ctx context.Context) error {
 	left := append([]*Conn(nil), s.conns...)
 	s.mu.Unlock()
 	for _, c := range left {
-		c.end(reason.Draining, "cut")
+		c.end(because(reason.Draining, "cut"))
 		c.w.Cut()
 	}
 	// What was cut is gone in no time; a handler that goes on is not.
@@ -287,7 +284,7 @@ func (g *Guard) drain(ctx context.Context, pace time.Duration) {
 	ticks := min(n, max(1, int64(pace/(drainEvery+drainEvery/5))))
 	for tick := range ticks {
 		for ; k < n*(tick+1)/ticks; k++ {
-			conns[k].end(reason.Draining, "")
+			conns[k].end(because(reason.Draining, ""))
 		}
 		if k == n {
 			return

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -146,7 +145,7 @@ func (wr *wrapping) Opened() {
 	c.list(true)
 	wr.left(c.g)
 	if c.g.banned(c.client) != nil {
-		c.endWith(chosen(websocket.StatusTryAgainLater, reason.Banned.Token(), reason.Banned), websocket.StatusTryAgainLater, "")
+		c.end(chosen(websocket.StatusTryAgainLater, reason.Banned.Token(), reason.Banned))
 	}
 }
 
@@ -168,7 +167,7 @@ func (wr *wrapping) BadAnswer(detail string) {
 }
 
 // Illegal ends the connection because the handler has written what is no legal frame.
-func (wr *wrapping) Illegal(detail string) { wr.c.fault("the wrapped handler wrote: " + detail) }
+func (wr *wrapping) Illegal(detail string) { wr.c.end(fault("the wrapped handler wrote: " + detail)) }
 
 // Closing notes how the handler ends the connection.
 func (wr *wrapping) Closing(code int, why string) {
@@ -186,12 +185,14 @@ func (wr *wrapping) Unanswered() {
 }
 
 func (wr *wrapping) closed(detail string) {
-	wr.c.endWith(&CloseError{Code: websocket.StatusAbnormalClosure, err: reason.Closed}, 0, detail)
+	e := chosen(websocket.StatusAbnormalClosure, "", reason.Closed)
+	e.detail = detail
+	wr.c.end(e)
 }
 
 // Stalled cuts the connection: the handler has left a frame unfinished.
 func (wr *wrapping) Stalled() {
-	wr.c.fault("the wrapped handler left a frame unfinished")
+	wr.c.end(fault("the wrapped handler left a frame unfinished"))
 	wr.c.w.Cut()
 }
 
@@ -213,7 +214,7 @@ func (wr *wrapping) Outbound() (max int64, hold bool) {
 func (wr *wrapping) Check(binary bool, msg []byte) bool {
 	c := wr.c
 	if !binary && !utf8.Valid(msg) {
-		c.tell(reason.InvalidUTF8, "outbound: text is not UTF-8", false)
+		c.report(reason.InvalidUTF8, "outbound: text is not UTF-8", false)
 		return false
 	}
 	return c.outbound(msg) == nil
@@ -265,7 +266,7 @@ func (w *wrapWriter) returned() {
 	switch {
 	case w.conn != nil:
 		if v != nil {
-			w.wr.c.panicked("handler", v)
+			w.wr.c.panicked(v)
 		}
 		w.wr.c.done()
 	default:
@@ -404,13 +405,4 @@ func (w *wrapWriter) EnableFullDuplex() error {
 		return http.ErrHijacked
 	}
 	return http.NewResponseController(w.w).EnableFullDuplex()
-}
-
-// panicked ends the connection because who has panicked, and reports it.
-func (c *Conn) panicked(who string, v any) {
-	detail := panicText(who, v)
-	c.end(reason.Internal, detail)
-	e := c.event(audit.Warning)
-	e.Err, e.Reason, e.Detail, e.Stack = reason.Internal, "panic", detail, debug.Stack()
-	c.g.events.emit(e)
 }

@@ -269,7 +269,7 @@ func (e *Endpoint) Accept(w http.ResponseWriter, r *http.Request) (*Conn, error)
 		returned := false
 		defer func() {
 			if !returned {
-				c.fault("a hook ended the goroutine of Accept")
+				c.end(fault("a hook ended the goroutine of Accept"))
 			}
 		}()
 		err := c.authenticate(ctx, r)
@@ -278,10 +278,10 @@ func (e *Endpoint) Accept(w http.ResponseWriter, r *http.Request) (*Conn, error)
 			return nil, err
 		}
 	}
-	stop := context.AfterFunc(ctx, func() { c.end(reason.Internal, "still open when its request ended") })
+	stop := context.AfterFunc(ctx, func() { c.end(fault("still open when its request ended")) })
 	context.AfterFunc(c.ctx, func() { stop() })
-	if c.w.Cause() != nil {
-		return nil, c.closed()
+	if err := c.cause(); err != nil {
+		return nil, err
 	}
 	return c, nil
 }
