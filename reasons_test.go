@@ -25,7 +25,7 @@ var reasons = map[string]*reason.Reason{
 	"HandshakeRate": reason.HandshakeRate, "InFlight": reason.InFlight, "MaxConns": reason.MaxConns,
 	"MaxClientConns": reason.MaxClientConns, "MaxSubjectConns": reason.MaxSubjectConns, "Guessing": reason.Guessing,
 	"Unauthenticated": reason.Unauthenticated, "Revoked": reason.Revoked, "Unavailable": reason.Unavailable,
-	"Tickets": reason.Tickets, "Forbidden": reason.Forbidden,
+	"Tickets": reason.Tickets, "Forbidden": reason.Forbidden, "Handler": reason.Handler,
 
 	"HandlerDone": reason.HandlerDone, "Closed": reason.Closed, "PeerClosed": reason.PeerClosed,
 	"ConnectionLost": reason.ConnectionLost, "Lifetime": reason.Lifetime, "Protocol": reason.Protocol,
