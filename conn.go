@@ -190,6 +190,10 @@ func (c *Conn) End(err error) {
 	case errors.As(err, &ce) && ce != nil && sendable(ce.Code):
 		c.end(chosen(ce.Code, ce.Reason, reason.Closed))
 	default:
-		c.end(fault(err.Error()))
+		e := fault(err.Error())
+		if own := ownReason(err); own != nil {
+			e.why = own
+		}
+		c.end(e)
 	}
 }

@@ -210,16 +210,18 @@ func (in *inbound) refuse(o objection, action Action) (bool, error) {
 		detail = in.rule.kind + ": " + detail
 	}
 	switch {
-	case o.why == reason.Internal || o.why == reason.Unavailable:
+	case serversFault(o.why):
 	case action == ActionReport:
 		c.refused(o.why, detail, true)
 		return true, nil
 	case action == ActionReply:
-		c.offended(o.why, messageOffences[o.why])
+		c.offended(o.why, messageOffences[o.kind])
 		c.refused(o.why, detail, false)
 		return false, in.reply(1, o.notice)
 	}
-	return false, c.end(violation(o.why, detail))
+	e := violation(o.why, detail)
+	e.offence = o.kind
+	return false, c.end(e)
 }
 
 // reply answers a message that was refused, if the peer's notices are not used up. Rates

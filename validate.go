@@ -15,9 +15,10 @@ import (
 // are used again, for messages of other connections too.
 //
 // An error refuses the message: as reason.InvalidJSON, reason.InvalidUTF8,
-// reason.JSONLimit or ErrForbidden if it wraps that, else as reason.Schema. A panic
-// of Validate, or of a method of its error, closes the connection with 1011. A
-// *[Schema] is a Validator.
+// reason.JSONLimit or ErrForbidden if it wraps that, else as reason.Schema. If it wraps a
+// reason of [reason.New], the client and the events get the token and the close code of
+// that. A panic of Validate, or of a method of its error, closes the connection with 1011.
+// A *[Schema] is a Validator.
 type Validator interface {
 	Validate(msg []byte) error
 }
@@ -133,6 +134,7 @@ func validate(v Validator, msg []byte) (err error) {
 // method of the application's error runs anywhere else.
 type objection struct {
 	why     *reason.Reason
+	kind    *reason.Reason // of this package: what why counts as; why itself unless it is the application's own
 	detail  string        // the text of the error
 	message *MessageError // what a notice can say about the message; nil: nothing
 	err     error         // the error itself, to be wrapped
@@ -142,11 +144,25 @@ type objection struct {
 // errors.Is and errors.As call, are the application's. If one of them panics, the
 // objection is reason.Internal, as if the hook itself had panicked.
 func object(err error, verdict func(error) *reason.Reason) (o objection) {
-	o = objection{why: reason.Internal, detail: "a method of the error panicked", err: reason.Internal}
+	o = objection{why: reason.Internal, kind: reason.Internal, detail: "a method of the error panicked", err: reason.Internal}
 	defer func() { _ = recover() }()
-	judged := objection{why: verdict(err), detail: err.Error(), err: err}
+	kind := verdict(err)
+	judged := objection{why: kind, kind: kind, detail: err.Error(), err: err}
+	if own := ownReason(err); own != nil && !serversFault(kind) {
+		judged.why = own
+	}
 	errors.As(err, &judged.message)
 	return judged
+}
+
+// ownReason returns the reason that err wraps, if the application has made it. It must run
+// under recover, because it calls the methods of the error.
+func ownReason(err error) *reason.Reason {
+	var r *reason.Reason
+	if errors.As(err, &r) && r != nil && r.Own() {
+		return r
+	}
+	return nil
 }
 
 // is is errors.Is for an error that may be the application's. If one of its methods
@@ -194,12 +210,19 @@ type notice struct {
 }
 
 func (o objection) notice() notice {
-	if o.why == reason.Forbidden {
-		return notice{Error: "forbidden"}
+	if o.kind == reason.Forbidden {
+		n := notice{Error: "forbidden"}
+		if o.why.Own() {
+			n.Reason = o.why.Token()
+		}
+		return n
 	}
 	n := notice{Error: "invalid_message", Reason: o.why.Token()}
 	if m := o.message; m != nil {
-		n.Reason, n.Pointer, n.Keyword = m.Reason, m.Pointer, m.Keyword
+		n.Pointer, n.Keyword = m.Pointer, m.Keyword
+		if !o.why.Own() {
+			n.Reason = m.Reason
+		}
 	}
 	return n
 }

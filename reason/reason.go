@@ -1,100 +1,359 @@
-// Package reason has a sentinel for each reason to refuse a handshake, to refuse a
-// message, or to close a connection. errors.Is finds them in every error of
-// wsguard's, and in its events.
+// Package reason has a value for each reason to refuse a handshake, to refuse a message,
+// or to close a connection.
+//
+// errors.Is finds a reason in every error of package wsguard:
+//
+//	_, _, err := c.Read(ctx)
+//	if errors.Is(err, reason.Idle) {
+//		…
+//	}
+//
+// The events of a Guard have the reason in Event.Err and its token in Event.Reason. A
+// close frame of the guard has the token as its text. docs/close-codes.md has all reasons
+// by their numbers.
+//
+// An application makes its own reasons with [New].
 package reason
 
-import "github.com/coder/websocket"
+import (
+	"fmt"
+	"net/http"
+	"strings"
 
-// Reason is why. It is an error, to be compared with the variables below.
+	"github.com/coder/websocket"
+)
+
+// Reason is a reason to refuse or to close. It is an error. Compare it with the variables
+// of this package by errors.Is.
 type Reason struct {
 	token  string
-	text   string // completes "wsguard: "
+	text   string // follows "wsguard: "
 	status int
 	code   websocket.StatusCode
+	own    bool // New made it
 }
 
+// Error returns "wsguard: " and a short description.
 func (r *Reason) Error() string { return "wsguard: " + r.text }
 
-// Token is a stable name, such as "rate_limited": the reason of a close frame,
-// and in events.
+// Token returns a stable name, such as "rate_limited". It is the text of the close frame,
+// and it stands in events and in the log. Only the token of HandlerDone is empty.
 func (r *Reason) Token() string { return r.token }
 
-// Status is the HTTP status before the upgrade, 0 if it does not happen there.
+// Status returns the HTTP status of a handshake that is refused for this reason, or 0 if
+// the reason refuses none. A few reasons have another status in some cases; their
+// comments say so.
 func (r *Reason) Status() int { return r.status }
 
-// Code is the close code after it, 0 if it does not happen there.
+// Code returns the close code of a connection that is closed for this reason, or 0 if no
+// close frame has it. Config.CloseCodes of package wsguard changes the code that is sent,
+// but not what Code returns.
 func (r *Reason) Code() websocket.StatusCode { return r.code }
 
-// Timeout is true of deadlines, as net.Error's is.
+// Timeout reports whether the close code is 3008, the code of the reasons that are
+// deadlines of the guard.
 func (r *Reason) Timeout() bool { return r.code == timeout }
+
+// Own reports whether the application has made the reason with New.
+func (r *Reason) Own() bool { return r.own }
 
 const timeout websocket.StatusCode = 3008
 
-// Reasons to refuse a handshake. Each is answered with the status behind it.
+const maxToken = 40
+
+// New returns a reason of the application's own. A Validator, Authorize, Attach or the
+// function of Guard.Handler can return it, wrapped or not, to say in its own words why a
+// message or a connection is refused:
+//
+//	var RoomClosed = reason.New("room_closed", "the room is closed", 4004)
+//
+// The connection is then closed with code and with token as the text. Before the upgrade
+// Attach refuses the handshake with 403 instead. What is counted and reported is the same
+// as without a reason of one's own. If an error wraps several reasons, the first that
+// errors.As finds counts, and Internal or Unavailable count before an own one.
+//
+// The token has 1 to 40 characters: lower-case ASCII letters, digits and underscores, of
+// which the first is a letter. It must not be the token of a reason of this package. The
+// text is printable ASCII. The code is from 3000 to 4999, or it is a code that a reason of
+// this package has. New panics if one of them is not so. Make reasons once, in package
+// variables: what is counted or logged by token is kept for each token.
+func New(token, text string, code websocket.StatusCode) *Reason {
+	letter := func(c rune) bool { return c >= 'a' && c <= 'z' }
+	switch {
+	case token == "" || len(token) > maxToken || !letter(rune(token[0])) ||
+		strings.ContainsFunc(token, func(c rune) bool { return !letter(c) && c != '_' && (c < '0' || c > '9') }):
+		panic(fmt.Sprintf("reason: New(%q): the token must be 1 to %d of a-z, 0-9 and _, and begin with a letter", token, maxToken))
+	case tokens[token]:
+		panic(fmt.Sprintf("reason: New(%q): the token is that of a reason of this package", token))
+	case text == "" || strings.ContainsFunc(text, func(c rune) bool { return c < 0x20 || c > 0x7e }):
+		panic(fmt.Sprintf("reason: New(%q): the text must be printable ASCII", token))
+	case !codes[code] && (code < 3000 || code > 4999):
+		panic(fmt.Sprintf("reason: New(%q): code %d must be from 3000 to 4999, or a code of this package", token, int(code)))
+	}
+	return &Reason{token: token, text: text, status: http.StatusForbidden, code: code, own: true}
+}
+
+// The tokens and close codes of this package.
 var (
-	Draining          = &Reason{"draining", "shutting down", 503, 1012}
-	HTTPVersion       = &Reason{"http_version", "not HTTP/1.1", 501, 0} // HTTP/1.0: 426
-	NotHijackable     = &Reason{"not_hijackable", "the ResponseWriter cannot be hijacked", 501, 0}
-	Body              = &Reason{"body", "handshake with a body", 400, 0}
-	Method            = &Reason{"method", "handshake method is not GET", 405, 0}
-	NotUpgrade        = &Reason{"not_upgrade", "not a WebSocket handshake", 426, 0}
-	Version           = &Reason{"version", "WebSocket version is not 13", 426, 0}
-	Handshake         = &Reason{"handshake", "malformed handshake", 400, 0}
-	HeaderTooLarge    = &Reason{"header_too_large", "Sec-WebSocket headers too large", 431, 0}
-	Subprotocol       = &Reason{"subprotocol", "no subprotocol that is served", 400, 0}
-	ClientAddress     = &Reason{"client_address", "the client's address is not known", 403, 0}
-	Banned            = &Reason{"banned", "banned", 429, 0}
-	Host              = &Reason{"host", "host not served", 421, 0}
-	InsecureTransport = &Reason{"insecure_transport", "clear text", 403, 0}
-	Origin            = &Reason{"origin", "origin not allowed", 403, 0}
-	FetchMetadata     = &Reason{"fetch_metadata", "fetch metadata is not a WebSocket's", 403, 0}
-	HandshakeRate     = &Reason{"handshake_rate", "too many handshakes", 429, 0}
-	InFlight          = &Reason{"in_flight", "too many handshakes in flight", 503, 0} // of one client: 429
-	MaxConns          = &Reason{"max_conns", "connection limit reached", 503, 1013}
-	MaxClientConns    = &Reason{"max_client_conns", "connection limit of the client reached", 429, 0}
-	MaxSubjectConns   = &Reason{"max_subject_conns", "connection limit of the subject reached", 429, 1013}
-	Guessing          = &Reason{"guessing", "too many failed credentials", 429, 1013}
-	Unauthenticated   = &Reason{"unauthenticated", "no valid credential", 401, 3000}
-	Revoked           = &Reason{"revoked", "credential revoked", 401, 3000}
-	Unavailable       = &Reason{"unavailable", "cannot decide now", 503, 1013}
-	Tickets           = &Reason{"tickets", "too many tickets outstanding", 429, 0} // in all: 503
-	Forbidden         = &Reason{"forbidden", "not allowed", 403, 3003}
-	Handler           = &Reason{"handler", "refused by the handler behind Guard.Wrap", 502, 0} // or the status of the handler's own
+	tokens = map[string]bool{}
+	codes  = map[websocket.StatusCode]bool{}
 )
 
-// Reasons to close a connection. Each has the close code behind it, which
-// wsguard.Config.CloseCodes can change.
+// define returns a reason of this package.
+func define(token, text string, status int, code websocket.StatusCode) *Reason {
+	tokens[token] = true
+	if code != 0 {
+		codes[code] = true
+	}
+	return &Reason{token: token, text: text, status: status, code: code}
+}
+
+// Reasons to refuse a handshake. Those that have a close code as well can also end a
+// connection.
 var (
-	HandlerDone    = &Reason{"", "handler returned", 0, 1000}
-	Closed         = &Reason{"closed", "closed by the application", 0, 1000}
-	PeerClosed     = &Reason{"peer_closed", "closed by the peer", 0, 1000}
-	ConnectionLost = &Reason{"connection_lost", "connection lost", 0, 0}
-	Lifetime       = &Reason{"lifetime", "lifetime reached", 0, 1001}
-	Protocol       = &Reason{"protocol_error", "illegal frame", 0, 1002}
-	MessageType    = &Reason{"message_type", "message type not accepted", 0, 1003}
-	InvalidUTF8    = &Reason{"invalid_utf8", "not UTF-8", 0, 1007}
-	InvalidJSON    = &Reason{"invalid_json", "not JSON", 0, 1007}
-	MessageTooBig  = &Reason{"message_too_big", "message too big", 0, 1009}
-	Schema         = &Reason{"schema", "message does not fit its schema", 0, 1008}
-	UnknownType    = &Reason{"unknown_type", "message of an unknown type", 0, 1008}
-	JSONLimit      = &Reason{"json_limit", "JSON too complex", 0, 1008}
-	RateLimited    = &Reason{"rate_limited", "rate limit exceeded", 0, 1008}
-	ControlFlood   = &Reason{"control_flood", "too many control frames", 0, 1008}
-	Fragments      = &Reason{"fragments", "too many frames in a message", 0, 1008}
-	MessageTimeout = &Reason{"message_timeout", "message not complete in time", 0, 1008}
-	WriteTimeout   = &Reason{"write_timeout", "peer reads too slowly", 0, 1008}
-	QueueFull      = &Reason{"queue_full", "send queue full", 0, 1008}
-	Refresh        = &Reason{"refresh", "refreshed by another subject", 0, 1008}
-	Unexpected     = &Reason{"unexpected_message", "message although none is read", 0, 1008}
-	Idle           = &Reason{"idle", "no message for too long", 0, timeout}
-	PongTimeout    = &Reason{"pong_timeout", "ping not answered", 0, timeout}
-	AuthTimeout    = &Reason{"auth_timeout", "no credential in time", 0, timeout}
-	Expired        = &Reason{"expired", "credential expired", 0, 3000}
-	Kicked         = &Reason{"kicked", "kicked", 0, 3003}
-	Internal       = &Reason{"internal_error", "internal error", 0, 1011}
+	// Draining says that the server shuts down: Guard.Shutdown has been called. New
+	// handshakes get a 503, open connections are closed with 1012. The client should
+	// connect again after a random delay, and will reach another server.
+	Draining = define("draining", "shutting down", 503, 1012)
+
+	// HTTPVersion says that the handshake did not come over HTTP/1.1. HTTP/2 and later get
+	// a 501, HTTP/1.0 a 426. The client, or the proxy in front, must use HTTP/1.1.
+	HTTPVersion = define("http_version", "not HTTP/1.1", 501, 0)
+
+	// NotHijackable says that a middleware has wrapped the ResponseWriter in something
+	// that has neither Hijack nor Unwrap, or that the hijack has failed. The status is 501.
+	// The client can do nothing about it; the operator must mend the middleware.
+	NotHijackable = define("not_hijackable", "the ResponseWriter cannot be hijacked", 501, 0)
+
+	// Body says that the handshake has a body. The status is 400. The client is broken.
+	Body = define("body", "handshake with a body", 400, 0)
+
+	// Method says that the method of the handshake is not GET. The status is 405. The
+	// client is broken, or is no WebSocket client.
+	Method = define("method", "handshake method is not GET", 405, 0)
+
+	// NotUpgrade says that the request asks for no upgrade to WebSocket. The status is
+	// 426. Either the client is no WebSocket client, or a proxy removes the Connection or
+	// Upgrade header.
+	NotUpgrade = define("not_upgrade", "not a WebSocket handshake", 426, 0)
+
+	// Version says that the handshake is for a WebSocket version other than 13. The status
+	// is 426. The client must use version 13.
+	Version = define("version", "WebSocket version is not 13", 426, 0)
+
+	// Handshake says that the Sec-WebSocket-Key or the Host header is malformed. The
+	// status is 400. The client is broken.
+	Handshake = define("handshake", "malformed handshake", 400, 0)
+
+	// HeaderTooLarge says that the Sec-WebSocket headers are too long or have too many
+	// values. The status is 431. The client must offer less.
+	HeaderTooLarge = define("header_too_large", "Sec-WebSocket headers too large", 431, 0)
+
+	// Subprotocol says that a page offers subprotocols of which none is served, or that no
+	// Validator judges the messages of this one. The status is 400. The client must offer
+	// a subprotocol that the server has.
+	Subprotocol = define("subprotocol", "no subprotocol that is served", 400, 0)
+
+	// ClientAddress says that the address of the client is not known, because the header
+	// of a trusted proxy is missing or malformed. The status is 403. The client can do
+	// nothing about it; the operator must look at the proxy.
+	ClientAddress = define("client_address", "the client's address is not known", 403, 0)
+
+	// Banned says that the client is banned. The status is 429, or the connection is closed
+	// with 1013. The client should wait as long as Retry-After says.
+	Banned = define("banned", "banned", 429, 0)
+
+	// Host says that the server does not answer under the name in the Host header. The
+	// status is 421. The client must use another name.
+	Host = define("host", "host not served", 421, 0)
+
+	// InsecureTransport says that the handshake came in clear text. The status is 403. The
+	// client must use wss.
+	InsecureTransport = define("insecure_transport", "clear text", 403, 0)
+
+	// Origin says that the Origin is missing or is not one that may connect. The status is
+	// 403. Pages of that origin cannot connect.
+	Origin = define("origin", "origin not allowed", 403, 0)
+
+	// FetchMetadata says that the Sec-Fetch headers are not those of a WebSocket, so that
+	// the request is not what it claims to be. The status is 403.
+	FetchMetadata = define("fetch_metadata", "fetch metadata is not a WebSocket's", 403, 0)
+
+	// HandshakeRate says that the client, or its network, connects too often. The status is
+	// 429. The client should wait as long as Retry-After says.
+	HandshakeRate = define("handshake_rate", "too many handshakes", 429, 0)
+
+	// InFlight says that too many handshakes wait for a verifier or for Attach. The status
+	// is 503, or 429 if they are this client's. The client should connect again later.
+	InFlight = define("in_flight", "too many handshakes in flight", 503, 0)
+
+	// MaxConns says that the server has as many connections as it may have, or as many
+	// that have not authenticated. The status is 503, the close code 1013. The client
+	// should connect again later, and wait longer each time.
+	MaxConns = define("max_conns", "connection limit reached", 503, 1013)
+
+	// MaxClientConns says that the client, or its network, has too many connections. The
+	// status is 429. The client should close one before it opens another.
+	MaxClientConns = define("max_client_conns", "connection limit of the client reached", 429, 0)
+
+	// MaxSubjectConns says that the subject has too many connections. The status is 429,
+	// the close code after a first-message credential 1013. The client should close one
+	// before it opens another.
+	MaxSubjectConns = define("max_subject_conns", "connection limit of the subject reached", 429, 1013)
+
+	// Guessing says that too many credentials of the client were refused. The status is
+	// 429, the close code after a first-message credential 1013. The client should wait,
+	// and then use a valid credential.
+	Guessing = define("guessing", "too many failed credentials", 429, 1013)
+
+	// Unauthenticated says that there is no valid credential. The status is 401, the close
+	// code 3000. The client should connect once more, with a fresh credential.
+	Unauthenticated = define("unauthenticated", "no valid credential", 401, 3000)
+
+	// Revoked says that the credential, the session or the subject was revoked. The status
+	// is 401, the close code 3000. The user must log in again.
+	Revoked = define("revoked", "credential revoked", 401, 3000)
+
+	// Unavailable says that the guard cannot decide now, because a hook or a store fails or
+	// is too slow. The status is 503, the close code 1013. It is nobody's fault, and the
+	// client should connect again later.
+	Unavailable = define("unavailable", "cannot decide now", 503, 1013)
+
+	// Tickets says that the subject has too many tickets that nobody has used. The status
+	// is 429, or 503 if all subjects together have. The client should use a ticket, or
+	// wait until one expires.
+	Tickets = define("tickets", "too many tickets outstanding", 429, 0)
+
+	// Forbidden says that the application does not allow it. Attach refuses the handshake
+	// with 403; Attach after a first-message credential, Authorize and the scope of a Rule
+	// close the connection with 3003. The client should not try again.
+	Forbidden = define("forbidden", "not allowed", 403, 3003)
+
+	// Handler says that the handler behind Guard.Wrap has refused the handshake. The status
+	// is the handler's own, or 502 if its answer was no correct handshake.
+	Handler = define("handler", "refused by the handler behind Guard.Wrap", 502, 0)
 )
 
-// GraphQL is for wsguard.Config.CloseCodes: what graphql-ws clients know.
+// Reasons to close a connection. Config.CloseCodes of package wsguard changes their codes,
+// except those of Closed, PeerClosed and ConnectionLost.
+var (
+	// HandlerDone says that the application's function has returned nil. The close code is
+	// 1000, and the text is empty. What the client does next is up to the application.
+	HandlerDone = define("", "handler returned", 0, 1000)
+
+	// Closed says that the application has closed the connection, with a code and a text
+	// of its choice. The code is 1000 unless it says so. The token is in the event only.
+	Closed = define("closed", "closed by the application", 0, 1000)
+
+	// PeerClosed says that the client has sent a close frame. It is answered with the
+	// client's code. The token is in the event only.
+	PeerClosed = define("peer_closed", "closed by the peer", 0, 1000)
+
+	// ConnectionLost says that the connection broke without a close frame. None is sent.
+	// The client should connect again.
+	ConnectionLost = define("connection_lost", "connection lost", 0, 0)
+
+	// Lifetime says that the connection is as old as Heartbeat.Lifetime allows. The close
+	// code is 1001. The client should connect again.
+	Lifetime = define("lifetime", "lifetime reached", 0, 1001)
+
+	// Protocol says that the client has sent an illegal frame. The close code is 1002. The
+	// client is broken.
+	Protocol = define("protocol_error", "illegal frame", 0, 1002)
+
+	// MessageType says that the client has sent a binary message where only text is
+	// accepted. The close code is 1003. The client must send text.
+	MessageType = define("message_type", "message type not accepted", 0, 1003)
+
+	// InvalidUTF8 says that a text message or the text of a close frame is not UTF-8. The
+	// close code is 1007. The client is broken. Write and Send return this reason for an
+	// outbound text that is not UTF-8, and the connection stays open.
+	InvalidUTF8 = define("invalid_utf8", "not UTF-8", 0, 1007)
+
+	// InvalidJSON says that a message is not JSON, where a Schema or a Table judges it. The
+	// close code is 1007. The client must mend its messages.
+	InvalidJSON = define("invalid_json", "not JSON", 0, 1007)
+
+	// MessageTooBig says that a message is longer than Messages.MaxBytes. The close code is
+	// 1009. The client must send shorter messages.
+	MessageTooBig = define("message_too_big", "message too big", 0, 1009)
+
+	// Schema says that the Validator has refused a message. The close code is 1008. The
+	// client must mend its messages.
+	Schema = define("schema", "message does not fit its schema", 0, 1008)
+
+	// UnknownType says that the Table has no rule for the type of a message. The close code
+	// is 1008. The client must mend its messages.
+	UnknownType = define("unknown_type", "message of an unknown type", 0, 1008)
+
+	// JSONLimit says that a message is nested too deeply, or is otherwise too complex to be
+	// judged. The close code is 1008. The client must send simpler messages.
+	JSONLimit = define("json_limit", "JSON too complex", 0, 1008)
+
+	// RateLimited says that messages or bytes come faster than a rate allows, or that
+	// Refresh is called too often. The close code is 1008. The client should connect again
+	// later and send more slowly.
+	RateLimited = define("rate_limited", "rate limit exceeded", 0, 1008)
+
+	// ControlFlood says that pings and pongs come faster than Messages.Control allows. The
+	// close code is 1008. The client should send fewer.
+	ControlFlood = define("control_flood", "too many control frames", 0, 1008)
+
+	// Fragments says that a message has more frames than Messages.MaxFragments. The close
+	// code is 1008. The client should write its messages in larger pieces.
+	Fragments = define("fragments", "too many frames in a message", 0, 1008)
+
+	// MessageTimeout says that a message was not complete within Messages.Timeout. The close
+	// code is 1008. The client should connect again when its network is better.
+	MessageTimeout = define("message_timeout", "message not complete in time", 0, 1008)
+
+	// WriteTimeout says that the client does not read what it is sent. The close code is
+	// 1008, but the client seldom gets it. It should connect again and read faster.
+	WriteTimeout = define("write_timeout", "peer reads too slowly", 0, 1008)
+
+	// QueueFull says that the client reads more slowly than the application sends, so that
+	// the queue of Send is full. The close code is 1008. The client should connect again
+	// and read faster. With Send.DropNewest, Send returns this reason and the connection
+	// stays open.
+	QueueFull = define("queue_full", "send queue full", 0, 1008)
+
+	// Refresh says that Conn.Refresh was given a credential of another subject. The close
+	// code is 1008. The client must connect anew to become somebody else.
+	Refresh = define("refresh", "refreshed by another subject", 0, 1008)
+
+	// Unexpected says that a message came although the application reads none, after
+	// Conn.CloseRead. The close code is 1008. The client must send nothing.
+	Unexpected = define("unexpected_message", "message although none is read", 0, 1008)
+
+	// Idle says that no message came or went for as long as Heartbeat.Idle. The close code
+	// is 3008. The client should connect again when it has something to say.
+	Idle = define("idle", "no message for too long", 0, timeout)
+
+	// PongTimeout says that the client has not answered a ping within Heartbeat.Pong. The
+	// close code is 3008. The client should connect again.
+	PongTimeout = define("pong_timeout", "ping not answered", 0, timeout)
+
+	// AuthTimeout says that the first message, which must be the credential, has not come
+	// within Auth.FirstMessageTimeout. The close code is 3008. The client should send its
+	// credential at once.
+	AuthTimeout = define("auth_timeout", "no credential in time", 0, timeout)
+
+	// Expired says that the credential has expired. The close code is 3000. The client
+	// should connect again with a fresh credential.
+	Expired = define("expired", "credential expired", 0, 3000)
+
+	// Kicked says that an operator has closed the connection with Guard.Kick. The close
+	// code is 3003, unless Kick was given another. The client should not connect again.
+	Kicked = define("kicked", "kicked", 0, 3003)
+
+	// Internal says that something is broken on this side: a handler has returned an error
+	// or panicked, or a hook has. The close code is 1011. The client should connect again,
+	// and wait longer each time.
+	Internal = define("internal_error", "internal error", 0, 1011)
+)
+
+// GraphQL returns a value for Config.CloseCodes of package wsguard: the close codes that
+// clients of the graphql-transport-ws protocol know.
 func GraphQL() map[*Reason]websocket.StatusCode {
 	return map[*Reason]websocket.StatusCode{
 		InvalidUTF8: 4400, InvalidJSON: 4400, Schema: 4400, UnknownType: 4400, JSONLimit: 4400, MessageType: 4400,
@@ -105,7 +364,8 @@ func GraphQL() map[*Reason]websocket.StatusCode {
 	}
 }
 
-// Policy is for wsguard.Config.CloseCodes: 1008 in place of the 3000s.
+// Policy returns a value for Config.CloseCodes of package wsguard: 1008 in place of each
+// code of 3000 and above.
 func Policy() map[*Reason]websocket.StatusCode {
 	codes := map[*Reason]websocket.StatusCode{}
 	for _, r := range []*Reason{

@@ -1,0 +1,202 @@
+package wsguard_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"testing"
+
+	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/audit"
+	"github.com/wsguard/wsguard/internal/wstest"
+	"github.com/wsguard/wsguard/reason"
+)
+
+var roomClosed = reason.New("room_closed", "the room is closed", 4004)
+
+// validatorFunc is a Validator.
+type validatorFunc func(msg []byte) error
+
+func (f validatorFunc) Validate(msg []byte) error { return f(msg) }
+
+// TestOwnReasonCloses has each hook return an error that wraps a reason of the
+// application's own, and expects its code and its token. What is reported and counted is
+// what the hook's other errors have.
+func TestOwnReasonCloses(t *testing.T) {
+	no := fmt.Errorf("alice: %w", roomClosed)
+	authorize := func(err error) func(*wsguard.Config) {
+		return func(cfg *wsguard.Config) {
+			cfg.Messages.Authorize = func(context.Context, wsguard.Principal, string, []byte) error { return err }
+		}
+	}
+	validate := func(err error) func(*wsguard.Config) {
+		return func(cfg *wsguard.Config) {
+			cfg.Messages.Validator = validatorFunc(func([]byte) error { return err })
+		}
+	}
+	handler := func(err error) func(context.Context, *wsguard.Conn) error {
+		return func(ctx context.Context, c *wsguard.Conn) error {
+			c.Read(ctx)
+			return err
+		}
+	}
+	for name, tt := range map[string]struct {
+		change     func(*wsguard.Config)
+		handler    func(context.Context, *wsguard.Conn) error
+		code       int
+		token      string
+		violations int
+		banned     bool // by the second
+	}{
+		"Validator":                   {change: validate(no), code: 4004, token: "room_closed", violations: 1, banned: true},
+		"Authorize":                   {change: authorize(no), code: 4004, token: "room_closed", violations: 1, banned: true},
+		"handler":                     {handler: handler(no), code: 4004, token: "room_closed"},
+		"CloseError counts first":     {handler: handler(errors.Join(no, &wsguard.CloseError{Code: 4010, Reason: "bye"})), code: 4010, token: "closed"},
+		"Unavailable counts first":    {change: authorize(errors.Join(no, wsguard.ErrUnavailable)), code: 1013, token: "unavailable"},
+		"Internal counts first":       {change: validate(errors.Join(no, reason.Internal)), code: 1011, token: "internal_error"},
+		"the first reason counts":     {change: authorize(errors.Join(wsguard.ErrForbidden, no)), code: 3003, token: "forbidden", violations: 1, banned: true},
+		"another reason of a handler": {handler: handler(reason.RateLimited), code: 1011, token: "internal_error"},
+		"an error that panics":        {change: validate(evilOwn{}), code: 1011, token: "internal_error"},
+		"CloseCodes": {change: func(cfg *wsguard.Config) {
+			validate(no)(cfg)
+			cfg.CloseCodes = map[*reason.Reason]wsguard.StatusCode{roomClosed: 4100}
+		}, code: 4100, token: "room_closed", violations: 1, banned: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			connBubble(t, func(t *testing.T) {
+				g, ev := connGuard(t, func(cfg *wsguard.Config) {
+					cfg.Proxies.ClientName = func(*http.Request) string { return "somebody" }
+					cfg.Penalties.Violations = wsguard.Rate{PerSecond: never, Burst: 1}
+					if tt.change != nil {
+						tt.change(cfg)
+					}
+				})
+				if tt.handler == nil {
+					tt.handler = echo
+				}
+				s := wstest.ServePipe(t, g.Handler(tt.handler))
+				for range 2 {
+					c := connDial(t, s, "")
+					c.WriteFrame(wstest.Text("hello"))
+					text := tt.token
+					if tt.code == 4010 {
+						text = "bye"
+					}
+					connWantClose(t, c, tt.code, text)
+					c.Close()
+					e := ev.closed()
+					if e.Reason != tt.token || int(e.Code) != tt.code || e.Violations != uint64(tt.violations) {
+						t.Errorf("%+v", e)
+					}
+					if tt.token == "room_closed" && !errors.Is(e.Err, roomClosed) {
+						t.Errorf("the cause %v is not the reason", e.Err)
+					}
+				}
+				if n := len(ev.of(audit.Violation)); n != 2*tt.violations {
+					t.Errorf("%d violations were reported", n)
+				}
+				if banned := len(g.Bans()) > 0; banned != tt.banned {
+					t.Errorf("banned: %v", banned)
+				}
+			})
+		})
+	}
+}
+
+// evilOwn panics when it is asked what it wraps.
+type evilOwn struct{}
+
+func (evilOwn) Error() string { return "evil" }
+func (evilOwn) Unwrap() error { panic("evil") }
+
+// Where the connection goes on, the notice and the event have the token.
+func TestOwnReasonReply(t *testing.T) {
+	for name, tt := range map[string]struct {
+		change func(*wsguard.Config)
+		notice string
+	}{
+		"Validator": {func(cfg *wsguard.Config) {
+			cfg.Messages.Validator = validatorFunc(func([]byte) error { return roomClosed })
+			cfg.Messages.OnInvalid = wsguard.ActionReply
+		}, `{"error":"invalid_message","reason":"room_closed"}`},
+		"Authorize": {func(cfg *wsguard.Config) {
+			cfg.Messages.Authorize = func(context.Context, wsguard.Principal, string, []byte) error { return roomClosed }
+			cfg.Messages.OnForbidden = wsguard.ActionReply
+		}, `{"error":"forbidden","reason":"room_closed"}`},
+		"report": {func(cfg *wsguard.Config) {
+			cfg.Messages.Validator = validatorFunc(func([]byte) error { return roomClosed })
+			cfg.Messages.OnInvalid = wsguard.ActionReport
+		}, "hello"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			connBubble(t, func(t *testing.T) {
+				g, ev := connGuard(t, tt.change)
+				s := wstest.ServePipe(t, g.Handler(echo))
+				c := connDial(t, s, "")
+				c.WriteFrame(wstest.Text("hello"))
+				connWantMessage(t, c, tt.notice)
+				if e := ev.of(audit.Violation); len(e) != 1 || e[0].Reason != "room_closed" || e[0].Report != (name == "report") {
+					t.Errorf("%+v", e)
+				}
+				connSettled(t, g, ev, c)
+			})
+		})
+	}
+}
+
+// Attach refuses a handshake with 403, and closes after a first message.
+func TestOwnReasonAttach(t *testing.T) {
+	for _, first := range []bool{false, true} {
+		t.Run(fmt.Sprintf("first message %v", first), func(t *testing.T) {
+			connBubble(t, func(t *testing.T) {
+				g, ev := connGuard(t, func(cfg *wsguard.Config) {
+					connTokens(cfg)
+					cfg.Auth.Sources.FirstMessage = first
+					cfg.Attach = func(*http.Request, wsguard.Principal) (any, error) { return nil, roomClosed }
+				})
+				s := wstest.ServePipe(t, g.Handler(echo))
+				c := s.Dial(t)
+				defer c.Close()
+				if !first {
+					res, err := c.Handshake("/", connHeader("alice"))
+					if err != nil || res.StatusCode != http.StatusForbidden {
+						t.Errorf("%v %v", res, err)
+					}
+					if e := ev.of(audit.Refusal); len(e) != 1 || e[0].Reason != "room_closed" || e[0].Status != 403 || !errors.Is(e[0].Err, roomClosed) {
+						t.Errorf("%+v", e)
+					}
+					return
+				}
+				connUpgrade(t, c, "")
+				c.WriteFrame(wstest.Text(`{"type":"auth","token":"alice"}`))
+				connWantClose(t, c, 4004, "room_closed")
+				c.Close()
+				if e := ev.closed(); e.Reason != "room_closed" || e.Violations != 1 {
+					t.Errorf("%+v", e)
+				}
+			})
+		})
+	}
+}
+
+// What Write is given can be refused with a reason of the application's own, too.
+func TestOwnReasonOutbound(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		g, ev := connGuard(t, func(cfg *wsguard.Config) {
+			cfg.Messages.Outbound = validatorFunc(func([]byte) error { return roomClosed })
+		})
+		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+			if err := c.Write(ctx, wsguard.MessageText, []byte("x")); !errors.Is(err, roomClosed) {
+				t.Errorf("Write: %v", err)
+			}
+			return nil
+		}))
+		c := connDial(t, s, "")
+		connWantClose(t, c, 1000, "")
+		if e := ev.of(audit.Violation); len(e) != 1 || e[0].Reason != "room_closed" {
+			t.Errorf("%+v", e)
+		}
+		connSettled(t, g, ev, c)
+	})
+}
