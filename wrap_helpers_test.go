@@ -257,6 +257,7 @@ func (s *served) over() bool { return s.r.Context().Err() != nil }
 // when its handler returns.
 func (e *wrapEnv) wantGone(t *testing.T, s *served) {
 	t.Helper()
+	time.Sleep(2 * time.Second) // grace and linger
 	synctest.Wait()
 	if n := e.g.Conns(); n != 1 {
 		t.Errorf("%d slots held while the handler runs, want 1", n)

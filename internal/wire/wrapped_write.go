@@ -309,6 +309,10 @@ type run struct {
 	whole    bool // a message that is held is whole
 }
 
+// runBytes is where a run of several frames ends, so that a pong or the close frame need
+// not wait for all that the handler has written with one call.
+const runBytes = 32 << 10
+
 // gather follows p to its end, or to a boundary at which something else is due.
 func (w *Wrapped) gather(p []byte) (r run) {
 	f := &w.follow
@@ -344,7 +348,7 @@ func (w *Wrapped) gather(p []byte) (r run) {
 				return r
 			}
 		}
-		if r.held || w.holds || len(s.send) == 0 || s.end != endInput && (w.c.pending.Load() || w.c.ending.Load()) {
+		if r.held || w.holds || len(s.send) == 0 || s.end != endInput && (r.took >= runBytes || w.c.pending.Load() || w.c.ending.Load()) {
 			return r
 		}
 	}
