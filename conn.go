@@ -45,9 +45,14 @@ const (
 	MessageBinary = websocket.MessageBinary
 )
 
-// Conn is a guarded connection. Read is for one goroutine at a time, the other
-// methods for any number. It ends when its handler returns, or when the peer or
-// a guard ends it; nothing need be closed.
+// Conn is a guarded connection. [Guard.Handler] and [Guard.Accept] make one.
+//
+// One goroutine at a time may call Read and Kind. Any number of goroutines may call the
+// other methods, at the same time as that one and each other.
+//
+// A connection ends when the application's function returns, when the peer closes it or
+// is gone, or when a guard ends it. Nothing need be closed. From then on Read, Write, Send,
+// SendLatest and Refresh return the cause, a *[CloseError], and Context is done.
 type Conn struct {
 	// Read-only after start.
 	g           *Guard
@@ -73,37 +78,43 @@ type Conn struct {
 	watch   watch
 }
 
-// Kind is the type that a Table has found in the message that Read last returned.
-// It belongs to the reader, as the message does.
-func (c *Conn) Kind() string { return c.reading.kind }
-
-// ID identifies the connection in events.
+// ID returns the name of the connection in events, in [Guard.Sessions] and for
+// [Guard.Kick]: 32 hexadecimal digits that no other connection has.
 func (c *Conn) ID() string { return c.id }
 
-// Principal is who the connection was authenticated for.
+// Principal returns for whom the connection is authenticated. It is the zero Principal if
+// the connection is anonymous. Refresh and AuthConfig.Revalidate change it. The caller must
+// not change Scopes, because every caller gets the same slice.
 func (c *Conn) Principal() Principal { return *c.who.principal.Load() }
 
-// Value is what Config.Attach returned.
+// Value returns what Config.Attach returned for the connection, or nil.
 func (c *Conn) Value() any { return c.who.value }
 
-// Subprotocol is the one that was negotiated; empty for none.
+// Subprotocol returns the subprotocol that was negotiated, or "" if there is none.
 func (c *Conn) Subprotocol() string { return c.subprotocol }
 
-// Client is the client's address, past the trusted proxies.
+// Client returns the address of the client. Behind a trusted proxy it is the address that
+// the proxy reports.
 func (c *Conn) Client() netip.Addr { return c.client.addr }
 
-// Context ends when the cause of the end is fixed; context.Cause tells it.
+// Context returns the context of the connection. It ends as soon as something ends the
+// connection, before the close frame is sent, and context.Cause then returns the cause. It
+// has no values of the request. It is the context that the function of Guard.Handler gets.
 func (c *Conn) Context() context.Context { return c.ctx }
 
-// Read returns the next message that passes the guards. The message is valid
-// until the next Read: then its bytes are used again, for messages of other
-// connections too. Whoever keeps it must copy it; Send and SendLatest do.
+// Read waits for the next message that passes the guards and returns its type and its
+// bytes.
 //
-// When ctx ends first, Read returns its error and the connection stays usable:
-// what has come of a message is kept for the next Read. A context that is used
-// again costs nothing; nor does the Conn's own. After the end Read returns a
-// *[CloseError]. Somebody has to read, or pongs and the peer's close frame are
-// not seen: see [Conn.CloseRead].
+// The bytes are valid until the next Read, which reuses the memory, for messages of other
+// connections too. Copy them to keep them. Send and SendLatest copy what they are given.
+//
+// If ctx ends first, Read returns ctx.Err() and the connection stays usable: what has come
+// of a message is kept for the next Read. Once the connection has ended, Read returns the
+// cause, a *[CloseError]. Passing the same context to each Read costs nothing, and neither
+// does passing the Conn's own.
+//
+// Something has to read, even if no message is expected, or else pongs and the peer's close
+// frame are not seen. See [Conn.CloseRead].
 func (c *Conn) Read(ctx context.Context) (MessageType, []byte, error) {
 	if c.reading.closeRead.Load() {
 		return 0, nil, errors.New("wsguard: Read after CloseRead")
@@ -111,44 +122,15 @@ func (c *Conn) Read(ctx context.Context) (MessageType, []byte, error) {
 	return c.read(ctx)
 }
 
-// plain returns a context that need not be watched in place of the Conn's own.
-func (c *Conn) plain(ctx context.Context) context.Context {
-	if ctx.Done() == c.ctx.Done() {
-		return context.Background()
-	}
-	return ctx
-}
+// Kind returns the type that a [Table] has found in the message that Read has returned last.
+// It is "" without a Table, and for a message of an unknown type that was only reported. Only
+// the goroutine that reads may call it.
+func (c *Conn) Kind() string { return c.reading.kind }
 
-func (c *Conn) read(ctx context.Context) (MessageType, []byte, error) {
-	ctx = c.plain(ctx)
-	returned := false
-	defer func() {
-		if !returned {
-			// Nobody might read again, so nobody would notice the peer's end.
-			c.end(fault("the reading goroutine panicked, or a hook ended it"))
-		}
-	}()
-	for {
-		m, err := c.w.Receive(ctx)
-		returned = true
-		switch {
-		case err == wire.ErrClosing:
-			return 0, nil, c.cause()
-		case err == wire.ErrInterrupted && ctx.Err() == nil:
-			continue
-		case err == wire.ErrInterrupted:
-			return 0, nil, c.stopped(ctx)
-		case err != nil:
-			return 0, nil, err
-		case m.Binary:
-			return MessageBinary, m.Data, nil
-		}
-		return MessageText, m.Data, nil
-	}
-}
-
-// CloseRead reads in the background, for applications that only send. A message
-// that comes closes the connection with 1008.
+// CloseRead starts a goroutine that reads, for an application that only sends. It returns
+// at once. Read must not be called any more, and returns an error if it is. A message
+// that passes the guards closes the connection with 1008 unexpected_message. A further
+// CloseRead does nothing.
 func (c *Conn) CloseRead() {
 	if c.reading.closeRead.Swap(true) {
 		return
@@ -162,9 +144,65 @@ func (c *Conn) CloseRead() {
 	}()
 }
 
-// Close ends the connection, if nothing has before, and returns at once; the
-// ending runs behind it. The reason is cut to 123 bytes of valid UTF-8. A code
-// that must not be sent (RFC 6455 §7.4) is an error, and closes with 1011.
+// Write sends a message and returns when the kernel has all of it. It blocks until then, but
+// no longer than Heartbeat.Write, and never queues. It neither changes msg nor keeps it.
+//
+// If ctx ends before a byte has left, Write returns ctx.Err() and the connection stays
+// usable (not over TLS). If ctx ends in the middle of the message, or if the message cannot
+// be written, the connection ends and Write returns the cause, a *[CloseError].
+//
+// Write sends nothing, returns an error that is no *CloseError, and leaves the connection
+// usable if typ is not a message type, if a MessageText is not UTF-8 (every browser would
+// close the connection), or if Messages.Outbound refuses msg. The error then wraps
+// reason.InvalidUTF8, or that of Outbound.
+func (c *Conn) Write(ctx context.Context, typ MessageType, msg []byte) error {
+	if err := wellFormed(typ, msg); err != nil {
+		return err
+	}
+	if err := c.outbound(msg); err != nil {
+		return err
+	}
+	return c.writeMessage(ctx, typ, msg)
+}
+
+// Send queues a message and returns at once. A goroutine writes what is queued, in order.
+// The message is copied, so that the caller may change msg when Send returns. msg may be
+// what Read returned, and the same msg may be sent to many connections.
+//
+// If the queue is full (see [SendConfig]), Send ends the connection with 1008 queue_full. With
+// Send.DropNewest it returns reason.QueueFull instead, and the connection stays usable. An
+// empty queue always takes one message. If the queues of all connections together are full,
+// the connection that has made no progress for longest is ended. Once the connection has
+// ended, Send returns the cause, a *[CloseError]. Send refuses what Write refuses.
+//
+// What is still queued when the connection ends is dropped.
+func (c *Conn) Send(typ MessageType, msg []byte) error { return c.send(queued{typ: typ, msg: msg}) }
+
+// SendLatest is like Send but replaces a queued message with the same key. Use it for values
+// of which only the newest matters, such as a price.
+func (c *Conn) SendLatest(key string, typ MessageType, msg []byte) error {
+	if key == "" {
+		key = "\x00" // a key like any other
+	}
+	return c.send(queued{typ: typ, msg: msg, key: key})
+}
+
+// Refresh replaces the credential of the connection by a newer one of the same subject,
+// which the application has got from the peer. The expiry, the scopes and the session become
+// those of the new credential. Refresh asks the Verifier, or redeems a ticket if there is
+// no Verifier, and blocks for at most VerifyTimeout. One Refresh runs at a time.
+//
+// An error leaves everything as it was, with two exceptions. A credential of another subject
+// closes the connection with 1008 refresh. A credential that is revoked closes it with 3000
+// revoked. Three credentials are looked at in a row, then one every 10 seconds; further ones
+// are refused with reason.RateLimited. The error wraps a reason, or it is a *[CloseError] if
+// the connection has ended.
+func (c *Conn) Refresh(ctx context.Context, token string) error { return c.refresh(ctx, token) }
+
+// Close ends the connection with code and text, unless something else has ended it. It
+// returns at once; the close frame is sent and answered behind it. The text is cut to 123
+// bytes of valid UTF-8. If code must not be sent (RFC 6455 §7.4), Close returns an error and
+// ends the connection with 1011. After the end Close returns nil and does nothing.
 func (c *Conn) Close(code StatusCode, text string) error {
 	if !sendable(code) {
 		c.end(fault(fmt.Sprintf("Close with code %d", int(code))))
@@ -174,8 +212,12 @@ func (c *Conn) Close(code StatusCode, text string) error {
 	return nil
 }
 
-// End ends an accepted connection as Guard.Handler does when its function has
-// returned err: defer func() { c.End(err) }().
+// End ends the connection as Guard.Handler does when its function has returned err: with
+// 1000 for nil, with the code of a *[CloseError], with the code and the token of a reason of
+// [reason.New], and with 1011 for any other error. It returns at once. An application that
+// calls Accept uses it:
+//
+//	defer func() { c.End(err) }()
 func (c *Conn) End(err error) {
 	// The methods of the error are the application's. They may panic, or end the
 	// goroutine.

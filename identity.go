@@ -115,12 +115,8 @@ func (c *Conn) refreshed(ctx context.Context, old *Principal, token string) (Pri
 	return a.principal, err
 }
 
-// Refresh replaces the credential of a connection by a newer one of the same
-// subject, which the application has got from the peer: its expiry, scopes and
-// session. Three are looked at in a row, then one every 10 s: reason.RateLimited.
-// An error leaves everything as it was, except that another subject
-// (reason.Refresh) and a credential that is revoked close the connection.
-func (c *Conn) Refresh(ctx context.Context, token string) error {
+// refresh is Refresh.
+func (c *Conn) refresh(ctx context.Context, token string) error {
 	c.who.refreshMu.Lock()
 	defer c.who.refreshMu.Unlock()
 	if err := c.cause(); err != nil {

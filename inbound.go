@@ -35,6 +35,43 @@ type inbound struct {
 	unnoticed       atomic.Uint64 // violations for which there was no notice left
 }
 
+// plain returns ctx, or a context that need not be watched if ctx is the connection's own.
+func (c *Conn) plain(ctx context.Context) context.Context {
+	if ctx.Done() == c.ctx.Done() {
+		return context.Background()
+	}
+	return ctx
+}
+
+// read is Read, and CloseRead's and authenticate's.
+func (c *Conn) read(ctx context.Context) (MessageType, []byte, error) {
+	ctx = c.plain(ctx)
+	returned := false
+	defer func() {
+		if !returned {
+			// Nobody might read again, so nobody would notice the peer's end.
+			c.end(fault("the reading goroutine panicked, or a hook ended it"))
+		}
+	}()
+	for {
+		m, err := c.w.Receive(ctx)
+		returned = true
+		switch {
+		case err == wire.ErrClosing:
+			return 0, nil, c.cause()
+		case err == wire.ErrInterrupted && ctx.Err() == nil:
+			continue
+		case err == wire.ErrInterrupted:
+			return 0, nil, c.stopped(ctx)
+		case err != nil:
+			return 0, nil, err
+		case m.Binary:
+			return MessageBinary, m.Data, nil
+		}
+		return MessageText, m.Data, nil
+	}
+}
+
 // fit makes p what holds for the messages from now on. Only the reader, and those who
 // make the connection, may call it.
 func (in *inbound) fit(p *endpointPolicy) {

@@ -37,24 +37,6 @@ func (c *Conn) outbound(msg []byte) error {
 	return fmt.Errorf("wsguard: outbound message refused: %w", o.err)
 }
 
-// Write sends a message and returns when the kernel has all of it, ctx ends,
-// or the write timeout passes. It never queues. A Write whose ctx ends before
-// a byte has left returns ctx's error and the connection stays usable (not over
-// TLS); any other failure to write ends it, and Write returns a *[CloseError].
-//
-// A MessageText that is not UTF-8 is a mistake of the caller's, since every browser
-// would close the connection. Write, Send and SendLatest then send nothing and
-// return an error that is no *CloseError, and the connection stays usable.
-func (c *Conn) Write(ctx context.Context, typ MessageType, msg []byte) error {
-	if err := wellFormed(typ, msg); err != nil {
-		return err
-	}
-	if err := c.outbound(msg); err != nil {
-		return err
-	}
-	return c.writeMessage(ctx, typ, msg)
-}
-
 // wellFormed returns an error if no connection can be sent such a message.
 func wellFormed(typ MessageType, msg []byte) error {
 	switch {

@@ -51,22 +51,7 @@ type queued struct {
 	key string // of SendLatest
 }
 
-// Send queues a message and never blocks. The message is copied, so msg can be used
-// again when Send returns: it may be what Read returned, and the same msg may be
-// sent to many connections. A full queue ends the connection, or refuses the message
-// with reason.QueueFull. When all queues together are full, the connection that made
-// no progress for longest is ended; an empty queue always takes one message.
-func (c *Conn) Send(typ MessageType, msg []byte) error { return c.send(queued{typ: typ, msg: msg}) }
-
-// SendLatest is like Send but replaces a queued message with the same key. Use it
-// for values of which only the newest matters, such as a price.
-func (c *Conn) SendLatest(key string, typ MessageType, msg []byte) error {
-	if key == "" {
-		key = "\x00" // a key like any other
-	}
-	return c.send(queued{typ: typ, msg: msg, key: key})
-}
-
+// send is Send and SendLatest. m.msg is the caller's.
 func (c *Conn) send(m queued) error {
 	if err := wellFormed(m.typ, m.msg); err != nil {
 		return err

@@ -135,9 +135,9 @@ func validate(v Validator, msg []byte) (err error) {
 type objection struct {
 	why     *reason.Reason
 	kind    *reason.Reason // of this package: what why counts as; why itself unless it is the application's own
-	detail  string        // the text of the error
-	message *MessageError // what a notice can say about the message; nil: nothing
-	err     error         // the error itself, to be wrapped
+	detail  string         // the text of the error
+	message *MessageError  // what a notice can say about the message; nil: nothing
+	err     error          // the error itself, to be wrapped
 }
 
 // object judges a hook's error by verdict. The methods of the error, which

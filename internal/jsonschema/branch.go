@@ -30,8 +30,7 @@ type look struct {
 type lookKind uint8
 
 const (
-	lookAll      lookKind = iota // allOf that could not be joined
-	lookAny                      // anyOf
+	lookAny      lookKind = iota // anyOf
 	lookOne                      // oneOf
 	lookNot                      // not
 	lookIf                       // if, then, else
@@ -283,8 +282,6 @@ func (v *vm) retry(s *step, i, end int) int {
 
 func (v *vm) ask(n *step, l *look, i, end int, kind valueKind, seen uint64, list []int32) int {
 	switch l.kind {
-	case lookAll:
-		return v.retry(l.step, i, end)
 	case lookAny, lookOne:
 		return v.branches(l, i, end, kind, seen, list)
 	case lookNot:
