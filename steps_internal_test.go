@@ -86,6 +86,20 @@ func TestSteps(t *testing.T) {
 			t.Errorf("docs/close-codes.md does not have %s", r.Token())
 		}
 	}
+	arch, err := os.ReadFile("docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := strings.Join(strings.Fields(string(arch)), " ")
+	for _, list := range [][]step{handshakeSteps, firstMessageSteps, saleSteps, refreshSteps} {
+		names := make([]string, len(list))
+		for i, s := range list {
+			names[i] = s.name
+		}
+		if row := strings.Join(names, " · "); !strings.Contains(words, row) {
+			t.Errorf("docs/architecture.md does not have the row %s", row)
+		}
+	}
 	if firstMessageSteps[credentialAt].name != stepCredential {
 		t.Error("credentialAt is not where the credential stands")
 	}

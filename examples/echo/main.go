@@ -25,6 +25,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/coder/websocket"
+
 	"github.com/wsguard/wsguard"
 )
 
@@ -48,6 +50,7 @@ type options struct {
 	tokenFrom  list
 	tokenTTL   time.Duration
 	tickets    bool
+	wrap       bool
 	adminToken string
 	schema     string
 	logFormat  string
@@ -79,6 +82,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err := authenticate(&cfg.Auth, &o); err != nil {
 		return err
 	}
+	if o.wrap && cfg.Auth.Sources.FirstMessage {
+		return errors.New("-wrap: the wrapped handler reads the first message itself, so -token-from first-message cannot be had")
+	}
 	if o.schema != "" {
 		src, err := os.ReadFile(o.schema)
 		if err != nil {
@@ -91,7 +97,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		cfg.Messages.Validator = schema
 	}
 	open := &room{}
-	if o.adminToken != "" {
+	if o.adminToken != "" && !o.wrap {
 		cfg.Attach = func(*http.Request, wsguard.Principal) (any, error) { return open.reserve(), nil }
 	}
 	guard, err := wsguard.New(cfg)
@@ -107,6 +113,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		}
 		return o.echo.serve(ctx, c)
 	})
+	if o.wrap {
+		ws = guard.Wrap(plainEcho(cfg.Subprotocols))
+	}
 	mux.Handle("/ws", ws)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -117,7 +126,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	if o.adminToken != "" {
 		mux.Handle("POST /revoke", admin(o.adminToken, revoke(guard)))
-		mux.Handle("POST /broadcast", admin(o.adminToken, broadcast(open, cfg.Messages.MaxBytes)))
+		if !o.wrap {
+			mux.Handle("POST /broadcast", admin(o.adminToken, broadcast(open, cfg.Messages.MaxBytes)))
+		}
 	}
 	srv := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -165,6 +176,29 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return nil
 }
 
+// plainEcho is an echo handler on coder/websocket that knows nothing of wsguard. The guard
+// in front of it has checked the Origin.
+func plainEcho(subprotocols []string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true, Subprotocols: subprotocols})
+		if err != nil {
+			return
+		}
+		defer c.CloseNow()
+		c.SetReadLimit(-1)
+		ctx := context.Background()
+		for {
+			typ, msg, err := c.Read(ctx)
+			if err != nil {
+				return
+			}
+			if err := c.Write(ctx, typ, msg); err != nil {
+				return
+			}
+		}
+	})
+}
+
 // ownOrigins returns the origins of pages that are served from addr. asked is the
 // address as the flag has it, which may be a host name.
 func ownOrigins(asked string, addr net.Addr) []string {
@@ -197,7 +231,7 @@ func (e *echo) serve(ctx context.Context, c *wsguard.Conn) error {
 	write := c.Write
 	if e.writeBy == "send" {
 		write = func(_ context.Context, typ wsguard.MessageType, msg []byte) error {
-			return c.Send(typ, bytes.Clone(msg))
+			return c.Send(typ, msg)
 		}
 	}
 	for range e.greet {
@@ -290,6 +324,8 @@ func parse(args []string, stderr io.Writer, cfg *wsguard.Config, o *options) err
 	fs.BoolVar(&cfg.Messages.Binary, "binary", false, "Binary messages are accepted as well.")
 	fs.Func("log", "Log lines are written as `text|json` (default text).", choice(&o.logFormat, "text", "json"))
 	fs.BoolVar(&cfg.AllowMissingOrigin, "allow-missing-origin", false, "Clients without an Origin may connect. This needs -hosts.")
+
+	fs.BoolVar(&o.wrap, "wrap", false, "/ws is a plain echo handler of coder/websocket behind Guard.Wrap. The flags from -write-by on do not apply, and POST /broadcast is not served.")
 
 	fs.Var(&o.tokens, "tokens", "The tokens T1 and T2 of `alice=T1,bob=T2` are accepted. Without the flag every client is anonymous.")
 	fs.Var(&o.tokenFrom, "token-from", "A token may come in the places of this `list`: header,subprotocol,query,cookie,first-message (default header,subprotocol).")

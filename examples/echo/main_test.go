@@ -309,34 +309,39 @@ func TestFlags(t *testing.T) {
 		{name: "-work", flags: "-work 10ms", frames: texts(3, "x"), reply: "x"},
 		{name: "everything 0", flags: "-message-rate 0 -byte-rate 0/0 -control-rate 0 -handshake-rate 0 -auth-failures 0 -max-conns 0 -max-conns-per-client 0 -max-conns-per-subject 0 -max-fragments 0 -max-message-bytes 0 -message-timeout 0 -write-timeout 0 -ping 0 -pong-timeout 0 -idle 0 -lifetime 0 -auth-timeout 0 -greet 0 -greet-bytes 0 -quit-after 0 -work 0", frames: texts(10, "x"), reply: "x"},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			s := start(t, strings.Fields(tt.flags)...)
-			c := s.open(tt.header...)
-			var b []byte
-			for _, f := range tt.frames {
-				b = wstest.AppendFrame(b, f)
+		for _, door := range []string{"", "-wrap"} {
+			if door != "" && strings.Contains(tt.flags, "first-message") {
+				continue
 			}
-			c.Write(b)
-			if tt.code != 0 {
-				closes(t, c, tt.code, tt.reason)
-				return
-			}
-			deadline := len(tt.frames)
-			var last string
-			for range deadline {
-				_, p, err := c.ReadMessage()
-				if err != nil {
-					t.Fatalf("after %q: %v", last, err)
+			t.Run(strings.TrimSpace(tt.name+" "+door), func(t *testing.T) {
+				t.Parallel()
+				s := start(t, strings.Fields(tt.flags+" "+door)...)
+				c := s.open(tt.header...)
+				var b []byte
+				for _, f := range tt.frames {
+					b = wstest.AppendFrame(b, f)
 				}
-				if last = string(p); strings.HasPrefix(tt.name, "-max-fragments") || strings.HasPrefix(tt.name, "-token-from") {
-					break
+				c.Write(b)
+				if tt.code != 0 {
+					closes(t, c, tt.code, tt.reason)
+					return
 				}
-			}
-			if !strings.Contains(last, tt.reply) {
-				t.Errorf("the last answer is %q, want %q", last, tt.reply)
-			}
-		})
+				deadline := len(tt.frames)
+				var last string
+				for range deadline {
+					_, p, err := c.ReadMessage()
+					if err != nil {
+						t.Fatalf("after %q: %v", last, err)
+					}
+					if last = string(p); strings.HasPrefix(tt.name, "-max-fragments") || strings.HasPrefix(tt.name, "-token-from") {
+						break
+					}
+				}
+				if !strings.Contains(last, tt.reply) {
+					t.Errorf("the last answer is %q, want %q", last, tt.reply)
+				}
+			})
+		}
 	}
 }
 
@@ -861,7 +866,7 @@ func TestWrongFlags(t *testing.T) {
 		{"-rate-action x", "rate-action"}, {"-schema-action delay", "schema-action"}, {"-log x", "log"}, {"-max-conns -2", "Caps.MaxConns"},
 		{"-max-message-bytes -1", "Messages.MaxBytes"}, {"-write-timeout 5s", "Heartbeat.Write"}, {"-write-timeout -1", "Heartbeat.Write"}, {"-ping 1s -pong-timeout 1s", "Heartbeat.P"},
 		{"-byte-rate 10/10", "Rates.Bytes"}, {"-allow-missing-origin", "AllowMissingOrigin"}, {"-token-from header", "Auth.Verifier"}, {"-tokens alice", "tokens"},
-		{"-tokens a=b -token-from x", "token-from"}, {"-origins *", "Origins"}, {"-hosts *", "Hosts"}, {"-trusted-proxies x", "Proxies"}, {"-schema /nonexistent", "/nonexistent"},
+		{"-tokens a=b -token-from x", "token-from"}, {"-wrap -tokens a=b -token-from first-message", "-token-from"}, {"-origins *", "Origins"}, {"-hosts *", "Hosts"}, {"-trusted-proxies x", "Proxies"}, {"-schema /nonexistent", "/nonexistent"},
 		{"-token-ttl -5s", "token-ttl"}, {"-drain -5s", "drain"}, {"-tokens a=b,c=b", "tokens"}, {"-ping 5", "ping"}, {"surplus", "surplus"}, {"-subprotocols a,a", "Subprotocols"},
 		{"-message-rate 2e9/5", "message-rate"}, {"-message-rate Inf/5", "message-rate"}, {"-byte-rate -2e9/5", "byte-rate"},
 		{"-proxy-header X-Real-IP", "Proxies"}, {"-trusted-proxies 10.0.0.0/8 -proxy-header a:b", "Proxies"}, {"-write-by x", "write-by"}, {"-write-by=", "write-by"},
@@ -879,4 +884,21 @@ func TestWrongFlags(t *testing.T) {
 		}
 		cancel()
 	}
+}
+
+// With -wrap the handler is one of coder/websocket, and there is no broadcast.
+func TestWrap(t *testing.T) {
+	s := start(t, "-wrap", "-subprotocols", "chat", "-binary", "-admin-token", "ADMIN", "-tokens", "alice=T1", "-token-from", "subprotocol")
+	c := s.open("Sec-WebSocket-Protocol", "chat, bearer.T1")
+	c.WriteFrame(wstest.Binary([]byte{0, 0xff}))
+	if op, p, err := c.ReadMessage(); err != nil || op != wstest.OpBinary || string(p) != "\x00\xff" {
+		t.Errorf("%d %q %v", op, p, err)
+	}
+	if code, _ := s.do("POST", "/broadcast", "", "hi", "Authorization", "Bearer ADMIN"); code != 404 {
+		t.Errorf("/broadcast: %d", code)
+	}
+	if code, _ := s.do("POST", "/revoke", "application/x-www-form-urlencoded", "subject=alice", "Authorization", "Bearer ADMIN"); code != 204 {
+		t.Errorf("/revoke: %d", code)
+	}
+	closes(t, c, 3000, "revoked")
 }
