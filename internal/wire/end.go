@@ -180,7 +180,7 @@ func (c *Conn) part() (how parting, ok bool) {
 	case w == nil:
 	case w.closeSent.Load():
 		return partClose, true
-	case code == 0 || w.phase != phaseOpen || w.sentFIN || !w.boundary():
+	case code == 0 || w.phase != phaseOpen || w.finSent || !w.boundary():
 		return partFIN, true
 	}
 	var payload []byte
@@ -302,7 +302,10 @@ func (c *Conn) awaitClose(limit int64) int64 {
 		n, err := c.receive(nil)
 		c.w += n
 		limit -= int64(n)
-		if err != nil {
+		switch {
+		case isTimeout(err):
+			return limit
+		case err != nil:
 			return 0
 		}
 	}

@@ -78,7 +78,7 @@ type Wrapped struct {
 	follow     follower      // writer
 	fault      error         // writer: what the handler has written is no legal frame
 	halfClosed bool          // writer: CloseWrite has been called
-	sentFIN    bool          // writer: and the socket is half closed, so not even a close frame can follow
+	finSent    bool          // writer: and the peer has been told
 	holds      bool          // writer: the payload of the current message is held for the outbound check
 	holdTo     int64         // writer: how long it may be
 	hold       *[]byte       // writer: what has come of it, behind room for a header; nil: nothing
@@ -181,8 +181,8 @@ func (w *Wrapped) CloseWrite() error {
 	if w.c.ending.Load() {
 		return nil // the ending does the rest
 	}
+	w.finSent = true
 	w.lastWord()
-	w.sentFIN = true
 	if half, ok := w.c.nc.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
 	}
