@@ -8,17 +8,42 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// HeartbeatConfig bounds how long a connection may be silent, slow or open. In
-// each field 0 is the default, and Off switches the guard off where the comment
-// does not say "required". The time that the application takes over a message
-// counts as nobody's.
+// HeartbeatConfig has the timeouts of a connection: how long it may be silent, how long it
+// may last, how long it may take what it is sent, and how long its end may take. The zero
+// value is a secure default in each field. A negative value other than Off is an error.
+//
+// The time that the application takes over a message counts toward neither Pong nor Idle.
+// Reconfigure changes none of these for connections that are open.
 type HeartbeatConfig struct {
-	Ping       time.Duration // between pings, ±10 %; default 25 s, which keeps proxies from cutting
-	Pong       time.Duration // for the answer; default 10 s or half of Ping; must be shorter than Ping → 3008 pong_timeout
-	Idle       time.Duration // without an application message, either way; default 5 min → 3008 idle
-	ReportIdle bool          // an idle connection is reported, and left open
-	Lifetime   time.Duration // of a connection, ±10 %; default 12 h → 1001 lifetime
-	Write      time.Duration // until the kernel has a message; default 4 s, less than 5 s, required → 1008 write_timeout
+	// Ping is the time between two pings to a client, spread by 10 % either way. The default
+	// is 25 seconds, which keeps most proxies from cutting a connection that is silent. Off
+	// sends no pings, so that clients that are gone are found only by Idle, by Lifetime, or
+	// when they are sent something.
+	Ping time.Duration
+
+	// Pong is how long the answer to a ping may take. The default is 10 seconds, or half of
+	// Ping if that is shorter. It must be shorter than Ping. Off does not wait for pongs. A
+	// client that does not answer in time is closed with 3008 pong_timeout.
+	Pong time.Duration
+
+	// Idle is how long a connection may be without a message of the application, in either
+	// direction. Pings and pongs do not count. The default is 5 minutes, Off is no limit. An
+	// idle connection is closed with 3008 idle.
+	Idle time.Duration
+
+	// ReportIdle reports an idle connection instead of closing it, and reports it again
+	// after each further Idle. The client sees nothing. The default is false.
+	ReportIdle bool
+
+	// Lifetime is how long a connection may last, spread by 10 % either way so that clients
+	// which came together do not return together. The default is 12 hours, Off is no limit.
+	// A connection that reaches it is closed with 1001 lifetime.
+	Lifetime time.Duration
+
+	// Write is how long the kernel may take to accept a message. The default is 4 seconds. It
+	// must be less than 5 seconds, and it cannot be Off. A client that does not read for so
+	// long is closed with 1008 write_timeout.
+	Write time.Duration
 
 	// CloseGrace is how long an ending waits for a write that is under way, and then
 	// for the peer's close frame. The default is one second. It cannot be Off.

@@ -10,12 +10,27 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// SendConfig bounds what Send queues. In each field 0 is the default.
+// SendConfig bounds what [Conn.Send] and [Conn.SendLatest] queue. The zero value is a default
+// in each field. None of the limits can be Off. Conn.Write queues nothing.
 type SendConfig struct {
-	MaxMessages   int   // in a connection's queue; default 256, required
-	MaxBytes      int64 // in a connection's queue; default 1 MiB, required
-	MaxTotalBytes int64 // in all queues of the Guard; default 256 MiB, required
-	DropNewest    bool  // a full queue refuses the message; else → 1008 queue_full
+	// MaxMessages is how many messages the queue of one connection holds. The default is 256.
+	// A client for which the queue is full is closed with 1008 queue_full.
+	MaxMessages int
+
+	// MaxBytes is how many bytes of payload the queue of one connection holds. The default is
+	// 1 MiB. An empty queue takes one message of any size. A client for which the queue is
+	// full is closed with 1008 queue_full.
+	MaxBytes int64
+
+	// MaxTotalBytes is how many bytes of payload all queues of the Guard hold together. The
+	// default is 256 MiB. When there are more, the clients that have taken nothing for
+	// longest are closed with 1008 queue_full until there are no more.
+	MaxTotalBytes int64
+
+	// DropNewest makes Send return reason.QueueFull for a message that does not fit into the
+	// queue of its connection, instead of closing the connection. The message is dropped and
+	// counted in Stats.Dropped. It does not apply to MaxTotalBytes. The default is false.
+	DropNewest bool
 }
 
 func (s SendConfig) resolve(f *faults) SendConfig {

@@ -23,11 +23,17 @@ type Validator interface {
 	Validate(msg []byte) error
 }
 
-// MessageConfig says what messages are accepted. In each field 0 is the default,
-// and Off no limit where the comment does not say "required".
+// MessageConfig says which messages an endpoint accepts. The zero value is a secure default
+// in each field: text messages of at most 32 KiB, whatever is in them.
 type MessageConfig struct {
-	Binary   bool  // accept binary messages as well; else → 1003
-	MaxBytes int64 // of a message, as its frames declare; default 32 KiB, required → 1009
+	// Binary accepts binary messages besides text. The default is false: a binary message
+	// closes the connection with 1003 message_type.
+	Binary bool
+
+	// MaxBytes is how many bytes of payload a message may have, as its frames declare. The
+	// default is 32 KiB. It cannot be Off. A longer message closes the connection with 1009
+	// message_too_big, before its payload is read.
+	MaxBytes int64
 
 	// MaxFragments is how many frames one message may have. The default is 64
 	// and one more for each KiB of MaxBytes: 96 for 32 KiB. So a client that
@@ -36,29 +42,50 @@ type MessageConfig struct {
 	// closes the connection with 1008 fragments.
 	MaxFragments int
 
-	Timeout time.Duration // from the first byte of its header to its last; default 10 s → 1008 message_timeout
-	Control Rate          // pings and pongs; default 10/s, burst 20 → 1008 control_flood
+	// Timeout is how long a message may take from the first byte of its header to its last
+	// byte. The default is 10 seconds, Off is no limit. A message that takes longer closes
+	// the connection with 1008 message_timeout.
+	Timeout time.Duration
 
-	// Validator judges every message, text or binary; nil accepts all.
-	// Validators judge those of connections with these subprotocols
-	// instead: a handshake that negotiates none of them gets 400 unless
-	// there is a Validator as well. OnInvalid is what happens to what they
-	// refuse: ActionClose, ActionReply or ActionReport.
-	Validator  Validator
+	// Control is the rate of pings and pongs that a client may send. The default is 10 per
+	// second with a burst of 20, Rate{PerSecond: Off} is no limit. More close the connection
+	// with 1008 control_flood.
+	Control Rate
+
+	// Validator judges every message, text or binary. A *[Schema] and a *[Table] are
+	// Validators. The default, nil, accepts every message. A message that it refuses closes
+	// the connection with 1008 schema or with the reason that the error wraps, unless
+	// OnInvalid says otherwise.
+	Validator Validator
+
+	// Validators judge, in place of Validator, the messages of connections with the
+	// subprotocols that are the keys. Each key must be among Subprotocols. If there is no
+	// Validator, a handshake that negotiates none of the keys gets a 400. The default is nil.
 	Validators map[string]Validator
-	OnInvalid  Action
 
-	// Authorize is asked last, for each message, with its type if a Table has
-	// found one. An error is a 3003 forbidden; one that wraps ErrUnavailable a
-	// 1013, and so is VerifyTimeout; a panic a 1011. OnForbidden is as
-	// OnInvalid, for the first and for a Rule's Scope. Authorize must neither
-	// change msg nor keep it, as a Validator.
-	Authorize   func(ctx context.Context, p Principal, kind string, msg []byte) error
+	// OnInvalid is what happens to a message that Validator or Validators refuse. ActionClose,
+	// the default, closes the connection. ActionReply answers with a notice and reads on.
+	// ActionReport reports the message and delivers it. ActionDelay is an error.
+	OnInvalid Action
+
+	// Authorize is asked last, for each message, whether p may send it. kind is the type
+	// that a Table has found, or "". The default, nil, allows every message.
+	//
+	// An error closes the connection with 3003 forbidden, unless OnForbidden says otherwise,
+	// or with the code of a reason of [reason.New] that it wraps. An error that wraps
+	// ErrUnavailable, or a call that takes longer than Auth.VerifyTimeout, closes it with
+	// 1013, and a panic with 1011. Authorize is called by many goroutines at once. It must
+	// neither change msg nor keep it.
+	Authorize func(ctx context.Context, p Principal, kind string, msg []byte) error
+
+	// OnForbidden is what happens to a message that Authorize or the Scope of a Rule refuses.
+	// It has the values of OnInvalid. The default is ActionClose.
 	OnForbidden Action
 
-	// Outbound judges what Write and Send are given: what it refuses is not
-	// sent, and its error is returned. Each connection asks: it is for
-	// development, or for those who do not trust themselves.
+	// Outbound judges each message that Write, Send and SendLatest are given, once for each
+	// connection. A message that it refuses is not sent: the call returns an error that wraps
+	// Outbound's, a violation is reported, and the client sees nothing. It finds mistakes of
+	// the application. The default, nil, judges nothing.
 	Outbound Validator
 }
 
