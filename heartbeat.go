@@ -131,11 +131,11 @@ type watch struct {
 func (c *Conn) sweep() {
 	now := time.Now()
 	c.watch.due.Store(int64(never))
-	expires := c.who.expires.Load()
+	expires := c.who.principal.Load().Expires
 	switch {
 	case c.cause() != nil:
 		return
-	case expires != nil && !now.Before(*expires):
+	case !expires.IsZero() && !now.Before(expires):
 		c.end(because(reason.Expired, ""))
 	case !c.watch.lifetime.IsZero() && !now.Before(c.watch.lifetime):
 		c.end(because(reason.Lifetime, ""))
@@ -178,8 +178,8 @@ func (c *Conn) schedule(now time.Time) {
 			next = min(next, born+d)
 		}
 	}
-	if t := c.who.expires.Load(); t != nil {
-		soonest(*t)
+	if t := c.who.principal.Load().Expires; !t.IsZero() {
+		soonest(t)
 	}
 	if !c.watch.lifetime.IsZero() {
 		soonest(c.watch.lifetime)

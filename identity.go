@@ -18,24 +18,23 @@ import (
 // handshake's, or that of authenticate. From begin on the holder of refreshMu does.
 type authentication struct {
 	principal  atomic.Pointer[Principal]
-	expires    atomic.Pointer[time.Time] // nil: never
-	session    *session                  // read-only after begin; nil until somebody is authenticated
-	value      any                       // what Attach returned; read-only after begin
-	awaiting   atomic.Bool               // the first message must be the credential
-	authBy     time.Time                 // when that must have come; read-only after start
-	recheck    atomic.Int64              // when to revalidate, as watch.due counts; 0: never, or it is under way
-	rechecking atomic.Bool               // a goroutine revalidates
-	overdue    time.Time                 // used by the goroutine that revalidates only
+	session    *session     // read-only after begin; nil until somebody is authenticated
+	value      any          // what Attach returned; read-only after begin
+	awaiting   atomic.Bool  // the first message must be the credential
+	authBy     time.Time    // when that must have come; read-only after start
+	recheck    atomic.Int64 // when to revalidate, as watch.due counts; 0: never, or it is under way
+	rechecking atomic.Bool  // a goroutine revalidates
+	overdue    time.Time    // used by the goroutine that revalidates only
 
 	refreshMu sync.Mutex    // one Refresh at a time; see conn.go for the order
 	refreshes *rate.Limiter // guarded by refreshMu; made when needed
 }
 
-// authenticate takes the credential out of the first message and does what the
-// handshake could not: what it finds wrong has ended the connection.
+// authenticate takes the credential out of the first message and does what the handshake
+// could not. If it returns an error, that has ended the connection. r is for Attach. Once
+// start has counted it, authenticate is a holder of the connection.
 func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
-	g := c.g
-	defer c.done() // start has counted us
+	defer c.done()
 	_, msg, err := c.read(ctx)
 	if err != nil {
 		if c.cause() == nil {
@@ -43,7 +42,7 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 		}
 		return err
 	}
-	// It came in time; what a verifier takes is not the peer's.
+	// It came in time. The time of the verifier is not the peer's.
 	c.who.awaiting.Store(false)
 	a := c.admission(c.ctx, r)
 	defer a.unwind() // what is left of it
@@ -76,7 +75,7 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 	in := &c.reading
 	in.fit(c.e.policy())
 	sent := in.rates.sent
-	in.rates = g.state.rates.conn(in.policy.rates, c.client, a.principal.Subject)
+	in.rates = c.g.state.rates.conn(in.policy.rates, c.client, a.principal.Subject)
 	in.rates.sent = sent
 	c.begin()
 	return c.cause()
@@ -126,7 +125,7 @@ func (c *Conn) refresh(ctx context.Context, token string) error {
 	p, err := c.refreshed(ctx, old, token)
 	switch {
 	case c.cause() != nil:
-		return c.cause()
+		return c.cause() // it has ended meanwhile
 	case err != nil:
 		d := asDenied(err)
 		c.refused(d.Reason, "refresh: "+d.detail, false)
@@ -141,8 +140,8 @@ func (c *Conn) refresh(ctx context.Context, token string) error {
 	return nil
 }
 
-// adopt makes p the connection's from now on. It reports false when the connection
-// has ended, for that or another reason. refreshMu is held.
+// adopt makes p the connection's principal from now on. It reports false when the
+// connection has ended, for that or another reason. refreshMu is held.
 func (c *Conn) adopt(p Principal) bool {
 	if !c.g.state.registry.identify(c.who.session, p) {
 		return false // gone
@@ -152,11 +151,6 @@ func (c *Conn) adopt(p Principal) bool {
 		return false
 	}
 	c.who.principal.Store(&p)
-	if p.Expires.IsZero() {
-		c.who.expires.Store(nil)
-	} else {
-		c.who.expires.Store(&p.Expires)
-	}
 	c.schedule(time.Now())
 	return true
 }
@@ -168,8 +162,8 @@ func (c *Conn) checkAgain(p Principal, in time.Duration) {
 	}
 }
 
-// revalidate runs on a goroutine of its own, one at a time, which ends with the
-// connection.
+// revalidate asks whether the principal is still good. It runs on a goroutine of its own,
+// one at a time, which ends with the connection.
 func (c *Conn) revalidate() {
 	defer c.survive()
 	defer c.who.rechecking.Store(false)
@@ -182,8 +176,8 @@ func (c *Conn) revalidate() {
 	case c.g.state.revalidating <- struct{}{}:
 		c.who.overdue = time.Time{}
 	default:
-		// Its turn will come; but who waits for as long as an interval is
-		// no longer known to be good.
+		// Its turn will come. But a principal that has waited for as long as an interval
+		// is no longer known to be good.
 		now := time.Now()
 		if c.who.overdue.IsZero() {
 			c.who.overdue = now.Add(every)
@@ -203,7 +197,7 @@ func (c *Conn) revalidate() {
 	switch {
 	case c.cause() != nil:
 	case c.who.principal.Load() != old:
-		// A Refresh came in between: the answer is about who he was.
+		// A Refresh came in between, and the answer is about the principal before it.
 		c.checkAgain(*c.who.principal.Load(), 0)
 		c.schedule(time.Now())
 	case err != nil:

@@ -299,13 +299,9 @@ func (c *Conn) list(authenticated bool) {
 
 // begin opens the connection to the application.
 func (c *Conn) begin() {
-	p := c.Principal()
-	if !p.Expires.IsZero() {
-		c.who.expires.Store(&p.Expires)
-	}
-	// The first time at any moment of the interval: who comes together is not
-	// to be asked about together.
-	c.checkAgain(p, rand.N(c.e.policy().auth.cfg.RevalidateEvery))
+	// The first time is at any moment of the interval, so that connections which were opened
+	// together are not asked about together.
+	c.checkAgain(c.Principal(), rand.N(c.e.policy().auth.cfg.RevalidateEvery))
 	c.schedule(time.Now())
 	c.life.begun.Store(true)
 	c.reportOpen()
