@@ -125,12 +125,17 @@ func (in *inbound) judged(m *wire.Message) (v wire.Verdict, wait time.Duration, 
 		now = time.Now()
 	}
 	in.rule = anyKind
-	if v, wait, err = in.afford(now); v != wire.Deliver || err != nil {
-		return v, wait, err
-	}
-	ok, err := in.judge()
-	if err != nil || !ok {
-		return wire.Drop, 0, err
+	if m.Ahead {
+		if !in.ahead() {
+			return wire.Hold, 0, nil
+		}
+	} else {
+		if v, wait, err = in.afford(now); v != wire.Deliver || err != nil {
+			return v, wait, err
+		}
+		if ok, err := in.judge(); err != nil || !ok {
+			return wire.Drop, 0, err
+		}
 	}
 	if in.c.wrap != nil && in.c.cause() != nil && withheld(in.c.cause()) {
 		return wire.Drop, 0, in.c.cause() // it has ended while the message was judged
@@ -142,8 +147,29 @@ func (in *inbound) judged(m *wire.Message) (v wire.Verdict, wait time.Duration, 
 }
 
 // Ahead is true unless the application must be asked about each message, which may take
-// its time.
-func (in *inbound) Ahead() bool { return in.policy.messages.Authorize == nil }
+// its time, or the judgement of a message does more than to deliver or to refuse it.
+func (in *inbound) Ahead() bool {
+	m := &in.policy.messages
+	return m.Authorize == nil && (in.table == nil || !in.table.scoped) && in.rates.warnAt == 0
+}
+
+// ahead judges a message while those in front of it have not been read. A message that
+// would not simply pass is held, and nothing is charged for it: what it calls for must
+// come after the answers to those in front of it.
+func (in *inbound) ahead() bool {
+	m, now := in.msg, in.c.w.Arrived()
+	if _, ok := in.charge(now); !ok {
+		return false
+	}
+	good := m.Binary || utf8.Valid(m.Data[m.Checked:])
+	if good && in.validator != nil {
+		good = in.validate() == nil
+	}
+	if !good {
+		in.rates.give(in.rates.shared, len(m.Data), max(1, in.rule.Cost), now)
+	}
+	return good
+}
 
 // Failed ends the connection for what the engine found.
 func (in *inbound) Failed(e *wire.Error) error { return in.c.end(engineFault(e)) }

@@ -897,7 +897,7 @@ func TestWrap(t *testing.T) {
 	if code, _ := s.do("POST", "/broadcast", "", "hi", "Authorization", "Bearer ADMIN"); code != 404 {
 		t.Errorf("/broadcast: %d", code)
 	}
-	if code, _ := s.do("POST", "/revoke", "application/x-www-form-urlencoded", "subject=alice", "Authorization", "Bearer ADMIN"); code != 204 {
+	if code, _ := s.do("POST", "/revoke", "", "subject=alice", "Authorization", "Bearer ADMIN", "Content-Type", "application/x-www-form-urlencoded"); code != 204 {
 		t.Errorf("/revoke: %d", code)
 	}
 	closes(t, c, 3000, "revoked")

@@ -117,24 +117,22 @@ func (c *Conn) next() (*Message, error) {
 			}
 			c.whole = true
 		}
+		c.msg.Ahead = c.hurry
 		verdict, wait, err := c.hooks.Judge(&c.msg)
 		switch {
 		case err != nil:
 			return nil, err
 		case verdict == Hold:
-			c.msg.Held = true
 			if c.hurry {
 				return nil, errLater
 			}
+			c.msg.Held = true
 			if err := c.pause(wait); err != nil {
 				return nil, err
 			}
 		case verdict == Drop:
 			c.whole = false
 			c.dropMessage()
-			if c.hurry && !c.ahead() {
-				return nil, errLater
-			}
 		default:
 			c.whole, c.lent = false, true
 			return &c.msg, nil
@@ -152,7 +150,9 @@ func (c *Conn) ahead() bool {
 		return false
 	}
 	h, n, fault := parseHeader(c.buf[c.r:c.w], false)
-	return fault == "" && n > 0 && !h.control() && h.fin && int64(c.w-c.r-n) >= h.length
+	return fault == "" && n > 0 && h.fin && int64(c.w-c.r-n) >= h.length &&
+		h.op <= opBinary && (h.op == opBinary) == c.msg.Binary && // as the message before it, whose type was accepted
+		(c.limit == 0 || h.length <= c.limit)
 }
 
 // Waited is for how long the message has been held back.

@@ -56,6 +56,7 @@ type Message struct {
 	Data    []byte // unmasked; valid until the next Receive
 	Checked int    // Data[:Checked] is known to be UTF-8
 	Held    bool   // Judge has held it back before
+	Ahead   bool   // those in front of it have not been read: Judge must deliver it, or hold it and do nothing else
 
 	waited time.Duration
 }

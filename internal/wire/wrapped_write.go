@@ -14,7 +14,7 @@ import (
 // outbound check, a message.
 func (w *Wrapped) Write(p []byte) (int, error) {
 	if err := w.lock(); err != nil {
-		if err == errDropped {
+		if err == errDropped || w.answersEnd(p) {
 			return len(p), nil
 		}
 		return 0, err
@@ -35,9 +35,15 @@ func (w *Wrapped) Write(p []byte) (int, error) {
 	return w.writeFrames(p)
 }
 
-// errDropped says that a close frame of the handler's has gone out, or that the handler
-// answers that of the guard's: what it writes goes nowhere.
-var errDropped = errors.New("wire: written after a close frame")
+// errDropped says that a close frame of the handler's has gone out: what it writes after
+// that goes nowhere.
+var errDropped = errors.New("wire: written after the close frame")
+
+// answersEnd reports whether p is the handler's answer to the close frame that it was given
+// when the guard ended the connection. It goes nowhere: the peer has that close frame.
+func (w *Wrapped) answersEnd(p []byte) bool {
+	return w.told.Load() && !w.closed.Load() && len(p) > 0 && p[0] == 0x80|opClose
+}
 
 // lock makes the caller the writer, within the handler's own deadline.
 func (w *Wrapped) lock() error {
@@ -62,7 +68,7 @@ func (w *Wrapped) lock() error {
 			return nil
 		case <-w.shut:
 			t.Stop()
-			if (w.closeSent.Load() || w.told.Load()) && !w.closed.Load() {
+			if w.closeSent.Load() && !w.closed.Load() {
 				return errDropped
 			}
 			return net.ErrClosed
@@ -242,7 +248,7 @@ func (w *Wrapped) writeFrames(p []byte) (total int, err error) {
 				c.flushControl()
 			}
 			switch {
-			case w.closeSent.Load(), w.told.Load() && !w.closed.Load():
+			case w.closeSent.Load(), w.answersEnd(p):
 				return total + len(p), nil
 			case w.closed.Load(), c.ending.Load() && !c.answered.Load():
 				return total, net.ErrClosed
