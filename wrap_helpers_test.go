@@ -62,7 +62,6 @@ type served struct {
 	err     error // of Hijack
 	in      *bufio.Reader
 	release func() // lets the handler return
-	key     [4]byte
 }
 
 // hijack takes the connection over and writes nothing.

@@ -21,9 +21,6 @@ type followState struct {
 	size   int64 // payload of the message so far, declared
 }
 
-// between reports whether no frame of the handler's is under way on the wire.
-func (f *follower) between() bool { return f.remain == 0 && f.sent == 0 }
-
 // whole reports whether no frame of the handler's is under way at all.
 func (f *follower) whole() bool { return f.remain == 0 && f.n == 0 }
 
