@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -47,7 +48,7 @@ func coderEcho(subprotocols ...string) http.Handler {
 // echoDoor is an echo behind the door that the tests run through.
 func echoDoor(g *wsguard.Guard, cfg wsguard.Config) http.Handler {
 	if os.Getenv("WSGUARD_DOOR") == "wrap" && !cfg.Auth.Sources.FirstMessage {
-		return g.Wrap(coderEcho(cfg.Subprotocols...))
+		return g.Wrap(coderEcho(slices.Clone(cfg.Subprotocols)...))
 	}
 	return g.Handler(echo)
 }
