@@ -152,20 +152,26 @@ func (f *follower) control(h header, n int, b []byte) step {
 	return s
 }
 
-// resume takes a run back of which only the first n bytes have left.
-func (f *follower) resume(r run, n int) {
+// resume takes a run back of which only the first n bytes have left. It returns how many
+// messages, with how much payload, are among them.
+func (f *follower) resume(r run, n int) (messages int, bytes int64) {
 	f.followState = r.before
 	if r.held {
 		f.n, f.sent = r.before.sent+len(r.send), r.before.sent+n
-		return
+		return 0, 0
 	}
 	for p := r.send[:n]; len(p) > 0; {
 		s := f.follow(p)
 		if len(s.send) == 0 {
 			f.sent = f.n
 		}
+		if s.end == endMessage && !s.control {
+			messages++
+			bytes += s.bytes
+		}
 		p = p[s.took:]
 	}
+	return messages, bytes
 }
 
 // parseServerHeader reads the header of a frame that a server sends.

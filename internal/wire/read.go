@@ -487,7 +487,9 @@ func (c *Conn) controlFrame(op byte, p []byte) error {
 	case opPong:
 		if c.wrapped != nil && !ours {
 			// A peer may answer only the latest of several pings (RFC 6455 §5.5.3).
-			c.pongs.Store(0)
+			if c.theirs.Swap(false) {
+				c.pongs.Store(0)
+			}
 			c.wrapped.forward(opPong, p)
 			return errForwarded
 		}

@@ -244,6 +244,7 @@ type Conn struct {
 	away        atomic.Int64 // Duration from which on the time is the application's; 0: a Receive waits
 	pongs       atomic.Int64 // Duration at which the ping that waits was sent; 0: none
 	theirPing   atomic.Int64 // Duration at which the wrapped handler sent its last ping; 0: never
+	theirs      atomic.Bool  // no pong has come since
 
 	wlock  chan struct{}
 	wctl   [125]byte   // writer: the control frame that is written

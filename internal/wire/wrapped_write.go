@@ -263,8 +263,11 @@ func (w *Wrapped) writeFrames(p []byte) (total int, err error) {
 		}
 		if n, err := w.send(r.send); err != nil {
 			took := r.took
-			if w.follow.resume(r, n); !r.held {
+			if !r.held {
 				took = n
+			}
+			if messages, bytes := w.follow.resume(r, n); messages > 0 {
+				w.sent(messages, bytes)
 			}
 			return total + took, err
 		}

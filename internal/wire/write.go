@@ -178,10 +178,12 @@ func (c *Conn) Ping() {
 	}
 }
 
-// pinged notes that a ping of the wrapped handler's has gone out. Any pong answers it.
+// pinged notes that a ping of the wrapped handler's has gone out. The next pong that the
+// handler gets shows that the peer is there, as one to a ping of ours does.
 func (c *Conn) pinged(now time.Duration) {
 	if c.cfg.PingInterval > 0 {
 		c.theirPing.Store(int64(now))
+		c.theirs.Store(true)
 		c.pongs.CompareAndSwap(0, int64(now))
 	}
 }
