@@ -172,7 +172,10 @@ func (in *inbound) ahead() bool {
 }
 
 // Failed ends the connection for what the engine found.
-func (in *inbound) Failed(e *wire.Error) error { return in.c.end(engineFault(e)) }
+func (in *inbound) Failed(e *wire.Error) error {
+	late := in.c.who.awaiting.Load() && !time.Now().Before(in.c.who.authBy)
+	return in.c.end(engineFault(e, late))
+}
 
 // Broken ends a connection that cannot be written to.
 func (in *inbound) Broken(err error) { in.c.end(unwritten(context.Background(), err)) }

@@ -207,8 +207,10 @@ func (c *Conn) stopped(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// engineFault is the ending that a fault found by the engine calls for.
-func engineFault(e *wire.Error) ending {
+// engineFault is the ending that a fault found by the engine calls for. late says that the
+// first message should have been complete by now. That counts before MessageTimeout, which
+// may have ended at the same moment.
+func engineFault(e *wire.Error, late bool) ending {
 	switch e.Fault {
 	case wire.FaultClosed:
 		return byPeer(StatusCode(e.Code), e.Reason)
@@ -225,6 +227,9 @@ func engineFault(e *wire.Error) ending {
 	case wire.FaultUTF8:
 		return violation(reason.InvalidUTF8, "")
 	case wire.FaultMessageTimeout:
+		if late {
+			return badCredential(deny(reason.AuthTimeout, ""))
+		}
 		return violation(reason.MessageTimeout, "")
 	case wire.FaultIdle:
 		return because(reason.Idle, "")
