@@ -124,7 +124,7 @@ func authBubble(t *testing.T, name string, f func(*testing.T)) {
 	t.Run(name, func(t *testing.T) { synctest.Test(t, f) })
 }
 
-func authEcho(g *wsguard.Guard) http.Handler { return g.Handler(echo) }
+func authEcho(g *wsguard.Guard) http.Handler { return echoDoor(g) }
 
 // Verifiers that fail, panic or say nothing: 503, and never in.
 func TestAuthT76FailingVerifiers(t *testing.T) {
@@ -248,7 +248,7 @@ func TestAuthT28Guessing(t *testing.T) {
 			e := servePipe(t, wsguard.Config{
 				Auth:  wsguard.AuthConfig{Verifier: v}, // 1/s, burst 10
 				Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}},
-			}, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
+			}, func(g *wsguard.Guard) http.Handler { return echoDoor(g) })
 			for round := range 300 { // a minute
 				e.atOnce(8, func(i int) http.Header { return bearer(fmt.Sprint("guess", round, "-", i)) }, nil)
 				time.Sleep(200 * time.Millisecond)
@@ -739,7 +739,7 @@ func TestAuthT32Dribble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := servePipe(t, wsguard.Config{
 			Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, Sources: wsguard.TokenSources{FirstMessage: true}},
-		}, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
+		}, func(g *wsguard.Guard) http.Handler { return echoDoor(g) })
 		cl := e.open(header())
 		cl.Timeout = time.Minute
 		start := time.Now()
@@ -864,7 +864,7 @@ func TestAuthT36RevokeRace(t *testing.T) {
 			}
 			e := newEnv(t, cfg)
 			t.Cleanup(e.idle)
-			e.s = wstest.ServePipe(t, e.g.Handler(echo))
+			e.s = wstest.ServePipe(t, echoDoor(e.g))
 			rounds := 1000
 			if testing.Short() {
 				rounds = 100

@@ -125,7 +125,7 @@ func TestFrameFaults(t *testing.T) {
 		if secure {
 			serve = wstest.ServeTLS
 		}
-		s := serve(t, g.Handler(echo))
+		s := serve(t, echoDoor(g))
 		for _, tt := range tests {
 			t.Run(fmt.Sprintf("%s, TLS %t", tt.name, secure), func(t *testing.T) {
 				c := connDial(t, s, "")
@@ -217,7 +217,7 @@ func TestPeersFreed(t *testing.T) {
 			connBubble(t, func(t *testing.T) {
 				g, ev := connGuard(t, nil)
 				ev.patience = connPatience
-				s := wstest.ServePipe(t, g.Handler(echo))
+				s := wstest.ServePipe(t, echoDoor(g))
 				c := connDial(t, s, "")
 				c.Write([]byte(p.before))
 				synctest.Wait()
@@ -516,7 +516,7 @@ func TestCloseCodeReachesSender(t *testing.T) {
 				connPatient(cfg)
 				cfg.Messages.Control = wsguard.Rate{PerSecond: wsguard.Off}
 			})
-			s := serve(t, g.Handler(echo))
+			s := serve(t, echoDoor(g))
 			flood := map[string][]byte{
 				"messages": bytes.Repeat(wstest.AppendFrame(nil, wstest.Text(strings.Repeat("x", 1000))), 16), // rate_limited
 				"garbage":  bytes.Repeat([]byte{0xff}, 16<<10),
@@ -572,7 +572,7 @@ func connEach(t *testing.T, f func(t *testing.T, g *wsguard.Guard, c *wstest.Cli
 				if wrapped {
 					l = connWrapped{l}
 				}
-				wstest.ServeListener(t, l, g.Handler(echo))
+				wstest.ServeListener(t, l, echoDoor(g))
 				nc, err := pipes.Dial(context.Background())
 				if err != nil {
 					t.Fatal(err)
@@ -612,7 +612,7 @@ func TestLingersForSender(t *testing.T) {
 func TestFailedMidFrame(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
 		g, _ := connGuard(t, nil)
-		c := connDial(t, wstest.ServePipe(t, g.Handler(echo)), "")
+		c := connDial(t, wstest.ServePipe(t, echoDoor(g)), "")
 		c.Write([]byte("\x81\xfe\x01\x00\x00\x00\x00\x00\xff")) // one byte of 256
 		start := time.Now()
 		connWantClose(t, c, 1007, "invalid_utf8")
@@ -935,7 +935,7 @@ func TestManyConnections(t *testing.T) {
 		n = 200
 	}
 	g, ev := connGuard(t, nil)
-	s := wstest.Serve(t, g.Handler(echo))
+	s := wstest.Serve(t, echoDoor(g))
 	heap := connHeap()
 	next := make(chan int)
 	var wg sync.WaitGroup

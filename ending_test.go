@@ -20,7 +20,7 @@ import (
 func TestEndingsThatLinger(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
 		g, ev := connGuard(t, nil)
-		s := wstest.ServePipe(t, g.Handler(echo))
+		s := wstest.ServePipe(t, echoDoor(g))
 		const n = 300
 		clients := make([]*wstest.Client, n)
 		for i := range clients {
@@ -50,7 +50,7 @@ func TestEndingsThatLinger(t *testing.T) {
 func TestEndingReadsNotForEver(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
 		g, ev := connGuard(t, nil)
-		s := wstest.ServePipe(t, g.Handler(echo))
+		s := wstest.ServePipe(t, echoDoor(g))
 		c := connDial(t, s, "")
 		synctest.Wait()
 		g.Kick(connIDs(ev)[0], 0, "")

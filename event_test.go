@@ -164,7 +164,7 @@ func TestEventT73Injection(t *testing.T) {
 	} {
 		r := upgradeRequest()
 		edit(r)
-		e.g.Handler(echo).ServeHTTP(fakeHijacker{httptest.NewRecorder()}, r)
+		echoDoor(e.g).ServeHTTP(fakeHijacker{httptest.NewRecorder()}, r)
 	}
 	e.events.wait(t, audit.Close, 6)
 	e.idle()
@@ -223,7 +223,7 @@ func (f fan) WithGroup(string) slog.Handler      { return f }
 func TestEventT74Sampled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newEnv(t, wsguard.Config{})
-		h := e.g.Handler(echo)
+		h := echoDoor(e.g)
 		refuse := func(origin string) {
 			r := upgradeRequest()
 			r.Header.Set("Origin", origin)

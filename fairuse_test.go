@@ -35,7 +35,7 @@ func fairUse(t *testing.T, change func(*wsguard.Config), test func(t *testing.T,
 			cfg.Heartbeat.Ping = wsguard.Off
 			change(cfg)
 		})
-		test(t, &fair{t, g, ev, wstest.ServePipe(t, g.Handler(echo))})
+		test(t, &fair{t, g, ev, wstest.ServePipe(t, echoDoor(g))})
 	})
 }
 

@@ -189,9 +189,9 @@ func TestHandshakeT17Body(t *testing.T) {
 			connBubble(t, func(t *testing.T) {
 				e := servePipe(t, wsguard.Config{}, func(g *wsguard.Guard) http.Handler {
 					if tt.front != nil {
-						return tt.front(g.Handler(echo))
+						return tt.front(echoDoor(g))
 					}
-					return g.Handler(echo)
+					return echoDoor(g)
 				})
 				if tt.drain {
 					e.g.Shutdown(context.Background())
@@ -273,7 +273,7 @@ func TestHandshakeT21HTTP2(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	v := newTokens()
 	e := newEnv(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v.Verify}})
-	h := e.g.Handler(echo)
+	h := echoDoor(e.g)
 	t.Run("T21 over TLS", func(t *testing.T) {
 		s := httptest.NewUnstartedServer(h)
 		s.EnableHTTP2 = true
@@ -508,7 +508,7 @@ func TestHandshakeT25Echo(t *testing.T) {
 		Attach: func(r *http.Request, p wsguard.Principal) (any, error) {
 			return nil, fmt.Errorf("%s for %s may not", mark, r.URL)
 		},
-	}, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
+	}, func(g *wsguard.Guard) http.Handler { return echoDoor(g) })
 	for _, o := range []wstest.HandshakeOptions{
 		{Path: "/" + mark, Header: header("Origin", "https://"+mark+".test")},
 		{Path: "/" + mark, Header: header("Sec-Fetch-Mode", mark)},
@@ -572,7 +572,7 @@ func TestHandshakeOrder(t *testing.T) {
 		{"insecure_transport", 403, nil, set("Via", "1.1 x"), nil},
 		{"origin", 403, nil, set("Origin", "https://evil.test"), nil},
 		{"fetch_metadata", 403, nil, set("Sec-Fetch-Mode", "navigate"), nil},
-		{"subprotocol", 400, nil, set("Sec-WebSocket-Protocol", "chat"), nil},
+		{"subprotocol", 400, func(c *wsguard.Config) { c.Subprotocols = []string{"news"} }, set("Sec-WebSocket-Protocol", "chat"), nil},
 		{"handshake_rate", 429, func(c *wsguard.Config) { c.Rates.Handshakes = wsguard.Rate{PerSecond: never, Burst: 30} }, nil, func(o *order) {
 			for {
 				c, res := o.try(header())
@@ -646,7 +646,7 @@ func TestHandshakeOrder(t *testing.T) {
 				if peer := r.Header.Get("X-Test-Peer"); peer != "" {
 					r.RemoteAddr = peer
 				}
-				g.Handler(echo).ServeHTTP(w, r)
+				echoDoor(g).ServeHTTP(w, r)
 			})
 		})
 		prepare := []stage{second, first}
@@ -721,7 +721,7 @@ func TestHandshakeUnixPeer(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			wstest.ServeListener(t, l, e.g.Handler(echo))
+			wstest.ServeListener(t, l, echoDoor(e.g))
 			conn, err := net.Dial("unix", path)
 			if err != nil {
 				t.Fatal(err)
@@ -823,7 +823,7 @@ func TestHandshakeWrappers(t *testing.T) {
 				t.Parallel()
 				v := newTokens()
 				e := serveWith(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v.Verify}}, func(g *wsguard.Guard) http.Handler {
-					h := g.Handler(echo)
+					h := echoDoor(g)
 					if accept {
 						h = acceptEcho(g)
 					}
@@ -850,7 +850,7 @@ func TestHandshakeWrappers(t *testing.T) {
 	t.Run("T21 TimeoutHandler", func(t *testing.T) {
 		t.Parallel()
 		e := serveWith(t, wsguard.Config{}, func(g *wsguard.Guard) http.Handler {
-			return http.TimeoutHandler(g.Handler(echo), time.Minute, "")
+			return http.TimeoutHandler(echoDoor(g), time.Minute, "")
 		})
 		e.refused(header(), 501, "not_hijackable")
 	})
@@ -872,7 +872,7 @@ func TestHandshakeTLSRefusal(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	e := newEnv(t, wsguard.Config{})
 	t.Cleanup(e.idle)
-	e.s = wstest.ServeTLS(t, e.g.Handler(echo), func(s *http.Server) { s.TLSConfig.NextProtos = []string{"http/1.1"} })
+	e.s = wstest.ServeTLS(t, echoDoor(e.g), func(s *http.Server) { s.TLSConfig.NextProtos = []string{"http/1.1"} })
 	e.refused(header("Origin", "https://evil.test"), 403, "origin")
 	c := e.open(header())
 	if cs := c.Conn().(*tls.Conn).ConnectionState(); !cs.HandshakeComplete {

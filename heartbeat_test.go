@@ -43,7 +43,7 @@ func TestPingAndPongTimeout(t *testing.T) {
 		connBubble(t, func(t *testing.T) {
 			g, ev := connGuard(t, nil)
 			ev.patience = connPatience
-			s := wstest.ServePipe(t, g.Handler(echo))
+			s := wstest.ServePipe(t, echoDoor(g))
 			c := connDial(t, s, "")
 			c.Timeout = connPatience
 			last := time.Now()
@@ -79,7 +79,7 @@ func TestWrongPong(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			connBubble(t, func(t *testing.T) {
 				g, _ := connGuard(t, nil)
-				s := wstest.ServePipe(t, g.Handler(echo))
+				s := wstest.ServePipe(t, echoDoor(g))
 				c := connDial(t, s, "")
 				c.Timeout = connPatience
 				p, at := connNextPing(t, c)
@@ -100,7 +100,7 @@ func TestWrongPong(t *testing.T) {
 func TestOldPong(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
 		g, _ := connGuard(t, nil)
-		s := wstest.ServePipe(t, g.Handler(echo))
+		s := wstest.ServePipe(t, echoDoor(g))
 		c := connDial(t, s, "")
 		c.Timeout = connPatience
 		old, _ := connNextPing(t, c)
@@ -116,7 +116,7 @@ func TestOldPong(t *testing.T) {
 func TestPongBehindSlowMessage(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
 		g, _ := connGuard(t, nil)
-		s := wstest.ServePipe(t, g.Handler(echo))
+		s := wstest.ServePipe(t, echoDoor(g))
 		c := connDial(t, s, "")
 		c.Timeout = connPatience
 		p, _ := connNextPing(t, c)
@@ -423,7 +423,7 @@ func TestDribble(t *testing.T) {
 			connBubble(t, func(t *testing.T) {
 				g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Heartbeat.Ping = wsguard.Off })
 				ev.patience = connPatience
-				s := wstest.ServePipe(t, g.Handler(echo))
+				s := wstest.ServePipe(t, echoDoor(g))
 				c := connDial(t, s, "")
 				c.Timeout = connPatience
 				start := time.Now()
@@ -498,7 +498,7 @@ func TestMessageDeadlineOverReads(t *testing.T) {
 func TestReportIdle(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
 		g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Heartbeat.ReportIdle = true })
-		s := wstest.ServePipe(t, g.Handler(echo))
+		s := wstest.ServePipe(t, echoDoor(g))
 		c := connDial(t, s, "")
 		c.Timeout = connPatience
 		done := connBrowse(c)
@@ -527,7 +527,7 @@ func connBubbled() int {
 func TestGoroutinesPerConnection(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
 		g, _ := connGuard(t, func(cfg *wsguard.Config) { cfg.Heartbeat.Idle = wsguard.Off })
-		s := wstest.ServePipe(t, g.Handler(echo))
+		s := wstest.ServePipe(t, echoDoor(g))
 		time.Sleep(time.Second)
 		before := connBubbled()
 		const n = 50
@@ -564,7 +564,7 @@ func TestAuthTimeout(t *testing.T) {
 			cfg.Auth.Sources = wsguard.TokenSources{FirstMessage: true}
 		})
 		ev.patience = connPatience
-		s := wstest.ServePipe(t, g.Handler(echo))
+		s := wstest.ServePipe(t, echoDoor(g))
 		c := connDial(t, s, "")
 		c.Timeout = connPatience
 		start := time.Now()

@@ -38,7 +38,7 @@ type env struct {
 // it run at once.
 func serveGuard(t *testing.T, cfg wsguard.Config) *env {
 	t.Helper()
-	return serveWith(t, cfg, func(g *wsguard.Guard) http.Handler { return echoDoor(g, cfg) })
+	return serveWith(t, cfg, func(g *wsguard.Guard) http.Handler { return echoDoor(g) })
 }
 
 func serveWith(t *testing.T, cfg wsguard.Config, handler func(*wsguard.Guard) http.Handler, opts ...func(*http.Server)) *env {

@@ -84,7 +84,7 @@ func TestLimitT16InFlight(t *testing.T) {
 	})
 }
 
-func echoing(g *wsguard.Guard) http.Handler { return g.Handler(echo) }
+func echoing(g *wsguard.Guard) http.Handler { return echoDoor(g) }
 
 // T46: a cap is exact, however many come at once.
 func TestLimitT46Caps(t *testing.T) {

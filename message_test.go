@@ -37,7 +37,7 @@ func TestMessageSizes(t *testing.T) {
 	run := func(t *testing.T, serve func(testing.TB, http.Handler, ...func(*http.Server)) *wstest.Server, sizes ...int) {
 		wstest.CheckGoroutines(t)
 		g, ev := connGuard(t, connBig)
-		c := connDial(t, serve(t, g.Handler(echo)), "")
+		c := connDial(t, serve(t, echoDoor(g)), "")
 		c.Timeout = time.Minute
 		for _, n := range sizes {
 			msg := make([]byte, n)
@@ -80,7 +80,7 @@ func TestFragmentation(t *testing.T) {
 		if secure {
 			serve = wstest.ServeTLS
 		}
-		s := serve(t, g.Handler(echo))
+		s := serve(t, echoDoor(g))
 		for round := range 8 {
 			var want [][]byte
 			var ops []byte
@@ -151,7 +151,7 @@ func TestFragmentation(t *testing.T) {
 func TestConversation(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	g, ev := connGuard(t, connBig)
-	s := wstest.Serve(t, g.Handler(echo))
+	s := wstest.Serve(t, echoDoor(g))
 	var wire []byte
 	for _, f := range [][]byte{
 		connFrame(1, true, []byte("one")),
@@ -341,7 +341,7 @@ func TestUTF8Split(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
 		g, ev := connGuard(t, connNoRates)
 		ev.patience = connPatience
-		s := wstest.ServePipe(t, g.Handler(echo))
+		s := wstest.ServePipe(t, echoDoor(g))
 		c := connDial(t, s, "")
 		for _, text := range texts {
 			if !utf8.ValidString(text) {
@@ -379,7 +379,7 @@ func TestRateClose(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
 		g, ev := connGuard(t, nil)
 		ev.patience = connPatience
-		s := wstest.ServePipe(t, g.Handler(echo))
+		s := wstest.ServePipe(t, echoDoor(g))
 		c := connDial(t, s, "")
 		for range 40 {
 			connWantEcho(t, c, "x")
@@ -402,7 +402,7 @@ func TestRateReply(t *testing.T) {
 			cfg.Rates.Messages, cfg.Rates.Action = wsguard.Rate{PerSecond: 1, Burst: 2}, wsguard.ActionReply
 		})
 		ev.patience = connPatience
-		s := wstest.ServePipe(t, g.Handler(echo))
+		s := wstest.ServePipe(t, echoDoor(g))
 		c := connDial(t, s, "")
 		c.Timeout = connPatience
 		answer := connBrowse(c)
@@ -445,7 +445,7 @@ func TestRateDelay(t *testing.T) {
 			cfg.Rates.Messages, cfg.Rates.Action = wsguard.Rate{PerSecond: 0.25, Burst: 2}, wsguard.ActionDelay
 		})
 		ev.patience = connPatience
-		s := wstest.ServePipe(t, g.Handler(echo))
+		s := wstest.ServePipe(t, echoDoor(g))
 		c := connDial(t, s, "")
 		c.Timeout = connPatience
 		for i := range 5 {
@@ -464,7 +464,7 @@ func TestRateDelay(t *testing.T) {
 			cfg.Rates.Messages, cfg.Rates.Action = wsguard.Rate{PerSecond: 0.19, Burst: 1}, wsguard.ActionDelay
 		})
 		ev.patience = connPatience
-		s := wstest.ServePipe(t, g.Handler(echo))
+		s := wstest.ServePipe(t, echoDoor(g))
 		c := connDial(t, s, "")
 		c.WriteFrame(wstest.Text("a"))
 		c.WriteFrame(wstest.Text("b"))
@@ -491,7 +491,7 @@ func TestRateTakesOnce(t *testing.T) {
 			cfg.Rates.Action = wsguard.ActionDelay
 		})
 		ev.patience = connPatience
-		s := wstest.ServePipe(t, g.Handler(echo))
+		s := wstest.ServePipe(t, echoDoor(g))
 		c := connDial(t, s, "")
 		for range 3 {
 			connWantEcho(t, c, strings.Repeat("x", 100))
@@ -507,7 +507,7 @@ func TestRateTakesOnce(t *testing.T) {
 			cfg.Rates.Action = wsguard.ActionDelay
 		})
 		ev.patience = connPatience
-		s := wstest.ServePipe(t, g.Handler(echo))
+		s := wstest.ServePipe(t, echoDoor(g))
 		c := connDial(t, s, "")
 		c.Timeout = time.Minute
 		start := time.Now()
@@ -526,7 +526,7 @@ func TestRateReport(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
 		g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Rates.Action = wsguard.ActionReport })
 		ev.patience = connPatience
-		s := wstest.ServePipe(t, g.Handler(echo))
+		s := wstest.ServePipe(t, echoDoor(g))
 		c := connDial(t, s, "")
 		for range 50 {
 			connWantEcho(t, c, "x")
@@ -575,7 +575,7 @@ func TestSharedRates(t *testing.T) {
 					tt.rates(&cfg.Rates)
 				})
 				ev.patience = connPatience
-				s := wstest.ServePipe(t, g.Handler(echo))
+				s := wstest.ServePipe(t, echoDoor(g))
 				got := 0
 				for i := range 10 {
 					token := "alice"
@@ -648,7 +648,7 @@ func TestSchemaClose(t *testing.T) {
 		connBubble(t, func(t *testing.T) {
 			g, ev := connGuard(t, connSchema(wsguard.ActionClose))
 			ev.patience = connPatience
-			s := wstest.ServePipe(t, g.Handler(echo))
+			s := wstest.ServePipe(t, echoDoor(g))
 			c := connDial(t, s, "")
 			c.Write(connFrame(1, true, []byte(msg)))
 			if want.code == 0 {
@@ -670,7 +670,7 @@ func TestSchemaReply(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
 		g, ev := connGuard(t, func(cfg *wsguard.Config) { connSchema(wsguard.ActionReply)(cfg); connNoRates(cfg) })
 		ev.patience = connPatience
-		s := wstest.ServePipe(t, g.Handler(echo))
+		s := wstest.ServePipe(t, echoDoor(g))
 		c := connDial(t, s, "")
 		c.Timeout = time.Minute
 		connWantEcho(t, c, `{"n":1}`)

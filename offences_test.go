@@ -358,8 +358,8 @@ func TestPenaltiesOfPieces(t *testing.T) {
 			c.Auth.Verifier = func(ctx context.Context, tok string) (wsguard.Principal, error) { asked++; return logins(ctx, tok) }
 		})
 		p := g.Pieces()
-		s := wstest.ServePipe(t, p.Auth.Handler(g.Handler(echo)))
-		whole := wstest.ServePipe(t, p.Origin.Handler(p.Auth.Handler(g.Handler(echo))))
+		s := wstest.ServePipe(t, p.Auth.Handler(echoDoor(g)))
+		whole := wstest.ServePipe(t, p.Origin.Handler(p.Auth.Handler(echoDoor(g))))
 		for _, tt := range []struct {
 			s      *wstest.Server
 			origin string
@@ -478,7 +478,7 @@ func TestReconfigureRevalidate(t *testing.T) {
 			c.Auth = wsguard.AuthConfig{Verifier: onlyToken("one"), RevalidateEvery: time.Minute, Revalidate: func(_ context.Context, p wsguard.Principal) (wsguard.Principal, error) { n++; return p, nil }}
 			cfg = *c
 		})
-		s := wstest.ServePipe(t, g.Handler(echo))
+		s := wstest.ServePipe(t, echoDoor(g))
 		c := s.Dial(t)
 		c.Handshake("/", http.Header{"Origin": {connOrigin}, "Authorization": {"Bearer one"}})
 		time.Sleep(5 * time.Minute)

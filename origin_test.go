@@ -192,7 +192,7 @@ func TestOriginForeignIsNotCharged(t *testing.T) {
 func TestOriginT11BehindCrossOriginProtection(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	e := serveWith(t, wsguard.Config{}, func(g *wsguard.Guard) http.Handler {
-		return http.NewCrossOriginProtection().Handler(g.Handler(echo))
+		return http.NewCrossOriginProtection().Handler(echoDoor(g))
 	})
 	e.refused(header("Origin", "https://evil.test", "Sec-Fetch-Site", "cross-site"), 403, "origin")
 	roundTrip(t, e.open(header()), "hello")

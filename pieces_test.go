@@ -86,7 +86,7 @@ func TestPiecesComposed(t *testing.T) {
 					Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: never, Burst: 7}},
 					Caps:  wsguard.CapConfig{MaxConns: 2, MaxConnsPerSubject: 1},
 				}, func(g *wsguard.Guard) http.Handler {
-					h := g.Handler(echo)
+					h := echoDoor(g)
 					if accept {
 						h = acceptEcho(g)
 					}
@@ -164,7 +164,7 @@ func TestPiecesForeign(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			e := serveWith(t, wsguard.Config{Hosts: []string{"127.0.0.1"}, Auth: wsguard.AuthConfig{Verifier: newTokens().Verify}}, func(g *wsguard.Guard) http.Handler {
-				return chain(g.Handler(echo), allPieces(lax)...)
+				return chain(echoDoor(g), allPieces(lax)...)
 			})
 			c, res := e.tryWith(tt.o)
 			if res.StatusCode != tt.status {
@@ -181,7 +181,7 @@ func TestPiecesForeign(t *testing.T) {
 	// Its own authenticator outside, the other's inside.
 	t.Run("principal", func(t *testing.T) {
 		e := serveWith(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify}}, func(g *wsguard.Guard) http.Handler {
-			return chain(g.Handler(echo), g.Pieces().Auth.Handler, lax.Pieces().Auth.Handler)
+			return chain(echoDoor(g), g.Pieces().Auth.Handler, lax.Pieces().Auth.Handler)
 		})
 		bye(e.open(bearer("alice")))
 		if ev := e.events.wait(t, audit.Open, 1); ev.Subject != "alice" {
@@ -195,7 +195,7 @@ func TestPiecesForeign(t *testing.T) {
 			anybody := must(wsguard.NewAuthenticator(wsguard.AuthConfig{Verifier: wsguard.Verifier(func(_ context.Context, token string) (wsguard.Principal, error) {
 				return wsguard.Principal{Subject: "tenant-" + fmt.Sprint(g.Conns())}, nil
 			})}, wsguard.Proxies{}))
-			return chain(g.Handler(echo), anybody.Handler, p.Cap.Handler)
+			return chain(echoDoor(g), anybody.Handler, p.Cap.Handler)
 		})
 		c := e.open(bearer("alice"))
 		second, res := e.try(bearer("alice"))
@@ -222,7 +222,7 @@ func TestPiecesCap(t *testing.T) {
 	}
 	e := serveWith(t, wsguard.Config{}, func(g *wsguard.Guard) http.Handler {
 		mux := http.NewServeMux()
-		mux.Handle("/ws", g.Handler(echo))
+		mux.Handle("/ws", echoDoor(g))
 		mux.HandleFunc("/plain", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, held()) })
 		mux.HandleFunc("/panic", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 		return limit.Handler(mux)

@@ -36,7 +36,7 @@ func reconfigured(t *testing.T, test func(t *testing.T, g *wsguard.Guard, cfg ws
 			c.Heartbeat.Ping = wsguard.Off
 			cfg = *c
 		})
-		s := wstest.ServePipe(t, g.Handler(echo))
+		s := wstest.ServePipe(t, echoDoor(g))
 		test(t, g, cfg, func(origin, token string) (*wstest.Client, int) {
 			t.Helper()
 			c := s.Dial(t)
@@ -146,7 +146,7 @@ func TestReconfigureSubprotocolGone(t *testing.T) {
 			c.Messages.Validators = map[string]wsguard.Validator{"a": any, "b": any}
 			cfg = *c
 		})
-		c := wstest.ServePipe(t, g.Handler(echo)).Dial(t)
+		c := wstest.ServePipe(t, echoDoor(g)).Dial(t)
 		h := connHeader("")
 		h.Set("Sec-WebSocket-Protocol", "a")
 		if res, err := c.Handshake("/", h); err != nil || res.StatusCode != 101 {
@@ -213,7 +213,7 @@ func TestReconfigurePieces(t *testing.T) {
 			cfg = *c
 		})
 		p := g.Pieces()
-		s := wstest.ServePipe(t, p.Host.Handler(p.TLS.Handler(p.Origin.Handler(p.Cap.Handler(p.Auth.Handler(g.Handler(echo)))))))
+		s := wstest.ServePipe(t, p.Host.Handler(p.TLS.Handler(p.Origin.Handler(p.Cap.Handler(p.Auth.Handler(echoDoor(g)))))))
 		cfg.Auth.Verifier = verifier("two")
 		cfg.Origins = []string{"https://new.example.com"}
 		cfg.Hosts = nil

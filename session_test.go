@@ -62,7 +62,7 @@ func TestSessions(t *testing.T) {
 			cfg.Auth.Sources = wsguard.TokenSources{Header: true, FirstMessage: true}
 			cfg.Subprotocols = []string{"chat"}
 		})
-		s := wstest.ServePipe(t, g.Handler(echo))
+		s := wstest.ServePipe(t, echoDoor(g))
 		opened := time.Now()
 		c := connDial(t, s, "alice s1 1h read write")
 		connDial(t, s, "bob - 0s")
@@ -106,7 +106,7 @@ func TestKickCodes(t *testing.T) {
 	}{{0, 3003, "kicked"}, {1006, 3003, "kicked"}, {4000, 4000, "bye"}, {1000, 1000, "bye"}} {
 		connBubble(t, func(t *testing.T) {
 			g, ev := connGuard(t, nil)
-			c := connDial(t, wstest.ServePipe(t, g.Handler(echo)), "")
+			c := connDial(t, wstest.ServePipe(t, echoDoor(g)), "")
 			synctest.Wait()
 			g.Kick(connIDs(ev)[0], tt.code, "bye")
 			connWantClose(t, c, tt.want, tt.text)
@@ -328,7 +328,7 @@ func TestRevalidate(t *testing.T) {
 				cfg.Auth.InsecureAnonymous = true
 			})
 			ev.patience = connPatience
-			c := connDial(t, wstest.ServePipe(t, g.Handler(echo)), "alice s1 0s a")
+			c := connDial(t, wstest.ServePipe(t, echoDoor(g)), "alice s1 0s a")
 			c.Timeout = connPatience
 			test(g, ev, c)
 		})
@@ -413,7 +413,7 @@ func TestRevalidate(t *testing.T) {
 					return wsguard.Principal{}, nil
 				}}
 			})
-			c := connDial(t, wstest.ServePipe(t, g.Handler(echo)), "")
+			c := connDial(t, wstest.ServePipe(t, echoDoor(g)), "")
 			time.Sleep(5 * time.Second)
 			connWantEcho(t, c, "still here")
 		})
@@ -434,7 +434,7 @@ func TestRevalidate(t *testing.T) {
 					return p, nil
 				}
 			})
-			s := wstest.ServePipe(t, g.Handler(echo))
+			s := wstest.ServePipe(t, echoDoor(g))
 			for range 200 {
 				connBrowse(connDial(t, s, "alice s1 0s"))
 			}
@@ -465,7 +465,7 @@ func TestAuthCache(t *testing.T) {
 			}}
 			cfg.Caps.MaxConnsPerSubject = wsguard.Off
 		})
-		s := wstest.ServePipe(t, g.Handler(echo))
+		s := wstest.ServePipe(t, echoDoor(g))
 		try := func(what, token string, status int, asked int64) {
 			t.Helper()
 			before := calls.Load()
@@ -832,7 +832,7 @@ func TestRevalidateTurns(t *testing.T) {
 				return p, nil
 			}
 		})
-		s := wstest.ServePipe(t, g.Handler(echo))
+		s := wstest.ServePipe(t, echoDoor(g))
 		// The places are good for 1,060 in 10 s. With fewer than that nobody waits
 		// for nearly as long as an interval, whatever his luck.
 		for range 900 {
@@ -857,7 +857,7 @@ func TestExplainedPanic(t *testing.T) {
 			w = panicHijack{w}
 		}
 		defer func() { _ = recover() }()
-		e.g.Handler(echo).ServeHTTP(w, r)
+		echoDoor(e.g).ServeHTTP(w, r)
 	}))
 	for range 3 {
 		e.tryAny(header("Authorization", "Bearer junk", "X-Panic", "1"))
@@ -889,7 +889,7 @@ func TestExplainedNot(t *testing.T) {
 			cfg.InsecureReportOrigin = true
 			cfg.Rates.Handshakes = wsguard.Rate{PerSecond: never, Burst: 3}
 		})
-		s := wstest.ServePipe(t, g.Handler(echo))
+		s := wstest.ServePipe(t, echoDoor(g))
 		try := func(origin, name, value string, want int) {
 			t.Helper()
 			c := s.Dial(t)

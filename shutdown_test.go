@@ -25,7 +25,7 @@ func TestShutdown(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
 		g, ev := connGuard(t, nil)
 		ev.patience = connPatience
-		s := wstest.ServePipe(t, g.Handler(echo))
+		s := wstest.ServePipe(t, echoDoor(g))
 		const n = 100
 		var answers []<-chan connAnswer
 		for range n {
@@ -90,7 +90,7 @@ func TestShutdownPace(t *testing.T) {
 	for _, n := range []int{30, 41, 42, 43, 83, 100} { // a half has room for 41 batches
 		connBubble(t, func(t *testing.T) {
 			g, _ := connGuard(t, nil)
-			s := wstest.ServePipe(t, g.Handler(echo))
+			s := wstest.ServePipe(t, echoDoor(g))
 			for range n {
 				c := connDial(t, s, "")
 				c.Timeout = connPatience
@@ -113,7 +113,7 @@ func TestShutdownOfFew(t *testing.T) {
 	for _, n := range []int{1, 5} {
 		connBubble(t, func(t *testing.T) {
 			g, _ := connGuard(t, nil)
-			s := wstest.ServePipe(t, g.Handler(echo))
+			s := wstest.ServePipe(t, echoDoor(g))
 			var answers []<-chan connAnswer
 			for range n {
 				answers = append(answers, connBrowse(connDial(t, s, "")))
@@ -342,7 +342,7 @@ func TestAttachValueClosedOnce(t *testing.T) {
 				return v, nil
 			}
 		})
-		s := wstest.ServePipe(t, g.Handler(echo))
+		s := wstest.ServePipe(t, echoDoor(g))
 		for i := range 60 {
 			c := s.Dial(t)
 			path := "/"

@@ -84,7 +84,7 @@ func TestTable(t *testing.T) {
 						loginConfig(cfg)
 						cfg.Messages = wsguard.MessageConfig{Validator: table, OnInvalid: action, OnForbidden: action}
 					})
-					c := connDial(t, wstest.ServePipe(t, g.Handler(echo)), "alice - 0s write")
+					c := connDial(t, wstest.ServePipe(t, echoDoor(g)), "alice - 0s write")
 					c.WriteFrame(wstest.Text(tt.msg))
 					var want *reason.Reason
 					switch {
@@ -128,7 +128,7 @@ func TestTableDetail(t *testing.T) {
 		g, ev := connGuard(t, func(cfg *wsguard.Config) {
 			cfg.Messages = wsguard.MessageConfig{Validator: chatTable(), OnInvalid: wsguard.ActionReply, OnForbidden: wsguard.ActionReply}
 		})
-		c := connDial(t, wstest.ServePipe(t, g.Handler(echo)), "")
+		c := connDial(t, wstest.ServePipe(t, echoDoor(g)), "")
 		for _, msg := range []string{`{"type":"say","text":7}`, `{"type":"ban"}`} {
 			c.WriteFrame(wstest.Text(msg))
 			c.ReadMessage()
@@ -156,7 +156,7 @@ func TestTableCost(t *testing.T) {
 			cfg.Rates.Action = wsguard.ActionReply
 			cfg.Messages.Validator = chatTable()
 		})
-		c := connDial(t, wstest.ServePipe(t, g.Handler(echo)), "alice - 0s write")
+		c := connDial(t, wstest.ServePipe(t, echoDoor(g)), "alice - 0s write")
 		up, say := `{"type":"upload"}`, `{"type":"say","text":""}`
 		limited := func(msg, retry string) {
 			t.Helper()
@@ -220,7 +220,7 @@ func TestAuthorize(t *testing.T) {
 					cfg.Messages = wsguard.MessageConfig{Validator: chatTable(), Authorize: hook, OnForbidden: tt.action}
 				})
 				ev.patience = connPatience
-				c := connDial(t, wstest.ServePipe(t, g.Handler(echo)), "alice - 0s")
+				c := connDial(t, wstest.ServePipe(t, echoDoor(g)), "alice - 0s")
 				c.Timeout = connPatience
 				msg := `{"type":"say","text":"` + tt.text + `"}`
 				start := time.Now()
@@ -330,7 +330,7 @@ func TestTableReportKeepsScopes(t *testing.T) {
 					}
 					cfg.Messages = wsguard.MessageConfig{Validator: table, OnInvalid: wsguard.ActionReport, Authorize: hook}
 				})
-				c := connDial(t, wstest.ServePipe(t, g.Handler(echo)), "alice - 0s")
+				c := connDial(t, wstest.ServePipe(t, echoDoor(g)), "alice - 0s")
 				connWantEcho(t, c, `{"type":"say","text":"a"}`)
 				c.WriteFrame(wstest.Text(msg))
 				connWantClose(t, c, 3003, "forbidden")

@@ -43,7 +43,7 @@ func ticketGuard(t *testing.T, cfg wsguard.Config) *env {
 
 func ticketMux(g *wsguard.Guard) *http.ServeMux {
 	mux := http.NewServeMux()
-	mux.Handle("/ws", g.Handler(echo))
+	mux.Handle("/ws", echoDoor(g))
 	mux.Handle("/ticket", g.TicketHandler(nil))
 	return mux
 }
@@ -376,7 +376,7 @@ func TestTicketRefusals(t *testing.T) {
 			}
 		}
 		mux := http.NewServeMux()
-		mux.Handle("/ws", e.g.Handler(echo))
+		mux.Handle("/ws", echoDoor(e.g))
 		mux.Handle("/ticket", e.g.TicketHandler(login))
 		e.s = wstest.ServePipe(t, mux)
 		for cookie, want := range map[string]int{"session=alice": 200, "x=y": 401, "session=down": 503, "session=hang": 503, "session=panic": 503} {

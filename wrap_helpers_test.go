@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -45,12 +44,24 @@ func coderEcho(subprotocols ...string) http.Handler {
 	})
 }
 
-// echoDoor is an echo behind the door that the tests run through.
-func echoDoor(g *wsguard.Guard, cfg wsguard.Config) http.Handler {
-	if os.Getenv("WSGUARD_DOOR") == "wrap" && !cfg.Auth.Sources.FirstMessage {
-		return g.Wrap(coderEcho(slices.Clone(cfg.Subprotocols)...))
+// doors is a Guard or an Endpoint.
+type doors interface {
+	Handler(func(context.Context, *wsguard.Conn) error) http.Handler
+	Wrap(http.Handler) http.Handler
+}
+
+// echoDoor is an echo behind the door that the tests run through: Handler, or with
+// WSGUARD_DOOR=wrap Wrap where that is possible.
+func echoDoor(d doors) (h http.Handler) {
+	if os.Getenv("WSGUARD_DOOR") != "wrap" {
+		return d.Handler(echo)
 	}
-	return g.Handler(echo)
+	defer func() {
+		if recover() != nil { // a first-message credential needs Handler
+			h = d.Handler(echo)
+		}
+	}()
+	return d.Wrap(coderEcho())
 }
 
 // served is a connection as a handler behind Guard.Wrap has it: what Hijack returned. The

@@ -320,13 +320,13 @@ func TestWrapOutboundChecked(t *testing.T) {
 func TestWrapOutboundDeclared(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
 		cfg := quiet()
-		cfg.Messages.MaxBytes = 1 << 30
+		cfg.Messages.MaxBytes = 1 << 29
 		connNoRates(&cfg)
 		cfg.Messages.Outbound = judge(func([]byte) error { return nil })
 		e, c, s := wrapOpen(t, cfg)
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		s.Write([]byte("\x82\x7f\x00\x00\x00\x00\x3f\xff\xff\xff" + "x"))
+		s.Write([]byte("\x82\x7f\x00\x00\x00\x00\x1f\xff\xff\xff" + "x"))
 		runtime.ReadMemStats(&after)
 		if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 {
 			t.Errorf("%d bytes are allocated for one", n)

@@ -69,3 +69,22 @@ func TestNewPanics(t *testing.T) {
 		}()
 	}
 }
+
+// The ready-made tables have only reasons that close connections. Policy maps all that
+// have a code of 3000 and above, and nothing but them.
+func TestReadyMadeCodes(t *testing.T) {
+	for why, code := range reason.GraphQL() {
+		if why.Code() == 0 || code < 4400 || code > 4499 {
+			t.Errorf("GraphQL: %d for %s", code, why.Token())
+		}
+	}
+	policy := reason.Policy()
+	for why, code := range policy {
+		if why.Code() < 3000 || code != websocket.StatusPolicyViolation {
+			t.Errorf("Policy: %d for %s", code, why.Token())
+		}
+	}
+	if len(policy) != 8 {
+		t.Errorf("Policy has %d reasons", len(policy))
+	}
+}
