@@ -142,15 +142,21 @@ type AuthConfig struct {
 	// lets it pass, anonymous.
 	InsecureReportOnly bool
 
-	// Revalidate is asked again and again, from when a connection opens,
-	// whether its Principal is still good: its error is as the Verifier's,
-	// and closes with 3000 or 1013; its answer replaces the Principal.
+	// Revalidate is called every RevalidateEvery while a connection is open. It says
+	// whether the Principal is still valid. The Principal that it returns replaces the
+	// old one. An error closes the connection with 3000, or with 1013 if it wraps
+	// ErrUnavailable. The default, nil, never asks.
 	Revalidate      func(context.Context, Principal) (Principal, error)
 	RevalidateEvery time.Duration // ±10 %; default 5 min, required
 
 	RevocationTTL time.Duration // how long Revoke and SignOut count: as long as a credential can live; default: until Restore
 	CacheTTL      time.Duration // how long a Verifier's good answer to a token is used again, till a revocation; default: never
-	MaxExplained  int           // refused handshakes (401, 429) at once that are accepted and closed with 3000 or 1013, so that a page sees why; default: none
+
+	// MaxExplained is how many refused handshakes may be accepted and closed at the
+	// same time, with 3000 instead of a 401 or 1013 instead of a 429. Browsers hide
+	// the status of a failed handshake from scripts but show the close code. The
+	// default is 0: each refusal gets its status.
+	MaxExplained int
 
 	Failures            Rate          // of a client, and of a credential; default 1/s, burst 10 → 429, unasked
 	VerifyTimeout       time.Duration // of Verifier, Revalidate, Authorize and Attach; default 5 s, required → 503
@@ -333,7 +339,8 @@ func (a *Authenticator) Handler(next http.Handler) http.Handler {
 
 var authenticatorSteps = []step{addressStep, banStep, askOriginStep, rateStep, flightStep, credentialStep}
 
-// PrincipalOf returns whom the [Authenticator] in front of a handler found.
+// PrincipalOf returns the Principal that an [Authenticator] or [Guard.Wrap] in front of the
+// handler has found for r, and whether there is one.
 func PrincipalOf(r *http.Request) (Principal, bool) {
 	if m := marksOf(r); len(m.principals) > 0 {
 		return m.principals[len(m.principals)-1].principal, true

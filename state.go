@@ -14,7 +14,7 @@ import (
 // [Config] count together, and a Revoke or a Ban of one holds for all of them. The limits
 // are each Guard's own.
 //
-// Connections, send queues and Shutdown are a Guard's own.
+// Send queues and Shutdown are not shared. Each Guard shuts down its own connections.
 type State struct {
 	slots    *slots
 	inFlight *counter

@@ -18,8 +18,8 @@ import (
 )
 
 // TicketConfig is for one-time tickets: a page buys one over HTTP with the
-// session that it has, and connects with it in the query. What ends up in a log
-// is worthless by then. In each field 0 is the default.
+// session that it has, and connects with it in the query. A ticket works
+// once, so one that a log shows is worthless. In each field 0 is the default.
 type TicketConfig struct {
 	Param         string        // the query parameter; default "ticket"
 	TTL           time.Duration // default 30 s, required

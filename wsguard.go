@@ -47,8 +47,8 @@ type Config struct {
 	// for exactly one label: "https://*.example.com". There are no other patterns.
 	//
 	// "null" must be listed to be allowed. It is the origin of every sandboxed
-	// frame, whoever's page that is in, so New refuses it beside a
-	// TokenSources.Cookie, and a login of Guard.TicketHandler is not asked for it.
+	// frame, on a page of any site. So New refuses it together with
+	// TokenSources.Cookie, and Guard.TicketHandler does not call login for it.
 	Origins            []string
 	AllowMissingOrigin bool // programs without an Origin and without a cookie; needs Hosts
 
@@ -93,8 +93,8 @@ type Config struct {
 	// goroutine, without the credentials that end up in logs. Its value is
 	// Conn.Value; an io.Closer is closed once, when the connection and its
 	// handler are done or the upgrade fails. An error is a 403, or a 503 if it
-	// wraps ErrUnavailable or its context's, which ends after VerifyTimeout and
-	// has to be honoured.
+	// wraps ErrUnavailable or the error of the request's context. That context ends
+	// after Auth.VerifyTimeout, and Attach must return then.
 	//
 	// After a first-message credential Attach runs on the connection's goroutine,
 	// and its errors close with 3003 and 1013. Its request then has no context
