@@ -42,9 +42,10 @@ func (p Principal) clone() Principal {
 	return p
 }
 
-// Verifier says whom a credential stands for, from several goroutines and within
-// AuthConfig.VerifyTimeout. An error is a 401 and counts as a guess; one that
-// wraps ErrUnavailable or a context's, or a panic, is a 503 and does not.
+// Verifier returns the Principal that a credential stands for. It is called by several
+// goroutines at once, and must return within AuthConfig.VerifyTimeout. An error is a 401
+// and counts as a failed attempt. A panic, or an error that wraps ErrUnavailable or the
+// error of ctx, is a 503 and does not count.
 type Verifier func(ctx context.Context, token string) (Principal, error)
 
 // APIKeys verifies keys of which only the SHA-256 is kept. Keys must be
@@ -73,13 +74,19 @@ func APIKeys(keys map[[sha256.Size]byte]Principal) Verifier {
 	}
 }
 
-// TokenSources are the places of a handshake that a credential may come in. The
-// zero value is Header and Subprotocol "bearer.". More than one credential, in
-// two places or twice in one, is a 401. So is one that cannot be read, also with
-// AuthConfig.InsecureAnonymous: what net/http skips counts as presented.
+// TokenSources are the places of a handshake that a credential may come in. The zero
+// value is Header and Subprotocol "bearer.". More than one credential is a 401, in two
+// places or in one. So is a credential that cannot be read, also with
+// AuthConfig.InsecureAnonymous and also where net/http skips it.
 type TokenSources struct {
-	Header      bool   // Authorization: Bearer TOKEN (RFC 6750 §2.1), for programs
-	Subprotocol string // prefix of one entry beside a real one, never echoed: new WebSocket(url, ["chat", "bearer."+token])
+	// Header accepts Authorization: Bearer TOKEN (RFC 6750 §2.1). Programs can set
+	// it, and scripts of a page cannot.
+	Header bool
+
+	// Subprotocol is the prefix of the subprotocol that has the credential. A page
+	// sends it as new WebSocket(url, ["chat", "bearer."+token]). The answer never
+	// names it, so the page must offer a subprotocol that the guard serves as well.
+	Subprotocol string
 
 	// Cookie is the name of a cookie. Browsers send it with the requests of every
 	// page, so it counts only where the request comes from a listed Origin: not
@@ -89,8 +96,15 @@ type TokenSources struct {
 	// NewOriginCheck must stand in front.
 	Cookie string
 
-	FirstMessage  bool   // {"type":"auth","token":"TOKEN"}; the handler starts, and Accept returns, after it
-	InsecureQuery string // parameter, removed before Attach sees the URL; what stands in front has seen, and perhaps logged, it
+	// FirstMessage accepts {"type":"auth","token":"TOKEN"} as the first message of a
+	// connection whose handshake has no credential. The handler starts after it, and
+	// Accept returns after it.
+	FirstMessage bool
+
+	// InsecureQuery is the name of a query parameter that has the credential. The
+	// guard removes it before Attach sees the URL. Proxies in front have seen it,
+	// and have perhaps logged it.
+	InsecureQuery string
 }
 
 // source is one of them.
@@ -158,10 +172,25 @@ type AuthConfig struct {
 	// default is 0: each refusal gets its status.
 	MaxExplained int
 
-	Failures            Rate          // of a client, and of a credential; default 1/s, burst 10 → 429, unasked
-	VerifyTimeout       time.Duration // of Verifier, Revalidate, Authorize and Attach; default 5 s, required → 503
-	FirstMessageTimeout time.Duration // default 10 s, required → 3008 auth_timeout
-	FirstMessageBytes   int64         // default 4 KiB, required → 1009
+	// Failures limits the refused credentials of a client, and the refusals of one
+	// credential. The default is 1 per second with a burst of 10. After that,
+	// requests get a 429 without a call of the Verifier.
+	Failures Rate
+
+	// VerifyTimeout is how long Verifier, Revalidate, Authorize and Attach may take.
+	// The default is 5 s. It cannot be Off. A call that takes longer counts as a
+	// failure of the application, which is a 503, or a close with 1013 once the
+	// connection is open.
+	VerifyTimeout time.Duration
+
+	// FirstMessageTimeout is how long a connection may take to send its first
+	// message with TokenSources.FirstMessage. The default is 10 s. It cannot be Off.
+	// A later one is closed with 3008 auth_timeout.
+	FirstMessageTimeout time.Duration
+
+	// FirstMessageBytes is how long that message may be. The default is 4 KiB. It
+	// cannot be Off. A longer one is closed with 1009.
+	FirstMessageBytes int64
 }
 
 // authRule is what an AuthConfig says.

@@ -12,12 +12,31 @@ import (
 // default and Off no limit. A slot is reserved before the upgrade; it comes
 // back when the connection has ended and its handler has returned.
 type CapConfig struct {
-	MaxConns           int  // in all; default 10,000 → 503
-	MaxConnsPerClient  int  // of an IPv4 address or an IPv6 /64; default 64 → 429
-	MaxConnsPerNetwork int  // of an IPv6 /48; default 1,024 → 429
-	MaxConnsPerSubject int  // default 16 → 429
-	MaxUnauthenticated int  // that owe a first message; default MaxConns/10, 1,000 when Off → 503
-	ReportOnly         bool // what would be refused is reported, and passes
+	// MaxConns is how many connections there may be. The default is 10,000. Further
+	// handshakes get a 503.
+	MaxConns int
+
+	// MaxConnsPerClient is how many of them one client may have. A client is an IPv4
+	// address, an IPv6 /64 or the name that ClientKey returns. The default is 64.
+	// Further handshakes of the client get a 429.
+	MaxConnsPerClient int
+
+	// MaxConnsPerNetwork is how many connections an IPv6 /48 may have. The default
+	// is 1,024. Further handshakes of the network get a 429.
+	MaxConnsPerNetwork int
+
+	// MaxConnsPerSubject is how many connections one subject may have. The default
+	// is 16. Further handshakes of the subject get a 429. After a credential in the
+	// first message the connection is closed instead.
+	MaxConnsPerSubject int
+
+	// MaxUnauthenticated is how many connections may owe their first message. The
+	// default is a tenth of MaxConns, or 1,000 if that is Off. Further handshakes
+	// get a 503.
+	MaxUnauthenticated int
+
+	// ReportOnly lets a connection beyond a cap pass, and reports it.
+	ReportOnly bool
 }
 
 func (cfg CapConfig) resolve(f *faults) CapConfig {

@@ -17,8 +17,9 @@ import (
 // Off switches a limit or a timeout off.
 const Off = -1
 
-// Rate is a token bucket: PerSecond tokens flow in, Burst are there at first and
-// at most. 0 is the default, Rate{PerSecond: Off} no limit.
+// Rate is a token bucket. It begins with Burst tokens, which is also the most that it
+// holds, and PerSecond tokens flow in. The zero Rate means the default of its field.
+// Rate{PerSecond: Off} means no limit.
 type Rate struct {
 	PerSecond float64
 	Burst     int
@@ -107,29 +108,69 @@ const (
 // maxDelay bounds ActionDelay.
 const maxDelay = 5 * time.Second
 
-// RateConfig bounds how often and how much clients may send: payload only, for
-// pings and pongs have a budget of their own. A client is an IPv4 address or
-// an IPv6 /64; anonymous connections have no subject. A bucket of these belongs to
-// its key: reconnecting does not refill it.
+// RateConfig limits how many messages and payload bytes may come, and how many
+// handshakes. Pings and pongs do not count here; they have a limit of their own. A
+// client is an IPv4 address, an IPv6 /64 or the name that ClientKey returns. Anonymous
+// connections have no subject. The buckets of a client and of a subject outlive its
+// connections, so reconnecting does not refill them. Each Rate may be
+// Rate{PerSecond: Off} for no limit.
 type RateConfig struct {
-	Messages        Rate   // of a connection; default 20/s, burst 40
-	Bytes           Rate   // of a connection; default 256 KiB/s, burst 1 MiB
-	ClientMessages  Rate   // of a client; default 16 times Messages
-	ClientBytes     Rate   // of a client; default 16 times Bytes
-	SubjectMessages Rate   // of a subject; default 4 times Messages
-	SubjectBytes    Rate   // of a subject; default 4 times Bytes
-	SentBytes       Rate   // that a connection is sent; who has had too many is not listened to; default no limit
-	Action          Action // for a message over any of these; default ActionClose → 1008 rate_limited
+	// Messages limits the messages of a connection. The default is 20 per second
+	// with a burst of 40.
+	Messages Rate
 
-	// WarnAt is a part of Burst, such as 0.8: who has used that much of a
-	// bucket of his connection gets {"warning":"rate_limit"} first. Default: no
-	// warning.
+	// Bytes limits the payload bytes of a connection's messages. The default is
+	// 256 KiB per second with a burst of 1 MiB.
+	Bytes Rate
+
+	// ClientMessages limits the messages of all connections of a client together.
+	// The default is 16 times Messages.
+	ClientMessages Rate
+
+	// ClientBytes limits the payload bytes of all connections of a client together.
+	// The default is 16 times Bytes.
+	ClientBytes Rate
+
+	// SubjectMessages limits the messages of all connections of a subject together.
+	// The default is 4 times Messages.
+	SubjectMessages Rate
+
+	// SubjectBytes limits the payload bytes of all connections of a subject
+	// together. The default is 4 times Bytes.
+	SubjectBytes Rate
+
+	// SentBytes limits the payload bytes written to a connection. While it is
+	// exceeded, incoming messages are treated as Action says. The default is no
+	// limit.
+	SentBytes Rate
+
+	// Action is what happens to a message that exceeds one of the rates above. The
+	// default, ActionClose, closes the connection with 1008 rate_limited.
+	Action Action
+
+	// WarnAt is a part of Burst, such as 0.8. A peer that has used that much of a
+	// bucket of its connection gets the notice {"warning":"rate_limit"}. The
+	// default, 0, sends no warning.
 	WarnAt float64
 
-	Handshakes           Rate // of a client, past the origin check, and 16 times that of an IPv6 /48; default 5/s, burst 20 → 429
-	ReportHandshakes     bool // a handshake over that is reported, and passes
-	MaxInFlight          int  // handshakes waiting for a verifier or Attach; default 256, Off none → 503
-	MaxInFlightPerClient int  // of them, a client's; default 8, Off none → 429
+	// Handshakes limits the handshakes of a client. An IPv6 /48 has 16 times the
+	// rate of a client. Handshakes that the origin check has refused do not count.
+	// The default is 5 per second with a burst of 20. A handshake that exceeds it
+	// gets a 429.
+	Handshakes Rate
+
+	// ReportHandshakes lets a handshake that exceeds Handshakes pass, and reports
+	// it.
+	ReportHandshakes bool
+
+	// MaxInFlight is how many handshakes may wait for a Verifier or for Attach at
+	// the same time. The default is 256, and Off means no limit. Further handshakes
+	// get a 503.
+	MaxInFlight int
+
+	// MaxInFlightPerClient is how many of these one client may have. The default is
+	// 8, and Off means no limit. Further handshakes of the client get a 429.
+	MaxInFlightPerClient int
 }
 
 func (cfg RateConfig) resolve(f *faults) RateConfig {

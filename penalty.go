@@ -12,10 +12,11 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// PenaltyConfig is for clients that offend again and again: what they do has a
-// weight, and empties a bucket; who goes beyond it is banned, each time for twice
-// as long, and then gets 429 before anything dear is done. What a page of another
-// site can make a browser do has no weight; see docs/limits.md.
+// PenaltyConfig bans clients that offend again and again. Each offence has a weight,
+// which is taken out of a bucket. A client that finds the bucket empty is banned, and
+// each further ban lasts twice as long. A banned client gets a 429 before the guard does
+// any work for it. What a page of another site can make a browser do has no weight. The
+// weights are in docs/limits.md.
 type PenaltyConfig struct {
 	// Violations limits the weight of a client's violations. A client that exceeds
 	// it is banned, and its handshakes get a 429. For example,

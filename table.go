@@ -15,12 +15,22 @@ type Table struct {
 	Types   map[string]Rule
 }
 
-// Rule is what a Table says of one type of messages.
+// Rule is what a Table requires of the messages of one type.
 type Rule struct {
-	Validator Validator // a *Schema, say; nil: any strict JSON
-	Scope     string    // that the Principal needs; else → 3003 forbidden
-	MaxBytes  int64     // of the message; 0: as the connection's; else reason.MessageTooBig
-	Cost      int       // how many messages it counts for in Rates; 0: 1
+	// Validator judges the message, such as a *Schema. The default, nil, accepts
+	// every message that is strict JSON.
+	Validator Validator
+
+	// Scope is the scope that the Principal must have. Without it the connection is
+	// closed with 3003 forbidden. The default, "", requires none.
+	Scope string
+
+	// MaxBytes is how long the message may be. The default, 0, is the limit of the
+	// connection. A longer message is refused with reason.MessageTooBig.
+	MaxBytes int64
+
+	// Cost is how many messages it counts as in Rates. The default, 0, counts as 1.
+	Cost int
 }
 
 // Validate judges a message by its type, but for the scope that it needs.

@@ -21,11 +21,26 @@ import (
 // session that it has, and connects with it in the query. A ticket works
 // once, so one that a log shows is worthless. In each field 0 is the default.
 type TicketConfig struct {
-	Param         string        // the query parameter; default "ticket"
-	TTL           time.Duration // default 30 s, required
-	MaxPerSubject int           // outstanding, bought here; default 16, Off none → 429
-	MaxTotal      int           // outstanding, in the default Store; default 100,000, Off none → 503
-	Store         store.Once    // that several instances share; default in memory; when it fails → 503
+	// Param is the name of the query parameter that has the ticket. The default is
+	// "ticket".
+	Param string
+
+	// TTL is how long a ticket can be used. The default is 30 s. It cannot be Off.
+	TTL time.Duration
+
+	// MaxPerSubject is how many tickets one subject may have that were sold by this
+	// process and not used yet. The default is 16, and Off means no limit. Further
+	// requests for a ticket get a 429.
+	MaxPerSubject int
+
+	// MaxTotal is how many tickets the default Store holds that were not used yet.
+	// The default is 100,000, and Off means no limit. Further requests for a ticket
+	// get a 503.
+	MaxTotal int
+
+	// Store holds the tickets where several instances share them. The default holds
+	// them in memory. While a Store fails, requests and handshakes get a 503.
+	Store store.Once
 }
 
 // resolve returns the configuration with its defaults. Without a Store, tickets are kept

@@ -21,9 +21,9 @@
 // weakens security is named Insecure. Most users need [New], [Guard.Handler],
 // [Conn.Read], [Conn.Write] or [Conn.Send], and [Guard.Shutdown].
 //
-// Each guard can also stand alone in front of any handler: a [Check] of origin,
-// host or transport, an [Authenticator], a [ConnCap]. Package reason has what a
-// refusal or an end can be due to, audit what a Guard reports about itself.
+// Five guards can also stand alone in front of any handler: a [Check] of the origin, of
+// the host or of the transport, an [Authenticator], and a [ConnCap]. Package reason has
+// the reasons of refusals and closes. Package audit has the events that a Guard reports.
 package wsguard
 
 import (
