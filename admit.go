@@ -95,6 +95,7 @@ type admission struct {
 	client      client
 	from        string // the Origin, as a connection keeps it
 	known       bool   // the origin is right: what happens is not a foreign page's doing
+	asked       bool   // a piece in front of the origin step has only asked it
 	ownPage     bool   // a page of a listed origin sends the request
 	subprotocol string
 	sought      bool // cred and credErr are set
@@ -215,11 +216,11 @@ func (a *admission) judgeOrigin(check func(*http.Request) error) error {
 	return err
 }
 
-// askOrigin is for a piece in front of the origin step. It refuses nothing, and charges
-// nothing when a foreign page has sent the request.
+// askOrigin is for a piece in front of the origin step. It refuses nothing. What a foreign
+// page has sent is charged to a bucket of its own.
 func (a *admission) askOrigin() error {
 	a.ownPage = a.policy.ownPage(a.r)
-	a.known = a.origin.none || a.origin.check(a.r) == nil
+	a.asked, a.known = true, a.origin.none || a.origin.check(a.r) == nil
 	return nil
 }
 
@@ -230,10 +231,10 @@ func (a *admission) chooseSubprotocol() (err error) {
 
 // chargeRate charges the handshake, or the sale of a ticket, to its client.
 func (a *admission) chargeRate() error {
-	if a.marks.has(a.g.state, stepRate) {
+	if a.marks.has(a.g, stepRate) {
 		return nil
 	}
-	err := a.g.state.rates.handshake(a.client, a.rates.Handshakes)
+	err := a.g.state.rates.handshake(a.client, a.asked && !a.known, a.rates.Handshakes)
 	if err != nil && a.rates.ReportHandshakes {
 		a.g.report(a.r, err)
 		return nil
@@ -259,7 +260,10 @@ func (a *admission) takeSlot() error {
 	for _, l := range a.marks.leases {
 		if l.slots == a.g.state.slots {
 			a.lease = l // a piece in front has it
-			return nil
+			if a.marks.has(a.g, stepSlot) {
+				return nil
+			}
+			return a.reportOver(l.over(a.caps)) // another Guard's, with other caps
 		}
 	}
 	l, over := a.g.state.slots.acquire(a.client, a.caps)

@@ -356,7 +356,7 @@ func (a *Authenticator) Handler(next http.Handler) http.Handler {
 		}
 		in.unwind() // the place in flight
 		m := in.marks
-		r = m.with(in.stripped, a.g.state, stepRate)
+		r = m.with(in.stripped, a.g, stepRate)
 		if !in.await { // else the Guard behind waits for it
 			m = marksOf(r)
 			m.principals = append(m.principals[:len(m.principals):len(m.principals)], found{a.g, in.principal})

@@ -3,6 +3,7 @@ package wsguard
 import (
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/wsguard/wsguard/reason"
@@ -83,17 +84,7 @@ func (s *slots) acquire(who client, cfg CapConfig) (l *Lease, over error) {
 	l.network, _ = who.network()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case cfg.MaxConns > 0 && s.all >= cfg.MaxConns:
-		over = deny(reason.MaxConns, "")
-	case cfg.MaxConnsPerClient > 0 && s.clients[l.client] >= cfg.MaxConnsPerClient:
-		over = deny(reason.MaxClientConns, "")
-	case cfg.MaxConnsPerNetwork > 0 && l.network.IsValid() && s.networks[l.network] >= cfg.MaxConnsPerNetwork:
-		d := deny(reason.MaxClientConns, "of its /48")
-		d.shared = true
-		over = d
-	}
-	if over != nil && !cfg.ReportOnly {
+	if over = s.over(l, 1, cfg); over != nil && !cfg.ReportOnly {
 		return nil, over
 	}
 	s.all++
@@ -102,6 +93,21 @@ func (s *slots) acquire(who client, cfg CapConfig) (l *Lease, over error) {
 		s.networks[l.network]++
 	}
 	return l, over
+}
+
+// over says which cap more further slots like l would exceed. The caller holds mu.
+func (s *slots) over(l *Lease, more int, cfg CapConfig) error {
+	switch {
+	case cfg.MaxConns > 0 && s.all+more > cfg.MaxConns:
+		return deny(reason.MaxConns, "")
+	case cfg.MaxConnsPerClient > 0 && s.clients[l.client]+more > cfg.MaxConnsPerClient:
+		return deny(reason.MaxClientConns, "")
+	case cfg.MaxConnsPerNetwork > 0 && l.network.IsValid() && s.networks[l.network]+more > cfg.MaxConnsPerNetwork:
+		d := deny(reason.MaxClientConns, "of its /48")
+		d.shared = true
+		return d
+	}
+	return nil
 }
 
 // Lease is a slot, held until Release.
@@ -143,10 +149,20 @@ func (l *Lease) bind(subject string, cfg CapConfig) (over error) {
 	return over
 }
 
-// await counts the lease as unauthenticated, authenticated ends that.
+// over says which of cfg's caps the lease, which counts already, exceeds.
+func (l *Lease) over(cfg CapConfig) error {
+	l.slots.mu.Lock()
+	defer l.slots.mu.Unlock()
+	return l.slots.over(l, 0, cfg)
+}
+
+// await counts the lease as unauthenticated, once. authenticated ends that.
 func (l *Lease) await(cfg CapConfig) (over error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.waiting || l.released {
+		return nil
+	}
 	s := l.slots
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -233,9 +249,11 @@ func NewConnCap(cfg CapConfig, proxies Proxies) (*ConnCap, error) {
 	return &ConnCap{standAlone(p)}, err
 }
 
-// Acquire reserves a slot for the client of r.
+// Acquire reserves a slot for the client of r, also where r has one already. The caller
+// releases it.
 func (c *ConnCap) Acquire(r *http.Request) (*Lease, error) {
 	a := c.g.endpoint.admission(r)
+	a.marks.leases = nil // those are of others
 	err := a.run([]step{addressStep, slotStep})
 	if err != nil {
 		a.unwind()
@@ -250,7 +268,7 @@ func (c *ConnCap) Acquire(r *http.Request) (*Lease, error) {
 func (c *ConnCap) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a := c.g.endpoint.admission(r)
-		if a.marks.has(c.g.state, stepSlot) {
+		if a.marks.has(c.g, stepSlot) {
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -263,7 +281,9 @@ func (c *ConnCap) Handler(next http.Handler) http.Handler {
 			return
 		}
 		m := a.marks
-		m.leases = append(m.leases[:len(m.leases):len(m.leases)], a.lease)
-		next.ServeHTTP(w, m.with(r, c.g.state, stepSlot))
+		if !slices.Contains(m.leases, a.lease) {
+			m.leases = append(m.leases[:len(m.leases):len(m.leases)], a.lease)
+		}
+		next.ServeHTTP(w, m.with(r, c.g, stepSlot))
 	})
 }

@@ -59,6 +59,16 @@ func (c client) in(t *keyed.Table) keyed.Key {
 	return t.Prefix(clientip.Key(c.addr))
 }
 
+// foreign is the key of what a page of another site, or a program without an Origin, makes
+// the client do. It has a bucket of its own: the page cannot use up what the client's own
+// pages need, and a program that sends no Origin does not go unlimited.
+func (c client) foreign(t *keyed.Table) keyed.Key {
+	if c.name != "" {
+		return t.String("foreign client:" + c.name)
+	}
+	return t.String("foreign:" + clientip.Key(c.addr).String())
+}
+
 func (c client) penalty() penalty.Key {
 	if c.name != "" {
 		return penalty.Name(c.name)

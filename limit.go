@@ -208,14 +208,21 @@ func (g *Guard) reportEvicted() {
 }
 
 // handshake charges a handshake to its client, and to the /48 around it.
-func (b *buckets) handshake(client client, rate Rate) error {
+func (b *buckets) handshake(client client, foreign bool, rate Rate) error {
 	limit, now := rate.limit(), time.Now()
 	key := client.in(b.handshakes)
+	if foreign {
+		key = client.foreign(b.handshakes)
+	}
 	if wait, ok := b.handshakes.Take(key, 1, limit, now); !ok {
 		return denyRetry(reason.HandshakeRate, wait)
 	}
 	if net, ok := client.network(); ok {
-		if wait, ok := b.networks.Take(b.networks.Prefix(net), 1, rate.times(perNetwork).limit(), now); !ok {
+		netKey := b.networks.Prefix(net)
+		if foreign {
+			netKey = b.networks.String("foreign:" + net.String())
+		}
+		if wait, ok := b.networks.Take(netKey, 1, rate.times(perNetwork).limit(), now); !ok {
 			b.handshakes.Give(key, 1, limit)
 			d := denyRetry(reason.HandshakeRate, wait)
 			d.detail, d.shared = "of its /48", true

@@ -64,7 +64,11 @@ func (c *Check) steps() []step {
 
 // Check returns nil, or an error that wraps reason.Origin, reason.FetchMetadata,
 // reason.Host or reason.InsecureTransport.
-func (c *Check) Check(r *http.Request) error { return c.g.endpoint.admission(r).run(c.steps()) }
+func (c *Check) Check(r *http.Request) error {
+	a := c.g.endpoint.admission(r)
+	a.marks.passed = nil // r may have changed since
+	return a.run(c.steps())
+}
 
 // Handler lets a request pass to next, or answers 403 or 421.
 func (c *Check) Handler(next http.Handler) http.Handler {

@@ -152,6 +152,10 @@ func (s *registry) revoke(id identity, ttl time.Duration, now func() time.Time) 
 	r := revocation{at: time.Now(), moment: now()}
 	if ttl > 0 {
 		r.until = r.at.Add(ttl)
+		// Another Guard may have revoked for longer.
+		if old, ok := s.void[id]; ok && !old.restored && (old.until.IsZero() || old.until.After(r.until)) {
+			r.until = old.until
+		}
 	}
 	s.void[id] = r
 	many = r.until.IsZero() && len(s.void) == manyRevocations

@@ -204,9 +204,9 @@ func (g *Guard) revoke(id identity) {
 // Restore lets credentials of a revoked subject open connections again, and
 // tickets that are bought from now on.
 func (g *Guard) Restore(subject string) {
-	var ttl time.Duration
+	ttl := g.state.tickets.outstanding() // other Guards may have sold for longer
 	if t := g.policy.Load().auth.tickets; t != nil {
-		ttl = t.TTL
+		ttl = max(ttl, t.TTL) // other instances may sell as well
 	}
 	g.state.registry.restore(identity{id: subject}, ttl)
 }

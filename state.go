@@ -15,6 +15,10 @@ import (
 // are each Guard's own.
 //
 // Send queues and Shutdown are not shared. Each Guard shuts down its own connections.
+//
+// Share a State only between Guards that trust each other's users: a ticket that one of
+// them sells is accepted by the others with the Principal of the seller. They should have
+// the same rates, because the Guard that charges a bucket pays off its debt at its own rate.
 type State struct {
 	slots    *slots
 	inFlight *counter

@@ -65,6 +65,14 @@ type tickets struct {
 	subjects map[string]int
 	queue    []*sale       // by expiry
 	ttl      time.Duration // of the last sale
+	longest  time.Duration // of all sales
+}
+
+// outstanding is how long a ticket may be good that was sold already.
+func (t *tickets) outstanding() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.longest
 }
 
 func newTickets() *tickets {
@@ -150,7 +158,7 @@ func (t *tickets) sell(s *sale, cfg *TicketConfig, now time.Time) bool {
 			}
 		}
 	}
-	t.ttl = cfg.TTL
+	t.ttl, t.longest = cfg.TTL, max(t.longest, cfg.TTL)
 	for len(t.queue) > 0 && !now.Before(t.queue[0].until) {
 		t.drop(t.queue[0])
 		t.queue[0] = nil

@@ -30,7 +30,7 @@ func (a *admission) verify() (Principal, error) {
 		return Principal{}, deny(reason.Unauthenticated, "nobody to ask")
 	}
 	p, err := a.budgeted(token, true, func(ctx context.Context) (Principal, error) {
-		return s.verified.ask(ctx, a.g, token, &a.auth.cfg)
+		return s.verified.ask(ctx, token, &a.auth.cfg)
 	})
 	if err != nil {
 		return Principal{}, err
@@ -71,7 +71,7 @@ func sighted(m *seen.Memory, token string, p Principal) Principal {
 // client or the credential itself has failed too often. How many can be asked
 // about at once is bounded by the handshakes in flight. A failure is charged
 // when the answer is there, whether or not anybody still waits for it. What a foreign
-// page provokes is charged to nobody.
+// page provokes is charged to a bucket of its own.
 func (a *admission) budgeted(secret string, waits bool, ask func(context.Context) (Principal, error)) (Principal, error) {
 	failures, limit := a.g.state.rates.failures, a.auth.cfg.Failures.limit()
 	var keys []keyed.Key
@@ -81,13 +81,16 @@ func (a *admission) budgeted(secret string, waits bool, ask func(context.Context
 			keys = append(keys, failures.String("credential:"+secret))
 		}
 	}
+	if !a.known && len(keys) > 0 {
+		keys[0] = a.client.foreign(failures)
+	}
 	for _, k := range keys {
 		if wait, ok := failures.Peek(k, 1, limit, time.Now()); !ok {
 			return Principal{}, denyRetry(reason.Guessing, wait)
 		}
 	}
-	if !a.known {
-		keys = nil
+	if !a.known && len(keys) > 1 {
+		keys = keys[:1] // a page that has half a credential cannot lock out its owner
 	}
 	judge := func(ctx context.Context) (Principal, error) {
 		p, err := judged(ctx, ask)
@@ -161,7 +164,8 @@ func (s *State) revalidate(ctx context.Context, cfg *AuthConfig, p Principal) (P
 }
 
 // verified keeps the good answers of Verifiers, by the hash of what was asked about. Each
-// Guard has its own answers, because each has its own Verifier.
+// AuthConfig in use has its own answers, because it has its own Verifier. A Guard has a
+// new one after Reconfigure.
 type verified struct {
 	mu      sync.Mutex
 	all     map[question]answer // made when needed
@@ -169,7 +173,7 @@ type verified struct {
 }
 
 type question struct {
-	g     *Guard
+	asked *AuthConfig // of a policy
 	token [sha256.Size]byte
 }
 
@@ -181,11 +185,11 @@ type answer struct {
 // maxVerified bounds the answers that are kept; beyond it any one goes.
 const maxVerified = 10_000
 
-func (v *verified) ask(ctx context.Context, g *Guard, token string, cfg *AuthConfig) (Principal, error) {
+func (v *verified) ask(ctx context.Context, token string, cfg *AuthConfig) (Principal, error) {
 	if cfg.CacheTTL <= 0 {
 		return cfg.Verifier(ctx, token)
 	}
-	key := question{g, sha256.Sum256([]byte(token))}
+	key := question{cfg, sha256.Sum256([]byte(token))}
 	v.mu.Lock()
 	got, ok := v.all[key]
 	cleared := v.cleared

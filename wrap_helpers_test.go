@@ -116,15 +116,14 @@ func wrapWith(t *testing.T, cfg wsguard.Config, begin func(http.ResponseWriter, 
 func (e *wrapEnv) handler(t *testing.T, begin func(http.ResponseWriter, *http.Request) *served) func(*wsguard.Guard) http.Handler {
 	var mu sync.Mutex
 	var all []*served
+	over := false // the test
 	return func(g *wsguard.Guard) http.Handler {
 		t.Cleanup(func() {
 			mu.Lock()
 			defer mu.Unlock()
+			over = true
 			for _, s := range all {
-				s.release()
-				if s.Conn != nil {
-					s.Close()
-				}
+				s.end()
 			}
 		})
 		return g.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -135,7 +134,9 @@ func (e *wrapEnv) handler(t *testing.T, begin func(http.ResponseWriter, *http.Re
 			done := make(chan struct{})
 			s.release = sync.OnceFunc(func() { close(done) })
 			mu.Lock()
-			all = append(all, s)
+			if all = append(all, s); over {
+				s.end()
+			}
 			mu.Unlock()
 			e.conns <- s
 			<-done
@@ -145,6 +146,14 @@ func (e *wrapEnv) handler(t *testing.T, begin func(http.ResponseWriter, *http.Re
 			default:
 			}
 		}))
+	}
+}
+
+// end lets the handler return and closes its connection.
+func (s *served) end() {
+	s.release()
+	if s.Conn != nil {
+		s.Close()
 	}
 }
 

@@ -89,6 +89,7 @@ func TestWrapHoldsTheSlotOnly(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
+		<-e.conns
 	})
 }
 

@@ -29,6 +29,7 @@ package wsguard
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -173,11 +174,45 @@ func (g *Guard) configure(cfg Config, further []EndpointConfig) error {
 	if err := f.err(); err != nil {
 		return err
 	}
-	g.cfg, g.further = cfg, further
+	g.cfg, g.further = cfg.clone(), further // compiled again for each further Endpoint
 	g.policy.Store(p)
 	g.state.verified.clear() // its answers were another Verifier's
 	g.sessions.reconfigured()
 	return nil
+}
+
+// clone returns a copy of cfg that shares no lists with it. What the caller changes in its
+// own later has no effect.
+func (cfg Config) clone() Config {
+	cfg.Origins, cfg.Hosts = slices.Clone(cfg.Origins), slices.Clone(cfg.Hosts)
+	cfg.Proxies.Trusted = slices.Clone(cfg.Proxies.Trusted)
+	cfg.CloseCodes = maps.Clone(cfg.CloseCodes)
+	if t := cfg.Auth.Tickets; t != nil {
+		own := *t
+		cfg.Auth.Tickets = &own
+	}
+	own := EndpointConfig{cfg.Subprotocols, cfg.Messages, cfg.Attach}.clone()
+	cfg.Subprotocols, cfg.Messages = own.Subprotocols, own.Messages
+	return cfg
+}
+
+func (cfg EndpointConfig) clone() EndpointConfig {
+	cfg.Subprotocols = slices.Clone(cfg.Subprotocols)
+	cfg.Messages.Validator = ownTable(cfg.Messages.Validator)
+	cfg.Messages.Validators = maps.Clone(cfg.Messages.Validators)
+	for name, v := range cfg.Messages.Validators {
+		cfg.Messages.Validators[name] = ownTable(v)
+	}
+	return cfg
+}
+
+// ownTable returns v, or a copy if it is a Table, which its caller may change.
+func ownTable(v Validator) Validator {
+	t, ok := v.(*Table)
+	if !ok || t == nil {
+		return v
+	}
+	return &Table{Pointer: t.Pointer, Types: maps.Clone(t.Types)}
 }
 
 // EndpointConfig is what endpoints of one Guard need not share. Attach defaults to
@@ -202,7 +237,7 @@ func (e *Endpoint) policy() *endpointPolicy { return e.g.policy.Load().endpoints
 func (g *Guard) Endpoint(cfg EndpointConfig) (*Endpoint, error) {
 	g.setting.Lock()
 	defer g.setting.Unlock()
-	further := append(slices.Clone(g.further), cfg)
+	further := append(slices.Clone(g.further), cfg.clone())
 	if err := g.configure(g.cfg, further); err != nil {
 		return nil, err
 	}
@@ -220,7 +255,7 @@ func (e *Endpoint) Reconfigure(cfg EndpointConfig) error {
 		return g.configure(own, g.further)
 	}
 	further := slices.Clone(g.further)
-	further[e.index-1] = cfg
+	further[e.index-1] = cfg.clone()
 	return g.configure(g.cfg, further)
 }
 
