@@ -18,7 +18,7 @@ type CapConfig struct {
 	MaxConns int
 
 	// MaxConnsPerClient is how many of them one client may have. A client is an IPv4
-	// address, an IPv6 /64 or the name that ClientKey returns. The default is 64.
+	// address, an IPv6 /64 or the name that Proxies.ClientName returns. The default is 64.
 	// Further handshakes of the client get a 429.
 	MaxConnsPerClient int
 

@@ -110,9 +110,9 @@ const maxDelay = 5 * time.Second
 
 // RateConfig limits how many messages and payload bytes may come, and how many
 // handshakes. Pings and pongs do not count here; they have a limit of their own. A
-// client is an IPv4 address, an IPv6 /64 or the name that ClientKey returns. Anonymous
-// connections have no subject. The buckets of a client and of a subject outlive its
-// connections, so reconnecting does not refill them. Each Rate may be
+// client is an IPv4 address, an IPv6 /64 or the name that Proxies.ClientName returns.
+// Anonymous connections have no subject. The buckets of a client and of a subject
+// outlive its connections, so reconnecting does not refill them. Each Rate may be
 // Rate{PerSecond: Off} for no limit.
 type RateConfig struct {
 	// Messages limits the messages of a connection. The default is 20 per second
