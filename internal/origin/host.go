@@ -284,19 +284,7 @@ func isPort(s string) bool {
 	return true
 }
 
-func validPort(s string) bool {
-	if len(s) < 1 || len(s) > 5 || s[0] == '0' {
-		return false
-	}
-	n := 0
-	for i := range len(s) {
-		if s[i] < '0' || s[i] > '9' {
-			return false
-		}
-		n = n*10 + int(s[i]-'0')
-	}
-	return n <= 65535
-}
+func validPort(s string) bool { return s != "" && s[0] != '0' && isPort(s) }
 
 // checkIP6 wants the one form that browsers send. Each other spelling of the
 // same address would be a second key.
