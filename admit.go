@@ -147,9 +147,9 @@ func (a *admission) unwind() {
 
 // event is what an event says of the admission.
 func (a *admission) event() audit.Event {
-	e := audit.Event{Subject: a.principal.Subject}
-	if a.client.valid() {
-		e.Client = a.client.String()
+	e := audit.Event{Subject: a.principal.Subject, Client: a.client.String(), Origin: a.r.Header.Get("Origin"), Host: a.r.Host}
+	if !a.client.valid() {
+		e.Client = a.g.clientOf(a.r)
 	}
 	return e
 }
@@ -272,7 +272,7 @@ func (a *admission) takeSlot() error {
 	}
 	a.lease = l
 	a.leases = append(a.leases[:len(a.leases):len(a.leases)], l)
-	a.takes(l.Release)
+	a.takes(l.releaseUnlessMoved)
 	if over != nil {
 		a.g.report(a.r, over)
 	}
@@ -380,7 +380,7 @@ func (a *admission) guarded(w http.ResponseWriter, done func() error) error {
 			w = discardResponse{}
 		}
 		refused = true
-		a.g.refuse(w, a.r, err, ev)
+		a.refuse(w, err, ev)
 		a.offended(asDenied(err))
 		return err
 	}
@@ -418,7 +418,7 @@ func (a *admission) upgrade(w http.ResponseWriter, holders int32) (err error) {
 	c.w, err = wire.Upgrade(w, a.stripped, a.subprotocol, a.wire)
 	if err != nil {
 		// Once the connection is taken nothing more can be answered.
-		a.answered = !is(err, wire.ErrNotHijackable)
+		a.answered = !wire.Is(err, wire.ErrNotHijackable)
 		return denyCause(reason.NotHijackable, err)
 	}
 	a.hand(c)
@@ -444,7 +444,7 @@ func (a *admission) explain(w http.ResponseWriter, err error, ev *audit.Event) b
 	switch status := d.statusCode(); {
 	case !a.known || d.Reason == reason.HandshakeRate:
 		return false // the flood itself must stay cheap
-	case a.subprotocol == "" && ofPage(a.r.Header) && len(headerTokens(a.r.Header, "Sec-Websocket-Protocol")) > 0:
+	case a.subprotocol == "" && ofPage(a.r.Header) && len(wire.HeaderTokens(a.r.Header, "Sec-Websocket-Protocol")) > 0:
 		return false // its browser would fail a 101 that names no subprotocol
 	case status == http.StatusUnauthorized:
 		why = reason.Unauthenticated // whatever is wrong with it
@@ -470,7 +470,7 @@ func (a *admission) explain(w http.ResponseWriter, err error, ev *audit.Event) b
 	}()
 	c, err := wire.Upgrade(w, a.auth.strip(a.r), a.subprotocol, a.wire)
 	if err != nil {
-		return !is(err, wire.ErrNotHijackable)
+		return !wire.Is(err, wire.ErrNotHijackable)
 	}
 	begun = true
 	token := why.Token()
@@ -487,9 +487,5 @@ func (a *admission) explain(w http.ResponseWriter, err error, ev *audit.Event) b
 func (a *admission) cutOff() {
 	e := a.event()
 	e.Kind, e.Err, e.Reason, e.Detail = audit.Warning, reason.Internal, "panic", "a hook or a ResponseWriter ended a handshake"
-	e.Origin, e.Host = a.r.Header.Get("Origin"), a.r.Host
-	if e.Client == "" {
-		e.Client = a.g.clientOf(a.r)
-	}
 	a.g.events.emit(e)
 }

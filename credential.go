@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/wsguard/wsguard/internal/jsonschema"
+	"github.com/wsguard/wsguard/internal/wire"
 	"github.com/wsguard/wsguard/reason"
 )
 
@@ -140,8 +141,7 @@ func mentions(value, name string) bool {
 			return false
 		}
 		value = value[i+1:]
-		if len(value) > len(name) && strings.EqualFold(value[:len(name)], name) &&
-			strings.HasPrefix(strings.TrimLeft(value[len(name):], " \t"), "=") {
+		if hasPrefixFold(value, name) && strings.HasPrefix(strings.TrimLeft(value[len(name):], " \t"), "=") {
 			return true
 		}
 	}
@@ -227,7 +227,7 @@ func find(r *http.Request, sources []source) (credential, error) {
 			}
 		case sourceSubprotocol:
 			real, p, similar := 0, shown{ok: true}, 0
-			for _, entry := range headerTokens(r.Header, "Sec-Websocket-Protocol") {
+			for _, entry := range wire.HeaderTokens(r.Header, "Sec-Websocket-Protocol") {
 				if token, ok := strings.CutPrefix(entry, s.name); ok {
 					p.token = token
 					p.n++
@@ -263,7 +263,7 @@ func find(r *http.Request, sources []source) (credential, error) {
 // Sec-WebSocket-Protocol that are no credentials. Beside a credential, an entry that
 // differs from one in letter case only is one too.
 func (a *authRule) offers(h http.Header) []string {
-	all := headerTokens(h, "Sec-Websocket-Protocol")
+	all := wire.HeaderTokens(h, "Sec-Websocket-Protocol")
 	prefix := a.cfg.Sources.Subprotocol
 	if prefix != "" && slices.ContainsFunc(all, func(s string) bool { return strings.HasPrefix(s, prefix) }) {
 		all = slices.DeleteFunc(all, func(s string) bool { return hasPrefixFold(s, prefix) })
@@ -294,7 +294,7 @@ func (a *authRule) strip(r *http.Request) *http.Request {
 			}
 		case sourceSubprotocol:
 			kept := a.offers(out.Header)
-			if len(kept) < len(headerTokens(out.Header, "Sec-Websocket-Protocol")) {
+			if len(kept) < len(wire.HeaderTokens(out.Header, "Sec-Websocket-Protocol")) {
 				clone()
 				out.Header = out.Header.Clone()
 				out.Header.Del("Sec-Websocket-Protocol")

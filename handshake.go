@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/wsguard/wsguard/internal/origin"
+	"github.com/wsguard/wsguard/internal/wire"
 	"github.com/wsguard/wsguard/reason"
 )
 
@@ -27,13 +28,13 @@ func checkUpgrade(r *http.Request) error {
 		return denyStatus(reason.HTTPVersion, http.StatusUpgradeRequired, "HTTP/1.0")
 	case r.ProtoMajor != 1 || r.ProtoMinor != 1:
 		return deny(reason.HTTPVersion, "") // extended CONNECT (RFC 8441) is not served
-	case r.ContentLength != 0 || len(r.TransferEncoding) > 0:
+	case hasBody(r):
 		return deny(reason.Body, "")
 	case r.Method != http.MethodGet:
 		return deny(reason.Method, "")
-	case !hasToken(r.Header, "Connection", "upgrade"):
+	case !wire.HasToken(r.Header, "Connection", "upgrade"):
 		return deny(reason.NotUpgrade, "Connection header without upgrade")
-	case !hasToken(r.Header, "Upgrade", "websocket"):
+	case !wire.HasToken(r.Header, "Upgrade", "websocket"):
 		return deny(reason.NotUpgrade, "Upgrade header without websocket")
 	}
 	if v, ok := single(r.Header, "Sec-Websocket-Version"); !ok || strings.TrimSpace(v) != "13" {
@@ -50,8 +51,8 @@ func checkUpgrade(r *http.Request) error {
 	if size > maxHandshakeBytes {
 		return deny(reason.HeaderTooLarge, "")
 	}
-	if len(headerTokens(r.Header, "Sec-Websocket-Protocol")) > maxHandshakeTokens ||
-		len(headerTokens(r.Header, "Sec-Websocket-Extensions")) > maxHandshakeTokens {
+	if len(wire.HeaderTokens(r.Header, "Sec-Websocket-Protocol")) > maxHandshakeTokens ||
+		len(wire.HeaderTokens(r.Header, "Sec-Websocket-Extensions")) > maxHandshakeTokens {
 		return deny(reason.HeaderTooLarge, "too many values")
 	}
 	key, ok := single(r.Header, "Sec-Websocket-Key")
@@ -114,7 +115,7 @@ func offerNames(offered []string, prefix string) string {
 	for i, s := range offered {
 		shown := len(s)
 		switch at := indexFold(s, "bearer"); {
-		case prefix != "" && indexFold(s, prefix) == 0:
+		case prefix != "" && hasPrefixFold(s, prefix):
 			shown = len(prefix)
 		case at >= 0:
 			shown = at + len("bearer")
@@ -131,7 +132,7 @@ func offerNames(offered []string, prefix string) string {
 // indexFold is strings.Index in any case of ASCII letters.
 func indexFold(s, word string) int {
 	for i := 0; i+len(word) <= len(s); i++ {
-		if strings.EqualFold(s[i:i+len(word)], word) {
+		if hasPrefixFold(s[i:], word) {
 			return i
 		}
 	}
@@ -215,23 +216,6 @@ func newID() string {
 	var b [16]byte
 	rand.Read(b[:])
 	return hex.EncodeToString(b[:])
-}
-
-// headerTokens splits a comma-separated header, all its lines.
-func headerTokens(h http.Header, name string) []string {
-	var tokens []string
-	for _, line := range h[name] {
-		for t := range strings.SplitSeq(line, ",") {
-			if t = strings.Trim(t, " \t"); t != "" {
-				tokens = append(tokens, t)
-			}
-		}
-	}
-	return tokens
-}
-
-func hasToken(h http.Header, name, token string) bool {
-	return slices.ContainsFunc(headerTokens(h, name), func(t string) bool { return strings.EqualFold(t, token) })
 }
 
 // isToken reports whether s is a token of RFC 9110 §5.6.2.

@@ -192,17 +192,6 @@ func ownReason(err error) *reason.Reason {
 	return nil
 }
 
-// is is errors.Is for an error that may be the application's. If one of its methods
-// panics, it is not target.
-func is(err, target error) (yes bool) {
-	defer func() {
-		if recover() != nil {
-			yes = false
-		}
-	}()
-	return errors.Is(err, target)
-}
-
 // verdict finds the sentinel of a validator's error.
 func verdict(err error) *reason.Reason {
 	for _, why := range []*reason.Reason{

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -110,7 +109,7 @@ func (a *admission) offer() wire.Offer {
 	o := wire.Offer{Key: a.r.Header.Get("Sec-Websocket-Key"), Negotiated: a.subprotocol}
 	switch {
 	case len(a.subprotocols) == 0:
-		o.Subprotocols = headerTokens(a.stripped.Header, "Sec-Websocket-Protocol")
+		o.Subprotocols = wire.HeaderTokens(a.stripped.Header, "Sec-Websocket-Protocol")
 	case a.subprotocol != "":
 		o.Subprotocols = []string{a.subprotocol}
 	}
@@ -119,12 +118,11 @@ func (a *admission) offer() wire.Offer {
 
 // forHandler is the request that a wrapped handler sees.
 func (a *admission) forHandler(ctx context.Context, offer wire.Offer) *http.Request {
-	m := marksOf(a.r)
+	m := a.marks
 	if !a.principal.anonymous() {
-		m.principals = append(slices.Clip(m.principals), found{a.g, a.principal})
+		m = m.find(a.g, a.principal)
 	}
-	ctx = context.WithValue(ctx, markKey{}, &m)
-	ctx = context.WithValue(ctx, valueKey{}, a.value)
+	ctx = context.WithValue(m.in(ctx), valueKey{}, a.value)
 	r := a.stripped.WithContext(ctx)
 	r.Header = r.Header.Clone()
 	r.Header.Del("Sec-Websocket-Extensions")
@@ -163,7 +161,7 @@ func (wr *wrapping) refused(status int, detail string) {
 // BadAnswer reports that the client got a 502 in place of the handler's answer.
 func (wr *wrapping) BadAnswer(detail string) {
 	wr.refused(http.StatusBadGateway, detail)
-	wr.closed("")
+	wr.Closed("")
 }
 
 // Illegal ends the connection because the handler has written what is no legal frame.
@@ -176,18 +174,16 @@ func (wr *wrapping) Closing(code int, why string) {
 }
 
 // Closed ends the connection because the handler has closed it.
-func (wr *wrapping) Closed(detail string) { wr.closed(detail) }
+func (wr *wrapping) Closed(detail string) {
+	e := chosen(websocket.StatusAbnormalClosure, "", reason.Closed)
+	e.detail = detail
+	wr.c.end(e)
+}
 
 // Unanswered ends the connection because the handler has closed it without a response.
 func (wr *wrapping) Unanswered() {
 	wr.refused(0, "closed without a response")
-	wr.closed("")
-}
-
-func (wr *wrapping) closed(detail string) {
-	e := chosen(websocket.StatusAbnormalClosure, "", reason.Closed)
-	e.detail = detail
-	wr.c.end(e)
+	wr.Closed("")
 }
 
 // Stalled cuts the connection: the handler has left a frame unfinished.

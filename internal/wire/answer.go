@@ -56,18 +56,18 @@ func judgeAnswer(head []byte, offer Offer) answer {
 	default:
 		return answer{status: resp.StatusCode, head: closing(head)}
 	}
-	upgrade := headerValues(resp.Header, "Upgrade")
-	named := headerValues(resp.Header, "Sec-Websocket-Protocol")
+	upgrade := HeaderTokens(resp.Header, "Upgrade")
+	named := HeaderTokens(resp.Header, "Sec-Websocket-Protocol")
 	switch accept := resp.Header["Sec-Websocket-Accept"]; {
 	case !resp.ProtoAtLeast(1, 1):
 		return answer{fault: "a 101 of another HTTP version"}
 	case len(upgrade) != 1 || !strings.EqualFold(upgrade[0], "websocket"):
 		return answer{fault: "a 101 without Upgrade: websocket"}
-	case !slices.ContainsFunc(headerValues(resp.Header, "Connection"), func(s string) bool { return strings.EqualFold(s, "upgrade") }):
+	case !HasToken(resp.Header, "Connection", "upgrade"):
 		return answer{fault: "a 101 without Connection: Upgrade"}
 	case len(accept) != 1 || strings.TrimSpace(accept[0]) != acceptOf(offer.Key):
 		return answer{fault: "a 101 whose Sec-WebSocket-Accept does not fit"}
-	case len(headerValues(resp.Header, "Sec-Websocket-Extensions")) > 0:
+	case len(HeaderTokens(resp.Header, "Sec-Websocket-Extensions")) > 0:
 		return answer{fault: "a 101 that names an extension"}
 	case len(named) > 1 || len(named) == 1 && !slices.Contains(offer.Subprotocols, named[0]):
 		return answer{fault: "a 101 that names a subprotocol that was not offered"}
@@ -88,18 +88,6 @@ func wellFormed(head []byte) bool {
 		}
 	}
 	return true
-}
-
-// headerValues splits the values of a header at their commas, all its lines.
-func headerValues(h http.Header, name string) (values []string) {
-	for _, line := range h[name] {
-		for v := range strings.SplitSeq(line, ",") {
-			if v = strings.Trim(v, " \t"); v != "" {
-				values = append(values, v)
-			}
-		}
-	}
-	return values
 }
 
 // closing replaces the Connection header of a response head by "close".

@@ -1,7 +1,5 @@
 package wire
 
-import "encoding/binary"
-
 // follower follows what a wrapped handler writes, whatever pieces it comes in. It holds
 // back a frame that is not whole, if the frame is small: so nothing illegal is on the wire
 // when it is found, and a frame that comes in two pieces leaves with one call.
@@ -172,64 +170,4 @@ func (f *follower) resume(r run, n int) (messages int, bytes int64) {
 		p = p[s.took:]
 	}
 	return messages, bytes
-}
-
-// parseServerHeader reads the header of a frame that a server sends.
-func parseServerHeader(b []byte, open bool) (h header, n int, fault string) {
-	if len(b) < 2 {
-		if len(b) == 1 {
-			fault = judgeFirst(b[0], open)
-		}
-		return h, 0, fault
-	}
-	h.fin, h.op = b[0]&0x80 != 0, b[0]&0x0f
-	if fault := judgeFirst(b[0], open); fault != "" {
-		return h, 0, fault
-	}
-	if b[1]&0x80 != 0 {
-		return h, 0, "masked frame"
-	}
-	switch l := b[1] & 0x7f; {
-	case l < 126:
-		h.length, n = int64(l), 2
-	case h.control():
-		return h, 0, "long control frame"
-	case l == 126:
-		if len(b) < 4 {
-			return h, 0, ""
-		}
-		h.length, n = int64(binary.BigEndian.Uint16(b[2:])), 4
-		if h.length < 126 {
-			return h, 0, "length not minimal"
-		}
-	default:
-		if len(b) < 10 {
-			return h, 0, ""
-		}
-		length := binary.BigEndian.Uint64(b[2:])
-		if length>>63 != 0 || length <= 0xffff {
-			return h, 0, "length not minimal, or with the top bit set"
-		}
-		h.length, n = int64(length), 10
-	}
-	return h, n, ""
-}
-
-// judgeFirst judges the first byte of a frame's header; open says whether a fragmented
-// message has begun. It returns the fault's constant description.
-func judgeFirst(b byte, open bool) string {
-	op, fin := b&0x0f, b&0x80 != 0
-	switch {
-	case b&0x70 != 0:
-		return "reserved bit set"
-	case op > opBinary && op < opClose || op > opPong:
-		return "reserved opcode"
-	case op >= opClose && !fin:
-		return "fragmented control frame"
-	case op == opContinuation && !open:
-		return "continuation of nothing"
-	case (op == opText || op == opBinary) && open:
-		return "message inside a message"
-	}
-	return ""
 }

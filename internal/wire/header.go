@@ -15,7 +15,7 @@ const (
 	opPong         = 0xA
 )
 
-// Opcodes of data messages, for Write and Segment.
+// Opcodes of data messages, for Write.
 const (
 	Text   = opText
 	Binary = opBinary
@@ -35,6 +35,15 @@ func (h header) control() bool { return h.op >= opClose }
 // refused as soon as the bytes that show it are there; fault is its constant
 // description. open says whether a fragmented message has begun.
 func parseHeader(b []byte, open bool) (h header, n int, fault string) {
+	return parse(b, open, true)
+}
+
+// parseServerHeader is parseHeader for a frame that a server sends.
+func parseServerHeader(b []byte, open bool) (h header, n int, fault string) {
+	return parse(b, open, false)
+}
+
+func parse(b []byte, open, masked bool) (h header, n int, fault string) {
 	if len(b) < 1 {
 		return h, 0, ""
 	}
@@ -45,8 +54,11 @@ func parseHeader(b []byte, open bool) (h header, n int, fault string) {
 	if len(b) < 2 {
 		return h, 0, ""
 	}
-	if b[1]&0x80 == 0 {
+	switch has := b[1]&0x80 != 0; {
+	case masked && !has:
 		return h, 0, "unmasked frame"
+	case has && !masked:
+		return h, 0, "masked frame"
 	}
 	n = 2
 	switch l := b[1] & 0x7f; {
@@ -78,12 +90,34 @@ func parseHeader(b []byte, open bool) (h header, n int, fault string) {
 		}
 		h.length = int64(binary.BigEndian.Uint64(b[2:]))
 	}
+	if !masked {
+		return h, n, ""
+	}
 	if len(b) < n+4 {
 		// The length is known; the caller may refuse it already.
 		return h, 0, ""
 	}
 	copy(h.mask[:], b[n:])
 	return h, n + 4, ""
+}
+
+// judgeFirst judges the first byte of a frame's header; open says whether a fragmented
+// message has begun. It returns the fault's constant description.
+func judgeFirst(b byte, open bool) string {
+	op, fin := b&0x0f, b&0x80 != 0
+	switch {
+	case b&0x70 != 0:
+		return "reserved bit set"
+	case op > opBinary && op < opClose || op > opPong:
+		return "reserved opcode"
+	case op >= opClose && !fin:
+		return "fragmented control frame"
+	case op == opContinuation && !open:
+		return "continuation of nothing"
+	case (op == opText || op == opBinary) && open:
+		return "message inside a message"
+	}
+	return ""
 }
 
 // appendHeader builds the header of a server's frame: final, not masked.

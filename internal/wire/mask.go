@@ -30,30 +30,9 @@ func mask(p []byte, key uint32) uint32 {
 	return key
 }
 
-// maskTo is mask from src to dst, which must be as long.
-func maskTo(dst, src []byte, key uint32) uint32 {
-	dst = dst[:len(src)]
-	if len(src) >= 8 {
-		key64 := uint64(key)<<32 | uint64(key)
-		for len(src) >= 32 {
-			q, p := dst[:32], src[:32]
-			binary.LittleEndian.PutUint64(q, binary.LittleEndian.Uint64(p)^key64)
-			binary.LittleEndian.PutUint64(q[8:], binary.LittleEndian.Uint64(p[8:])^key64)
-			binary.LittleEndian.PutUint64(q[16:], binary.LittleEndian.Uint64(p[16:])^key64)
-			binary.LittleEndian.PutUint64(q[24:], binary.LittleEndian.Uint64(p[24:])^key64)
-			dst, src = dst[32:], src[32:]
-		}
-		for len(src) >= 8 {
-			binary.LittleEndian.PutUint64(dst, binary.LittleEndian.Uint64(src)^key64)
-			dst, src = dst[8:], src[8:]
-		}
-	}
-	for i := range src {
-		dst[i] = src[i] ^ byte(key)
-		key = bits.RotateLeft32(key, -8)
-	}
-	return key
-}
+// maskTo is mask from src to dst, which must be as long. The copy costs less than a loop
+// over both.
+func maskTo(dst, src []byte, key uint32) uint32 { return mask(dst[:copy(dst, src)], key) }
 
 // key is the frame's masking key as mask takes it.
 func (h header) key() uint32 { return binary.LittleEndian.Uint32(h.mask[:]) }

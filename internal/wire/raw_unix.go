@@ -24,9 +24,7 @@ type rawReader struct {
 // newRawReader returns nil where nc is no socket, or where something in between wants
 // to see the bytes.
 func newRawReader(nc net.Conn) *rawReader {
-	switch nc.(type) {
-	case *net.TCPConn, *net.UnixConn:
-	default:
+	if !isSocket(nc) {
 		return nil
 	}
 	rc, err := nc.(syscall.Conn).SyscallConn()
@@ -87,9 +85,7 @@ func (c *Conn) receive(dst []byte) (int, error) {
 // takeUnread reads and throws away what a socket has received, at most limit bytes.
 // It does not wait for more. It does nothing to a net.Conn that is not a socket.
 func takeUnread(nc net.Conn, limit int64) {
-	switch nc.(type) {
-	case *net.TCPConn, *net.UnixConn:
-	default:
+	if !isSocket(nc) {
 		return
 	}
 	rc, err := nc.(syscall.Conn).SyscallConn()

@@ -602,7 +602,7 @@ func (c *Conn) fill(dst []byte) (int, error) {
 			}
 			c.desync = true
 			c.setLost(err)
-			if is(err, io.EOF) {
+			if Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF // an end without a close frame
 			}
 			return 0, &Error{Fault: FaultLost, Detail: "connection lost", Err: err}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/coder/websocket"
@@ -32,6 +34,24 @@ func hijacker(w http.ResponseWriter) (http.Hijacker, bool) {
 func Hijackable(w http.ResponseWriter) bool {
 	_, ok := hijacker(w)
 	return ok
+}
+
+// HeaderTokens splits a header at its commas, all its lines.
+func HeaderTokens(h http.Header, name string) []string {
+	var tokens []string
+	for _, line := range h[name] {
+		for t := range strings.SplitSeq(line, ",") {
+			if t = strings.Trim(t, " \t"); t != "" {
+				tokens = append(tokens, t)
+			}
+		}
+	}
+	return tokens
+}
+
+// HasToken reports whether a header has a token, in any case.
+func HasToken(h http.Header, name, token string) bool {
+	return slices.ContainsFunc(HeaderTokens(h, name), func(t string) bool { return strings.EqualFold(t, token) })
 }
 
 // Hijack takes the connection over, and returns net/http's buffers for others to use.

@@ -299,10 +299,7 @@ func newConn(nc net.Conn, early []byte, cfg *Config) *Conn {
 
 		pendPong: -1,
 	}
-	switch nc.(type) {
-	case *net.TCPConn, *net.UnixConn:
-		c.resumes = true
-	}
+	c.resumes = isSocket(nc)
 	c.control = bucket{rate: cfg.ControlRate, burst: float64(cfg.ControlBurst), tokens: float64(cfg.ControlBurst)}
 	c.pingAt = c.nextPing(1)
 	c.lastApp.Store(1)
@@ -311,6 +308,15 @@ func newConn(nc net.Conn, early []byte, cfg *Config) *Conn {
 	c.wctx.fire = c.interruptWrite
 	c.away.Store(1)
 	return c
+}
+
+// isSocket reports whether nc is a socket with nothing around it.
+func isSocket(nc net.Conn) bool {
+	switch nc.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		return true
+	}
+	return false
 }
 
 // now is never 0, so that 0 can mean "not set".
@@ -397,11 +403,11 @@ func (b *bucket) take(now time.Duration) bool {
 	return true
 }
 
-func isTimeout(err error) bool { return is(err, os.ErrDeadlineExceeded) }
+func isTimeout(err error) bool { return Is(err, os.ErrDeadlineExceeded) }
 
-// is is errors.Is for an error of a net.Conn, which a listener of the application's
-// may have wrapped. If one of the error's methods panics, it is not target.
-func is(err, target error) (yes bool) {
+// Is is errors.Is for an error that may be the application's, such as one of its net.Conn.
+// If one of the error's methods panics, it is not target.
+func Is(err, target error) (yes bool) {
 	defer func() {
 		if recover() != nil {
 			yes = false
