@@ -355,14 +355,11 @@ func (a *Authenticator) Handler(next http.Handler) http.Handler {
 			return
 		}
 		in.unwind() // the place in flight
-		m := in.marks
-		r = m.with(in.stripped, a.g, stepRate)
+		m := in.marks.pass(a.g, stepRate)
 		if !in.await { // else the Guard behind waits for it
-			m = marksOf(r)
-			m.principals = append(m.principals[:len(m.principals):len(m.principals)], found{a.g, in.principal})
-			r = m.with(r, a.g, stepCredential)
+			m = m.pass(a.g, stepCredential).find(a.g, in.principal)
 		}
-		next.ServeHTTP(w, r)
+		next.ServeHTTP(w, m.on(in.stripped))
 	})
 }
 

@@ -3,7 +3,6 @@ package wsguard
 import (
 	"net/http"
 	"net/netip"
-	"slices"
 	"sync"
 
 	"github.com/wsguard/wsguard/reason"
@@ -272,18 +271,12 @@ func (c *ConnCap) Handler(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		defer func() {
-			if a.lease != nil {
-				a.lease.releaseUnlessMoved()
-			}
-		}()
+		defer a.unwind()
 		if !a.piece(w, []step{addressStep, askOriginStep, slotStep, knownSubjectStep}) {
 			return
 		}
-		m := a.marks
-		if !slices.Contains(m.leases, a.lease) {
-			m.leases = append(m.leases[:len(m.leases):len(m.leases)], a.lease)
-		}
-		next.ServeHTTP(w, m.with(r, c.g, stepSlot))
+		m := a.marks.pass(c.g, stepSlot)
+		m.leases = a.leases
+		next.ServeHTTP(w, m.on(r))
 	})
 }

@@ -149,8 +149,12 @@ func (in *inbound) judged(m *wire.Message) (v wire.Verdict, wait time.Duration, 
 // Ahead is true unless the application must be asked about each message, which may take
 // its time, or the judgement of a message does more than to deliver or to refuse it.
 func (in *inbound) Ahead() bool {
-	m := &in.policy.messages
-	return m.Authorize == nil && (in.table == nil || !in.table.scoped) && in.rates.warnAt == 0
+	return !in.authorizes() && in.rates.warnAt == 0
+}
+
+// authorizes reports whether it depends on the message who may send it.
+func (in *inbound) authorizes() bool {
+	return in.policy.messages.Authorize != nil || in.table != nil && in.table.scoped
 }
 
 // ahead judges a message while those in front of it have not been read. A message that
@@ -231,7 +235,7 @@ func (in *inbound) judge() (bool, error) {
 			}
 		}
 	}
-	if in.policy.messages.Authorize != nil || in.table != nil && in.table.scoped {
+	if in.authorizes() {
 		if err := in.authorize(); err != nil {
 			if c.cause() != nil {
 				return false, c.cause()

@@ -3,6 +3,7 @@ package wsguard
 import (
 	"context"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -79,7 +80,7 @@ func (c *Check) Handler(next http.Handler) http.Handler {
 			if !a.piece(w, steps) {
 				return
 			}
-			r = a.marks.with(r, c.g, c.step)
+			r = a.marks.pass(c.g, c.step).on(r)
 		}
 		next.ServeHTTP(w, r)
 	})
@@ -97,7 +98,7 @@ func (a *admission) piece(w http.ResponseWriter, steps []step) bool {
 	if err != nil {
 		a.unwind() // before the client is told
 		a.offended(asDenied(err))
-		a.g.refuse(w, a.r, err, a.event())
+		a.refuse(w, err, a.event())
 	}
 	done = true
 	return err == nil
@@ -107,10 +108,10 @@ func (a *admission) piece(w http.ResponseWriter, steps []step) bool {
 // it belongs to. The key is unexported: nobody else can set it.
 type markKey struct{}
 
-// mark names a step that has been taken. A step that judges is the Guard's, because each
-// Guard has its own policy; a step that charges is the State's.
+// mark names a step that has been taken, and the Guard that the step belongs to: each Guard
+// has its own policy.
 type mark struct {
-	of   any // *Guard or *State
+	by   *Guard
 	step string
 }
 
@@ -145,21 +146,29 @@ func (m marks) principal(by *Guard) (Principal, bool) {
 	return Principal{}, false
 }
 
-// has reports whether a step has been taken for the request. A mark of another Guard, or
-// State, counts for nothing.
-func (m marks) has(of any, step string) bool {
-	for _, p := range m.passed {
-		if p.of == of && p.step == step {
-			return true
-		}
-	}
-	return false
+// has reports whether a step has been taken for the request. A mark of another Guard counts
+// for nothing.
+func (m marks) has(by *Guard, step string) bool { return slices.Contains(m.passed, mark{by, step}) }
+
+// pass returns m with one more step that has been taken.
+func (m marks) pass(by *Guard, step string) marks {
+	m.passed = append(slices.Clip(m.passed), mark{by, step})
+	return m
 }
 
-func (m marks) with(r *http.Request, of any, step string) *http.Request {
-	m.passed = append(m.passed[:len(m.passed):len(m.passed)], mark{of, step})
-	return r.WithContext(context.WithValue(r.Context(), markKey{}, &m))
+// find returns m with the Principal that an Authenticator has found.
+func (m marks) find(by *Guard, p Principal) marks {
+	m.principals = append(slices.Clip(m.principals), found{by, p})
+	return m
 }
+
+// in returns ctx with the marks.
+func (m marks) in(ctx context.Context) context.Context {
+	return context.WithValue(ctx, markKey{}, &m)
+}
+
+// on returns r with the marks.
+func (m marks) on(r *http.Request) *http.Request { return r.WithContext(m.in(r.Context())) }
 
 // ownPage reports whether a page of a listed origin sends r. A Guard goes by its own
 // origin step. A piece that stands alone goes by the origin checks in front of it: there
@@ -170,8 +179,8 @@ func (p *policy) ownPage(r *http.Request) bool {
 	}
 	own := false
 	for _, passed := range marksOf(r).passed {
-		if g, ok := passed.of.(*Guard); ok && passed.step == stepOrigin {
-			if !g.policy.Load().origin.page(r) {
+		if passed.step == stepOrigin {
+			if !passed.by.policy.Load().origin.page(r) {
 				return false
 			}
 			own = true
@@ -180,23 +189,19 @@ func (p *policy) ownPage(r *http.Request) bool {
 	return own
 }
 
-// refuse answers a request that does not pass, and reports it.
-func (g *Guard) refuse(w http.ResponseWriter, r *http.Request, err error, e audit.Event) {
+// refuse answers a request that does not pass, and reports it by e.
+func (a *admission) refuse(w http.ResponseWriter, err error, e audit.Event) {
 	d := asDenied(err)
 	e.Kind, e.Err, e.Reason, e.Detail, e.Status = audit.Refusal, err, d.Token(), d.detail, d.statusCode()
 	if e.Code != 0 {
 		e.Status = http.StatusSwitchingProtocols // and told after it
 	}
-	e.Origin, e.Host = r.Header.Get("Origin"), r.Host
-	if e.Client == "" {
-		e.Client = g.clientOf(r)
-	}
-	if hasBody(r) {
+	if hasBody(a.r) {
 		// A body that never comes would keep net/http reading it.
 		http.NewResponseController(w).SetReadDeadline(time.Now())
 	}
 	d.write(w)
-	g.events.emit(e)
+	a.g.events.emit(e)
 }
 
 // clientOf is who sent a request, for an event.

@@ -1,7 +1,6 @@
 package wsguard
 
 import (
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -40,8 +39,8 @@ type endpointPolicy struct {
 	wire         *wire.Config
 }
 
-// compile returns what cfg says for these further endpoints. It adds every fault to f; a
-// policy with faults is of no use. endings bounds the endings that wait for their peer at
+// compile returns what cfg says for these further endpoints. Nobody changes their lists any
+// more. It adds every fault to f; a policy with faults is of no use. endings bounds the endings that wait for their peer at
 // the same time.
 func compile(cfg Config, further []EndpointConfig, endings chan struct{}, f *faults) *policy {
 	p := &policy{
@@ -55,7 +54,7 @@ func compile(cfg Config, further []EndpointConfig, endings chan struct{}, f *fau
 		penalties:    cfg.Penalties.resolve(f),
 		heartbeat:    cfg.Heartbeat.resolve(f),
 		send:         cfg.Send.resolve(f),
-		codes:        maps.Clone(cfg.CloseCodes),
+		codes:        cfg.CloseCodes,
 	}
 	if p.origin.missing && p.host.list == nil {
 		f.add("AllowMissingOrigin", "", "needs a Hosts list: without an Origin nothing else stops DNS rebinding")
@@ -82,7 +81,7 @@ func compile(cfg Config, further []EndpointConfig, endings chan struct{}, f *fau
 
 // endpoint compiles what one endpoint has for itself.
 func (p *policy) endpoint(cfg EndpointConfig, endings chan struct{}, f *faults) *endpointPolicy {
-	e := &endpointPolicy{policy: p, subprotocols: slices.Clone(cfg.Subprotocols), attach: cfg.Attach}
+	e := &endpointPolicy{policy: p, subprotocols: cfg.Subprotocols, attach: cfg.Attach}
 	for i, s := range e.subprotocols {
 		if !isToken(s) {
 			f.add("Subprotocols", s, "not a token of RFC 9110")

@@ -113,13 +113,11 @@ func (s *sessions) isDraining() bool {
 	return s.draining
 }
 
-// entered counts a handshake, unless a drain has begun. left undoes it either
-// way: a drain waits for both.
-func (s *sessions) entered() bool {
+// entered counts a handshake, for which a drain waits. left undoes it.
+func (s *sessions) entered() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.entering++
-	return !s.draining
 }
 
 func (s *sessions) left() {

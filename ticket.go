@@ -252,7 +252,7 @@ func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http
 		complete := lent.takeBack(w)
 		if err != nil {
 			a.offended(asDenied(err))
-			g.refuse(w, r, err, a.event())
+			a.refuse(w, err, a.event())
 			return
 		}
 		h := w.Header()

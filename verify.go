@@ -74,28 +74,28 @@ func sighted(m *seen.Memory, token string, p Principal) Principal {
 // page provokes is charged to a bucket of its own.
 func (a *admission) budgeted(secret string, waits bool, ask func(context.Context) (Principal, error)) (Principal, error) {
 	failures, limit := a.g.state.rates.failures, a.auth.cfg.Failures.limit()
-	var keys []keyed.Key
-	if !a.auth.cfg.Failures.off() {
-		keys = append(keys, a.client.in(failures))
+	var asked, charged []keyed.Key
+	switch {
+	case a.auth.cfg.Failures.off():
+	case a.known:
+		charged = []keyed.Key{a.client.in(failures)}
 		if secret != "" {
-			keys = append(keys, failures.String("credential:"+secret))
+			charged = append(charged, failures.String("credential:"+secret))
 		}
+		asked = charged
+	default: // a foreign page cannot lock out the owner of a credential
+		charged = []keyed.Key{a.client.foreign(failures)}
+		asked = append(charged, failures.String("credential:"+secret))
 	}
-	if !a.known && len(keys) > 0 {
-		keys[0] = a.client.foreign(failures)
-	}
-	for _, k := range keys {
+	for _, k := range asked {
 		if wait, ok := failures.Peek(k, 1, limit, time.Now()); !ok {
 			return Principal{}, denyRetry(reason.Guessing, wait)
 		}
 	}
-	if !a.known && len(keys) > 1 {
-		keys = keys[:1] // a page that has half a credential cannot lock out its owner
-	}
 	judge := func(ctx context.Context) (Principal, error) {
 		p, err := judged(ctx, ask)
 		if errors.Is(err, reason.Unauthenticated) {
-			for _, k := range keys {
+			for _, k := range charged {
 				failures.Charge(k, 1, limit, time.Now())
 			}
 		}

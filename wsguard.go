@@ -164,6 +164,7 @@ func (g *Guard) Reconfigure(cfg Config) error {
 // configure compiles and stores. setting is held, unless New is at work.
 func (g *Guard) configure(cfg Config, further []EndpointConfig) error {
 	var f faults
+	cfg = cfg.clone() // it is compiled again for each further Endpoint
 	p := compile(cfg, further, g.endings, &f)
 	if old := g.policy.Load(); old != nil && (old.auth.tickets == nil) != (p.auth.tickets == nil) {
 		f.add("Auth.Tickets", "", "cannot be switched on or off by Reconfigure")
@@ -174,7 +175,7 @@ func (g *Guard) configure(cfg Config, further []EndpointConfig) error {
 	if err := f.err(); err != nil {
 		return err
 	}
-	g.cfg, g.further = cfg.clone(), further // compiled again for each further Endpoint
+	g.cfg, g.further = cfg, further
 	g.policy.Store(p)
 	g.state.verified.clear() // its answers were another Verifier's
 	g.sessions.reconfigured()
