@@ -25,7 +25,7 @@ type connEvents struct {
 	t        testing.TB
 	patience time.Duration
 	closes   chan audit.Event
-	open     int // as opened has seen
+	opens    chan struct{}
 
 	mu  sync.Mutex
 	all []audit.Event
@@ -35,7 +35,13 @@ func (e *connEvents) hook(ev audit.Event) {
 	e.mu.Lock()
 	e.all = append(e.all, ev)
 	e.mu.Unlock()
-	if ev.Kind == audit.Close {
+	switch ev.Kind {
+	case audit.Open:
+		select {
+		case e.opens <- struct{}{}:
+		default:
+		}
+	case audit.Close:
 		select {
 		case e.closes <- ev:
 		default:
@@ -66,14 +72,13 @@ func (e *connEvents) of(kind audit.Kind) (evs []audit.Event) {
 	return evs
 }
 
-// opened waits until n connections more are open.
-func (e *connEvents) opened(n int) {
+// opened waits for the next open event.
+func (e *connEvents) opened() {
 	e.t.Helper()
-	e.open += n
-	for end := time.Now().Add(e.patience); len(e.of(audit.Open)) < e.open; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			e.t.Fatal("no open event")
-		}
+	select {
+	case <-e.opens:
+	case <-time.After(e.patience):
+		e.t.Fatal("no open event")
 	}
 }
 
@@ -84,7 +89,7 @@ const connPatience = 1000 * time.Hour
 // reports.
 func connGuard(t testing.TB, change func(*wsguard.Config)) (*wsguard.Guard, *connEvents) {
 	t.Helper()
-	ev := &connEvents{t: t, patience: 20 * time.Second, closes: make(chan audit.Event, 4096)}
+	ev := &connEvents{t: t, patience: 20 * time.Second, opens: make(chan struct{}, 4096), closes: make(chan audit.Event, 4096)}
 	cfg := wsguard.Config{
 		Origins: []string{connOrigin},
 		Auth:    wsguard.AuthConfig{InsecureAnonymous: true},

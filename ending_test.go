@@ -111,7 +111,7 @@ var handshakes = map[string]func(t *testing.T, g *wsguard.Guard, c *wstest.Clien
 	"Kick in the middle of a frame": func(t *testing.T, g *wsguard.Guard, c *wstest.Client) {
 		frame := wstest.AppendFrame(nil, wstest.Text(strings.Repeat("x", 20_000)))
 		c.Write(frame[:10_000])
-		time.Sleep(10 * time.Millisecond) // the server has read the half of it, or will
+		time.Sleep(10 * time.Millisecond) // in a bubble the server has read the half by then; over a socket it may not have
 		kickAll(g)
 		connWantClose(t, c, 3003, "kicked")
 		c.Write(frame[10_000:])
@@ -120,7 +120,7 @@ var handshakes = map[string]func(t *testing.T, g *wsguard.Guard, c *wstest.Clien
 	"Kick in the middle of a fragmented message": func(t *testing.T, g *wsguard.Guard, c *wstest.Client) {
 		frame := connFrame(wstest.OpText, false, []byte(strings.Repeat("x", 20_000)))
 		c.Write(frame[:10_000])
-		time.Sleep(10 * time.Millisecond) // the server has read the half of it, or will
+		time.Sleep(10 * time.Millisecond) // in a bubble the server has read the half by then; over a socket it may not have
 		kickAll(g)
 		connWantClose(t, c, 3003, "kicked")
 		c.Write(frame[10_000:])
@@ -184,7 +184,7 @@ func closeHandshakes(t *testing.T, serve func(*testing.T, http.Handler) func(*te
 	for name, handshake := range handshakes {
 		c := dial(t)
 		connUpgrade(t, c, "")
-		ev.opened(1)
+		ev.opened()
 		handshake(t, g, c)
 		check(t, g, ev)
 		if err := c.ReadEOF(); err != nil {
@@ -198,7 +198,7 @@ func closeHandshakes(t *testing.T, serve func(*testing.T, http.Handler) func(*te
 	// Shutdown is the last of them.
 	c := dial(t)
 	connUpgrade(t, c, "")
-	ev.opened(1)
+	ev.opened()
 	answered := make(chan struct{})
 	go func() {
 		defer close(answered)
