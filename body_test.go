@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -71,7 +72,9 @@ func TestTicketBodyNeverComes(t *testing.T) {
 		}, time.Second, 200},
 		{"a login that leaves a reader behind", post("Content-Length: 10\r\n\r\n"), func(r *http.Request) (wsguard.Principal, error) {
 			go io.Copy(io.Discard, r.Body)
-			time.Sleep(time.Millisecond)
+			eventually(t, "the login reads the body", func() bool {
+				return slices.ContainsFunc(ownGoroutines(), func(stack string) bool { return strings.Contains(stack, ".(*lentBody).Read(") })
+			})
 			return wsguard.Principal{Subject: "alice"}, nil
 		}, time.Second, 200},
 		{"a login that panics in it", post("Content-Length: 10\r\n\r\n"), func(r *http.Request) (wsguard.Principal, error) {
