@@ -162,20 +162,22 @@ func TestForeignPageHandshakes(t *testing.T) {
 
 // A Revoke does not shorten that of another Guard.
 func TestRevokeOfAnotherGuard(t *testing.T) {
-	s := wsguard.NewState()
-	mkg := func(ttl time.Duration) *wsguard.Guard {
-		return pieceGuard(t, wsguard.Config{State: s, Auth: wsguard.AuthConfig{Verifier: oneToken("T", "alice"), RevocationTTL: ttl}})
-	}
-	long, short := mkg(0), mkg(time.Millisecond)
-	e := long.Handler(func(context.Context, *wsguard.Conn) error { return nil })
-	long.Revoke("alice")
-	short.Revoke("alice")
-	time.Sleep(10 * time.Millisecond)
-	w := httptest.NewRecorder()
-	e.ServeHTTP(notHijackable{w}, handshakeOf(appOrigin, "Authorization", "Bearer T"))
-	if w.Code != 401 {
-		t.Errorf("revoked for ever by one Guard, let in again: %d %s", w.Code, w.Body)
-	}
+	connBubble(t, func(t *testing.T) {
+		s := wsguard.NewState()
+		mkg := func(ttl time.Duration) *wsguard.Guard {
+			return pieceGuard(t, wsguard.Config{State: s, Auth: wsguard.AuthConfig{Verifier: oneToken("T", "alice"), RevocationTTL: ttl}})
+		}
+		long, short := mkg(0), mkg(time.Millisecond)
+		e := long.Handler(func(context.Context, *wsguard.Conn) error { return nil })
+		long.Revoke("alice")
+		short.Revoke("alice")
+		time.Sleep(10 * time.Millisecond)
+		w := httptest.NewRecorder()
+		e.ServeHTTP(notHijackable{w}, handshakeOf(appOrigin, "Authorization", "Bearer T"))
+		if w.Code != 401 {
+			t.Errorf("revoked for ever by one Guard, let in again: %d %s", w.Code, w.Body)
+		}
+	})
 }
 
 // The Cap of one Guard in front of another does not replace the caps of the other.
