@@ -1,91 +1,36 @@
 package wsguard_test
 
 import (
-	"bufio"
-	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
-	"net"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"testing"
 	"time"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/internal/wstest"
 )
 
-// notHijackable is a ResponseWriter with which every upgrade fails after its last step: a
-// 501 says that all of them have passed.
-type notHijackable struct{ *httptest.ResponseRecorder }
-
-func (notHijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, errors.New("no") }
-
+// pieceGuard is the Guard of newEnv for the requests of handshakeOf.
 func pieceGuard(t *testing.T, cfg wsguard.Config) *wsguard.Guard {
 	t.Helper()
-	cfg.InsecureAllowHTTP, cfg.Logger = true, slog.New(slog.DiscardHandler)
-	if cfg.Origins == nil {
-		cfg.Origins = []string{appOrigin}
-	}
-	g, err := wsguard.New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return g
+	cfg.InsecureAllowHTTP = true
+	return newEnv(t, cfg).g
 }
 
+// handshakeOf is upgradeRequest from another machine. Without an origin it has no Origin.
 func handshakeOf(origin string, kv ...string) *http.Request {
-	r := httptest.NewRequest("GET", "http://x/ws", nil)
-	r.Header.Set("Connection", "Upgrade")
-	r.Header.Set("Upgrade", "websocket")
-	r.Header.Set("Sec-Websocket-Version", "13")
-	r.Header.Set("Sec-Websocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
-	if origin != "" {
-		r.Header.Set("Origin", origin)
-	}
-	for i := 0; i < len(kv); i += 2 {
-		r.Header.Set(kv[i], kv[i+1])
-	}
+	r := upgradeRequest()
+	r.RemoteAddr = "192.0.2.1:1234"
+	maps.Copy(r.Header, header(append(kv, "Origin", origin)...))
 	return r
-}
-
-func oneToken(tok, sub string) wsguard.Verifier {
-	return func(_ context.Context, s string) (wsguard.Principal, error) {
-		if s == tok {
-			return wsguard.Principal{Subject: sub}, nil
-		}
-		return wsguard.Principal{}, errors.New("no")
-	}
-}
-
-func discard(context.Context, *wsguard.Conn) error { return nil }
-
-func buyTicket(t *testing.T, g *wsguard.Guard, tok string) string {
-	r := httptest.NewRequest("POST", "http://x/ticket", nil)
-	r.Header.Set("Origin", appOrigin)
-	r.Header.Set("Authorization", "Bearer "+tok)
-	w := httptest.NewRecorder()
-	g.TicketHandler(nil).ServeHTTP(w, r)
-	var v struct{ Ticket string }
-	json.Unmarshal(w.Body.Bytes(), &v)
-	if v.Ticket == "" {
-		t.Logf("no ticket: %d %s", w.Code, w.Body)
-	}
-	return v.Ticket
-}
-
-func withTicket(g *wsguard.Guard, ticket string) int {
-	r := handshakeOf(appOrigin)
-	r.URL.RawQuery = "ticket=" + ticket
-	w := httptest.NewRecorder()
-	g.Handler(discard).ServeHTTP(notHijackable{w}, r)
-	return w.Code
 }
 
 // Without a known origin, guesses are limited as well.
 func TestGuessWithoutOrigin(t *testing.T) {
-	g := pieceGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: oneToken("T", "alice"), Failures: wsguard.Rate{PerSecond: never, Burst: 3}}})
+	g := pieceGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: onlyToken("T"), Failures: wsguard.Rate{PerSecond: never, Burst: 3}}})
 	a := g.Pieces().Auth
 	asked := 0
 	for range 100 {
@@ -107,11 +52,11 @@ func TestCacheOfReplacedVerifier(t *testing.T) {
 	base := func(v wsguard.Verifier) wsguard.Config {
 		return wsguard.Config{Origins: []string{appOrigin}, InsecureAllowHTTP: true, Auth: wsguard.AuthConfig{Verifier: v, CacheTTL: time.Hour}}
 	}
-	old := base(oneToken("OLD", "alice"))
+	old := base(onlyToken("OLD"))
 	old.Proxies.ClientName = func(*http.Request) string {
 		if armed {
 			armed = false
-			if err := g.Reconfigure(base(oneToken("NEW", "alice"))); err != nil {
+			if err := g.Reconfigure(base(onlyToken("NEW"))); err != nil {
 				t.Error(err)
 			}
 		}
@@ -147,7 +92,7 @@ func TestAcquireBehindHandler(t *testing.T) {
 
 // A foreign page does not use up the handshakes of its visitor at a piece in front of the origin check.
 func TestForeignPageHandshakes(t *testing.T) {
-	g := pieceGuard(t, wsguard.Config{InsecureAllowHTTP: true, Auth: wsguard.AuthConfig{Verifier: oneToken("T", "alice")}, Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: never, Burst: 3}}})
+	g := pieceGuard(t, wsguard.Config{InsecureAllowHTTP: true, Auth: wsguard.AuthConfig{Verifier: onlyToken("T")}, Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: never, Burst: 3}}})
 	p := g.Pieces()
 	h := p.Auth.Handler(p.Origin.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(204) })))
 	for range 5 {
@@ -165,15 +110,15 @@ func TestRevokeOfAnotherGuard(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
 		s := wsguard.NewState()
 		mkg := func(ttl time.Duration) *wsguard.Guard {
-			return pieceGuard(t, wsguard.Config{State: s, Auth: wsguard.AuthConfig{Verifier: oneToken("T", "alice"), RevocationTTL: ttl}})
+			return pieceGuard(t, wsguard.Config{State: s, Auth: wsguard.AuthConfig{Verifier: onlyToken("T"), RevocationTTL: ttl}})
 		}
 		long, short := mkg(0), mkg(time.Millisecond)
-		e := long.Handler(func(context.Context, *wsguard.Conn) error { return nil })
+		e := long.Handler(echo)
 		long.Revoke("alice")
 		short.Revoke("alice")
 		time.Sleep(10 * time.Millisecond)
 		w := httptest.NewRecorder()
-		e.ServeHTTP(notHijackable{w}, handshakeOf(appOrigin, "Authorization", "Bearer T"))
+		e.ServeHTTP(hijackable{w}, handshakeOf(appOrigin, "Authorization", "Bearer T"))
 		if w.Code != 401 {
 			t.Errorf("revoked for ever by one Guard, let in again: %d %s", w.Code, w.Body)
 		}
@@ -188,7 +133,7 @@ func TestCapOfAnotherGuard(t *testing.T) {
 	l, _ := lax.Pieces().Cap.Acquire(handshakeOf(appOrigin))
 	defer l.Release()
 	lw := httptest.NewRecorder()
-	lax.Pieces().Cap.Handler(strict.Handler(func(context.Context, *wsguard.Conn) error { return nil })).ServeHTTP(notHijackable{lw}, handshakeOf(appOrigin))
+	lax.Pieces().Cap.Handler(strict.Handler(echo)).ServeHTTP(hijackable{lw}, handshakeOf(appOrigin))
 	if lw.Code != 503 || lw.Header().Get("Retry-After") == "" {
 		t.Errorf("strict MaxConns 1 is full, got %d %s", lw.Code, lw.Body)
 	}
@@ -221,27 +166,24 @@ func TestConfigChangedAfterNew(t *testing.T) {
 
 // Restore leaves the tickets void that another Guard has sold.
 func TestRestoreOfAnotherGuard(t *testing.T) {
+	wstest.CheckGoroutines(t)
 	s := wsguard.NewState()
-	shop := pieceGuard(t, wsguard.Config{State: s, Auth: wsguard.AuthConfig{Verifier: oneToken("T", "alice"), Tickets: &wsguard.TicketConfig{}}})
-	other := pieceGuard(t, wsguard.Config{State: s, Auth: wsguard.AuthConfig{Verifier: oneToken("T", "alice")}})
-	tk, tk2 := buyTicket(t, shop, "T"), buyTicket(t, shop, "T")
-	shop.Revoke("alice")
-	if c := withTicket(shop, tk); c != 401 {
-		t.Errorf("revoked: %d", c)
-	}
-	other.Restore("alice")
-	if c := withTicket(shop, tk2); c != 401 {
-		t.Errorf("Restore revives a ticket bought before the revocation: %d, want 401", c)
-	}
+	shop := ticketEnv(t, wsguard.Config{State: s, Auth: wsguard.AuthConfig{Verifier: onlyToken("T")}})
+	other := newEnv(t, wsguard.Config{State: s, Auth: wsguard.AuthConfig{Verifier: onlyToken("T")}})
+	tk, tk2 := shop.buy(bearer("T")), shop.buy(bearer("T"))
+	shop.g.Revoke("alice")
+	shop.redeemRefused(tk, header(), 401, "revoked")
+	other.g.Restore("alice")
+	shop.redeemRefused(tk2, header(), 401, "revoked") // bought before the revocation
 }
 
 // Guesses of a foreign origin that is only reported are limited.
 func TestGuessOfReportedOrigin(t *testing.T) {
-	g := pieceGuard(t, wsguard.Config{InsecureReportOrigin: true, Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}}, Auth: wsguard.AuthConfig{Verifier: oneToken("T", "alice"), Failures: wsguard.Rate{PerSecond: never, Burst: 2}}})
+	g := pieceGuard(t, wsguard.Config{InsecureReportOrigin: true, Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}}, Auth: wsguard.AuthConfig{Verifier: onlyToken("T"), Failures: wsguard.Rate{PerSecond: never, Burst: 2}}})
 	n := 0
 	for i := range 50 {
 		w := httptest.NewRecorder()
-		g.Handler(discard).ServeHTTP(notHijackable{w}, handshakeOf("https://evil.example", "Authorization", fmt.Sprint("Bearer w", i)))
+		g.Handler(echo).ServeHTTP(hijackable{w}, handshakeOf("https://evil.example", "Authorization", fmt.Sprint("Bearer w", i)))
 		if w.Code == 401 {
 			n++
 		}
@@ -257,11 +199,11 @@ func TestRateOfAnotherGuard(t *testing.T) {
 	s := wsguard.NewState()
 	lax := pieceGuard(t, wsguard.Config{State: s, Auth: wsguard.AuthConfig{InsecureAnonymous: true}, Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}}})
 	strict := pieceGuard(t, wsguard.Config{State: s, Auth: wsguard.AuthConfig{InsecureAnonymous: true}, Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: never, Burst: 1}}})
-	h := lax.Pieces().Auth.Handler(strict.Handler(discard))
+	h := lax.Pieces().Auth.Handler(strict.Handler(echo))
 	got := map[int]int{}
 	for range 20 {
 		w := httptest.NewRecorder()
-		h.ServeHTTP(notHijackable{w}, handshakeOf(appOrigin))
+		h.ServeHTTP(hijackable{w}, handshakeOf(appOrigin))
 		got[w.Code]++
 	}
 	if got[429] == 0 {
