@@ -31,19 +31,17 @@ func request(remote string, lines ...string) *http.Request {
 	return req
 }
 
-func xff(values ...string) []string {
-	for i := range values {
-		values[i] = "X-Forwarded-For: " + values[i]
+// lines are the header lines of one name.
+func lines(name string, values []string) (all []string) {
+	for _, v := range values {
+		all = append(all, name+": "+v)
 	}
-	return values
+	return all
 }
 
-func fwd(values ...string) []string {
-	for i := range values {
-		values[i] = "Forwarded: " + values[i]
-	}
-	return values
-}
+func xff(values ...string) []string { return lines("X-Forwarded-For", values) }
+func xfp(values ...string) []string { return lines("X-Forwarded-Proto", values) }
+func fwd(values ...string) []string { return lines("Forwarded", values) }
 
 const (
 	proxy  = "10.0.0.1:40000"     // the peer, a trusted proxy
@@ -307,12 +305,6 @@ func TestPeerTrusted(t *testing.T) {
 }
 
 func TestScheme(t *testing.T) {
-	xfp := func(values ...string) (lines []string) {
-		for _, v := range values {
-			lines = append(lines, "X-Forwarded-Proto: "+v)
-		}
-		return lines
-	}
 	const none, clear, secure = "none", "clear text", "secure"
 	for _, tt := range []struct {
 		name   string
