@@ -25,6 +25,7 @@ import (
 	"golang.org/x/net/html/atom"
 
 	"github.com/wsguard/wsguard/internal/wstest"
+	"github.com/wsguard/wsguard/internal/wstest/browser"
 	"github.com/wsguard/wsguard/wsguardtest"
 )
 
@@ -334,20 +335,11 @@ func TestOnlyLoopback(t *testing.T) {
 // defence holds alone. With neither of them scripts run, so that the test can fail.
 func TestNightlyBrowser(t *testing.T) {
 	wstest.Nightly(t)
-	browser := ""
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
-		if p, err := exec.LookPath(name); err == nil {
-			browser = p
-			break
-		}
-	}
-	if browser == "" {
-		t.Skip("no chromium, chromium-browser or google-chrome on PATH")
-	}
+	program := browser.Find(t)
 	// One that does not come as far as an empty page says nothing about ours.
-	cmd, out := runBrowser(t, browser, "about:blank")
+	cmd, out := runBrowser(t, program, "about:blank")
 	if err := cmd.Wait(); err != nil || !strings.Contains(out.String(), "<html") {
-		t.Skipf("%s does not work here: %v\n%s", browser, err, out)
+		t.Skipf("%s does not work here: %v\n%s", program, err, out)
 	}
 	for _, tt := range []struct {
 		name            string
@@ -360,7 +352,7 @@ func TestNightlyBrowser(t *testing.T) {
 		{"neither", false, false, true, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			dom, scripts := browse(t, browser, tt.sanitise, tt.csp)
+			dom, scripts := browse(t, program, tt.sanitise, tt.csp)
 			if (scripts > 0) != tt.scriptsRun {
 				t.Errorf("%d scripts have run", scripts)
 			}
@@ -390,42 +382,31 @@ func TestNightlyBrowser(t *testing.T) {
 
 // runBrowser starts a browser with a profile of its own, which prints the page at url once
 // that is loaded. The end of the test takes both away.
-func runBrowser(t *testing.T, browser, url string) (*exec.Cmd, *strings.Builder) {
+func runBrowser(t *testing.T, program, url string) (*exec.Cmd, *strings.Builder) {
 	t.Helper()
-	profile, err := os.MkdirTemp("", "wsguard-html-*")
-	if err != nil {
-		t.Fatal(err)
-	}
+	profile := browser.Profile(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
-	cmd := exec.CommandContext(ctx, browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+	cmd := exec.CommandContext(ctx, program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
 		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--user-data-dir="+profile, "--dump-dom", url)
 	cmd.WaitDelay = 5 * time.Second
 	out := new(strings.Builder)
 	cmd.Stdout = out
-	err = cmd.Start()
+	err := cmd.Start()
 	t.Cleanup(func() {
 		cancel()
 		if cmd.ProcessState == nil && cmd.Process != nil {
 			cmd.Wait()
 		}
-		// The browser's last children may still be writing.
-		for range 50 {
-			if err := os.RemoveAll(profile); err == nil {
-				return
-			}
-			time.Sleep(100 * time.Millisecond)
-		}
-		t.Errorf("%s stays", profile)
 	})
 	if err != nil {
-		t.Skipf("%s does not start here: %v", browser, err)
+		t.Skipf("%s does not start here: %v", program, err)
 	}
 	return cmd, out
 }
 
 // browse lets a browser see the vectors, and returns what it has made of them,
 // and how many scripts have run.
-func browse(t *testing.T, browser string, sanitise, csp bool) (dom string, scripts int64) {
+func browse(t *testing.T, program string, sanitise, csp bool) (dom string, scripts int64) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -476,7 +457,7 @@ func browse(t *testing.T, browser string, sanitise, csp bool) (dom string, scrip
 		srv.Close()
 	}()
 
-	cmd, out := runBrowser(t, browser, "http://"+host+"/")
+	cmd, out := runBrowser(t, program, "http://"+host+"/")
 	for by := time.Now().Add(time.Minute); app.guard.Conns() < 1; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(by) {
 			t.Fatal("the browser does not connect")

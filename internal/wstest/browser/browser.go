@@ -43,8 +43,9 @@ type cdp struct {
 	} `json:"error,omitempty"`
 }
 
-// find returns the program of the browser. It skips the test when there is none.
-func find(t *testing.T) string {
+// Find returns the program of the browser. It skips the test with -short, and when no
+// browser is installed.
+func Find(t *testing.T) string {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("-short: the pages are not tested")
@@ -58,12 +59,10 @@ func find(t *testing.T) string {
 	return ""
 }
 
-// Start starts a browser with a profile of its own. The end of the test stops the
-// process and removes the profile. Start skips the test with -short, and when no
-// browser is installed or the browser does not get as far as an empty page.
-func Start(t *testing.T) *Browser {
+// Profile returns the directory of a new profile. The end of the test removes it, so
+// the browser must be stopped by a cleanup that is registered later.
+func Profile(t *testing.T) string {
 	t.Helper()
-	path := find(t)
 	profile, err := os.MkdirTemp("", "wsguard-browser-*")
 	if err != nil {
 		t.Fatal(err)
@@ -78,6 +77,16 @@ func Start(t *testing.T) *Browser {
 		}
 		t.Error(err)
 	})
+	return profile
+}
+
+// Start starts a browser with a profile of its own. The end of the test stops the
+// process and removes the profile. Start skips the test with -short, and when no
+// browser is installed or the browser does not get as far as an empty page.
+func Start(t *testing.T) *Browser {
+	t.Helper()
+	path := Find(t)
+	profile := Profile(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, path,
