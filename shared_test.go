@@ -210,3 +210,24 @@ func TestRateOfAnotherGuard(t *testing.T) {
 		t.Errorf("strict Handshakes burst 1: %v", got)
 	}
 }
+
+// A slot lasts as long as the handler of the piece that took it, and not that of a piece of
+// another Guard behind it.
+func TestCapOfAnotherGuardInFront(t *testing.T) {
+	s := wsguard.NewState()
+	cfg := wsguard.Config{State: s, Auth: wsguard.AuthConfig{InsecureAnonymous: true}}
+	outer, inner := pieceGuard(t, cfg), pieceGuard(t, cfg)
+	held := func(want int) http.Handler {
+		return http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+			if n := outer.Conns(); n != want {
+				t.Errorf("%d slots held, want %d", n, want)
+			}
+		})
+	}
+	h := inner.Pieces().Cap.Handler(held(1))
+	outer.Pieces().Cap.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.ServeHTTP(w, r)
+		held(1).ServeHTTP(w, r)
+	})).ServeHTTP(httptest.NewRecorder(), handshakeOf(appOrigin))
+	held(0).ServeHTTP(nil, nil)
+}
