@@ -12,12 +12,12 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// Principal is who a credential stands for.
+// Principal is the user or the program that a credential stands for.
 type Principal struct {
 	Subject   string    // empty: anonymous, no credential was presented
-	SessionID string    // of the login that the credential belongs to, for SignOut; may be empty
-	Scopes    []string  // what it may do
-	Expires   time.Time // the connection is closed then; zero: not by expiry
+	SessionID string    // names the login that the credential belongs to, for SignOut; may be empty
+	Scopes    []string  // what the principal may do
+	Expires   time.Time // when the connection is closed with 3000 expired; zero: never
 
 	// IssuedAt is when the credential was issued, by the issuer's clock. Revoke
 	// compares it, or the moment at which the guard first accepted the
@@ -25,15 +25,15 @@ type Principal struct {
 	// counts as earlier than every revocation.
 	IssuedAt time.Time
 
-	seen   time.Time // when its credential was first accepted here; zero: not known
-	bought time.Time // its ticket, if it came with one
-	cookie bool      // its credential came as a cookie
+	seen   time.Time // when the guard first accepted the credential; zero: not known
+	bought time.Time // when the ticket was bought, if the credential is a ticket
+	cookie bool      // the credential came as a cookie
 }
 
 func (p Principal) anonymous() bool { return p.Subject == "" }
 
-// clone returns a copy of p that shares no memory with it. What a Verifier returns
-// may be part of the token, and the token part of a long header.
+// clone returns a copy of p that shares no memory with it. The strings that a Verifier
+// returns may be parts of the token, and the token a part of a long header.
 func (p Principal) clone() Principal {
 	p.Subject, p.SessionID, p.Scopes = strings.Clone(p.Subject), strings.Clone(p.SessionID), slices.Clone(p.Scopes)
 	for i, scope := range p.Scopes {
@@ -74,40 +74,41 @@ func APIKeys(keys map[[sha256.Size]byte]Principal) Verifier {
 	}
 }
 
-// TokenSources are the places of a handshake that a credential may come in. The zero
-// value is Header and Subprotocol "bearer.". More than one credential is a 401, in two
-// places or in one. So is a credential that cannot be read, also with
-// AuthConfig.InsecureAnonymous and also where net/http skips it.
+// TokenSources are the places of a handshake in which the guard looks for a credential. The
+// zero value is Header and Subprotocol "bearer.". A handshake with more than one credential
+// gets a 401, whether they are in two places or in one. So does a handshake with a
+// credential that cannot be read, even with AuthConfig.InsecureAnonymous, and even if
+// net/http skips that credential.
 type TokenSources struct {
 	// Header accepts Authorization: Bearer TOKEN (RFC 6750 §2.1). Programs can set
 	// it, and scripts of a page cannot.
 	Header bool
 
 	// Subprotocol is the prefix of the subprotocol that has the credential. A page
-	// sends it as new WebSocket(url, ["chat", "bearer."+token]). The answer never
-	// names it, so the page must offer a subprotocol that the guard serves as well.
+	// sends it as new WebSocket(url, ["chat", "bearer."+token]). The guard never
+	// selects that entry. So the page must also offer a subprotocol that the guard serves.
 	Subprotocol string
 
-	// Cookie is the name of a cookie. Browsers send it with the requests of every
-	// page, so it counts only where the request comes from a listed Origin: not
-	// where the Origin is missing, is null, or is only reported. Otherwise it is a
-	// 401, and the Verifier is not asked. An Authenticator of Guard.Pieces goes by
-	// the Origins of its Guard. For one of NewAuthenticator, the Handler of a
-	// NewOriginCheck must stand in front.
+	// Cookie is the name of the cookie that has the credential. Browsers send a cookie
+	// with the requests of every page. So the guard accepts it only from a page of a listed
+	// Origin. If the Origin is missing, is null, or is foreign and only reported, the
+	// handshake gets a 401 and the Verifier is not called. An Authenticator of Guard.Pieces
+	// uses the Origins of its Guard. An Authenticator of NewAuthenticator needs the Handler
+	// of a NewOriginCheck in front of it, and accepts no cookie without one.
 	Cookie string
 
 	// FirstMessage accepts {"type":"auth","token":"TOKEN"} as the first message of a
-	// connection whose handshake has no credential. The handler starts after it, and
-	// Accept returns after it.
+	// connection whose handshake has no credential. The handler starts, and Accept
+	// returns, after the guard has accepted that message.
 	FirstMessage bool
 
 	// InsecureQuery is the name of a query parameter that has the credential. The
-	// guard removes it before Attach sees the URL. Proxies in front have seen it,
-	// and have perhaps logged it.
+	// guard removes it before Attach sees the URL. Proxies in front have seen it and may
+	// have logged it.
 	InsecureQuery string
 }
 
-// source is one of them.
+// source is one place of a handshake in which a credential is looked for.
 type source struct {
 	kind sourceKind
 	name string
@@ -141,19 +142,19 @@ func (t TokenSources) list() (sources []source) {
 	return sources
 }
 
-// AuthConfig says who may connect.
+// AuthConfig says how clients authenticate.
 type AuthConfig struct {
 	Verifier Verifier      // judges credentials; nil needs InsecureAnonymous or Tickets
 	Tickets  *TicketConfig // not nil: the tickets of Guard.TicketHandler are accepted
 
 	Sources TokenSources // where a credential is looked for
 
-	// InsecureAnonymous admits handshakes without a credential. One that is
+	// InsecureAnonymous admits handshakes without a credential. A credential that is
 	// presented must still be valid.
 	InsecureAnonymous bool
 
-	// InsecureReportOnly reports what would be refused for its credential, and
-	// lets it pass, anonymous.
+	// InsecureReportOnly admits a client with a missing or bad credential as anonymous,
+	// and reports the refusal that it would have got.
 	InsecureReportOnly bool
 
 	// Revalidate is called every RevalidateEvery while a connection is open. It says
@@ -163,8 +164,13 @@ type AuthConfig struct {
 	Revalidate      func(context.Context, Principal) (Principal, error)
 	RevalidateEvery time.Duration // ±10 %; default 5 min, required
 
-	RevocationTTL time.Duration // how long Revoke and SignOut count: as long as a credential can live; default: until Restore
-	CacheTTL      time.Duration // how long a Verifier's good answer to a token is used again, till a revocation; default: never
+	// RevocationTTL is how long Revoke and SignOut are remembered. Set it to the longest
+	// life of a credential. By default a revocation never expires and counts until Restore.
+	RevocationTTL time.Duration
+
+	// CacheTTL is how long the Principal that a Verifier returned for a token is used
+	// again without a call. Each revocation empties the cache. By default nothing is cached.
+	CacheTTL time.Duration
 
 	// MaxExplained is how many refused handshakes may be accepted and closed at the
 	// same time, with 3000 instead of a 401 or 1013 instead of a 429. Browsers hide
@@ -193,7 +199,7 @@ type AuthConfig struct {
 	FirstMessageBytes int64
 }
 
-// authRule is what an AuthConfig says.
+// authRule is a compiled AuthConfig.
 type authRule struct {
 	cfg     AuthConfig
 	sources []source
@@ -240,8 +246,8 @@ func newAuthRule(cfg AuthConfig, f *faults) authRule {
 // Authenticator finds and verifies the credential of a handshake.
 type Authenticator struct{ g *Guard }
 
-// NewAuthenticator returns a token extractor that can stand in front of any
-// handler. A first message and Tickets need a Guard and are errors here. An
+// NewAuthenticator returns an Authenticator that can stand in front of any handler.
+// TokenSources.FirstMessage and Tickets need a Guard and are errors here. An
 // Authenticator that is returned with an error refuses every request.
 func NewAuthenticator(cfg AuthConfig, proxies Proxies) (*Authenticator, error) {
 	var f faults
@@ -260,8 +266,8 @@ func NewAuthenticator(cfg AuthConfig, proxies Proxies) (*Authenticator, error) {
 	return &Authenticator{standAlone(p)}, err
 }
 
-// Authenticate returns the Principal of a handshake. TokenSources.Cookie says where
-// a cookie counts.
+// Authenticate returns the Principal of a handshake. TokenSources.Cookie says when a
+// cookie is accepted.
 func (a *Authenticator) Authenticate(r *http.Request) (Principal, error) {
 	in := a.g.endpoint.admission(r)
 	defer in.unwind()
@@ -284,8 +290,9 @@ func (a *admission) seek() {
 	}
 }
 
-// authenticate is the credential step: known good, or judged. Under InsecureReportOnly
-// what would be refused is reported, and passes as nobody.
+// authenticate is the credential step. It takes the Principal that a piece in front has
+// found, or else judges the credential. With InsecureReportOnly it reports a handshake
+// that it would refuse and lets it pass as anonymous.
 func (a *admission) authenticate() error {
 	p, known := Principal{}, false
 	if a.r != nil {
@@ -293,7 +300,7 @@ func (a *admission) authenticate() error {
 	}
 	var err error
 	switch {
-	case known && p.cookie && !a.ownPage: // a piece in front went by another origin check
+	case known && p.cookie && !a.ownPage: // the origin checks of the piece in front differ from the Guard's
 		err = foreignCookie()
 	case !known:
 		p, err = a.demand()
@@ -337,13 +344,14 @@ func (a *admission) demand() (Principal, error) {
 	return p, err
 }
 
-// foreignCookie refuses a cookie that may be sent for a page of somebody else's.
+// foreignCookie is the refusal of a cookie that a foreign page may have made the browser send.
 func foreignCookie() error {
 	return deny(reason.Unauthenticated, "a cookie counts only with a listed Origin")
 }
 
-// Handler lets a request with a valid credential pass to next, without those that
-// end up in logs, or answers 401, 429 or 503. [PrincipalOf] says who it is.
+// Handler passes a request with a valid credential to next, and answers others with 401,
+// 429 or 503. It removes credentials from the query and from Sec-WebSocket-Protocol, which
+// end up in logs. In next, [PrincipalOf] returns the Principal.
 func (a *Authenticator) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		in := a.g.endpoint.admission(r)
@@ -356,7 +364,7 @@ func (a *Authenticator) Handler(next http.Handler) http.Handler {
 		}
 		in.unwind() // the place in flight
 		m := in.marks.pass(a.g, stepRate)
-		if !in.await { // else the Guard behind waits for it
+		if !in.await { // else the Guard behind waits for the first message
 			m = m.pass(a.g, stepCredential).find(a.g, in.principal)
 		}
 		next.ServeHTTP(w, m.on(in.stripped))

@@ -12,9 +12,9 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// net/http reads what is left of a request's body when its handler has returned, and
-// before it writes the answer. Without http.Server.ReadTimeout it waits for ever, so
-// a handler that answers a request with a body sets the read deadline itself.
+// net/http reads the rest of a request's body when the handler has returned, before it
+// writes the answer. Without http.Server.ReadTimeout it waits for the body indefinitely.
+// So a handler that answers a request with a body sets the read deadline itself.
 
 const (
 	bodyWait  = 250 * time.Millisecond // how long settleBody waits for the rest of a body
@@ -24,10 +24,10 @@ const (
 // hasBody reports whether a request says that a body follows.
 func hasBody(r *http.Request) bool { return r.ContentLength != 0 || len(r.TransferEncoding) > 0 }
 
-// settleBody reads what is left of a body, in bounded time, before a request is
-// answered. It reports whether the connection can serve another request. If not, the
-// answer must say that the connection closes, and the read deadline stays for what
-// net/http still reads.
+// settleBody reads the rest of a body, in bounded time, before the handler answers the
+// request. It reports whether the connection can serve another request. If it cannot, the
+// answer must say that the connection closes. The read deadline then stays set, and bounds
+// what net/http still reads.
 func settleBody(w http.ResponseWriter, r *http.Request) (reusable bool) {
 	if !hasBody(r) || r.ProtoMajor != 1 {
 		return true // HTTP/2 resets the stream
@@ -39,19 +39,20 @@ func settleBody(w http.ResponseWriter, r *http.Request) (reusable bool) {
 		return false
 	}
 	if rc.SetReadDeadline(time.Now().Add(bodyWait)) != nil {
-		return true // what net/http does then is the server's to bound
+		return true // there is no deadline here, so only http.Server.ReadTimeout bounds net/http
 	}
 	if _, err := io.CopyN(io.Discard, r.Body, bodyBytes+1); err != io.EOF {
 		return false
 	}
-	// net/http watches the connection from here on, and takes a timeout for its end.
+	// net/http reads from the connection from here on, and would take a timeout for the end
+	// of the connection.
 	rc.SetReadDeadline(time.Time{})
 	return true
 }
 
-// lentBody is a request's body while a login of the application's may read it. The
-// login may still be in a Read when the handler has to answer, and net/http must not
-// find it there: it would take the read deadline back and wait for the body.
+// lentBody is a request's body while the application's login may read it. The login may
+// still be in a Read when the handler has to answer. That Read must end first, because
+// net/http would otherwise clear the read deadline and wait for the body.
 type lentBody struct {
 	body io.Reader // read-only
 
@@ -60,7 +61,8 @@ type lentBody struct {
 	complete bool       // guarded by mu: it has been read to its end
 }
 
-// Read reads the body. A body that does not come in time is nobody's guess.
+// Read reads the body. If the body does not come in time, the error wraps
+// reason.Unavailable, so that the sale does not count as a failed credential.
 func (b *lentBody) Read(p []byte) (n int, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -12,17 +12,17 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// What a request presents is counted in its raw form. The parsers of net/http skip
-// what they cannot read, and another parser behind the guard may read it.
+// Credentials are counted in the raw header and the raw query. The parsers of net/http skip
+// values that they cannot read, and another parser behind the guard may read them.
 
-// shown is what a request presents in one source.
+// shown says which credentials a request presents in one source.
 type shown struct {
 	n     int    // how many credentials
 	token string // of the only one
 	ok    bool   // whether the only one can be read
 }
 
-// spelling says what a name in a request has to do with the name of a source.
+// spelling says how much a name in a request is like the name of a source.
 type spelling int
 
 const (
@@ -34,9 +34,8 @@ const (
 // tally counts the names in a request by their spelling.
 type tally [3]int
 
-// credentials returns how many credentials there are. Names that are spelled alike
-// count only beside one that is spelled exactly: alone they are names of something
-// else.
+// credentials returns how many credentials there are. Names that are spelled alike count
+// only if another name is spelled exactly. Without one they name something else.
 func (t tally) credentials() int {
 	if t[spelledExactly] == 0 {
 		return 0
@@ -168,9 +167,10 @@ func countQuery(raw, name string) int {
 	return of.credentials()
 }
 
-// cutQuery removes a parameter, in each spelling and also where it cannot be
-// read, and leaves the others as they were written. Some parsers end a parameter at
-// a semicolon and others do not: what stands beside one goes as a whole.
+// cutQuery removes the parameter name from a raw query, in each spelling, even if it cannot
+// be read. The other parameters stay as they were written. Some parsers end a parameter at
+// a semicolon and others do not. So parameters that a semicolon joins are removed together
+// if one of them is name.
 func cutQuery(raw, name string) (string, bool) {
 	if countQuery(raw, name) == 0 {
 		return raw, false
@@ -194,17 +194,18 @@ func hasPrefixFold(s, prefix string) bool {
 	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
 }
 
-// credential is what a handshake presented.
+// credential is the credential that a client has presented.
 type credential struct {
 	kind  sourceKind
 	token string
 }
 
-// maxToken is longer than any token in use; a longer one is not looked at.
+// maxToken is the length of the longest token that the guard looks at. Tokens in use are
+// shorter.
 const maxToken = 8 << 10
 
-// find returns the credential of r; its kind is sourceNone when there is none. One
-// that is presented and cannot be read is an error.
+// find returns the credential of r. The kind is sourceNone if r presents none. A credential
+// that cannot be read is an error.
 func find(r *http.Request, sources []source) (credential, error) {
 	var found credential
 	n, readable := 0, true
@@ -219,7 +220,7 @@ func find(r *http.Request, sources []source) (credential, error) {
 		switch s.kind {
 		case sourceHeader:
 			lines := r.Header["Authorization"]
-			if len(lines) > 1 { // of any scheme: it is a header of one value (RFC 9110 §11.6.2)
+			if len(lines) > 1 { // of any scheme, because the header has one value (RFC 9110 §11.6.2)
 				return credential{}, deny(reason.Unauthenticated, "more than one credential")
 			}
 			for _, v := range lines {
@@ -259,9 +260,9 @@ func find(r *http.Request, sources []source) (credential, error) {
 	return found, nil
 }
 
-// offers returns the subprotocols that a handshake offers: the entries of
-// Sec-WebSocket-Protocol that are no credentials. Beside a credential, an entry that
-// differs from one in letter case only is one too.
+// offers returns the subprotocols that a handshake offers. These are the entries of
+// Sec-WebSocket-Protocol that are no credentials. If one entry has the prefix of
+// credentials, entries with the prefix in another letter case are credentials too.
 func (a *authRule) offers(h http.Header) []string {
 	all := wire.HeaderTokens(h, "Sec-Websocket-Protocol")
 	prefix := a.cfg.Sources.Subprotocol
@@ -290,7 +291,7 @@ func (a *authRule) strip(r *http.Request) *http.Request {
 				u.RawQuery = q
 				out.URL = &u
 				out.RequestURI = u.RequestURI()
-				out.Form, out.PostForm = nil, nil // parsed from it, perhaps
+				out.Form, out.PostForm = nil, nil // they may have the credential
 			}
 		case sourceSubprotocol:
 			kept := a.offers(out.Header)
@@ -316,8 +317,8 @@ func bearer(r *http.Request) (string, error) {
 	return cred.token, err
 }
 
-// parseFirstMessage reads {"type":"auth","token":"…"}: strict JSON, those keys
-// in that spelling.
+// parseFirstMessage reads {"type":"auth","token":"…"}. The message must be strict JSON and
+// have exactly these keys.
 func parseFirstMessage(msg []byte) (token string, err error) {
 	if err := jsonschema.Scan(msg, nil); err != nil {
 		return "", deny(reason.Unauthenticated, "first message is not JSON")

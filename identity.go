@@ -13,15 +13,16 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// authentication is the part of a connection that knows whom it was authenticated for,
-// until when, and when to ask again. The goroutine that authenticates owns it: the
-// handshake's, or that of authenticate. From begin on the holder of refreshMu does.
+// authentication is the part of a connection that has its principal, the expiry, and the
+// time of the next Revalidate. The goroutine that authenticates owns it until begin. That is
+// the handshake's, or the one that runs authenticate. From begin on the holder of refreshMu
+// owns it.
 type authentication struct {
 	principal  atomic.Pointer[Principal]
-	session    *session     // read-only after begin; nil until somebody is authenticated
-	value      any          // what Attach returned; read-only after begin
+	session    *session     // read-only after begin; nil until a credential is accepted
+	value      any          // the value that Attach returned; read-only after begin
 	awaiting   atomic.Bool  // the first message must be the credential
-	authBy     time.Time    // when that must have come; read-only after start
+	authBy     time.Time    // the deadline of the first message; read-only after start
 	recheck    atomic.Int64 // when to revalidate, as watch.due counts; 0: never, or it is under way
 	rechecking atomic.Bool  // a goroutine revalidates
 	overdue    time.Time    // used by the goroutine that revalidates only
@@ -30,9 +31,9 @@ type authentication struct {
 	refreshes *rate.Limiter // guarded by refreshMu; made when needed
 }
 
-// authenticate takes the credential out of the first message and does what the handshake
-// could not. If it returns an error, that has ended the connection. r is for Attach. Once
-// start has counted it, authenticate is a holder of the connection.
+// authenticate takes the credential out of the first message and runs the steps that the
+// handshake could not run. If it returns an error, that error has ended the connection. r is
+// the request for Attach. start has counted authenticate as a holder of the connection.
 func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 	defer c.done()
 	_, msg, err := c.read(ctx)
@@ -42,14 +43,14 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 		}
 		return err
 	}
-	// It came in time. The time of the verifier is not the peer's.
+	// The message came in time. The verifier's time must not count toward the deadline.
 	c.who.awaiting.Store(false)
 	a := c.admission(c.ctx, r)
-	defer a.unwind() // what is left of it
+	defer a.unwind()
 	token, err := parseFirstMessage(msg)
 	if err != nil {
 		if a.auth.cfg.InsecureReportOnly {
-			c.w.Again() // it is the application's, then
+			c.w.Again() // it is no credential, so the application gets it
 		}
 	} else {
 		a.cred, a.sought = credential{sourceFirstMessage, token}, true
@@ -70,7 +71,7 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 	}
 	c.who.session, c.who.value = a.session, a.value
 	a.land()
-	a.undo = nil // the connection has it
+	a.undo = nil // the connection owns what the steps have taken
 	c.life.lease.authenticated()
 	in := &c.reading
 	in.fit(c.e.policy())
@@ -81,8 +82,8 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 	return c.cause()
 }
 
-// admission is that of a credential which comes over the connection. r is nil for a
-// refresh.
+// admission returns the admission of a credential that comes over the connection. r is nil
+// for a refresh.
 func (c *Conn) admission(ctx context.Context, r *http.Request) *admission {
 	return &admission{
 		endpointPolicy: c.e.policy(), e: c.e, g: c.g, conn: c, r: r, stripped: r, ctx: ctx,
@@ -114,7 +115,7 @@ func (c *Conn) refreshed(ctx context.Context, old *Principal, token string) (Pri
 	return a.principal, err
 }
 
-// refresh is Refresh.
+// refresh implements Refresh.
 func (c *Conn) refresh(ctx context.Context, token string) error {
 	c.who.refreshMu.Lock()
 	defer c.who.refreshMu.Unlock()
@@ -125,7 +126,7 @@ func (c *Conn) refresh(ctx context.Context, token string) error {
 	p, err := c.refreshed(ctx, old, token)
 	switch {
 	case c.cause() != nil:
-		return c.cause() // it has ended meanwhile
+		return c.cause() // the connection has ended meanwhile
 	case err != nil:
 		d := asDenied(err)
 		c.refused(d.Reason, "refresh: "+d.detail, false)
@@ -140,11 +141,11 @@ func (c *Conn) refresh(ctx context.Context, token string) error {
 	return nil
 }
 
-// adopt makes p the connection's principal from now on. It reports false when the
-// connection has ended, for that or another reason. refreshMu is held.
+// adopt makes p the connection's principal from now on. It reports false if the connection
+// has ended, because of p or for another reason. The caller holds refreshMu.
 func (c *Conn) adopt(p Principal) bool {
 	if !c.g.state.registry.identify(c.who.session, p) {
-		return false // gone
+		return false // the connection has ended
 	}
 	if c.g.state.registry.revoked(p) || c.who.session.isKilled() {
 		c.end(because(reason.Revoked, ""))
@@ -155,15 +156,15 @@ func (c *Conn) adopt(p Principal) bool {
 	return true
 }
 
-// checkAgain sets when the connection is to be revalidated.
+// checkAgain sets when the connection must be revalidated.
 func (c *Conn) checkAgain(p Principal, in time.Duration) {
 	if c.e.policy().auth.cfg.Revalidate != nil && !p.anonymous() {
 		c.who.recheck.Store(int64(time.Since(c.g.born) + in))
 	}
 }
 
-// revalidate asks whether the principal is still good. It runs on a goroutine of its own,
-// one at a time, which ends with the connection.
+// revalidate calls Revalidate for the principal. It runs on a goroutine of its own, one at a
+// time for each connection. The goroutine ends with the connection.
 func (c *Conn) revalidate() {
 	defer c.survive()
 	defer c.who.rechecking.Store(false)
@@ -176,8 +177,8 @@ func (c *Conn) revalidate() {
 	case c.g.state.revalidating <- struct{}{}:
 		c.who.overdue = time.Time{}
 	default:
-		// Its turn will come. But a principal that has waited for as long as an interval
-		// is no longer known to be good.
+		// Try again later. A principal that has waited for a whole interval is no longer
+		// known to be good.
 		now := time.Now()
 		if c.who.overdue.IsZero() {
 			c.who.overdue = now.Add(every)
@@ -197,7 +198,7 @@ func (c *Conn) revalidate() {
 	switch {
 	case c.cause() != nil:
 	case c.who.principal.Load() != old:
-		// A Refresh came in between, and the answer is about the principal before it.
+		// A Refresh has replaced the principal that the answer is about.
 		c.checkAgain(*c.who.principal.Load(), 0)
 		c.schedule(time.Now())
 	case err != nil:

@@ -7,25 +7,25 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// registry is who is authenticated, and who no longer may be.
+// registry has the authenticated sessions and the revocations.
 type registry struct {
 	mu     sync.Mutex // no other lock is taken while it is held, except the clock's of accepted credentials
 	who    map[identity]map[*session]struct{}
 	void   map[identity]revocation
-	tidyAt int // entries of void at which those that are over are dropped
+	tidyAt int // the number of entries of void at which expired ones are dropped
 }
 
 func newRegistry() *registry {
 	return &registry{who: map[identity]map[*session]struct{}{}, void: map[identity]revocation{}, tidyAt: 1024}
 }
 
-// identity is what can be revoked: a subject, or one login.
+// identity names a subject or one login, which can be revoked.
 type identity struct {
 	login bool
 	id    string
 }
 
-// identities are those of a principal.
+// identities returns the identities under which p can be revoked.
 func (p Principal) identities() []identity {
 	switch {
 	case p.anonymous():
@@ -36,33 +36,33 @@ func (p Principal) identities() []identity {
 	return []identity{{id: p.Subject}, {true, p.SessionID}}
 }
 
-// revocation voids what was issued before it.
+// revocation voids the credentials and tickets that were issued before it.
 type revocation struct {
-	at       time.Time // by the clock: what an issue time is compared with
-	moment   time.Time // of the Authenticator's memory: what sightings and tickets are compared with
-	until    time.Time // when it is forgotten; zero: never
+	at       time.Time // when it was made; compared with issue times
+	moment   time.Time // the same by the clock of accepted credentials; compared with sightings and tickets
+	until    time.Time // when it expires; zero: never
 	restored bool      // credentials are good again; tickets stay void
 }
 
-// session is one subject's, from before the last look at its revocation until
-// its connection is gone.
+// session is a session of one subject. It lasts from before the last look at the revocations
+// until the connection has ended.
 type session struct {
 	set    *registry
-	ids    []identity // set.mu
-	conn   *Conn      // set.mu: once there is one
-	killed bool       // set.mu
-	gone   bool       // set.mu: the connection is; nothing lists it any more
+	ids    []identity // guarded by set.mu
+	conn   *Conn      // guarded by set.mu; nil until attach
+	killed bool       // guarded by set.mu: a revocation has ended the session
+	gone   bool       // guarded by set.mu: the session is unregistered, and must not be listed again
 }
 
-// register is called before the last look at revoked: so a revocation at any
-// time finds the session or is found.
+// register lists a new session of p. The caller must look at revoked afterwards. So a
+// revocation at any time either finds the session or is found.
 func (s *registry) register(p Principal) *session {
 	se := &session{set: s}
 	s.identify(se, p)
 	return se
 }
 
-// identify lists a session under what p can be revoked by, if it is not gone.
+// identify lists a session under the identities of p. It returns false if the session is gone.
 func (s *registry) identify(se *session, p Principal) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -92,7 +92,7 @@ func (s *registry) unregister(se *session) {
 	se.gone = true
 }
 
-// forget is called with mu held.
+// forget removes the session from all lists. The caller holds mu.
 func (s *registry) forget(se *session) {
 	for _, id := range se.ids {
 		set := s.who[id]
@@ -138,16 +138,17 @@ func (s *registry) revoked(p Principal) bool {
 	return false
 }
 
-// manyRevocations is where somebody should have said how long they count.
+// manyRevocations is the number of revocations without an expiry at which a missing
+// RevocationTTL is reported.
 const manyRevocations = 100_000
 
-// revoke voids what was issued to id so far, for ttl, or for ever if ttl is 0. now is the
-// clock of accepted credentials. It returns the connections that must end, and whether
-// there are so many revocations that somebody should say how long they count.
+// revoke voids what was issued to id so far, for ttl. If ttl is 0, the revocation never
+// expires. now is the clock of accepted credentials. revoke returns the connections that must
+// end, and whether a missing RevocationTTL must be reported.
 func (s *registry) revoke(id identity, ttl time.Duration, now func() time.Time) (conns []*Conn, many bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// The times are taken under mu: what a handshake has noted before it
+	// Take the times under mu. So the sighting that a handshake has noted before it
 	// registered its session is earlier than a revocation that ends the session.
 	r := revocation{at: time.Now(), moment: now()}
 	if ttl > 0 {
@@ -169,8 +170,7 @@ func (s *registry) revoke(id identity, ttl time.Duration, now func() time.Time) 
 	return conns, many
 }
 
-// tidy drops revocations that are over, each time their number has doubled. It
-// is called with mu held.
+// tidy drops expired revocations each time their number has doubled. The caller holds mu.
 func (s *registry) tidy(now time.Time) {
 	if len(s.void) < s.tidyAt {
 		return
@@ -183,8 +183,8 @@ func (s *registry) tidy(now time.Time) {
 	s.tidyAt = max(1024, 2*len(s.void))
 }
 
-// restore undoes revoke, except for the tickets that were outstanding; they live for
-// tickets at the most, and there are none if that is 0.
+// restore undoes revoke, except for outstanding tickets, which stay void. tickets is the
+// longest time for which one of them could still be used. It is 0 if there are none.
 func (s *registry) restore(id identity, tickets time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

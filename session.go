@@ -12,18 +12,18 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// sessions is who is connected to a Guard, and whether it drains.
+// sessions has the connections of a Guard and the state of its drain.
 type sessions struct {
 	g *Guard
 
 	mu       sync.Mutex // no other lock is taken while it is held
 	conns    []*Conn
 	sweeper  chan struct{} // closed to stop the sweeper; nil while there are no connections
-	sweepers int           // that run: a stopped one, too, until it is gone
+	sweepers int           // running sweepers; a stopped one counts until it has returned
 	draining bool
 	entering int           // handshakes under way
-	drained  chan struct{} // closed when draining and nobody is left
-	paced    chan struct{} // closed when the goroutine that drains is done
+	drained  chan struct{} // closed when draining and no connection is left
+	paced    chan struct{} // closed when the goroutine that drains has returned
 }
 
 func newSessions(g *Guard) *sessions {
@@ -41,8 +41,8 @@ func (s *sessions) find(id string) *Conn {
 	return nil
 }
 
-// add lists a connection, and sees to it that the sweeper runs. It reports
-// whether a drain has begun, which may have missed the connection.
+// add lists a connection, and starts the sweeper if none runs. It reports whether a drain has
+// begun. The drain may have missed the connection.
 func (s *sessions) add(c *Conn) (draining bool) {
 	s.mu.Lock()
 	c.life.index = len(s.conns)
@@ -57,8 +57,8 @@ func (s *sessions) add(c *Conn) (draining bool) {
 	return draining
 }
 
-// reconfigured makes the sweeper look at the connections that are open: there may be
-// more to look after.
+// reconfigured makes the sweeper look at every open connection, because the new Config may
+// have more timeouts.
 func (s *sessions) reconfigured() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -99,7 +99,7 @@ func (s *sessions) due(to []*Conn) []*Conn {
 	return to
 }
 
-// swept is called by a sweeper when it has nothing more to do.
+// swept counts a sweeper that has returned.
 func (s *sessions) swept() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -127,7 +127,7 @@ func (s *sessions) left() {
 	s.checkDrained()
 }
 
-// checkDrained is called with mu held.
+// checkDrained closes drained if the drain is complete. The caller holds mu.
 func (s *sessions) checkDrained() {
 	if s.draining && len(s.conns) == 0 && s.entering == 0 && s.sweepers == 0 {
 		select {
@@ -138,7 +138,7 @@ func (s *sessions) checkDrained() {
 	}
 }
 
-// Sessions are the connections that are open and authenticated, in no order.
+// Sessions returns the connections that are open and authenticated, in no order.
 func (g *Guard) Sessions() iter.Seq[audit.Session] {
 	return func(yield func(audit.Session) bool) {
 		for _, c := range g.sessions.open() {
@@ -158,8 +158,8 @@ func (c *Conn) describe() audit.Session {
 	}
 }
 
-// Kick ends the connection with this ID, if there is one. A code of 0, or one
-// that cannot be sent, is that of reason.Kicked: 3003 kicked.
+// Kick ends the connection with this ID, and reports whether there is one. If code is 0 or
+// cannot be sent, the connection is closed with the code of reason.Kicked, 3003.
 func (g *Guard) Kick(id string, code StatusCode, text string) bool {
 	c := g.sessions.find(id)
 	if c == nil {
@@ -173,16 +173,17 @@ func (g *Guard) Kick(id string, code StatusCode, text string) bool {
 	return true
 }
 
-// Revoke ends the sessions of a subject with 3000 revoked, handshakes under way
-// included, and voids what was issued to it so far: its tickets, and each
-// credential that has no IssuedAt, that has an earlier one, or that this Guard had
-// accepted before the call, whatever its IssuedAt says. The Guard remembers the
-// last 65,536 credentials that it has accepted, each for 24 hours. A credential
-// that it does not remember is judged by IssuedAt alone. Restore undoes it.
+// Revoke ends the connections and the handshakes of a subject with 3000 revoked. It also
+// voids the tickets of the subject, and the credentials that were issued to it before the
+// call. A credential counts as issued before the call if it has no IssuedAt or an earlier
+// one, or if this Guard has accepted it before. The Guard remembers the last 65,536
+// credentials that it has accepted, each for 24 hours. It judges a credential that it does
+// not remember by IssuedAt alone. Restore undoes a revocation.
 func (g *Guard) Revoke(subject string) { g.revoke(identity{id: subject}) }
 
-// SignOut is Revoke for one login, by its Principal.SessionID: its connections
-// end, and its credentials, whenever issued, and tickets open no others.
+// SignOut is like Revoke for one login, which Principal.SessionID names. It ends the login's
+// connections. Its tickets and all its credentials, whenever they were issued, open no
+// further ones.
 func (g *Guard) SignOut(sessionID string) { g.revoke(identity{true, sessionID}) }
 
 func (g *Guard) revoke(id identity) {
@@ -194,22 +195,22 @@ func (g *Guard) revoke(id identity) {
 	if many {
 		g.events.emit(audit.Event{Kind: audit.Warning, Reason: "revocations", Detail: "100,000 revocations are remembered, for ever: set Auth.RevocationTTL"})
 	}
-	// What is verified from now on is looked up in the registry; this is so
-	// that a verifier is asked again.
+	// Clear the cache, so that the Verifier is called again. The registry already refuses
+	// revoked credentials.
 	g.state.verified.clear()
 }
 
 // Restore lets credentials of a revoked subject open connections again, and
 // tickets that are bought from now on.
 func (g *Guard) Restore(subject string) {
-	ttl := g.state.tickets.outstanding() // other Guards may have sold for longer
+	ttl := g.state.tickets.outstanding() // other Guards may have sold tickets with a longer life
 	if t := g.policy.Load().auth.tickets; t != nil {
 		ttl = max(ttl, t.TTL) // other instances may sell as well
 	}
 	g.state.registry.restore(identity{id: subject}, ttl)
 }
 
-// open returns the connections that nothing has ended yet.
+// open returns the connections that have not ended.
 func (s *sessions) open() []*Conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -227,12 +228,13 @@ const (
 	drainPace  = 10 * time.Second
 )
 
-// Shutdown refuses new handshakes with 503, closes the connections with 1012 in
-// batches over the first half of ctx's time (10 s without a deadline), and
-// returns when they and their handlers are gone. Then the Guard has no goroutine
-// left. When ctx ends first, Shutdown cuts what is left and returns ctx's error.
-// Further calls wait for the same drain.
-// http.Server.Shutdown knows nothing of upgraded connections: call it after.
+// Shutdown refuses new handshakes with 503. It closes the connections with 1012 in batches,
+// over the first half of the time until the deadline of ctx, or over 10 seconds if there is
+// none. It returns nil when the connections have ended and their handlers have returned. The
+// Guard then has no goroutine left. If ctx ends first, Shutdown cuts the remaining
+// connections and returns the error of ctx. Further calls wait for the same drain.
+//
+// Call Shutdown before that of http.Server, which does not see upgraded connections.
 func (g *Guard) Shutdown(ctx context.Context) error {
 	defer g.events.flush()
 	s := g.sessions
@@ -253,7 +255,7 @@ func (g *Guard) Shutdown(ctx context.Context) error {
 	}
 	select {
 	case <-s.drained:
-		<-s.paced // it stops at once, too
+		<-s.paced // closed at once
 		return nil
 	case <-ctx.Done():
 	}
@@ -264,7 +266,7 @@ func (g *Guard) Shutdown(ctx context.Context) error {
 		c.end(because(reason.Draining, "cut"))
 		c.w.Cut()
 	}
-	// What was cut is gone in no time; a handler that goes on is not.
+	// Connections that were cut end at once, but a handler may still run.
 	select {
 	case <-s.drained:
 	case <-time.After(g.policy.Load().heartbeat.CloseGrace):
@@ -272,8 +274,8 @@ func (g *Guard) Shutdown(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// drain ends the connections in batches: clients that reconnect elsewhere are
-// not to arrive there all at once.
+// drain ends the connections in batches, so that the clients do not all reconnect elsewhere
+// at once.
 func (g *Guard) drain(ctx context.Context, pace time.Duration) {
 	conns := g.sessions.open()
 	rand.Shuffle(len(conns), func(i, j int) { conns[i], conns[j] = conns[j], conns[i] })

@@ -17,9 +17,9 @@ import (
 	"github.com/wsguard/wsguard/store"
 )
 
-// TicketConfig is for one-time tickets: a page buys one over HTTP with the
-// session that it has, and connects with it in the query. A ticket works
-// once, so one that a log shows is worthless. In each field 0 is the default.
+// TicketConfig configures one-time tickets. A page buys a ticket over HTTP with its session,
+// and connects with the ticket in the query. A ticket works once, so a ticket in a log is
+// worthless. In each field 0 is the default.
 type TicketConfig struct {
 	// Param is the name of the query parameter that has the ticket. The default is
 	// "ticket".
@@ -28,18 +28,16 @@ type TicketConfig struct {
 	// TTL is how long a ticket can be used. The default is 30 s. It cannot be Off.
 	TTL time.Duration
 
-	// MaxPerSubject is how many tickets one subject may have that were sold by this
-	// process and not used yet. The default is 16, and Off means no limit. Further
-	// requests for a ticket get a 429.
+	// MaxPerSubject is how many unused tickets of this process one subject may have. The
+	// default is 16, and Off means no limit. Further requests for a ticket get a 429.
 	MaxPerSubject int
 
-	// MaxTotal is how many tickets the default Store holds that were not used yet.
-	// The default is 100,000, and Off means no limit. Further requests for a ticket
-	// get a 503.
+	// MaxTotal is how many unused tickets the default Store holds. The default is 100,000,
+	// and Off means no limit. Further requests for a ticket get a 503.
 	MaxTotal int
 
-	// Store holds the tickets where several instances share them. The default holds
-	// them in memory. While a Store fails, requests and handshakes get a 503.
+	// Store holds the tickets if several instances share them. The default holds them in
+	// memory. While a Store fails, requests for a ticket and handshakes with one get a 503.
 	Store store.Once
 }
 
@@ -55,20 +53,20 @@ func (cfg TicketConfig) resolve(f *faults) *TicketConfig {
 	return &cfg
 }
 
-// tickets sells and redeems. The store has the tickets, by their hash. What is counted
-// here is what has been sold and not seen again. The limits come with each call.
+// tickets sells and redeems tickets, and counts those that were sold and not seen again. The
+// store has the tickets, by their hash. Each call brings its limits.
 type tickets struct {
-	memory *store.MemoryOnce // for those without a Store
+	memory *store.MemoryOnce // the store of configurations without one
 
 	mu       sync.Mutex
 	sold     map[string]*sale
 	subjects map[string]int
 	queue    []*sale       // by expiry
-	ttl      time.Duration // of the last sale
-	longest  time.Duration // of all sales
+	ttl      time.Duration // the TTL of the last sale
+	longest  time.Duration // the longest TTL of all sales
 }
 
-// outstanding is how long a ticket may be good that was sold already.
+// outstanding returns for how long a ticket that was sold already can still be used.
 func (t *tickets) outstanding() time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -92,7 +90,7 @@ type sale struct {
 	until        time.Time
 }
 
-// ticket is what a store keeps.
+// ticket is the value that a store keeps of a ticket.
 type ticket struct {
 	Subject   []byte    `json:"subject"` // need not be UTF-8
 	SessionID []byte    `json:"session_id,omitempty"`
@@ -104,13 +102,13 @@ type ticket struct {
 	Bought    time.Time `json:"bought"`
 }
 
-// ticketKey is what a store knows of a ticket.
+// ticketKey returns the key of a ticket in a store.
 func ticketKey(token string) string {
 	hash := sha256.Sum256([]byte(token))
 	return base64.RawURLEncoding.EncodeToString(hash[:])
 }
 
-// issue returns a ticket of 128 random bits for p, which says when it was bought.
+// issue returns a ticket of 128 random bits for p. p.bought is when it was bought.
 func (t *tickets) issue(ctx context.Context, cfg *TicketConfig, p Principal, origin string) (string, error) {
 	var b [16]byte
 	rand.Read(b[:])
@@ -188,8 +186,8 @@ func (t *tickets) drop(s *sale) {
 	}
 }
 
-// redeem takes the ticket, and judges it only then: whoever presents it in the
-// wrong place has used it up.
+// redeem takes the ticket out of the store before it judges the ticket. So a ticket that is
+// presented in the wrong place is used up.
 func (t *tickets) redeem(ctx context.Context, cfg *TicketConfig, token, from string) (Principal, error) {
 	key := ticketKey(token)
 	value, ok, err := t.store(cfg).Take(ctx, key)
@@ -204,9 +202,9 @@ func (t *tickets) redeem(ctx context.Context, cfg *TicketConfig, token, from str
 	switch {
 	case json.Unmarshal(value, &tk) != nil:
 		return Principal{}, deny(reason.Unavailable, "the ticket store returned something else")
-	case !time.Now().Before(tk.Bought.Add(cfg.TTL)): // whatever the store thinks
+	case !time.Now().Before(tk.Bought.Add(cfg.TTL)): // the store may keep tickets for too long
 		return Principal{}, deny(reason.Unauthenticated, "no such ticket")
-	case tk.Origin != "" && !origin.Same(tk.Origin, retained(from)): // that of a Conn is cut already
+	case tk.Origin != "" && !origin.Same(tk.Origin, retained(from)): // a Conn's origin is cut already
 		return Principal{}, deny(reason.Unauthenticated, "ticket of another origin")
 	}
 	p := Principal{
@@ -219,21 +217,22 @@ func (t *tickets) redeem(ctx context.Context, cfg *TicketConfig, token, from str
 	return p, nil
 }
 
-// TicketHandler issues one-time tickets, each bound to its subject and to the
-// Origin that it was bought from, to a POST: {"ticket":"…","expires_in":30}.
+// TicketHandler returns a handler that sells one-time tickets. It answers a POST with
+// {"ticket":"…","expires_in":30}. Each ticket is bound to its subject and to the Origin that
+// bought it.
 //
-// login says who asks; an error is as a Verifier's. What it goes by, such as a
-// session cookie, may be what a browser sends for every page. So it is asked only
-// where the Origin is listed and is not null, or where a program sends neither an
-// Origin nor a cookie: otherwise the answer is a 401. A nil login asks the Verifier,
-// for the credential of the Authorization header. All other checks are a
-// handshake's, except that a missing Origin passes without a cookie. It panics
-// without AuthConfig.Tickets.
+// login returns the Principal that buys the ticket. Its errors count as those of a Verifier.
+// login may use a session cookie, which a browser sends with the requests of every page. So
+// the handler calls login only if the Origin is listed and is not null, or if a program sends
+// neither an Origin nor a cookie. Other requests get a 401. If login is nil, the handler calls
+// the Verifier with the token of the Authorization header. All other checks are those of a
+// handshake, except that a request without an Origin and without a cookie passes.
+// TicketHandler panics without AuthConfig.Tickets.
 //
-// login may read the body, within VerifyTimeout. The handler waits 250 ms at most for
-// what is left of a body, and closes the connection after its answer where the body
-// is not complete by then. A ResponseWriter that has neither SetReadDeadline nor
-// Unwrap leaves that to http.Server.ReadTimeout.
+// login may read the body, within VerifyTimeout. The handler waits at most 250 ms for the
+// rest of a body. If the body is not complete by then, the handler closes the connection
+// after its answer. With a ResponseWriter that has neither SetReadDeadline nor Unwrap, only
+// http.Server.ReadTimeout bounds that wait.
 func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http.Handler {
 	if g.policy.Load().auth.tickets == nil {
 		panic("wsguard: TicketHandler without AuthConfig.Tickets")
@@ -268,13 +267,13 @@ func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http
 	})
 }
 
-// presented is what a login will look at, as a rule.
+// presented returns the headers that a login looks at as a rule.
 func presented(r *http.Request) string {
 	return strings.Join(r.Header["Authorization"], ",") + strings.Join(r.Header["Cookie"], ";")
 }
 
-// askLogin finds out who buys a ticket. The sale is dated before the last look at
-// revocations: a revocation that comes after it voids the ticket.
+// askLogin finds the Principal that buys a ticket. It dates the sale before the last look at
+// the revocations, so that a later revocation voids the ticket.
 func (a *admission) askLogin() error {
 	p, err := a.buyer()
 	a.principal = p
@@ -291,7 +290,7 @@ func (a *admission) buyer() (Principal, error) {
 		a.cred = credential{sourceHeader, token}
 		return a.verify()
 	}
-	// It may go by what the browser sends by itself, as a cookie.
+	// login may use credentials that the browser sends by itself, such as a cookie.
 	program := len(a.r.Header["Origin"]) == 0 || a.r.Header["Origin"][0] == ""
 	if !a.known || !program && !a.ownPage {
 		return Principal{}, deny(reason.Unauthenticated, "a login counts only with a listed Origin")
@@ -305,7 +304,7 @@ func (a *admission) buyer() (Principal, error) {
 	return sighted(a.g.state.accepted, "", p), nil
 }
 
-// sell sells a ticket for the buyer.
+// sell sells a ticket to the principal of the admission.
 func (a *admission) sell() error {
 	issue := func(ctx context.Context) (string, error) {
 		return a.g.state.tickets.issue(ctx, a.auth.tickets, a.principal, retained(a.from))

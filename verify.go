@@ -14,14 +14,14 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// verify judges a credential, within the failure budget of its client.
+// verify judges the credential, unless its client has failed too often.
 func (a *admission) verify() (Principal, error) {
 	token, s := a.cred.token, a.g.state
 	if a.cred.kind == sourceTicket {
 		if a.auth.tickets == nil {
 			return Principal{}, deny(reason.Unauthenticated, "nobody to ask")
 		}
-		waits := a.auth.tickets.Store != nil // else there is nothing to wait for
+		waits := a.auth.tickets.Store != nil // the store in memory does not block
 		return a.budgeted(token, waits, func(ctx context.Context) (Principal, error) {
 			return s.tickets.redeem(ctx, a.auth.tickets, token, a.from)
 		})
@@ -38,10 +38,10 @@ func (a *admission) verify() (Principal, error) {
 	return sighted(s.accepted, token, p), nil
 }
 
-// sighted notes that a credential has been accepted, and returns p with the
-// moment at which it first was. The caller looks at the revocations afterwards: so
-// a revocation finds the credential noted, or the credential came after it. An
-// empty token is a login of the application's, which is known by its Principal.
+// sighted notes that a credential has been accepted, and returns p with the moment at which
+// it was first accepted. The caller must look at the revocations afterwards. So either a
+// revocation finds the credential noted, or the credential came after it. If token is empty,
+// p comes from the application's login and is noted by its fields.
 func sighted(m *seen.Memory, token string, p Principal) Principal {
 	first := func(at time.Time) {
 		if p.seen.IsZero() || at.Before(p.seen) {
@@ -54,10 +54,9 @@ func sighted(m *seen.Memory, token string, p Principal) Principal {
 			return p
 		}
 	}
-	// Another spelling of a token, such as the second signature that every ECDSA
-	// signature has, is no other login. An issue time that is not ahead of the
-	// clock is earlier than any moment at which the login can be seen: it need
-	// not be noted.
+	// Note the login as well, because one token can have several spellings. Every ECDSA
+	// signature has a second valid form, for example. A login whose issue time is not ahead
+	// of the clock need not be noted, because its issue time is earlier than any sighting.
 	login := m.Key("login", p.Subject, p.SessionID, p.IssuedAt.UTC().Format(time.RFC3339Nano))
 	if p.IssuedAt.After(time.Now()) {
 		first(m.Note(login, true))
@@ -67,11 +66,10 @@ func sighted(m *seen.Memory, token string, p Principal) Principal {
 	return p
 }
 
-// budgeted asks ask whom a credential stands for, in bounded time, unless its
-// client or the credential itself has failed too often. How many can be asked
-// about at once is bounded by the handshakes in flight. A failure is charged
-// when the answer is there, whether or not anybody still waits for it. What a foreign
-// page provokes is charged to a bucket of its own.
+// budgeted calls ask, in bounded time, unless the client or the credential has failed too
+// often. waits says that ask may block. The handshakes in flight bound how many calls run at
+// the same time. A failure is charged when ask returns, even if the caller no longer waits. A
+// failure that a foreign page may have caused is charged to a bucket of its own.
 func (a *admission) budgeted(secret string, waits bool, ask func(context.Context) (Principal, error)) (Principal, error) {
 	failures, limit := a.g.state.rates.failures, a.auth.cfg.Failures.limit()
 	var asked, charged []keyed.Key
@@ -108,8 +106,8 @@ func (a *admission) budgeted(secret string, waits bool, ask func(context.Context
 	return within(a.ctx, a.auth.cfg.VerifyTimeout, a.fl.done, judge)
 }
 
-// within waits for f no longer than limit. Left behind, f holds what done gives
-// back: it cannot pile up.
+// within calls f and waits for it no longer than limit. It calls done when f has returned. If
+// f outlives the limit, it keeps its place until then, so abandoned calls are bounded.
 func within[T any](ctx context.Context, limit time.Duration, done func(), f func(context.Context) (T, error)) (T, error) {
 	type result struct {
 		v   T
@@ -122,7 +120,7 @@ func within[T any](ctx context.Context, limit time.Duration, done func(), f func
 		defer done()
 		r := result{err: deny(reason.Unavailable, "panicked")}
 		defer func() {
-			_ = recover() // with what it was given, perhaps
+			_ = recover() // the value may quote a credential, so drop it
 			results <- r
 		}()
 		r.v, r.err = f(ctx)
@@ -136,23 +134,23 @@ func within[T any](ctx context.Context, limit time.Duration, done func(), f func
 	}
 }
 
-// judged asks, and survives.
+// judged calls ask and settles its answer. It recovers a panic.
 func judged(ctx context.Context, ask func(context.Context) (Principal, error)) (p Principal, err error) {
 	defer func() {
-		if recover() != nil { // with what it was given, perhaps
+		if recover() != nil { // the value may quote the credential, so drop it
 			p, err = Principal{}, deny(reason.Unavailable, "verifier panicked")
 		}
 	}()
 	return settle(ask(ctx))
 }
 
-// maxRevalidating is how many connections are asked about at once.
+// maxRevalidating is how many calls of Revalidate may run at the same time.
 const maxRevalidating = 64
 
-// revalidate asks whether p is still good, in bounded time. Its caller has a place
-// in revalidating, which comes back when the hook does.
+// revalidate calls Revalidate for p, in bounded time. The caller has taken a place in
+// revalidating, which is given back when the hook has returned.
 func (s *State) revalidate(ctx context.Context, cfg *AuthConfig, p Principal) (Principal, error) {
-	p.Scopes = slices.Clone(p.Scopes) // the hook's
+	p.Scopes = slices.Clone(p.Scopes) // the hook may change its copy
 	done := func() { <-s.revalidating }
 	fresh, err := within(ctx, cfg.VerifyTimeout, done, func(ctx context.Context) (Principal, error) {
 		return judged(ctx, func(ctx context.Context) (Principal, error) { return cfg.Revalidate(ctx, p) })
@@ -163,9 +161,9 @@ func (s *State) revalidate(ctx context.Context, cfg *AuthConfig, p Principal) (P
 	return fresh, err
 }
 
-// verified keeps the good answers of Verifiers, by the hash of what was asked about. Each
-// AuthConfig in use has its own answers, because it has its own Verifier. A Guard has a
-// new one after Reconfigure.
+// verified caches the Principals that Verifiers have returned, by the hash of the token. Each
+// AuthConfig in use has its own answers, because it has its own Verifier. Reconfigure puts
+// another AuthConfig in use.
 type verified struct {
 	mu      sync.Mutex
 	all     map[question]answer // made when needed
@@ -173,7 +171,7 @@ type verified struct {
 }
 
 type question struct {
-	asked *AuthConfig // of a policy
+	asked *AuthConfig // owned by a policy
 	token [sha256.Size]byte
 }
 
@@ -182,7 +180,7 @@ type answer struct {
 	until     time.Time
 }
 
-// maxVerified bounds the answers that are kept; beyond it any one goes.
+// maxVerified is how many answers are kept. When there are more, an arbitrary one is dropped.
 const maxVerified = 10_000
 
 func (v *verified) ask(ctx context.Context, token string, cfg *AuthConfig) (Principal, error) {
@@ -203,7 +201,7 @@ func (v *verified) ask(ctx context.Context, token string, cfg *AuthConfig) (Prin
 	switch {
 	case err != nil:
 		delete(v.all, key)
-	case v.cleared == cleared: // else somebody was revoked while it was asked
+	case v.cleared == cleared: // otherwise a revocation came during the call
 		if v.all == nil {
 			v.all = map[question]answer{}
 		}
@@ -218,7 +216,7 @@ func (v *verified) ask(ctx context.Context, token string, cfg *AuthConfig) (Prin
 	return p, err
 }
 
-// clear forgets all answers, and those that are under way.
+// clear drops all answers. The answers of calls that are under way are not kept either.
 func (v *verified) clear() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -226,8 +224,8 @@ func (v *verified) clear() {
 	v.cleared++
 }
 
-// settle judges what a verifier has answered. The text of its error may hold
-// the credential: it goes nowhere.
+// settle judges the answer of a verifier. It drops the text of the error, which may hold the
+// credential.
 func settle(p Principal, err error) (Principal, error) {
 	switch {
 	case err == nil && p.Subject == "":
@@ -242,8 +240,8 @@ func settle(p Principal, err error) (Principal, error) {
 	return Principal{}, deny(reason.Unauthenticated, "invalid credential")
 }
 
-// flight is a place among the handshakes in flight. It has several holders:
-// the handshake, and a verifier that may outlive it.
+// flight is a place among the handshakes in flight. Its holders are the handshake and a call
+// of a verifier that may outlive the handshake.
 type flight struct {
 	release func()
 	holders atomic.Int32
