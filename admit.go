@@ -11,8 +11,9 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// step is one step on the way into a Guard. It may refuse, for one of its reasons. What it
-// takes goes on the admission's undo stack.
+// step is one step on the way into a Guard. It may refuse with one of its reasons. A step
+// that takes something, such as a slot, calls admission.takes with the function that gives
+// it back.
 type step struct {
 	name    string
 	reasons []*reason.Reason
@@ -73,8 +74,8 @@ var (
 	refreshSteps = []step{flightStep, credentialStep}
 )
 
-// credentialAt is where the credential stands in firstMessageSteps: what it refuses may only
-// be reported.
+// credentialAt is the index of credentialStep in firstMessageSteps. With
+// InsecureReportOnly a refusal of the steps up to it is only reported.
 const credentialAt = 1
 
 // admission is one request, or one credential, on its way in.
@@ -83,25 +84,25 @@ type admission struct {
 	e     *Endpoint
 	g     *Guard
 	r     *http.Request   // nil for a refresh
-	ctx   context.Context // of what is waited for
+	ctx   context.Context // bounds every wait of the steps
 	marks marks
 	undo  []func()
 
-	w       http.ResponseWriter // of a handshake
+	w       http.ResponseWriter // set for a handshake only
 	wrapped bool                // for Guard.Wrap
 	login   func(*http.Request) (Principal, error)
-	ticket  string // what a sale has come to
+	ticket  string // the ticket that a sale has sold
 
 	client      client
 	from        string // the Origin, as a connection keeps it
-	known       bool   // the origin is right: what happens is not a foreign page's doing
-	asked       bool   // a piece in front of the origin step has only asked it
+	known       bool   // the origin is right, so no foreign page has caused the request
+	asked       bool   // askOrigin has evaluated the origin without refusing
 	ownPage     bool   // a page of a listed origin sends the request
 	subprotocol string
 	sought      bool // cred and credErr are set
 	cred        credential
 	credErr     error
-	await       bool // the credential is to be the first message
+	await       bool // the first message must be the credential
 	fl          *flight
 	lease       *Lease   // of this Guard's State
 	leases      []*Lease // all of them move to the Conn
@@ -113,7 +114,7 @@ type admission struct {
 	answered    bool // nothing more can be answered
 }
 
-// admission begins one.
+// admission returns the admission of r, which has not taken a step yet.
 func (e *Endpoint) admission(r *http.Request) *admission {
 	return &admission{
 		endpointPolicy: e.policy(), e: e, g: e.g, r: r, ctx: r.Context(), marks: marksOf(r), from: r.Header.Get("Origin"), stripped: r,
@@ -133,7 +134,7 @@ func (a *admission) run(steps []step) error {
 	return nil
 }
 
-// takes pushes what gives something back that a step has taken.
+// takes pushes undo, which gives back something that a step has taken, on the undo stack.
 func (a *admission) takes(undo func()) { a.undo = append(a.undo, undo) }
 
 // unwind gives back what the steps have taken, once.
@@ -145,7 +146,7 @@ func (a *admission) unwind() {
 	}
 }
 
-// event is what an event says of the admission.
+// event returns an event with the subject, the client, the Origin and the Host of the admission.
 func (a *admission) event() audit.Event {
 	e := audit.Event{Subject: a.principal.Subject, Client: a.client.String(), Origin: a.r.Header.Get("Origin"), Host: a.r.Host}
 	if !a.client.valid() {
@@ -208,7 +209,7 @@ func (a *admission) judgeOrigin(check func(*http.Request) error) error {
 	a.known = err == nil
 	switch {
 	case a.marks.has(a.g, stepOrigin):
-		return nil // reported, perhaps, by the piece in front
+		return nil // the piece in front has reported it if need be
 	case err != nil && a.origin.report:
 		a.g.report(a.r, err)
 		return nil
@@ -216,8 +217,8 @@ func (a *admission) judgeOrigin(check func(*http.Request) error) error {
 	return err
 }
 
-// askOrigin is for a piece in front of the origin step. It refuses nothing. What a foreign
-// page has sent is charged to a bucket of its own.
+// askOrigin evaluates the origin for a piece in front of the origin step, and refuses
+// nothing. A request that a foreign page has sent is charged to a bucket of its own.
 func (a *admission) askOrigin() error {
 	a.ownPage = a.policy.ownPage(a.r)
 	a.asked, a.known = true, a.origin.none || a.origin.check(a.r) == nil
@@ -249,7 +250,7 @@ func (a *admission) takePlace() (err error) {
 	return err
 }
 
-// land gives the place in flight back, at the latest.
+// land gives the place in flight back. Calling it again does nothing.
 func (a *admission) land() {
 	a.fl.done()
 	a.fl = nil
@@ -263,7 +264,7 @@ func (a *admission) takeSlot() error {
 			if a.marks.has(a.g, stepSlot) {
 				return nil
 			}
-			return a.reportOver(l.over(a.caps)) // another Guard's, with other caps
+			return a.reportOver(l.over(a.caps)) // a Guard with other caps has taken it
 		}
 	}
 	l, over := a.g.state.slots.acquire(a.client, a.caps)
@@ -279,7 +280,8 @@ func (a *admission) takeSlot() error {
 	return nil
 }
 
-// takeShare counts a handshake that presents no credential, where a first message may.
+// takeShare counts a handshake toward MaxUnauthenticated if it presents no credential and
+// the first message may be one.
 func (a *admission) takeShare() error {
 	if _, known := a.marks.principal(a.g); known || !a.auth.cfg.Sources.FirstMessage {
 		return nil
@@ -291,7 +293,8 @@ func (a *admission) takeShare() error {
 	return a.reportOver(a.lease.await(a.caps))
 }
 
-// reportOver reports what is over a cap, if caps are only reported.
+// reportOver returns over, the error of a cap that is exceeded. With CapConfig.ReportOnly it
+// reports over instead and returns nil.
 func (a *admission) reportOver(over error) error {
 	if over != nil && a.caps.ReportOnly {
 		a.g.report(a.r, over)
@@ -307,7 +310,7 @@ func (a *admission) takeSubjectSlot() error {
 	return a.reportOver(a.lease.bind(a.principal.Subject, a.caps))
 }
 
-// takeKnownSubjectSlot is for a cap behind an Authenticator.
+// takeKnownSubjectSlot applies the subject's cap in a ConnCap behind an Authenticator.
 func (a *admission) takeKnownSubjectSlot() error {
 	p, ok := PrincipalOf(a.r)
 	if !ok {
@@ -335,7 +338,8 @@ func (a *admission) notRevoked() error {
 	return nil
 }
 
-// attachValue asks Attach, and looks once more at what may have come meanwhile.
+// attachValue calls Attach. Afterwards it looks for a revocation or a drain that has begun
+// meanwhile.
 func (a *admission) attachValue() (err error) {
 	if !a.await {
 		if a.value, err = a.callAttach(a.stripped, a.principal); err != nil {
@@ -400,7 +404,7 @@ func (a *admission) prepare() *Conn {
 	c.reading.fit(a.endpointPolicy)
 	p := a.principal // a pointer into a would keep the request
 	c.who.principal.Store(&p)
-	a.land() // nothing is waited for any more
+	a.land() // no step waits any more
 	return c
 }
 
@@ -424,7 +428,7 @@ func (a *admission) upgrade(w http.ResponseWriter, holders int32) (err error) {
 	a.hand(c)
 	started := false
 	defer func() {
-		if !started { // a hook has panicked: the connection has the rest
+		if !started { // a hook has panicked; the connection owns what the steps have taken
 			c.end(fault("the handshake was cut off"))
 			for range holders - 1 {
 				c.done()
@@ -436,8 +440,9 @@ func (a *admission) upgrade(w http.ResponseWriter, holders int32) (err error) {
 	return nil
 }
 
-// explain answers a refusal so that a page can see it: a script learns no status
-// of a handshake, but a close code. There is room for few; the others get theirs.
+// explain answers a refusal with an upgrade and a close code. A script can read the close
+// code, but not the status of a handshake. MaxExplained bounds how many refusals are
+// explained at the same time. explain returns false for the others, which get their status.
 func (a *admission) explain(w http.ResponseWriter, err error, ev *audit.Event) bool {
 	d, g := asDenied(err), a.g
 	var why *reason.Reason
@@ -445,9 +450,9 @@ func (a *admission) explain(w http.ResponseWriter, err error, ev *audit.Event) b
 	case !a.known || d.Reason == reason.HandshakeRate:
 		return false // the flood itself must stay cheap
 	case a.subprotocol == "" && ofPage(a.r.Header) && len(wire.HeaderTokens(a.r.Header, "Sec-Websocket-Protocol")) > 0:
-		return false // its browser would fail a 101 that names no subprotocol
+		return false // the browser would fail a 101 that names no subprotocol
 	case status == http.StatusUnauthorized:
-		why = reason.Unauthenticated // whatever is wrong with it
+		why = reason.Unauthenticated // the client must not learn more
 	case status == http.StatusTooManyRequests:
 		why = d.Reason
 	default:

@@ -8,9 +8,9 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// CapConfig bounds how many connections there are. In each field 0 is the
-// default and Off no limit. A slot is reserved before the upgrade; it comes
-// back when the connection has ended and its handler has returned.
+// CapConfig bounds how many connections there are. In each field 0 is the default and Off
+// is no limit. The guard reserves a slot before the upgrade. It releases the slot when the
+// connection has ended and its handler has returned.
 type CapConfig struct {
 	// MaxConns is how many connections there may be. The default is 10,000. Further
 	// handshakes get a 503.
@@ -26,16 +26,16 @@ type CapConfig struct {
 	MaxConnsPerNetwork int
 
 	// MaxConnsPerSubject is how many connections one subject may have. The default
-	// is 16. Further handshakes of the subject get a 429. After a credential in the
-	// first message the connection is closed instead.
+	// is 16. Further handshakes of the subject get a 429. If the credential comes in the
+	// first message, the guard closes the connection with 1013 instead.
 	MaxConnsPerSubject int
 
-	// MaxUnauthenticated is how many connections may owe their first message. The
-	// default is a tenth of MaxConns, or 1,000 if that is Off. Further handshakes
-	// get a 503.
+	// MaxUnauthenticated is how many connections may wait for a credential in their first
+	// message. The default is a tenth of MaxConns, or 1,000 if that is Off. Further
+	// handshakes without a credential get a 503.
 	MaxUnauthenticated int
 
-	// ReportOnly lets a connection beyond a cap pass, and reports it.
+	// ReportOnly admits a connection that exceeds a cap, and reports it.
 	ReportOnly bool
 }
 
@@ -55,8 +55,8 @@ func (cfg CapConfig) resolve(f *faults) CapConfig {
 	return c
 }
 
-// slots counts the connections of a State. The limits come with each call; what is over
-// them under CapConfig.ReportOnly is counted all the same.
+// slots counts the connections of a State. Each call brings its limits. A connection that
+// exceeds them under CapConfig.ReportOnly is counted too.
 type slots struct {
 	mu           sync.Mutex // a Lease's mu may be held
 	all, waiting int
@@ -76,8 +76,8 @@ func (s *slots) held() int {
 	return s.all
 }
 
-// acquire reserves a slot. over says which limit is in the way; with ReportOnly there is a
-// Lease all the same.
+// acquire reserves a slot. over is the error of a cap that is exceeded, or nil. l is nil if
+// over is not, except with ReportOnly.
 func (s *slots) acquire(who client, cfg CapConfig) (l *Lease, over error) {
 	l = &Lease{slots: s, client: who.key()}
 	l.network, _ = who.network()
@@ -94,7 +94,8 @@ func (s *slots) acquire(who client, cfg CapConfig) (l *Lease, over error) {
 	return l, over
 }
 
-// over says which cap more further slots like l would exceed. The caller holds mu.
+// over returns the error of the cap that more further slots of l's client would exceed, or
+// nil. The caller holds mu.
 func (s *slots) over(l *Lease, more int, cfg CapConfig) error {
 	switch {
 	case cfg.MaxConns > 0 && s.all+more > cfg.MaxConns:
@@ -117,13 +118,13 @@ type Lease struct {
 
 	mu       sync.Mutex // slots.mu may be taken while it is held
 	subject  string
-	waiting  bool // a first message is owed
-	moved    bool // a Conn has it
+	waiting  bool // the first message, which must be the credential, has not come
+	moved    bool // a Conn owns the lease
 	released bool
 }
 
-// bind counts the lease for a subject as well. It does nothing for a subject
-// that it is bound to already, or for an anonymous one.
+// bind counts the lease for a subject as well. It does nothing if the lease is bound to that
+// subject already, or if subject is "", which is anonymous.
 func (l *Lease) bind(subject string, cfg CapConfig) (over error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -134,7 +135,7 @@ func (l *Lease) bind(subject string, cfg CapConfig) (over error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l.subject != "" {
-		down(s.subjects, l.subject) // a piece in front had another view
+		down(s.subjects, l.subject) // a piece in front has found another subject
 		l.subject = ""
 	}
 	if cfg.MaxConnsPerSubject > 0 && s.subjects[subject] >= cfg.MaxConnsPerSubject {
@@ -148,7 +149,8 @@ func (l *Lease) bind(subject string, cfg CapConfig) (over error) {
 	return over
 }
 
-// over says which of cfg's caps the lease, which counts already, exceeds.
+// over returns the error of the cap of cfg that is exceeded, or nil. The lease is counted
+// already.
 func (l *Lease) over(cfg CapConfig) error {
 	l.slots.mu.Lock()
 	defer l.slots.mu.Unlock()
@@ -187,7 +189,7 @@ func (l *Lease) authenticated() {
 	}
 }
 
-// Release gives the slot back. More than once is the same as once.
+// Release gives the slot back. Further calls do nothing.
 func (l *Lease) Release() {
 	l.authenticated()
 	l.mu.Lock()
@@ -248,11 +250,11 @@ func NewConnCap(cfg CapConfig, proxies Proxies) (*ConnCap, error) {
 	return &ConnCap{standAlone(p)}, err
 }
 
-// Acquire reserves a slot for the client of r, also where r has one already. The caller
-// releases it.
+// Acquire reserves a slot for the client of r, even if r has one already. The caller must
+// release it.
 func (c *ConnCap) Acquire(r *http.Request) (*Lease, error) {
 	a := c.g.endpoint.admission(r)
-	a.marks.leases = nil // those are of others
+	a.marks.leases = nil // other callers own those
 	err := a.run([]step{addressStep, slotStep})
 	if err != nil {
 		a.unwind()
@@ -261,9 +263,10 @@ func (c *ConnCap) Acquire(r *http.Request) (*Lease, error) {
 	return a.lease, nil
 }
 
-// Handler reserves a slot for as long as next runs, or until the end of the Conn
-// that a Guard accepts there; else it answers 503 or 429. Behind an
-// [Authenticator]'s Handler, the subject's cap holds too.
+// Handler reserves a slot and calls next, or answers 503 or 429 if a cap is exceeded. It
+// releases the slot when next has returned. If a Guard in next accepts the request, the slot
+// stays reserved until the Conn ends. Behind an [Authenticator]'s Handler, the cap of the
+// subject applies too.
 func (c *ConnCap) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a := c.g.endpoint.admission(r)

@@ -15,14 +15,14 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// client is who a peer is to every limit and every log: an address, or the name
-// that the application knows him by.
+// client identifies a peer in every limit and every log. It is an address, or the name that
+// Proxies.ClientName has for the peer.
 type client struct {
 	addr netip.Addr
 	name string
 }
 
-// clientKey is what is counted under. An IPv6 client is its /64.
+// clientKey is the key under which a client is counted. It is the /64 of an IPv6 client.
 type clientKey struct {
 	prefix netip.Prefix
 	name   string
@@ -59,9 +59,9 @@ func (c client) in(t *keyed.Table) keyed.Key {
 	return t.Prefix(clientip.Key(c.addr))
 }
 
-// foreign is the key of what a page of another site, or a program without an Origin, makes
-// the client do. It has a bucket of its own: the page cannot use up what the client's own
-// pages need, and a program that sends no Origin does not go unlimited.
+// foreign is the key for requests that a page of another site, or a program without an
+// Origin, sends from the client. They have a bucket of their own. So a foreign page cannot
+// use up what the client's own pages need, and a program without an Origin is limited too.
 func (c client) foreign(t *keyed.Table) keyed.Key {
 	if c.name != "" {
 		return t.String("foreign client:" + c.name)
@@ -76,7 +76,7 @@ func (c client) penalty() penalty.Key {
 	return penalty.Addr(c.addr)
 }
 
-// maxName bounds what is kept under a name; of a longer one the hash is.
+// maxName bounds the names of clients in bytes. A longer name is replaced by its hash.
 const maxName = 128
 
 func shortName(s string) string {
@@ -87,14 +87,14 @@ func shortName(s string) string {
 	return s[:maxName/2] + "…" + hex.EncodeToString(hash[:16])
 }
 
-// identify finds clients.
+// identify finds the client of a request.
 type identify struct {
 	*clientip.Resolver
-	name   func(*http.Request) string // nil: nobody has one
+	name   func(*http.Request) string // Proxies.ClientName; nil: clients have no names
 	header string
 }
 
-// of says who has sent r.
+// of returns the client that has sent r.
 func (i identify) of(r *http.Request) (c client, err error) {
 	defer func() {
 		if recover() != nil {
@@ -110,8 +110,8 @@ func (i identify) of(r *http.Request) (c client, err error) {
 	return c, nil
 }
 
-// crowd notices that all clients seem to be one. Whoever forgets to name a proxy
-// has made a limit of each client's the limit of all.
+// crowd notices that all clients seem to be one. That happens when a proxy is missing from
+// Proxies.Trusted, and then all clients share the limits of one client.
 type crowd struct {
 	mu   sync.Mutex
 	addr netip.Addr
@@ -121,7 +121,8 @@ type crowd struct {
 
 const crowded = 100 // handshakes in a row from one address
 
-// saw reports, once, that it is time to say so.
+// saw counts a handshake. It returns true once, when the last crowded handshakes came from
+// one address.
 func (c *crowd) saw(who client) bool {
 	if who.name != "" {
 		return false

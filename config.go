@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// ConfigError is one mistake in a configuration. New returns all of them,
-// joined; errors.As finds the first.
+// ConfigError is one mistake in a configuration. New joins all mistakes into one error, and
+// errors.As finds the first.
 type ConfigError struct {
 	Field  string // "Origins", "Rates.Messages", …
 	Value  any
@@ -22,7 +22,7 @@ func (e *ConfigError) Error() string {
 	return fmt.Sprintf("wsguard: %s: %+v: %s", e.Field, e.Value, e.Reason)
 }
 
-// faults gathers every mistake before any is reported.
+// faults collects the mistakes of a configuration, so that all are reported at once.
 type faults []error
 
 func (f *faults) add(field string, value any, reason string) {
@@ -54,7 +54,7 @@ const maxTimeout = time.Duration(1 << 61) // 73 years
 
 var tooLong = fmt.Sprintf("must be at most %v (73 years), so that it can be added to a time", maxTimeout.Truncate(time.Hour))
 
-// required is timeout for what cannot be switched off.
+// required is timeout for a field that cannot be Off.
 func required(d, def time.Duration, field string, f *faults) time.Duration {
 	switch {
 	case d == 0:
@@ -73,7 +73,7 @@ func required(d, def time.Duration, field string, f *faults) time.Duration {
 // It leaves room to add two of them, and to double a buffer, without overflow.
 const maxAmount = math.MaxInt / 2
 
-// requiredAmount is required for bytes and messages that are held in memory.
+// requiredAmount is required for amounts of bytes and messages that are held in memory.
 func requiredAmount(n, def int64, field string, f *faults) int64 {
 	switch {
 	case n == 0:

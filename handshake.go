@@ -71,11 +71,10 @@ func checkUpgrade(r *http.Request) error {
 // negotiate picks the first of the endpoint's subprotocols that r offers. Entries
 // that auth takes for credentials are no offers.
 //
-// A browser fails a connection that names none of the subprotocols that its page
-// has offered (https://websockets.spec.whatwg.org), after it was told that the
-// handshake has succeeded. So a page that offers none that is served is refused. A
-// program is not, because most programs do without. A wrapped handler chooses by itself
-// where the guard has no list.
+// A browser fails a connection if the 101 selects none of the subprotocols that the page
+// has offered (https://websockets.spec.whatwg.org). So a page whose offers are all unknown
+// is refused. A program is admitted without a subprotocol, because most programs accept
+// that. If the guard has no list, a wrapped handler chooses by itself.
 func (e *endpointPolicy) negotiate(r *http.Request, wrapped bool) (string, error) {
 	offered := e.auth.offers(r.Header)
 	for _, s := range e.subprotocols {
@@ -89,7 +88,7 @@ func (e *endpointPolicy) negotiate(r *http.Request, wrapped bool) (string, error
 	return "", e.hasTable("")
 }
 
-// hasTable refuses a connection whose messages nothing would judge.
+// hasTable refuses a connection whose messages no validator would judge.
 func (e *endpointPolicy) hasTable(subprotocol string) error {
 	if len(e.messages.Validators) > 0 && e.messages.validator(subprotocol) == nil {
 		return deny(reason.Subprotocol, "none offered that has a validator; served: "+servedNames(e.subprotocols))
@@ -97,19 +96,21 @@ func (e *endpointPolicy) hasTable(subprotocol string) error {
 	return nil
 }
 
-// ofPage reports whether a browser's page has made the request. Programs may say so.
+// ofPage reports whether the request claims to come from a page in a browser. A program can
+// claim it too.
 func ofPage(h http.Header) bool { return h.Get("Origin") != "" }
 
-// What the detail of an event shows of an offer: a longer name is cut.
+// Bounds of a subprotocol's name in the detail of an event. A name of more than maxOffer
+// bytes is cut to cutOffer.
 const (
 	maxOffer = 24 // longer than the names in use
 	cutOffer = 8
 )
 
-// offerNames lists offers for the detail of an event. An offer may be a token that
-// came where no token is looked for. So nothing is shown behind the configured
-// prefix of credentials, in whatever case, nor behind the word bearer, and little of
-// a name that is too long for one.
+// offerNames lists offers for the detail of an event. An offer may be a token in a place
+// where the guard looks for no token. So offerNames shows nothing that follows the
+// configured prefix of credentials, in any letter case, or the word bearer. It cuts a name
+// that is longer than names of subprotocols are.
 func offerNames(offered []string, prefix string) string {
 	names := make([]string, len(offered))
 	for i, s := range offered {
@@ -146,7 +147,7 @@ func servedNames(subprotocols []string) string {
 	return quotable(subprotocols)
 }
 
-// callAttach runs Attach within the verifier's time. It fails closed.
+// callAttach calls Attach with a context that ends after VerifyTimeout. It fails closed.
 func (e *endpointPolicy) callAttach(r *http.Request, p Principal) (value any, err error) {
 	if e.attach == nil {
 		return nil, nil
@@ -170,10 +171,10 @@ func (e *endpointPolicy) callAttach(r *http.Request, p Principal) (value any, er
 	return value, nil
 }
 
-// detached returns what Attach can use of a request after the handshake's handler
-// has returned. The context is not among it, because routers use the values in it
-// again for other users. Nor are credentials, and what was about the hop and the
-// handshake. Nothing that is left shares memory with what is not.
+// detached returns the copy of a request that Attach gets after the handshake's handler has
+// returned. The copy has no context values, because routers reuse them for other users. It
+// has no credentials, and no headers of the hop or of the handshake. It shares no memory
+// with the parts that it leaves out.
 func detached(r *http.Request) *http.Request {
 	kept := *r
 	kept.Method, kept.Proto, kept.Host = strings.Clone(r.Method), strings.Clone(r.Proto), strings.Clone(r.Host)
@@ -195,15 +196,15 @@ func detached(r *http.Request) *http.Request {
 	return kept.Clone(context.Background())
 }
 
-// notKept has the headers that detached leaves out, besides those of the handshake:
-// credentials, and what is about one hop.
+// notKept has the headers of credentials and of one hop. detached leaves them out, and those
+// of the handshake too.
 var notKept = map[string]bool{
 	"Authorization": true, "Cookie": true, "Proxy-Authorization": true,
 	"Connection": true, "Keep-Alive": true, "Proxy-Connection": true, "Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true,
 }
 
-// retained returns what a Conn or a ticket keeps of a peer's Host or Origin: a copy
-// of at most maxField bytes, which shares no memory with the header.
+// retained returns the copy of a peer's Host or Origin that a Conn or a ticket keeps. It has
+// at most maxField bytes and shares no memory with the header.
 func retained(s string) string {
 	if len(s) <= maxField {
 		return strings.Clone(s)

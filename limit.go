@@ -53,7 +53,7 @@ func (r Rate) resolve(def Rate, field string, f *faults) Rate {
 	return r
 }
 
-// times is n times r, for buckets that several connections share.
+// times returns n times r, for buckets that several connections share.
 func (r Rate) times(n int) Rate {
 	if r.off() {
 		return r
@@ -71,7 +71,7 @@ func (r Rate) limiter() *rate.Limiter {
 // tableKeys is how many keys a table has room for, in 1.5 MiB.
 const tableKeys = 65536
 
-// limit is r as a keyed.Table takes it. Off is no limit there too.
+// limit converts r for a keyed.Table. Off is no limit there too.
 func (r Rate) limit() keyed.Limit {
 	if r.off() {
 		return keyed.Limit{}
@@ -96,24 +96,23 @@ func limit(v, def int, field string, f *faults) int {
 // Action is what happens to a message that is refused.
 type Action int
 
-// Actions. A notice is {"error":"rate_limited"} or {"error":"invalid_message"}
-// with details, at most one of each a second with a burst of 20.
+// Actions. A notice is {"error":"rate_limited"} or {"error":"invalid_message"} with details.
+// A connection gets at most one notice of each kind per second, with a burst of 20.
 const (
 	ActionClose  Action = iota // close the connection
 	ActionReply                // answer with a notice, and read on
-	ActionDelay                // rates only: read no more until it fits, 5 s at most, then close
+	ActionDelay                // for rates only: wait until the message fits, 5 s at most, and then close
 	ActionReport               // report the message, and deliver it
 )
 
 // maxDelay bounds ActionDelay.
 const maxDelay = 5 * time.Second
 
-// RateConfig limits how many messages and payload bytes may come, and how many
-// handshakes. Pings and pongs do not count here; they have a limit of their own. A
-// client is an IPv4 address, an IPv6 /64 or the name that Proxies.ClientName returns.
-// Anonymous connections have no subject. The buckets of a client and of a subject
-// outlive its connections, so reconnecting does not refill them. Each Rate may be
-// Rate{PerSecond: Off} for no limit.
+// RateConfig limits messages, payload bytes and handshakes. Pings and pongs do not count
+// here, because Messages.Control limits them. A client is an IPv4 address, an IPv6 /64 or
+// the name that Proxies.ClientName returns. Anonymous connections have no subject. The
+// buckets of a client and of a subject outlive its connections, so reconnecting does not
+// refill them. Each Rate may be Rate{PerSecond: Off} for no limit.
 type RateConfig struct {
 	// Messages limits the messages of a connection. The default is 20 per second
 	// with a burst of 40.
@@ -148,7 +147,7 @@ type RateConfig struct {
 	// default, ActionClose, closes the connection with 1008 rate_limited.
 	Action Action
 
-	// WarnAt is a part of Burst, such as 0.8. A peer that has used that much of a
+	// WarnAt is a fraction of Burst, such as 0.8. A peer that has used that fraction of a
 	// bucket of its connection gets the notice {"warning":"rate_limit"}. The
 	// default, 0, sends no warning.
 	WarnAt float64
@@ -159,8 +158,7 @@ type RateConfig struct {
 	// gets a 429.
 	Handshakes Rate
 
-	// ReportHandshakes lets a handshake that exceeds Handshakes pass, and reports
-	// it.
+	// ReportHandshakes admits a handshake that exceeds Handshakes, and reports it.
 	ReportHandshakes bool
 
 	// MaxInFlight is how many handshakes may wait for a Verifier or for Attach at
@@ -168,8 +166,9 @@ type RateConfig struct {
 	// get a 503.
 	MaxInFlight int
 
-	// MaxInFlightPerClient is how many of these one client may have. The default is
-	// 8, and Off means no limit. Further handshakes of the client get a 429.
+	// MaxInFlightPerClient is how many handshakes of one client may wait for a Verifier
+	// or for Attach at the same time. The default is 8, and Off means no limit. Further
+	// handshakes of the client get a 429.
 	MaxInFlightPerClient int
 }
 
@@ -193,14 +192,15 @@ func (cfg RateConfig) resolve(f *faults) RateConfig {
 	return cfg
 }
 
-// perNetwork is how many clients' rate a whole IPv6 /48 has.
+// perNetwork is how many times the rate of a client a whole IPv6 /48 has.
 const perNetwork = 16
 
-// Evicted is how many buckets have been forgotten although they were not full: there
-// were more clients or subjects than there is room for.
+// Evicted returns how many buckets have been forgotten although they were not full. That
+// happens when there are more clients or subjects than the tables have room for.
 func (g *Guard) Evicted() uint64 { return g.state.evicted() }
 
-// reportEvicted says so at first, and each time that it has doubled.
+// reportEvicted reports the first evicted bucket, and then each time that their number has
+// doubled.
 func (g *Guard) reportEvicted() {
 	if n, told := g.Evicted(), g.evicted.Load(); n >= max(1, 2*told) && g.evicted.CompareAndSwap(told, n) {
 		g.events.emit(audit.Event{Kind: audit.Warning, Reason: "evicted", Detail: fmt.Sprintf("%d buckets that were not full have been forgotten: there are more clients than the tables have room for", n)})
@@ -248,7 +248,8 @@ func (c *counter) fly(client client, cfg RateConfig) (*flight, error) {
 	return fl, nil
 }
 
-// checkBytes finds the fault that makes a large message impossible for ever.
+// checkBytes finds byte rates whose burst is smaller than maxMessage. They would never allow
+// a message of that size.
 func (cfg RateConfig) checkBytes(maxMessage int64, f *faults) {
 	for _, b := range []struct {
 		field string
@@ -268,7 +269,7 @@ type connRates struct {
 	messages, bytes *rate.Limiter
 	shared          []sharedBucket
 	sent            *rate.Limiter // writers charge it
-	owing           bool          // it was sent that refused last
+	owing           bool          // sent refused the last message
 	warnAt          float64
 	warned          bool
 	last            time.Time
@@ -298,7 +299,7 @@ func (c *connRates) share(b *buckets, cfg RateConfig, client client, subject str
 	}
 }
 
-// relimit puts the limits of cfg in force. What is owed stays owed.
+// relimit puts the limits of cfg in force. Debts stay.
 func (c *connRates) relimit(b *buckets, cfg RateConfig, client client, subject string) {
 	c.messages = relimited(c.messages, cfg.Messages)
 	c.bytes = relimited(c.bytes, cfg.Bytes)
@@ -316,8 +317,8 @@ func relimited(l *rate.Limiter, to Rate) *rate.Limiter {
 	return l
 }
 
-// take charges a message of n bytes that counts for cost messages. What refuses it
-// takes nothing, and says how long it would have to wait.
+// take charges a message of n bytes that counts for cost messages. If a bucket refuses it,
+// take charges nothing and returns how long the message would have to wait.
 func (c *connRates) take(n, cost int, now time.Time) (wait time.Duration, ok bool) {
 	// A now that steps back would make x/time/rate admit too much.
 	if now.Before(c.last) {
@@ -348,7 +349,7 @@ func (c *connRates) take(n, cost int, now time.Time) (wait time.Duration, ok boo
 	return 0, true
 }
 
-// give undoes a take of the same moment, as far as it got with the shared buckets.
+// give undoes a take of the same moment. shared are the shared buckets that take has charged.
 func (c *connRates) give(shared []sharedBucket, n, cost int, now time.Time) {
 	for _, b := range shared {
 		b.table.Give2(b.key, float64(cost), float64(n), b.messages, b.bytes)
@@ -357,8 +358,8 @@ func (c *connRates) give(shared []sharedBucket, n, cost int, now time.Time) {
 	giveBack(c.bytes, n, now)
 }
 
-// charge counts what a connection was sent. It may owe: that is paid off before it
-// is listened to again.
+// charge counts n bytes that were written to a connection. The bucket may go into debt. Until
+// the debt is paid off, take refuses the connection's messages.
 func charge(sent *rate.Limiter, n int) {
 	if sent == nil {
 		return
@@ -373,11 +374,11 @@ func charge(sent *rate.Limiter, n int) {
 	}
 }
 
-// maxDebt is how many bursts one message can make a connection owe.
+// maxDebt is how many bursts one sent message can add to the debt of a connection.
 const maxDebt = 64
 
-// warn reports that a bucket of the connection's is all but used up, once until
-// half of it is there again.
+// warn reports whether a bucket of the connection is used up to WarnAt. It does so once, and
+// again only after the used part has fallen to half of WarnAt.
 func (c *connRates) warn(now time.Time) bool {
 	used := 0.0
 	for _, l := range []*rate.Limiter{c.messages, c.bytes} {
@@ -392,8 +393,8 @@ func (c *connRates) warn(now time.Time) bool {
 	return true
 }
 
-// giveBack undoes an AllowN of the same moment: x/time/rate has no name for it,
-// but taking less than nothing adds.
+// giveBack undoes an AllowN of the same moment. Taking a negative number of tokens from a
+// limiter of x/time/rate adds them.
 func giveBack(l *rate.Limiter, n int, now time.Time) {
 	if l != nil {
 		l.AllowN(now, -n)
@@ -406,30 +407,30 @@ func missing(l *rate.Limiter, n int, now time.Time) time.Duration {
 	if !r.OK() {
 		return rate.InfDuration
 	}
-	// What is missing may round to no time at all.
+	// The delay of a tiny fraction of a token may round to 0.
 	return max(r.DelayFrom(now), time.Microsecond)
 }
 
-// counter counts what is held, in all and per client. The limits come with each call.
+// counter counts the places that are held, in all and per client. Each call brings its limits.
 type counter struct {
 	mu      sync.Mutex
 	all     int
 	each    map[clientKey]int
 	waiting int
-	freed   chan struct{} // closed when a place is given back; nil: nobody waits
+	freed   chan struct{} // closed when a place is given back; nil: no call waits
 }
 
 func newCounter() *counter { return &counter{each: map[clientKey]int{}} }
 
-// Handshakes that come all at once are no attack when what they wait for is
-// fast: a full counter is given this time.
+// Many handshakes may come at once without an attack. So up to maxPatient of them wait for
+// patience when the counter is full.
 const (
 	patience   = 50 * time.Millisecond
 	maxPatient = 256
 )
 
-// take reserves a place; 0 is no limit. It reports which limit is in the way: the
-// client's own first, because that is about the client.
+// take reserves a place. A limit of 0 is no limit. If take returns false, own says whether
+// the client's own limit is reached. That limit takes precedence over the limit of all.
 func (c *counter) take(key clientKey, most, mostEach int) (ok, own bool) {
 	var t *time.Timer
 	for late := false; ; {
@@ -458,7 +459,7 @@ func (c *counter) take(key clientKey, most, mostEach int) (ok, own bool) {
 		select {
 		case <-freed:
 		case <-t.C:
-			late = true // one more look: the machine may have been busy
+			late = true // try once more, because the machine may have been busy
 		}
 		c.mu.Lock()
 		c.waiting--

@@ -11,14 +11,14 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// originRule is what a Config says about the Origin header and the fetch metadata of a
+// originRule has the settings of a Config for the Origin header and the fetch metadata of a
 // handshake.
 type originRule struct {
 	list    *origin.List
 	missing bool // AllowMissingOrigin
 	report  bool // InsecureReportOrigin
 	null    bool // null is listed
-	none    bool // there is no such step: the piece of another kind stands alone
+	none    bool // there is no origin step, because a piece of another kind stands alone
 }
 
 func newOriginRule(cfg Config, f *faults) originRule {
@@ -32,8 +32,8 @@ func newOriginRule(cfg Config, f *faults) originRule {
 	return originRule{list: list, missing: cfg.AllowMissingOrigin, report: cfg.InsecureReportOrigin, null: list.Match("null")}
 }
 
-// NewOriginCheck returns a check of the Origin header and the fetch metadata, as
-// cfg's Origins, AllowMissingOrigin and InsecureReportOrigin say. A Check that is
+// NewOriginCheck returns a check of the Origin header and the fetch metadata. It uses the
+// fields Origins, AllowMissingOrigin and InsecureReportOrigin of cfg. A Check that is
 // returned with an error refuses every request.
 func NewOriginCheck(cfg Config) (*Check, error) {
 	var f faults
@@ -42,10 +42,10 @@ func NewOriginCheck(cfg Config) (*Check, error) {
 	return newCheck(p, stepOrigin, reason.Origin, f.err())
 }
 
-// page reports whether a page of a listed origin sends the request, whether or not
-// foreign origins are only reported. What a browser sends by itself, such as a
-// cookie, counts only then. null is the origin of every sandboxed frame, so it is
-// never such a page.
+// page reports whether a page of a listed origin sends the request. InsecureReportOrigin
+// does not change that. The guard accepts a cookie, which a browser sends by itself, from
+// such a page only. The origin null is that of every sandboxed frame, so page returns false
+// for it.
 func (o *originRule) page(r *http.Request) bool {
 	origins := r.Header["Origin"]
 	return len(origins) == 1 && origins[0] != "null" && o.list.Match(origins[0])
@@ -79,8 +79,9 @@ func (o *originRule) check(r *http.Request) error {
 	return nil
 }
 
-// checkPost is check for a POST that buys a ticket: scripts send it with
-// other fetch metadata, and programs without an Origin, but never with a cookie.
+// checkPost judges the origin of a POST that buys a ticket. Unlike check, it does not look at
+// the fetch metadata, which differ for such a request. It admits a request without an Origin
+// if it has no cookie.
 func (o *originRule) checkPost(r *http.Request) error {
 	var err error
 	switch origins := r.Header["Origin"]; {
@@ -96,7 +97,7 @@ func (o *originRule) checkPost(r *http.Request) error {
 	return err
 }
 
-// hostRule is what a Config says about the Host header.
+// hostRule has the setting of a Config for the Host header.
 type hostRule struct {
 	list *origin.Hosts // nil: not checked
 }
@@ -116,17 +117,17 @@ func newHostRule(hosts []string, f *faults) hostRule {
 }
 
 func (h *hostRule) check(r *http.Request) error {
-	// Without TLS a proxy may have had it: either default will do.
+	// Without TLS here, a proxy may have had TLS, so either default port matches.
 	if h.list == nil || h.list.Match(r.Host, "443") || r.TLS == nil && h.list.Match(r.Host, "80") {
 		return nil
 	}
 	return deny(reason.Host, "")
 }
 
-// NewHostCheck returns a check of the Host header. It stops DNS rebinding where no
-// origin list does. An entry without a port matches any port, and a star stands
-// for exactly one label. An empty list is an error, and so is nil. A Check that is
-// returned with an error refuses every request.
+// NewHostCheck returns a check of the Host header. It stops DNS rebinding if no list of
+// origins does. An entry without a port matches any port, and a star stands for exactly one
+// label. An empty list is an error, and so is nil. A Check that is returned with an error
+// refuses every request.
 func NewHostCheck(hosts []string) (*Check, error) {
 	if hosts == nil {
 		hosts = []string{} // nil leaves the check out in a Config only
@@ -137,22 +138,24 @@ func NewHostCheck(hosts []string) (*Check, error) {
 	return newCheck(p, stepHost, reason.Host, f.err())
 }
 
-// Proxies says what stands in front of the server, and so who the client is.
-// The zero value is a server that clients reach directly: the client is the
-// peer of the TCP connection, and no header is believed.
+// Proxies names the proxies in front of the server, and so decides which address is the
+// client's. The zero value is for a server that clients reach directly. The client is then
+// the peer of the TCP connection, and the guard believes no header.
 type Proxies struct {
-	// Trusted are prefixes ("10.0.0.0/8") and addresses whose headers are
-	// believed; "unix" are the peers of a unix socket, refused otherwise.
+	// Trusted lists the prefixes, such as "10.0.0.0/8", and the addresses of the proxies
+	// whose headers the guard believes. "unix" stands for the peers of a unix socket. They
+	// are refused if it is not listed.
 	Trusted []string
 
-	// Header is the one that carries the client's address: X-Forwarded-For
-	// (the default) or Forwarded (RFC 7239), read from the right past
-	// trusted addresses; any other must hold a single address.
+	// Header is the name of the header that carries the client's address. The default is
+	// X-Forwarded-For. The guard reads it, and Forwarded (RFC 7239), from the right up to the
+	// first address that is not trusted. Any other header must hold a single address.
 	Header string
 
-	// ClientName, if set, names who a client is to all limits, bans and logs: a
-	// tenant, say, whose users share an address. "" is the address. The request
-	// has not been checked yet: name by what cannot be forged.
+	// ClientName, if set, returns the name under which all limits, bans and logs count the
+	// client, such as a tenant whose users share an address. If it returns "", the client is
+	// its address. The guard has not checked the request yet. So ClientName must use only
+	// what the client cannot forge.
 	ClientName func(*http.Request) string
 }
 
@@ -167,14 +170,14 @@ func (p Proxies) resolver(f *faults) identify {
 // NewTLSCheck returns a check that refuses clear text (RFC 6455 §10.6). It never
 // redirects.
 //
-// What a trusted proxy says about the client's scheme counts: X-Forwarded-Proto or,
-// if Proxies.Header is Forwarded, the proto parameter of the element that the
-// client's address comes from. The word is https or wss, in any case. There may be
-// several, in lines or between commas, and then each must be one of the two; an
-// empty one is neither. No other header is read.
+// The check believes a trusted proxy about the client's scheme. It reads X-Forwarded-Proto
+// or, if Proxies.Header is Forwarded, the proto parameter of the element that the client's
+// address comes from. It reads no other header. The secure schemes are https and wss, in any
+// letter case. If there are several values, in lines or between commas, each of them must be
+// secure. An empty value is not secure.
 //
 // A request over TLS passes, unless a trusted proxy names a scheme that is not
-// secure: such a proxy encrypts what it took in clear text. A request without TLS
+// secure. Such a proxy encrypts what it took in clear text. A request without TLS
 // passes if a trusted proxy names a secure scheme. For development it also passes
 // from a loopback peer, if no proxy is configured and none has left a trace in the
 // header. Everything else is a 403. Config.InsecureAllowHTTP switches the check off,
@@ -199,8 +202,7 @@ func (p *policy) checkTransport(r *http.Request) error {
 	return checkClearText(p.client, r)
 }
 
-// checkScheme judges what a trusted proxy says. header is where the Proxies find the
-// client's address.
+// checkScheme judges the scheme that a trusted proxy has named. header is Proxies.Header.
 func checkScheme(s clientip.Scheme, header string, tls bool) error {
 	prefix, none := "X-Forwarded-Proto: ", "no TLS, and the trusted proxy sent no X-Forwarded-Proto"
 	if strings.EqualFold(header, "Forwarded") {
@@ -231,8 +233,8 @@ func checkClearText(client identify, r *http.Request) error {
 	return deny(reason.InsecureTransport, "no TLS")
 }
 
-// forwarded returns the name of a header in which a proxy has left a trace, or "".
-// header is where the Proxies find the client's address.
+// forwarded returns the name of a header in which a proxy has left a trace, or "". header is
+// Proxies.Header.
 func forwarded(h http.Header, header string) string {
 	for _, name := range []string{"X-Forwarded-Proto", header, "X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"} {
 		if _, ok := h[http.CanonicalHeaderKey(name)]; ok {
@@ -241,13 +243,13 @@ func forwarded(h http.Header, header string) string {
 	}
 	for name := range h {
 		if strings.HasPrefix(name, "X-Forwarded-") {
-			return "a header X-Forwarded-…" // the rest of its name is the peer's
+			return "a header X-Forwarded-…" // the peer has chosen the rest of the name
 		}
 	}
 	return ""
 }
 
-// single returns a header that must come once.
+// single returns the value of a header that must come exactly once.
 func single(h http.Header, name string) (string, bool) {
 	if v := h[name]; len(v) == 1 {
 		return v[0], true

@@ -13,22 +13,22 @@ import (
 )
 
 // PenaltyConfig bans clients that offend again and again. Each offence has a weight,
-// which is taken out of a bucket. A client that finds the bucket empty is banned, and
-// each further ban lasts twice as long. A banned client gets a 429 before the guard does
-// any work for it. What a page of another site can make a browser do has no weight. The
+// which is taken out of a bucket of the client. A client whose bucket is empty is banned,
+// and each further ban lasts twice as long. A banned client gets a 429 before any expensive
+// check. Requests that a page of another site can make a browser send have no weight. The
 // weights are in docs/limits.md.
 type PenaltyConfig struct {
 	// Violations limits the weight of a client's violations. A client that exceeds
 	// it is banned, and its handshakes get a 429. For example,
 	// Rate{PerSecond: 0.1, Burst: 20} allows a weight of 20 at once and forgives a
-	// tenth per second. By default, and with Off, only Guard.Ban bans.
+	// tenth per second. By default, and with Off, only Guard.Ban bans clients.
 	Violations Rate
 
 	// First is how long the first ban of a client lasts. The default is one
 	// minute, or Max if that is shorter. It cannot be Off.
 	First time.Duration
 
-	// Max is how long a ban of a client can get. Each ban lasts twice as long as
+	// Max is how long the longest ban of a client lasts. Each ban lasts twice as long as
 	// the one before, up to Max. The default is one hour, or First if that is
 	// longer. A Max that is shorter than First is an error. It cannot be Off.
 	Max time.Duration
@@ -57,10 +57,10 @@ func (p PenaltyConfig) box() penalty.Config {
 	return penalty.Config{First: p.First, Max: p.Max, Decay: p.Decay}
 }
 
-// What counts towards a ban, at a handshake and afterwards. What any web page can
-// provoke from its visitor's address is not here: it would let a page have its
-// visitors banned. Nor is what somebody else has done: an administrator who
-// revokes, strangers who use up what all share.
+// The weights of offences, at a handshake and afterwards. Two kinds of refusals have no
+// weight. The first are those that any web page can provoke from its visitor's address,
+// because a page could otherwise have its visitors banned. The second are those that others
+// cause, such as a revocation by an administrator, or a limit that strangers have used up.
 var (
 	handshakeOffences = map[*reason.Reason]float64{
 		reason.HandshakeRate: 1, reason.MaxClientConns: 1, reason.InFlight: 1,
@@ -81,8 +81,8 @@ func (c *Conn) offended(why *reason.Reason, weight float64) {
 	}
 }
 
-// offended counts what a handshake was refused for, if it is known to be the
-// client's own doing.
+// offended counts the refusal of a handshake towards a ban, if the client itself has
+// certainly caused it.
 func (a *admission) offended(d *denied) {
 	if a.known && !d.shared {
 		a.g.offend(a.client, d.Reason, handshakeOffences[d.Reason])
@@ -101,15 +101,15 @@ func (s *State) violationsOf(who penalty.Key) keyed.Key {
 	return s.rates.violations.Prefix(prefix)
 }
 
-// offend counts a violation, and bans the client if that was too much. While a
-// client is banned, nothing counts.
+// offend counts a violation, and bans the client if it exceeds Violations. It does nothing
+// while the client is banned.
 func (g *Guard) offend(who client, why *reason.Reason, weight float64) {
 	p, s := g.policy.Load(), g.state
 	switch {
 	case weight == 0 || p.penalties.Violations.off() || p.origin.report:
 		return
 	case who.name == "" && (who.addr.IsLoopback() || p.client.Trusts(who.addr)):
-		return // a whole network may be behind it
+		return // a whole network may be behind the address
 	}
 	banned, now := who.penalty(), time.Now()
 	if _, already := s.bans.Banned(banned, now); already {
@@ -138,12 +138,12 @@ func (g *Guard) reportBan(who string, ban penalty.Ban) {
 	g.events.emit(audit.Event{Kind: audit.Banned, Client: who, Err: reason.Banned, Reason: ban.Reason, Detail: detail})
 }
 
-// banned refuses a client that is.
+// banned returns an error if the client is banned.
 func (g *Guard) banned(who client) error {
 	if until, ok := g.state.bans.Banned(who.penalty(), time.Now()); ok {
 		return denyRetry(reason.Banned, time.Until(until))
 	}
-	if who.name != "" { // by hand, an address can be banned as well
+	if who.name != "" { // Guard.Ban can ban the address as well
 		if until, ok := g.state.bans.Banned(penalty.Addr(who.addr), time.Now()); ok {
 			return denyRetry(reason.Banned, time.Until(until))
 		}
@@ -151,7 +151,7 @@ func (g *Guard) banned(who client) error {
 	return nil
 }
 
-// Bans are all that hold now.
+// Bans returns all bans that are in force.
 func (g *Guard) Bans() []audit.Ban {
 	var bans []audit.Ban
 	for _, b := range g.state.bans.All(time.Now()) {
@@ -167,8 +167,8 @@ func (g *Guard) Bans() []audit.Ban {
 	return bans
 }
 
-// Ban bans an address (of IPv6 its /64), a prefix, or a name of ClientName's.
-// Connections that are open stay: see Kick.
+// Ban bans an address, a prefix, or a name that Proxies.ClientName returns, for d. The /64 of
+// an IPv6 address is banned. Connections that are open stay open. Kick ends them.
 func (g *Guard) Ban(client string, d time.Duration, why string) error {
 	key, err := g.penaltyKey(client)
 	if err == nil {
@@ -181,7 +181,8 @@ func (g *Guard) Ban(client string, d time.Duration, why string) error {
 	return nil
 }
 
-// Lift ends a ban, and forgets what has led to it.
+// Lift ends a ban, and forgets the violations of the client. It reports whether the client
+// was banned.
 func (g *Guard) Lift(client string) bool {
 	key, err := g.penaltyKey(client)
 	if err != nil {
@@ -191,8 +192,8 @@ func (g *Guard) Lift(client string) bool {
 	return g.state.bans.Lift(key, time.Now())
 }
 
-// penaltyKey finds what is meant: what looks like an address but is none, is a
-// mistake and no name.
+// penaltyKey returns the key of an address, a prefix or a name. A string that looks like an
+// address but is none is an error, and not a name.
 func (g *Guard) penaltyKey(s string) (penalty.Key, error) {
 	if p, err := netip.ParsePrefix(s); err == nil {
 		return penalty.Net(p), nil

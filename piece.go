@@ -16,14 +16,14 @@ import (
 // handler behind them does not take them a second time, in whatever order they stand.
 type Pieces struct {
 	Origin *Check
-	Host   *Check // nil if Config.Hosts is
+	Host   *Check // nil if Config.Hosts is nil
 	TLS    *Check
 	Auth   *Authenticator
 	Cap    *ConnCap
 }
 
-// Pieces returns the Guard's steps. With TokenSources.FirstMessage, Auth lets a request
-// pass that has no credential yet.
+// Pieces returns the Guard's steps. With TokenSources.FirstMessage, Auth passes requests that
+// have no credential yet.
 func (g *Guard) Pieces() Pieces {
 	p := Pieces{Origin: &Check{g, stepOrigin}, TLS: &Check{g, stepTLS}, Auth: &Authenticator{g}, Cap: &ConnCap{g}}
 	if g.policy.Load().host.list != nil {
@@ -38,8 +38,8 @@ type Check struct {
 	step string
 }
 
-// newCheck returns a Check that stands alone. If its configuration has faults, it refuses
-// every request for why, because some callers ignore the error.
+// newCheck returns a Check that stands alone. If err is not nil, the Check refuses every
+// request with the reason why, because some callers ignore the error.
 func newCheck(p *policy, step string, why *reason.Reason, err error) (*Check, error) {
 	if err != nil {
 		p.broken = why
@@ -56,7 +56,7 @@ func standAlone(p *policy) *Guard {
 	return g
 }
 
-// standalone is where pieces report that stand alone.
+// standalone is the sink to which pieces that stand alone report.
 var standalone = sync.OnceValue(func() *sink { return newSink(nil, nil) })
 
 func (c *Check) steps() []step {
@@ -71,7 +71,7 @@ func (c *Check) Check(r *http.Request) error {
 	return a.run(c.steps())
 }
 
-// Handler lets a request pass to next, or answers 403 or 421.
+// Handler passes a request to next, or answers 403 or 421.
 func (c *Check) Handler(next http.Handler) http.Handler {
 	steps := c.steps()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -104,26 +104,26 @@ func (a *admission) piece(w http.ResponseWriter, steps []step) bool {
 	return err == nil
 }
 
-// markKey is how a piece that has let a request pass says so to a Guard that
-// it belongs to. The key is unexported: nobody else can set it.
+// markKey is the context key under which a piece tells its Guard that it has let a request
+// pass. It is unexported, so that no other package can set it.
 type markKey struct{}
 
-// mark names a step that has been taken, and the Guard that the step belongs to: each Guard
-// has its own policy.
+// mark names a step that has been taken, and the Guard that the step belongs to. Each Guard
+// has a policy of its own.
 type mark struct {
 	by   *Guard
 	step string
 }
 
-// marks is what the pieces before a handler have done. It is not changed once
-// it is in a context.
+// marks records the steps that the pieces in front of a handler have taken. It is read-only
+// once it is in a context.
 type marks struct {
 	passed     []mark
 	principals []found
 	leases     []*Lease
 }
 
-// found is whom an Authenticator has found.
+// found is the Principal that an Authenticator has found.
 type found struct {
 	by        *Guard
 	principal Principal
@@ -136,7 +136,7 @@ func marksOf(r *http.Request) marks {
 	return marks{}
 }
 
-// principal returns whom this Guard's Authenticator has found, and no other.
+// principal returns the Principal that the Authenticator of the Guard by has found.
 func (m marks) principal(by *Guard) (Principal, bool) {
 	for _, f := range m.principals {
 		if f.by == by {
@@ -170,9 +170,9 @@ func (m marks) in(ctx context.Context) context.Context {
 // on returns r with the marks.
 func (m marks) on(r *http.Request) *http.Request { return r.WithContext(m.in(r.Context())) }
 
-// ownPage reports whether a page of a listed origin sends r. A Guard goes by its own
-// origin step. A piece that stands alone goes by the origin checks in front of it: there
-// must be one, and each must list the origin.
+// ownPage reports whether a page of a listed origin sends r. A Guard uses its own origins. A
+// piece that stands alone uses the origin checks in front of it. There must be at least one,
+// and each must list the origin.
 func (p *policy) ownPage(r *http.Request) bool {
 	if !p.origin.none {
 		return p.origin.page(r)
@@ -194,7 +194,7 @@ func (a *admission) refuse(w http.ResponseWriter, err error, e audit.Event) {
 	d := asDenied(err)
 	e.Kind, e.Err, e.Reason, e.Detail, e.Status = audit.Refusal, err, d.Token(), d.detail, d.statusCode()
 	if e.Code != 0 {
-		e.Status = http.StatusSwitchingProtocols // and told after it
+		e.Status = http.StatusSwitchingProtocols // the close code has told the refusal
 	}
 	if hasBody(a.r) {
 		// A body that never comes would keep net/http reading it.
@@ -204,7 +204,7 @@ func (a *admission) refuse(w http.ResponseWriter, err error, e audit.Event) {
 	a.g.events.emit(e)
 }
 
-// clientOf is who sent a request, for an event.
+// clientOf returns the client that has sent a request, for an event.
 func (g *Guard) clientOf(r *http.Request) string {
 	if who, err := g.policy.Load().client.of(r); err == nil {
 		return who.String()
@@ -215,7 +215,7 @@ func (g *Guard) clientOf(r *http.Request) string {
 	return r.RemoteAddr
 }
 
-// report says what a step that only reports would have refused.
+// report reports a refusal by a step that only reports.
 func (g *Guard) report(r *http.Request, err error) {
 	d := asDenied(err)
 	g.events.emit(audit.Event{

@@ -9,10 +9,10 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// policy is what a Config says. It is immutable: Reconfigure compiles another one. A
-// handshake loads it once. A connection keeps the one of its handshake for timeouts,
-// queues and frames, and asks Endpoint.policy for the newest once per message, send and
-// refresh.
+// policy is a compiled Config. It is immutable, and Reconfigure compiles another one. A
+// handshake loads the policy once. A connection keeps the policy of its handshake for
+// timeouts, queues and frames. It loads the newest one with Endpoint.policy once per message,
+// send and refresh.
 type policy struct {
 	client       identify
 	origin       originRule
@@ -25,12 +25,12 @@ type policy struct {
 	heartbeat    HeartbeatConfig
 	send         SendConfig
 	codes        map[*reason.Reason]StatusCode
-	broken       *reason.Reason // a piece whose configuration has faults refuses everything
+	broken       *reason.Reason // why a piece whose configuration has faults refuses every request; nil: it has none
 
 	endpoints []*endpointPolicy // by Endpoint.index
 }
 
-// endpointPolicy is a policy as one of its endpoints has it. It is immutable.
+// endpointPolicy is a policy with the settings of one of its endpoints. It is immutable.
 type endpointPolicy struct {
 	*policy
 	subprotocols []string
@@ -79,7 +79,7 @@ func compile(cfg Config, further []EndpointConfig, endings chan struct{}, f *fau
 	return p
 }
 
-// endpoint compiles what one endpoint has for itself.
+// endpoint compiles the settings of one endpoint.
 func (p *policy) endpoint(cfg EndpointConfig, endings chan struct{}, f *faults) *endpointPolicy {
 	e := &endpointPolicy{policy: p, subprotocols: cfg.Subprotocols, attach: cfg.Attach}
 	for i, s := range e.subprotocols {
@@ -107,11 +107,11 @@ func (p *policy) endpoint(cfg EndpointConfig, endings chan struct{}, f *faults) 
 }
 
 const (
-	maxEndings  = 256      // endings that wait for their peer at once
-	lingerBytes = 16 << 20 // that one of them reads and throws away
+	maxEndings  = 256      // how many endings may wait for their peer at the same time
+	lingerBytes = 16 << 20 // how many bytes one of them reads and drops
 )
 
-// alone is the policy of a piece that stands alone: everything else lets pass.
+// alone returns the policy of a piece that stands alone. All other steps let a request pass.
 func alone(client identify) *policy {
 	off := Rate{PerSecond: Off}
 	p := &policy{client: client, insecureHTTP: true}

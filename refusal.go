@@ -18,20 +18,20 @@ import (
 // StatusCode is a close code of RFC 6455 §7.4, as in coder/websocket.
 type StatusCode = websocket.StatusCode
 
-// What hooks return, wrapped or not. Package reason has all reasons.
+// Errors for hooks to return, wrapped or not. Package reason has all reasons.
 var (
-	ErrUnauthenticated error = reason.Unauthenticated // not a good credential
-	ErrForbidden       error = reason.Forbidden       // not allowed
-	ErrUnavailable     error = reason.Unavailable     // cannot decide now: a 503 or 1013, and nobody's fault
+	ErrUnauthenticated error = reason.Unauthenticated // the credential is not valid
+	ErrForbidden       error = reason.Forbidden       // the principal may not do this
+	ErrUnavailable     error = reason.Unavailable     // the hook cannot decide now: a 503 or 1013 that counts against no client
 )
 
-// CloseError says why a connection ended. Read and Write return it, it is the
-// cause of the connection's context, and a handler may return one. errors.Is
-// finds the sentinel, and io.EOF for a peer's 1000 or 1001 only.
+// CloseError says why a connection ended. Read and Write return it, and it is the cause of
+// the connection's context. A handler may return one. errors.Is finds the sentinel of
+// package reason in it, and io.EOF if the peer has closed with 1000 or 1001.
 type CloseError struct {
 	Code   StatusCode // 1005: the peer gave none; 1006: no close frame came
-	Reason string     // a token of the guard's, or whoever closed chose it
-	Remote bool       // the peer ended it
+	Reason string     // the token of a reason, or the text that the application or the peer has chosen
+	Remote bool       // the peer or the network ended the connection
 
 	err *reason.Reason
 }
@@ -67,14 +67,14 @@ func (e *CloseError) Timeout() bool {
 
 func sendable(code StatusCode) bool { return wire.Sendable(int(code)) }
 
-// denied is a refusal with what only the event may know.
+// denied is a refusal, with the details that only the event has.
 type denied struct {
 	*reason.Reason
-	status int           // where it differs from the sentinel's
+	status int           // 0: the status of the Reason
 	retry  time.Duration // Retry-After; 0: none, or the default of 429 and 503
 	allow  string        // Allow of a 405; empty: GET
 	detail string
-	shared bool // what is used up is not this client's alone
+	shared bool // the limit is shared with other clients, so it counts towards no ban
 	cause  error
 }
 
@@ -114,7 +114,8 @@ func denyCause(why *reason.Reason, cause error) *denied {
 	return d
 }
 
-// asDenied finds how to answer err; an error that is none of ours fails closed.
+// asDenied returns the refusal for err. An error that has no reason fails closed as
+// Unavailable.
 func asDenied(err error) *denied {
 	var d *denied
 	if errors.As(err, &d) {
@@ -129,7 +130,7 @@ func asDenied(err error) *denied {
 
 func (d *denied) statusCode() int { return cmp.Or(d.status, d.Reason.Status()) }
 
-// write answers a refused handshake: a constant body, nothing of the request.
+// write answers a refused handshake. The body is constant and repeats nothing of the request.
 func (d *denied) write(w http.ResponseWriter) {
 	h := w.Header()
 	h.Set("Connection", "close")
@@ -142,7 +143,7 @@ func (d *denied) write(w http.ResponseWriter) {
 		if d.Reason == reason.Version {
 			h.Set("Sec-WebSocket-Version", "13")
 		}
-		// Two lines: net/http closes only where the first is just "close".
+		// Use two lines, because net/http closes only if the first line is just "close".
 		h["Connection"] = []string{"close", "Upgrade"}
 		h.Set("Upgrade", "websocket")
 	case http.StatusMethodNotAllowed:
@@ -156,7 +157,7 @@ func (d *denied) write(w http.ResponseWriter) {
 	io.WriteString(w, http.StatusText(status)+"\n")
 }
 
-// retrySeconds rounds up: a client that obeys is not refused again.
+// retrySeconds rounds d up to whole seconds, so that a client that obeys is not refused again.
 func retrySeconds(d time.Duration) int {
 	if d <= 0 {
 		return 5

@@ -8,17 +8,17 @@ import (
 	"github.com/wsguard/wsguard/internal/seen"
 )
 
-// State is what lasts while a Guard is reconfigured: connection slots, handshakes in
-// flight, what clients and subjects owe to their rates, failed credentials, bans,
-// revocations, and tickets. Each Guard has one. Guards that are given the same State in
-// [Config] count together, and a Revoke or a Ban of one holds for all of them. The limits
-// are each Guard's own.
+// State holds the counts of a Guard, which last while it is reconfigured. These are connection
+// slots, handshakes in flight, the buckets of clients and subjects, failed credentials,
+// bans, revocations, and tickets. Each Guard has one State. Guards that are given the same
+// State in [Config] count together, and a Revoke or a Ban of one holds for all of them. Each
+// Guard keeps its own limits.
 //
 // Send queues and Shutdown are not shared. Each Guard shuts down its own connections.
 //
-// Share a State only between Guards that trust each other's users: a ticket that one of
-// them sells is accepted by the others with the Principal of the seller. They should have
-// the same rates, because the Guard that charges a bucket pays off its debt at its own rate.
+// Share a State only between Guards that trust each other's users. The others accept a ticket
+// that one of them has sold, with the Principal that the seller's login returned. The Guards
+// should have the same rates, because each of them refills a shared bucket at its own rate.
 type State struct {
 	slots    *slots
 	inFlight *counter
@@ -30,18 +30,17 @@ type State struct {
 	registry *registry
 
 	revalidating chan struct{} // a place for each Revalidate that runs
-	explained    atomic.Int64  // refusals that are being told after an upgrade
+	explained    atomic.Int64  // refusals that are being answered with a close code
 }
 
-// buckets are what clients and subjects owe. Each table has limits of its own, which come
-// with each call.
+// buckets are the buckets of clients and subjects. Each call of a table brings its limits.
 type buckets struct {
-	handshakes *keyed.Table // of a client
-	networks   *keyed.Table // of an IPv6 /48: its handshakes
-	clients    *keyed.Table // messages and bytes
-	subjects   *keyed.Table // messages and bytes
-	failures   *keyed.Table // of a client, and of a credential
-	violations *keyed.Table // of a client, by weight
+	handshakes *keyed.Table // handshakes of a client
+	networks   *keyed.Table // handshakes of an IPv6 /48
+	clients    *keyed.Table // messages and bytes of a client
+	subjects   *keyed.Table // messages and bytes of a subject
+	failures   *keyed.Table // failures of a client, and of a credential
+	violations *keyed.Table // weight of the violations of a client
 }
 
 // NewState returns a State for Guards to share.
@@ -63,7 +62,7 @@ func NewState() *State {
 	return s
 }
 
-// evicted is how many buckets have been forgotten although they were not full.
+// evicted returns how many buckets have been forgotten although they were not full.
 func (s *State) evicted() (n uint64) {
 	b := &s.rates
 	for _, t := range []*keyed.Table{b.handshakes, b.networks, b.clients, b.subjects, b.failures, b.violations} {

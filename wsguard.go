@@ -17,8 +17,8 @@
 //		…
 //	}))
 //
-// Zero values are the secure defaults, [Off] switches a limit off, and what
-// weakens security is named Insecure. Most users need [New], [Guard.Handler],
+// Zero values are the secure defaults, and [Off] switches a limit off. The names of fields
+// that weaken security begin with Insecure. Most users need [New], [Guard.Handler],
 // [Conn.Read], [Conn.Write] or [Conn.Send], and [Guard.Shutdown].
 //
 // Five guards can also stand alone in front of any handler: a [Check] of the origin, of
@@ -40,36 +40,40 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// Config is what New needs to know. Origins and Auth have to be set; every
-// other zero value is a default.
+// Config configures a Guard. Origins and Auth must be set. The zero value of every other
+// field is its default.
 type Config struct {
-	// Origins that may connect (RFC 6454, RFC 6455 §10.2): scheme, host and,
-	// unless it is the default, port: "https://app.example.com". A star stands
-	// for exactly one label: "https://*.example.com". There are no other patterns.
+	// Origins lists the origins that may connect (RFC 6454, RFC 6455 §10.2). An entry has a
+	// scheme, a host and, unless it is the default, a port, as in "https://app.example.com".
+	// A star stands for exactly one label, as in "https://*.example.com". There are no other
+	// patterns.
 	//
 	// "null" must be listed to be allowed. It is the origin of every sandboxed
 	// frame, on a page of any site. So New refuses it together with
 	// TokenSources.Cookie, and Guard.TicketHandler does not call login for it.
-	Origins            []string
-	AllowMissingOrigin bool // programs without an Origin and without a cookie; needs Hosts
+	Origins []string
 
-	// InsecureReportOrigin reports a foreign origin instead of refusing it. What the
-	// browser sends by itself still does not count for a foreign page: a
-	// TokenSources.Cookie is a 401, and a login of Guard.TicketHandler is not asked.
-	// Attach and the application see the request as it came.
+	// AllowMissingOrigin admits handshakes that have neither an Origin nor a cookie, which
+	// programs send. It needs Hosts. By default they get a 403.
+	AllowMissingOrigin bool
+
+	// InsecureReportOrigin reports a foreign origin instead of refusing it. Credentials that
+	// the browser sends by itself are still refused from a foreign page. A handshake with a
+	// TokenSources.Cookie gets a 401, and Guard.TicketHandler does not call login. Attach and
+	// the application see the request as it came.
 	InsecureReportOrigin bool
 
-	// Proxies says what stands in front of the server.
+	// Proxies names the proxies in front of the server.
 	Proxies Proxies
 
-	// InsecureAllowHTTP admits clear text from every peer, over the network too,
-	// and whatever a trusted proxy says about the client's scheme. By default such
-	// requests get a 403; NewTLSCheck says which ones pass.
+	// InsecureAllowHTTP admits clear text from every peer, even over the network and even if
+	// a trusted proxy says that the client's scheme is not secure. By default the guard
+	// refuses requests in clear text with a 403. NewTLSCheck says which ones pass.
 	InsecureAllowHTTP bool
 
-	// Hosts lists the names under which the server answers, as NewHostCheck takes
-	// them. A request for another Host gets a 421. The default, nil, is no check;
-	// an empty list that is not nil is an error.
+	// Hosts lists the names under which the server answers, in the form that NewHostCheck
+	// takes. A request for another Host gets a 421. The default, nil, is no check. An empty
+	// list that is not nil is an error.
 	Hosts []string
 
 	Auth      AuthConfig
@@ -81,35 +85,43 @@ type Config struct {
 	Send      SendConfig
 
 	// Subprotocols lists the names for Sec-WebSocket-Protocol that the endpoint
-	// serves, the preferred one first. They are compared to the letter. The first
-	// one that a client offers is named in the answer, and is Conn.Subprotocol. A
-	// page that offers some, of which none is listed, gets a 400, because its browser
-	// would fail the connection. A client without an Origin is let in, without a
-	// subprotocol, and so is every client that offers none. Entries that begin with
-	// Auth.Sources.Subprotocol are credentials and no offers; none may be listed.
-	// The default is none.
+	// serves, the preferred one first. Letter case matters. The guard selects the first
+	// one that the client offers, and Conn.Subprotocol returns it. A page that offers only
+	// names that are not listed gets a 400, because its browser would fail the connection. A
+	// client without an Origin is admitted without a subprotocol, and so is every client
+	// that offers none. Entries that begin with Auth.Sources.Subprotocol are credentials and
+	// not offers, and cannot be listed. The default is none.
 	Subprotocols []string
 
-	// Attach runs after every check and before the upgrade, on the request's
-	// goroutine, without the credentials that end up in logs. Its value is
-	// Conn.Value; an io.Closer is closed once, when the connection and its
-	// handler are done or the upgrade fails. An error is a 403, or a 503 if it
-	// wraps ErrUnavailable or the error of the request's context. That context ends
-	// after Auth.VerifyTimeout, and Attach must return then.
+	// Attach runs after every check and before the upgrade, on the request's goroutine. Its
+	// request lacks the credentials that end up in logs. Conn.Value returns the value that
+	// Attach returns. If the value is an io.Closer, the guard closes it once, when the
+	// connection has ended and its handler has returned, or when the upgrade fails. An error
+	// refuses the handshake with a 403, or with a 503 if it wraps ErrUnavailable or the error
+	// of the request's context. That context ends after Auth.VerifyTimeout, and Attach must
+	// return then.
 	//
-	// After a first-message credential Attach runs on the connection's goroutine,
-	// and its errors close with 3003 and 1013. Its request then has no context
-	// values, no parsed form, and of the header neither Cookie, Authorization and
-	// Proxy-Authorization nor what belongs to the handshake or to one hop.
+	// After a credential in the first message, Attach runs on the connection's goroutine,
+	// and its errors close the connection with 3003 or 1013. The request then has no context
+	// values and no parsed form. Its header lacks Cookie, Authorization, Proxy-Authorization
+	// and the fields that belong to the handshake or to one hop.
 	Attach func(*http.Request, Principal) (any, error)
 
-	CloseCodes map[*reason.Reason]StatusCode // see reason.GraphQL
-	Logger     *slog.Logger                  // default slog.Default(); repeated refusals are sampled
-	OnEvent    func(audit.Event)             // gets every event where it happens: it must not block
+	// CloseCodes replaces the close codes of some reasons, as reason.GraphQL does. By default
+	// each reason has its own code.
+	CloseCodes map[*reason.Reason]StatusCode
 
-	// State is what several Guards count together, such as connections, rates, failed
-	// credentials and bans; see State. The default is a State of the Guard's own.
-	// Reconfigure keeps the one that New was given.
+	// Logger gets the events. Repeated warnings of one kind and reason are
+	// sampled. The default is slog.Default().
+	Logger *slog.Logger
+
+	// OnEvent is called with every event, on the goroutine that has caused it. It must not
+	// block. The default, nil, is no call.
+	OnEvent func(audit.Event)
+
+	// State has what several Guards count together, such as connections, rates, failed
+	// credentials and bans. The default is a State of the Guard's own. Reconfigure keeps the
+	// State of New.
 	State *State
 }
 
@@ -151,17 +163,17 @@ func New(cfg Config) (*Guard, error) {
 	return g, nil
 }
 
-// Reconfigure puts cfg in the place of the Config before, for each handshake and
-// each message to come. The timeouts, queues and frames of connections that are
-// open stay, and so does what buckets owe. When cfg has a mistake all stays.
-// State, Logger, OnEvent and whether there are Tickets are New's.
+// Reconfigure replaces the Config for all further handshakes and messages. Connections that
+// are open keep their timeouts, queue limits and frame limits. Buckets keep their debts. If
+// cfg has a mistake, Reconfigure returns an error and changes nothing. It ignores State,
+// Logger and OnEvent of cfg, and it cannot switch Tickets on or off.
 func (g *Guard) Reconfigure(cfg Config) error {
 	g.setting.Lock()
 	defer g.setting.Unlock()
 	return g.configure(cfg, g.further)
 }
 
-// configure compiles and stores. setting is held, unless New is at work.
+// configure compiles cfg and stores the policy. The caller holds setting, unless it is New.
 func (g *Guard) configure(cfg Config, further []EndpointConfig) error {
 	var f faults
 	cfg = cfg.clone() // it is compiled again for each further Endpoint
@@ -177,13 +189,13 @@ func (g *Guard) configure(cfg Config, further []EndpointConfig) error {
 	}
 	g.cfg, g.further = cfg, further
 	g.policy.Store(p)
-	g.state.verified.clear() // its answers were another Verifier's
+	g.state.verified.clear() // the answers may be another Verifier's
 	g.sessions.reconfigured()
 	return nil
 }
 
-// clone returns a copy of cfg that shares no lists with it. What the caller changes in its
-// own later has no effect.
+// clone returns a copy of cfg that shares no lists with it. Later changes of cfg have no
+// effect on the copy.
 func (cfg Config) clone() Config {
 	cfg.Origins, cfg.Hosts = slices.Clone(cfg.Origins), slices.Clone(cfg.Hosts)
 	cfg.Proxies.Trusted = slices.Clone(cfg.Proxies.Trusted)
@@ -216,8 +228,9 @@ func ownTable(v Validator) Validator {
 	return &Table{Pointer: t.Pointer, Types: maps.Clone(t.Types)}
 }
 
-// EndpointConfig is what endpoints of one Guard need not share. Attach defaults to
-// the Guard's, the others to the package's defaults.
+// EndpointConfig has the settings that endpoints of one Guard need not share. Its fields are
+// as in [Config]. Attach defaults to that of the Guard. The other fields have the defaults of
+// the package.
 type EndpointConfig struct {
 	Subprotocols []string
 	Messages     MessageConfig
@@ -227,7 +240,7 @@ type EndpointConfig struct {
 // Endpoint is an endpoint of a Guard, with messages of its own.
 type Endpoint struct {
 	g     *Guard
-	index int // of its policy; fixed
+	index int // in policy.endpoints; read-only
 }
 
 // policy returns the endpoint's newest policy.
@@ -245,7 +258,7 @@ func (g *Guard) Endpoint(cfg EndpointConfig) (*Endpoint, error) {
 	return &Endpoint{g: g, index: len(further)}, nil
 }
 
-// Reconfigure is Guard.Reconfigure for what is this endpoint's own.
+// Reconfigure is like [Guard.Reconfigure] for the settings of this endpoint.
 func (e *Endpoint) Reconfigure(cfg EndpointConfig) error {
 	g := e.g
 	g.setting.Lock()
@@ -260,22 +273,22 @@ func (e *Endpoint) Reconfigure(cfg EndpointConfig) error {
 	return g.configure(g.cfg, further)
 }
 
-// Handler guards and upgrades each request, and runs fn on a goroutine of its own
-// after ServeHTTP has returned, so that nothing of the request is kept. ctx
-// carries no request values; it ends when the cause of the connection's end is
-// fixed, and context.Cause tells it.
+// Handler returns an http.Handler that guards and upgrades each request. It runs fn on a
+// goroutine of its own, so that ServeHTTP returns and the request can be freed. ctx has no
+// values of the request. It ends when the cause of the connection's end is fixed, and
+// context.Cause returns that cause.
 //
-// When fn returns, the connection is closed: with 1000 for nil, with the code
-// of a *[CloseError], with 1011 for any other error and for a panic. Once a
-// cause is fixed, what fn returns changes nothing.
+// When fn returns, the guard closes the connection. The code is 1000 for nil, that of a
+// *[CloseError] or of a reason of [reason.New], and 1011 for any other error and for a panic.
+// If the connection has ended already, the result of fn changes nothing.
 func (g *Guard) Handler(fn func(ctx context.Context, c *Conn) error) http.Handler {
 	return g.endpoint.Handler(fn)
 }
 
-// Accept guards and upgrades one request, for those who need the request's own
-// middleware around the connection: the loop is theirs, and so is the end; see
-// [Conn.End]. What is still open when the request's context ends is closed with
-// 1011. When Accept returns an error, the refusal has been written.
+// Accept guards and upgrades one request. Use it instead of Handler if the request's
+// middleware must stay around the connection. The caller reads from the connection, and ends
+// it with [Conn.End]. A connection that is still open when the request's context ends is
+// closed with 1011. When Accept returns an error, it has answered the request already.
 func (g *Guard) Accept(w http.ResponseWriter, r *http.Request) (*Conn, error) {
 	return g.endpoint.Accept(w, r)
 }
@@ -322,15 +335,15 @@ func (e *Endpoint) Accept(w http.ResponseWriter, r *http.Request) (*Conn, error)
 	return c, nil
 }
 
-// Draining reports whether Shutdown has been called; readiness probes ask.
+// Draining reports whether Shutdown has been called. Use it for a readiness probe.
 func (g *Guard) Draining() bool { return g.sessions.isDraining() }
 
 // Conns returns how many slots are held, by connections and by handshakes. Guards that
 // share a State share its slots.
 func (g *Guard) Conns() int { return g.state.slots.held() }
 
-// accept does everything up to the upgrade, and upgrades. The request that it returns is
-// for Attach, if that is still to come.
+// accept runs the steps of a handshake and upgrades. The request that it returns is for
+// Attach. It is nil if Attach has run already.
 func (e *Endpoint) accept(w http.ResponseWriter, r *http.Request, holders int32) (*Conn, *http.Request, error) {
 	a := e.admission(r)
 	defer e.g.sessions.left()
