@@ -58,7 +58,7 @@ type Conn struct {
 	g           *Guard
 	e           *Endpoint
 	first       *endpointPolicy // of the handshake: timeouts, queue bounds, frame limits
-	known       bool            // its origin was right
+	known       bool            // the handshake's origin was right
 	w           *wire.Conn      // the engine
 	wrap        *wrapping       // the second door; nil behind the first
 	id          string
@@ -82,8 +82,8 @@ type Conn struct {
 // [Guard.Kick]: 32 hexadecimal digits that no other connection has.
 func (c *Conn) ID() string { return c.id }
 
-// Principal returns for whom the connection is authenticated. It is the zero Principal if
-// the connection is anonymous. Refresh and AuthConfig.Revalidate change it. The caller must
+// Principal returns the Principal of the connection. It is the zero Principal if the
+// connection is anonymous. Refresh and AuthConfig.Revalidate change it. The caller must
 // not change Scopes, because every caller gets the same slice.
 func (c *Conn) Principal() Principal { return *c.who.principal.Load() }
 
@@ -108,13 +108,13 @@ func (c *Conn) Context() context.Context { return c.ctx }
 // The bytes are valid until the next Read, which reuses the memory, for messages of other
 // connections too. Copy them to keep them. Send and SendLatest copy what they are given.
 //
-// If ctx ends first, Read returns ctx.Err() and the connection stays usable: what has come
-// of a message is kept for the next Read. Once the connection has ended, Read returns the
-// cause, a *[CloseError]. Passing the same context to each Read costs nothing, and neither
-// does passing the Conn's own.
+// If ctx ends first, Read returns ctx.Err() and the connection stays usable. The next Read
+// continues with the part of a message that has come. Once the connection has ended, Read
+// returns the cause, a *[CloseError]. Passing the same context to each Read costs nothing,
+// and neither does passing the Conn's own.
 //
-// Something has to read, even if no message is expected, or else pongs and the peer's close
-// frame are not seen. See [Conn.CloseRead].
+// An application must read even if it expects no message. Otherwise the guard does not see
+// pongs and the peer's close frame. See [Conn.CloseRead].
 func (c *Conn) Read(ctx context.Context) (MessageType, []byte, error) {
 	if c.reading.closeRead.Load() {
 		return 0, nil, errors.New("wsguard: Read after CloseRead")
@@ -122,9 +122,9 @@ func (c *Conn) Read(ctx context.Context) (MessageType, []byte, error) {
 	return c.read(ctx)
 }
 
-// Kind returns the type that a [Table] has found in the message that Read has returned last.
-// It is "" without a Table, and for a message of an unknown type that was only reported. Only
-// the goroutine that reads may call it.
+// Kind returns the type of the message that Read has returned last, as a [Table] has found
+// it. Kind is "" without a Table, and for a message of an unknown type that was only
+// reported. Only the goroutine that reads may call it.
 func (c *Conn) Kind() string { return c.reading.kind }
 
 // CloseRead starts a goroutine that reads, for an application that only sends. It returns
@@ -165,17 +165,18 @@ func (c *Conn) Write(ctx context.Context, typ MessageType, msg []byte) error {
 	return c.writeMessage(ctx, typ, msg)
 }
 
-// Send queues a message and returns at once. A goroutine writes what is queued, in order.
-// The message is copied, so that the caller may change msg when Send returns. msg may be
-// what Read returned, and the same msg may be sent to many connections.
+// Send queues a message and returns at once. A goroutine writes the queued messages, in
+// order. Send copies msg, so that the caller may change it when Send has returned. msg may
+// be the bytes that Read returned, and the same msg may be sent to many connections.
 //
 // If the queue is full (see [SendConfig]), Send ends the connection with 1008 queue_full. With
 // Send.DropNewest it returns reason.QueueFull instead, and the connection stays usable. An
 // empty queue always takes one message. If the queues of all connections together are full,
 // the connection that has made no progress for longest is ended. Once the connection has
-// ended, Send returns the cause, a *[CloseError]. Send refuses what Write refuses.
+// ended, Send returns the cause, a *[CloseError]. Send refuses the messages that Write
+// refuses.
 //
-// What is still queued when the connection ends is dropped.
+// The messages that are still queued when the connection ends are dropped.
 func (c *Conn) Send(typ MessageType, msg []byte) error { return c.send(queued{typ: typ, msg: msg}) }
 
 // SendLatest is like Send but replaces a queued message with the same key. Use it for values
@@ -187,21 +188,21 @@ func (c *Conn) SendLatest(key string, typ MessageType, msg []byte) error {
 	return c.send(queued{typ: typ, msg: msg, key: key})
 }
 
-// Refresh replaces the credential of the connection by a newer one of the same subject,
-// which the application has got from the peer. The expiry, the scopes and the session become
-// those of the new credential. Refresh asks the Verifier, or redeems a ticket if there is
-// no Verifier, and blocks for at most VerifyTimeout. One Refresh runs at a time.
+// Refresh replaces the credential of the connection with a newer one of the same subject,
+// which the application has received from the peer. The expiry, the scopes and the session
+// become those of the new credential. Refresh calls the Verifier, or redeems a ticket if
+// there is no Verifier, and blocks for at most VerifyTimeout. One Refresh runs at a time.
 //
-// An error leaves everything as it was, with two exceptions. A credential of another subject
-// closes the connection with 1008 refresh. A credential that is revoked closes it with 3000
-// revoked. Three credentials are looked at in a row, then one every 10 seconds; further ones
-// are refused with reason.RateLimited. The error wraps a reason, or it is a *[CloseError] if
-// the connection has ended.
+// If Refresh returns an error, the old credential stays in force, with two exceptions. A
+// credential of another subject closes the connection with 1008 refresh. A revoked
+// credential closes it with 3000 revoked. Refresh judges three credentials in a row, and
+// then one every 10 seconds. It refuses further ones with reason.RateLimited. The error
+// wraps a reason, or it is a *[CloseError] if the connection has ended.
 func (c *Conn) Refresh(ctx context.Context, token string) error { return c.refresh(ctx, token) }
 
 // Close ends the connection with code and text, unless something else has ended it. It
-// returns at once; the close frame is sent and answered behind it. The text is cut to 123
-// bytes of valid UTF-8. If code must not be sent (RFC 6455 §7.4), Close returns an error and
+// returns at once, before the close frame is sent. The text is cut to 123 bytes of valid
+// UTF-8. If code must not be sent (RFC 6455 §7.4), Close returns an error and
 // ends the connection with 1011. After the end Close returns nil and does nothing.
 func (c *Conn) Close(code StatusCode, text string) error {
 	if !sendable(code) {
@@ -219,8 +220,7 @@ func (c *Conn) Close(code StatusCode, text string) error {
 //
 //	defer func() { c.End(err) }()
 func (c *Conn) End(err error) {
-	// The methods of the error are the application's. They may panic, or end the
-	// goroutine.
+	// The application's error has methods that may panic or end the goroutine.
 	defer func() {
 		_ = recover()
 		c.end(fault("a method of the handler's error panicked")) // unless it has ended

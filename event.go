@@ -29,16 +29,16 @@ type sink struct {
 
 // sampler keeps repeated refusals from flooding the log.
 type sampler struct {
-	event      audit.Event // the first, for what all have in common
+	event      audit.Event // the kind, the reason and Report, which all events of a sampler share
 	limit      *rate.Limiter
 	suppressed uint64
-	summary    *time.Timer // runs while some are, and no line has come since
+	summary    *time.Timer // runs while events are suppressed that no line has counted
 }
 
 const (
 	logPerSecond = 5
 	logBurst     = 20
-	summary      = time.Second // until a count is written for which no line has come
+	summary      = time.Second // after this time a line of its own counts the suppressed events
 )
 
 func newSink(log *slog.Logger, hook func(audit.Event)) *sink {
@@ -88,7 +88,7 @@ func (s *sink) write(e audit.Event) {
 	s.line(level, e, suppressed)
 }
 
-// line writes e, and how many before it were not written.
+// line writes e and the number of events before it that were suppressed.
 func (s *sink) line(level slog.Level, e audit.Event, suppressed uint64) {
 	attrs := make([]slog.Attr, 0, 20)
 	add := func(key, value string) {
@@ -103,7 +103,7 @@ func (s *sink) line(level slog.Level, e audit.Event, suppressed uint64) {
 	switch e.Kind {
 	case audit.Refusal:
 		add("host", e.Host)
-		if e.Status != 0 { // it is that of a refusal, not of many
+		if e.Status != 0 { // only the event of one refusal has a status
 			attrs = append(attrs, slog.Int("status", e.Status))
 		}
 		if e.Code != 0 {
@@ -140,7 +140,7 @@ func (s *sink) line(level slog.Level, e audit.Event, suppressed uint64) {
 	s.logger().LogAttrs(context.Background(), level, "websocket "+string(e.Kind), attrs...)
 }
 
-// sample reports whether this one is written, and how many before it were not.
+// sample reports whether e must be written, and how many events before it were suppressed.
 func (s *sink) sample(e audit.Event) (suppressed uint64, ok bool) {
 	key := string(e.Kind) + e.Reason // both from closed sets
 	if e.Report {
@@ -172,7 +172,7 @@ func (k *sampler) stop() {
 	}
 }
 
-// summarize writes how many were not written, if no line since has said so.
+// summarize writes how many events of k were suppressed, unless a line has said so since.
 func (s *sink) summarize(k *sampler) {
 	defer func() { _ = recover() }()
 	s.mu.Lock()
@@ -185,7 +185,7 @@ func (s *sink) summarize(k *sampler) {
 	}
 }
 
-// flush summarizes all at once.
+// flush calls summarize for every sampler.
 func (s *sink) flush() {
 	s.mu.Lock()
 	kinds := slices.Collect(maps.Values(s.kinds))
@@ -226,7 +226,7 @@ func sanitize(s string, limit int) string {
 	return b.String()
 }
 
-// maxQuoted is how many bytes of a peer's words the detail of an event shows.
+// maxQuoted is how many bytes that a peer has chosen the detail of an event quotes.
 const maxQuoted = 64
 
 // quotable joins what a peer sent into a list that a detail can quote, escaped and

@@ -8,17 +8,17 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// HeartbeatConfig has the timeouts of a connection: how long it may be silent, how long it
-// may last, how long it may take what it is sent, and how long its end may take. The zero
+// HeartbeatConfig has the timeouts of a connection. They bound how long it may be silent, how
+// long it may last, how long a write may take, and how long its end may take. The zero
 // value is a secure default in each field. A negative value other than Off is an error.
 //
-// The time that the application takes over a message counts toward neither Pong nor Idle.
-// Reconfigure changes none of these for connections that are open.
+// Time spent in the application's handler counts toward neither Pong nor Idle. Reconfigure
+// changes none of these timeouts for connections that are open.
 type HeartbeatConfig struct {
 	// Ping is the time between two pings to a client, spread by 10 % either way. The default
 	// is 25 seconds, which keeps most proxies from cutting a connection that is silent. Off
-	// sends no pings, so that clients that are gone are found only by Idle, by Lifetime, or
-	// when they are sent something.
+	// sends no pings. The guard then finds a client that is gone only by Idle, by Lifetime,
+	// or when a write fails.
 	Ping time.Duration
 
 	// Pong is how long the answer to a ping may take. The default is 10 seconds, or half of
@@ -41,18 +41,18 @@ type HeartbeatConfig struct {
 	Lifetime time.Duration
 
 	// Write is how long the kernel may take to accept a message. The default is 4 seconds. It
-	// must be less than 5 seconds, and it cannot be Off. A client that does not read for so
-	// long is closed with 1008 write_timeout.
+	// must be less than 5 seconds, and it cannot be Off. A client that does not read for
+	// that time is closed with 1008 write_timeout.
 	Write time.Duration
 
 	// CloseGrace is how long an ending waits for a write that is under way, and then
 	// for the peer's close frame. The default is one second. It cannot be Off.
 	CloseGrace time.Duration
 
-	// Linger is how long an ending then waits for a peer that has not answered the
-	// close frame to close its side, so that it can read the close frame. Nothing
-	// is waited for when both close frames have been exchanged. The default is one
-	// second. It cannot be Off.
+	// Linger is how long an ending waits after CloseGrace for a peer that has not answered
+	// the close frame. The guard keeps the socket open for that time, so that the peer can
+	// read the close frame. An ending does not wait once both close frames have been
+	// exchanged. The default is one second. It cannot be Off.
 	Linger time.Duration
 }
 
@@ -104,7 +104,7 @@ func (g *Guard) sweep(stop <-chan struct{}) {
 		select {
 		case <-t.C:
 		case <-stop:
-			g.reportEvicted() // the next sweeper may be as short
+			g.reportEvicted() // the next sweeper may be stopped as early
 			stopped = true
 			return
 		}
@@ -124,10 +124,10 @@ func (g *Guard) sweep(stop <-chan struct{}) {
 type watch struct {
 	due      atomic.Int64 // when the sweeper must look, counted from Guard.born; schedule only makes it earlier
 	lifetime time.Time    // when Lifetime ends it; zero: never; read-only after list
-	pinged   time.Time    // when the sweeper last sent a ping
+	pinged   time.Time    // when the sweeper has last sent a ping
 }
 
-// sweep looks at what is due. It never blocks.
+// sweep handles the timeouts of c that are due. It never blocks.
 func (c *Conn) sweep() {
 	now := time.Now()
 	c.watch.due.Store(int64(never))
@@ -153,8 +153,8 @@ func (c *Conn) sweep() {
 			c.who.rechecking.Store(true)
 			go c.revalidate()
 		}
-		// The reader pings. While the application keeps away from Read for
-		// longer than an interval, the sweeper does.
+		// The reader sends the pings. If the application has not called Read for an
+		// interval, the sweeper sends them.
 		if p := c.first.heartbeat.Ping; p > 0 && c.w.Away() >= p && now.Sub(c.watch.pinged) >= p {
 			c.watch.pinged = now
 			go func() {
@@ -168,13 +168,14 @@ func (c *Conn) sweep() {
 
 const never = time.Duration(1<<63 - 1)
 
-// schedule works out when the sweeper is to look again. It only ever makes that
-// earlier: the sweeper and whoever authenticates may be here at once.
+// schedule works out when the sweeper must look at the connection again. It only makes that
+// time earlier, because the sweeper and a goroutine that authenticates may call it at the
+// same time.
 func (c *Conn) schedule(now time.Time) {
 	next := never
 	born := time.Since(c.g.born)
 	soonest := func(t time.Time) {
-		if d := time.Until(t); d < never-born { // the year 9999 is
+		if d := time.Until(t); d < never-born { // the sum would overflow for the year 9999
 			next = min(next, born+d)
 		}
 	}

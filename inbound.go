@@ -15,27 +15,28 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// inbound is the part of a connection that judges what the peer sends. It answers the
-// engine (wire.Hooks). The reader owns it, except for c, which is read-only, and for the
-// fields that are atomic.
+// inbound is the part of a connection that judges the peer's messages. It implements
+// wire.Hooks for the engine. The reader owns it, except for c, which is read-only, and for
+// the fields that are atomic.
 type inbound struct {
 	c         *Conn
-	policy    *endpointPolicy // for messages: the endpoint's newest
+	policy    *endpointPolicy // the endpoint's newest, for messages
 	validator Validator       // nil: none
-	table     *table          // the same, if it is a Table
+	table     *table          // validator, if it is a Table
 	late      *time.Timer     // bounds Authorize
 	rates     *connRates
 	msg       *wire.Message
-	rule      *rule            // of the message; never nil
-	kind      string           // of the message that was delivered last
-	notices   [2]*rate.Limiter // for rates, for messages; made when needed
+	rule      *rule            // the rule of the message; never nil
+	kind      string           // the type of the message that was delivered last
+	notices   [2]*rate.Limiter // limit the notices about rates, and those about messages; made when needed
 	closeRead atomic.Bool      // CloseRead has been called
 
-	messages, bytes atomic.Uint64 // that were delivered
-	unnoticed       atomic.Uint64 // violations for which there was no notice left
+	messages, bytes atomic.Uint64 // delivered messages, and their payload bytes
+	unnoticed       atomic.Uint64 // refused messages that got no notice, because of its limit
 }
 
-// plain returns ctx, or a context that need not be watched if ctx is the connection's own.
+// plain returns ctx, or context.Background if ctx is the connection's own, which the engine
+// need not watch.
 func (c *Conn) plain(ctx context.Context) context.Context {
 	if ctx.Done() == c.ctx.Done() {
 		return context.Background()
@@ -43,13 +44,13 @@ func (c *Conn) plain(ctx context.Context) context.Context {
 	return ctx
 }
 
-// read is Read, and CloseRead's and authenticate's.
+// read implements Read. CloseRead and authenticate use it too.
 func (c *Conn) read(ctx context.Context) (MessageType, []byte, error) {
 	ctx = c.plain(ctx)
 	returned := false
 	defer func() {
 		if !returned {
-			// Nobody might read again, so nobody would notice the peer's end.
+			// If nothing reads again, nothing notices the peer's end.
 			c.end(fault("the reading goroutine panicked, or a hook ended it"))
 		}
 	}()
@@ -72,14 +73,14 @@ func (c *Conn) read(ctx context.Context) (MessageType, []byte, error) {
 	}
 }
 
-// fit makes p what holds for the messages from now on. Only the reader, and those who
-// make the connection, may call it.
+// fit puts p in force for the messages from now on. Only the reader and the goroutine that
+// makes the connection may call it.
 func (in *inbound) fit(p *endpointPolicy) {
 	c := in.c
 	in.policy = p
 	in.validator = p.messages.validator(c.subprotocol)
 	if in.validator == nil && len(p.messages.Validators) > 0 {
-		in.validator = noKind // its subprotocol is no longer served
+		in.validator = noKind // Reconfigure has removed the subprotocol
 	}
 	in.table, _ = in.validator.(*table)
 	if in.rates == nil || c.who.awaiting.Load() {
@@ -89,7 +90,7 @@ func (in *inbound) fit(p *endpointPolicy) {
 	c.writing.sent.Store(in.rates.sent)
 }
 
-// Accept judges the type of a message, and says how long it may be.
+// Accept judges the type of a message, and returns how long the message may be.
 func (in *inbound) Accept(binary bool) (int64, error) {
 	c := in.c
 	if p := c.e.policy(); p != in.policy {
@@ -104,8 +105,8 @@ func (in *inbound) Accept(binary bool) (int64, error) {
 	return in.policy.messages.MaxBytes, nil
 }
 
-// Judge judges a whole message: rate, UTF-8, schema, authorization. A message that is
-// refused is gone.
+// Judge judges the rate, the UTF-8, the schema and the authorization of a whole message. A
+// message that is refused is dropped.
 func (in *inbound) Judge(m *wire.Message) (v wire.Verdict, wait time.Duration, err error) {
 	returned := false
 	defer func() {
@@ -138,7 +139,7 @@ func (in *inbound) judged(m *wire.Message) (v wire.Verdict, wait time.Duration, 
 		}
 	}
 	if in.c.wrap != nil && in.c.cause() != nil && withheld(in.c.cause()) {
-		return wire.Drop, 0, in.c.cause() // it has ended while the message was judged
+		return wire.Drop, 0, in.c.cause() // the connection has ended while the message was judged
 	}
 	in.kind = in.rule.kind
 	in.messages.Add(1)
@@ -146,8 +147,9 @@ func (in *inbound) judged(m *wire.Message) (v wire.Verdict, wait time.Duration, 
 	return wire.Deliver, 0, nil
 }
 
-// Ahead is true unless the application must be asked about each message, which may take
-// its time, or the judgement of a message does more than to deliver or to refuse it.
+// Ahead reports whether messages may be judged before the application has read those in
+// front of them. It is false if Authorize or a scope must be asked about each message, and
+// if a message can cause a warning.
 func (in *inbound) Ahead() bool {
 	return !in.authorizes() && in.rates.warnAt == 0
 }
@@ -157,9 +159,9 @@ func (in *inbound) authorizes() bool {
 	return in.policy.messages.Authorize != nil || in.table != nil && in.table.scoped
 }
 
-// ahead judges a message while those in front of it have not been read. A message that
-// would not simply pass is held, and nothing is charged for it: what it calls for must
-// come after the answers to those in front of it.
+// ahead judges a message while the application has not read those in front of it. If the
+// message does not pass, ahead charges nothing and returns false, and the engine holds the
+// message. Judge refuses it later, after the answers to the messages in front of it.
 func (in *inbound) ahead() bool {
 	m, now := in.msg, in.c.w.Arrived()
 	if _, ok := in.charge(now); !ok {
@@ -175,7 +177,7 @@ func (in *inbound) ahead() bool {
 	return good
 }
 
-// Failed ends the connection for what the engine found.
+// Failed ends the connection because of a fault that the engine has found.
 func (in *inbound) Failed(e *wire.Error) error {
 	late := in.c.who.awaiting.Load() && !time.Now().Before(in.c.who.authBy)
 	return in.c.end(engineFault(e, late))
@@ -184,7 +186,8 @@ func (in *inbound) Failed(e *wire.Error) error {
 // Broken ends a connection that cannot be written to.
 func (in *inbound) Broken(err error) { in.c.end(unwritten(context.Background(), err)) }
 
-// Idle reports an idle connection, if that is all that there is to do.
+// Idle reports an idle connection if ReportIdle is set. It returns false if the connection
+// must be closed instead.
 func (in *inbound) Idle() bool {
 	if in.c.first.heartbeat.ReportIdle {
 		in.c.refused(reason.Idle, "", true)
@@ -192,7 +195,7 @@ func (in *inbound) Idle() bool {
 	return in.c.first.heartbeat.ReportIdle
 }
 
-// afford charges the message to its rates, and does what Action says if they are exceeded.
+// afford charges the message to its rates, and applies Action if one is exceeded.
 func (in *inbound) afford(now time.Time) (wire.Verdict, time.Duration, error) {
 	c := in.c
 	if wait, ok := in.charge(now); !ok {
@@ -218,7 +221,7 @@ func (in *inbound) afford(now time.Time) (wire.Verdict, time.Duration, error) {
 	return wire.Deliver, 0, nil
 }
 
-// judge judges a message that is paid for. It reports whether the application gets it.
+// judge judges a message that its rates allow. It reports whether the application gets it.
 func (in *inbound) judge() (bool, error) {
 	c, m := in.c, in.msg
 	if !m.Binary && !utf8.Valid(m.Data[m.Checked:]) {
@@ -243,14 +246,14 @@ func (in *inbound) judge() (bool, error) {
 			return in.refuse(object(err, forbidden), in.policy.messages.OnForbidden)
 		}
 		if in.policy.messages.Authorize != nil && c.wrap == nil && c.cause() != nil {
-			return false, c.cause() // it took its time
+			return false, c.cause() // the connection has ended during Authorize
 		}
 	}
 	return true, nil
 }
 
-// withheld reports whether a message that has been judged is kept from a wrapped handler
-// after this end, because its sender may no longer send.
+// withheld reports whether cause keeps judged messages from a wrapped handler, because their
+// sender may no longer send.
 func withheld(cause error) bool {
 	return slices.ContainsFunc([]*reason.Reason{reason.Revoked, reason.Expired, reason.Unauthenticated, reason.Banned},
 		func(why *reason.Reason) bool { return errors.Is(cause, why) })
@@ -264,7 +267,7 @@ func (in *inbound) validate() error {
 	return validate(in.validator, in.msg.Data)
 }
 
-// last is the validator that has the last word about the message.
+// last returns the validator that can explain why a message is refused.
 func (in *inbound) last() Validator {
 	if in.table != nil {
 		return in.rule.Validator
@@ -272,8 +275,8 @@ func (in *inbound) last() Validator {
 	return in.validator
 }
 
-// refuse applies action to a message that was objected to. It reports whether the
-// application gets the message all the same.
+// refuse applies action to a message to which a hook has objected. It reports whether the
+// application still gets the message.
 func (in *inbound) refuse(o objection, action Action) (bool, error) {
 	c, detail := in.c, o.detail
 	if in.rule.kind != "" {
@@ -294,8 +297,9 @@ func (in *inbound) refuse(o objection, action Action) (bool, error) {
 	return false, c.end(e)
 }
 
-// reply answers a message that was refused, if the peer's notices are not used up. Rates
-// and messages have a bucket each, so that a flood of one does not silence the other.
+// reply sends a notice about a refused message, if the bucket of notices allows one. Notices
+// about rates and about messages have a bucket each, so that a flood of one kind does not
+// suppress the other.
 func (in *inbound) reply(bucket int, text func() notice) error {
 	if in.notices[bucket] == nil {
 		in.notices[bucket] = rate.NewLimiter(1, 20)
@@ -307,9 +311,9 @@ func (in *inbound) reply(bucket int, text func() notice) error {
 	return in.c.notify(text().json())
 }
 
-// charge pays for the message: as one message, and then, once that is paid and its type is
-// worth a look, what a type with a higher cost takes besides. A message that is refused
-// costs nothing.
+// charge charges the message to its rates. It first charges one message. If the rates allow
+// that, it finds the type of the message and charges the rest of the type's Cost. A message
+// that is refused costs nothing.
 func (in *inbound) charge(now time.Time) (wait time.Duration, ok bool) {
 	n := len(in.msg.Data)
 	if wait, ok := in.rates.take(n, 1, now); !ok {
@@ -325,8 +329,8 @@ func (in *inbound) charge(now time.Time) (wait time.Duration, ok bool) {
 	return 0, true
 }
 
-// offence is what a message over a rate counts as towards a ban. It is nothing when only
-// SentBytes was exceeded, because other users can cause that.
+// offence returns the reason under which a message over a rate counts towards a ban. It is
+// nil if only SentBytes was exceeded, because other users can cause that.
 func (in *inbound) offence() *reason.Reason {
 	if in.rates.owing {
 		return nil
@@ -334,7 +338,7 @@ func (in *inbound) offence() *reason.Reason {
 	return reason.RateLimited
 }
 
-// ruleOf finds what the table says of the message.
+// ruleOf returns the rule that the table has for the message.
 func (in *inbound) ruleOf() *rule {
 	if in.table == nil || in.c.who.awaiting.Load() {
 		return anyKind
@@ -342,7 +346,7 @@ func (in *inbound) ruleOf() *rule {
 	return in.table.rule(in.msg.Data)
 }
 
-// warn tells the peer to slow down before a rate is exceeded.
+// warn sends the peer a notice before it exceeds a rate.
 func (in *inbound) warn() error {
 	in.c.report(reason.RateLimited, "warned", true)
 	return in.reply(0, func() notice { return notice{Warning: "rate_limit"} })
@@ -352,8 +356,8 @@ func (in *inbound) warn() error {
 func (in *inbound) authorize() error {
 	p := in.c.who.principal.Load()
 	if in.rule == noKind {
-		// OnInvalid may only report a message of an unknown type. Nobody knows what it
-		// is, so nobody may send it.
+		// OnInvalid only reports a message of an unknown type. Such a message has no
+		// scope, so no principal may send it.
 		return fmt.Errorf("%w: of an unknown type", ErrForbidden)
 	}
 	if scope := in.rule.Scope; scope != "" && !slices.Contains(p.Scopes, scope) {
@@ -365,8 +369,8 @@ func (in *inbound) authorize() error {
 	return in.askAuthorize(p)
 }
 
-// askAuthorize asks the application. A call that takes too long ends the connection,
-// whether or not it ever returns.
+// askAuthorize calls Authorize. A call that takes longer than VerifyTimeout ends the
+// connection, even if it never returns.
 func (in *inbound) askAuthorize(p *Principal) (err error) {
 	c, limit := in.c, in.policy.auth.cfg.VerifyTimeout
 	if in.late == nil {
@@ -376,14 +380,15 @@ func (in *inbound) askAuthorize(p *Principal) (err error) {
 	}
 	defer in.late.Stop()
 	defer func() {
-		if recover() != nil { // with the message, perhaps
+		if recover() != nil { // the value may quote the message, so drop it
 			err = fmt.Errorf("%w: Authorize panicked", reason.Internal)
 		}
 	}()
 	return in.policy.messages.Authorize(c.ctx, *p, in.rule.kind, in.msg.Data)
 }
 
-// errorText is an error's text. The error may be the application's: its method may panic.
+// errorText returns the text of err. It recovers a panic of the method Error, which may be
+// the application's.
 func errorText(err error) (s string) {
 	defer func() {
 		if recover() != nil {

@@ -18,17 +18,17 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// lifecycle is the part of a connection that knows who still holds it, and what has been
-// reported of it. The goroutine that makes the connection owns it until list returns,
-// and the last holder when it gives everything back.
+// lifecycle is the part of a connection that counts its holders and the events about it. The
+// goroutine that makes the connection owns it until list returns. The last holder owns it
+// when it gives everything back.
 type lifecycle struct {
 	holders    atomic.Int32  // the socket, the handler's goroutine, the goroutine that authenticates
 	leases     []*Lease      // read-only after start; the last holder releases them
-	lease      *Lease        // of this Guard's cap; read-only after start
+	lease      *Lease        // the one of leases that this Guard's cap counts; read-only after start
 	index      int           // in sessions.conns; guarded by sessions.mu
 	listed     atomic.Bool   // sessions.conns has the connection
 	begun      atomic.Bool   // it is open to the application
-	violations atomic.Uint64 // messages that were refused or reported
+	violations atomic.Uint64 // refused and reported messages
 
 	reportMu sync.Mutex // orders the open event before the close event
 	reported bool       // guarded by reportMu: the end has been reported
@@ -36,10 +36,10 @@ type lifecycle struct {
 
 // # How a connection ends
 //
-// The method end ends a connection, and nothing else does. The first call wins. It is
-// given an ending, which one of the functions of this table has made. The function is
-// chosen by who has brought the end about, and that decides what the end does besides
-// the close event. TestEndings compares this table with what happens.
+// The method end ends a connection, and nothing else does. The first call wins. Its argument
+// is an ending, which one of the functions of this table makes. There is one function for
+// each party that can cause an end. It decides what the end does besides the close event.
+// TestEndings compares this table with what happens.
 //
 //	function       the end is due to             code and text       remote  violation  counts towards a ban
 //	because        the guard or the operator     of the reason       no      no         no
@@ -55,8 +55,8 @@ type lifecycle struct {
 // event. A violation or a credential that is refused with Internal or Unavailable is the
 // server's fault, so it is because instead.
 //
-// A message that is refused while the connection goes on (ActionReply, ActionReport) is
-// no ending: see inbound.refuse, which counts and reports it in the same way.
+// A message that is refused while the connection stays open (ActionReply, ActionReport) is
+// no ending. The method inbound.refuse counts and reports it in the same way.
 //
 // # Whether a connection has ended
 //
@@ -76,10 +76,10 @@ const (
 
 // endEffects has the columns of the table.
 var endEffects = [...]struct {
-	ownCode   bool                       // the ending has the code and the text; else the reason has
+	ownCode   bool                       // the code and the text are the ending's, and not the reason's
 	remote    bool                       // CloseError.Remote
-	violation bool                       // it is counted and reported as a violation
-	offences  map[*reason.Reason]float64 // what counts towards a ban
+	violation bool                       // the end is counted and reported as a violation
+	offences  map[*reason.Reason]float64 // the weights that count towards a ban
 }{
 	endBecause:    {},
 	endViolation:  {violation: true, offences: messageOffences},
@@ -89,18 +89,18 @@ var endEffects = [...]struct {
 	endLost:       {ownCode: true, remote: true},
 }
 
-// ending says why a connection ends and who has brought that about. Only the functions of
+// ending says why a connection ends and which party has caused that. Only the functions of
 // the table make one.
 type ending struct {
 	kind    endKind
 	why     *reason.Reason
-	offence *reason.Reason // what it counts as towards a ban; nil: nothing
-	code    StatusCode     // of an endChosen, an endByPeer or an endLost
-	text    string         // of an endChosen or an endByPeer
+	offence *reason.Reason // the key of offences under which the end counts towards a ban; nil: it does not count
+	code    StatusCode     // set for an endChosen, an endByPeer or an endLost
+	text    string         // set for an endChosen or an endByPeer
 	detail  string         // for the event only
 }
 
-// because is an ending that the guard or its operator has decided on.
+// because is an ending that the guard or its operator has caused.
 func because(why *reason.Reason, detail string) ending {
 	return ending{kind: endBecause, why: why, detail: detail}
 }
@@ -116,8 +116,8 @@ func violation(why *reason.Reason, detail string) ending {
 	return ending{kind: endViolation, why: why, offence: why, detail: detail}
 }
 
-// badCredential is an ending because the credential in the first message, or its absence,
-// is refused.
+// badCredential is an ending because the credential in the first message is refused or
+// missing.
 func badCredential(d *denied) ending {
 	if d.Code() == 0 {
 		d = denyCause(reason.Unavailable, d)
@@ -132,29 +132,29 @@ func badCredential(d *denied) ending {
 	return e
 }
 
-// chosen is an ending whose code and text somebody else than the guard has chosen.
+// chosen is an ending whose code and text the application or its handler has chosen.
 func chosen(code StatusCode, text string, by *reason.Reason) ending {
 	return ending{kind: endChosen, why: by, code: code, text: wire.TrimReason(text)}
 }
 
-// byPeer is an ending that the peer's close frame asks for. It is answered with the same
-// code.
+// byPeer is an ending because of the peer's close frame, which the guard answers with the
+// same code.
 func byPeer(code StatusCode, text string) ending {
 	return ending{kind: endByPeer, why: reason.PeerClosed, code: code, text: text}
 }
 
-// lost is an ending because the socket is of no use any more.
+// lost is an ending because the socket no longer works.
 func lost(err error) ending {
 	return ending{kind: endLost, why: reason.ConnectionLost, code: websocket.StatusAbnormalClosure, detail: errorText(err)}
 }
 
-// serversFault reports whether nothing that the peer has done can be the reason.
+// serversFault reports whether why is a fault of the server, which no peer can cause.
 func serversFault(why *reason.Reason) bool {
 	return why == reason.Internal || why == reason.Unavailable
 }
 
-// end ends the connection, unless something has ended it before. It returns the cause,
-// which may be another one than e.
+// end ends the connection, unless something has ended it before. It returns the cause, which
+// is not e if another ending came first.
 func (c *Conn) end(e ending) error {
 	do := &endEffects[e.kind]
 	cause := &CloseError{Code: e.code, Reason: e.text, Remote: do.remote, err: e.why}
@@ -163,14 +163,14 @@ func (c *Conn) end(e ending) error {
 	}
 	detail := e.detail
 	if c.wrap != nil {
-		// What the handler has said to its peer is how the connection ends.
+		// The handler has sent a close frame, so the connection ends with its code.
 		if said := c.wrap.said.Load(); said != nil {
 			cause, detail = said, ""
 		}
 	}
 	frame := int(cause.Code)
 	if cause.Code == websocket.StatusAbnormalClosure {
-		frame = 0 // which sends none
+		frame = 0 // the engine then sends no close frame
 	}
 	first := func() {
 		if do.violation {
@@ -179,17 +179,17 @@ func (c *Conn) end(e ending) error {
 		c.cancel(cause)
 	}
 	func() {
-		// The client is banned before it learns of the end, so that it cannot return in
-		// between. OnEvent hears of a ban. If it panics or ends the goroutine, the
-		// connection ends all the same.
+		// Ban the client before it learns of the end, so that it cannot return in between. A
+		// ban calls OnEvent. The defer ends the connection even if OnEvent panics or ends
+		// the goroutine.
 		defer c.w.End(cause, frame, cause.Reason, first, func() { c.ended(e, cause, detail) })
 		c.offended(e.why, do.offences[e.offence])
 	}()
 	return c.cause()
 }
 
-// cause returns what has ended the connection, and nil while it is open. From the end of
-// the connection's context on it returns the cause.
+// cause returns the cause of the connection's end, or nil while it is open. It never returns
+// nil once the connection's context has ended.
 func (c *Conn) cause() error {
 	if c.ctx.Err() == nil {
 		return nil
@@ -198,8 +198,8 @@ func (c *Conn) cause() error {
 	return c.w.Cause()
 }
 
-// stopped returns why a call stopped whose ctx has ended. That is the cause if the
-// connection has ended, because ctx may be made of the connection's own.
+// stopped returns the error of a call whose ctx has ended. That is the cause if the
+// connection has ended, because ctx may be derived from the connection's context.
 func (c *Conn) stopped(ctx context.Context) error {
 	if err := c.cause(); err != nil {
 		return err
@@ -207,9 +207,9 @@ func (c *Conn) stopped(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// engineFault is the ending that a fault found by the engine calls for. late says that the
-// first message should have been complete by now. That counts before MessageTimeout, which
-// may have ended at the same moment.
+// engineFault returns the ending for a fault that the engine has found. late says that the
+// deadline of the first message has passed. That takes precedence over MessageTimeout, which
+// may pass at the same moment.
 func engineFault(e *wire.Error, late bool) ending {
 	switch e.Fault {
 	case wire.FaultClosed:
@@ -239,7 +239,7 @@ func engineFault(e *wire.Error, late bool) ending {
 	return violation(reason.Protocol, e.Detail)
 }
 
-// unwritten is the ending that a failure to write calls for. ctx bounded the write.
+// unwritten returns the ending for a failed write that ctx bounded.
 func unwritten(ctx context.Context, err error) ending {
 	failed, ok := err.(*wire.WriteError)
 	switch {
@@ -264,7 +264,7 @@ func (c *Conn) panicked(v any) {
 // start takes the connection into the Guard.
 func (c *Conn) start(await bool, holders int32) {
 	if await {
-		holders++ // authenticate is one
+		holders++ // authenticate is a holder
 	}
 	c.prepare(holders)
 	c.who.awaiting.Store(await)
@@ -304,13 +304,13 @@ func (c *Conn) list(authenticated bool) {
 
 // begin opens the connection to the application.
 func (c *Conn) begin() {
-	// The first time is at any moment of the interval, so that connections which were opened
-	// together are not asked about together.
+	// Choose the first time at random within the interval, so that connections which opened
+	// together are not revalidated together.
 	c.checkAgain(c.Principal(), rand.N(c.e.policy().auth.cfg.RevalidateEvery))
 	c.schedule(time.Now())
 	c.life.begun.Store(true)
 	c.reportOpen()
-	// A revocation since it was registered ends it here.
+	// This ends the connection if it was revoked after its session was registered.
 	c.who.session.attach(c)
 }
 
@@ -324,7 +324,7 @@ func (c *Conn) reportOpen() {
 	}
 }
 
-// run is the goroutine of a connection of Guard.Handler.
+// run is the body of the goroutine of a connection of Guard.Handler.
 func (c *Conn) run(fn func(context.Context, *Conn) error, r *http.Request) {
 	returned := false
 	var err error
@@ -354,11 +354,11 @@ func (c *Conn) run(fn func(context.Context, *Conn) error, r *http.Request) {
 
 // ended runs once, on a goroutine of its own, when the socket is closed.
 func (c *Conn) ended(by ending, cause *CloseError, detail string) {
-	defer c.done() // whatever a hook does
+	defer c.done() // even if a hook panics
 	if c.wrap != nil {
 		defer c.wrap.ended(cause)
 		if !c.life.listed.Load() {
-			return // it was never open
+			return // the connection was never open
 		}
 	}
 	c.dropQueue()
@@ -375,14 +375,14 @@ func (c *Conn) ended(by ending, cause *CloseError, detail string) {
 		e.PeerCode = cause.Code
 	}
 	if detail == "" && cause.Reason != e.Reason {
-		e.Detail = cause.Reason // chosen by the application, or by the peer
+		e.Detail = cause.Reason // the application or the peer has chosen it
 	}
 	e.Duration = time.Since(c.opened)
 	e.Stats = c.stats()
 	c.g.events.emit(e)
 }
 
-// refused counts and reports a message that was refused while the connection goes on.
+// refused counts and reports a message that was refused while the connection stays open.
 // With only, the message was not refused but only reported.
 func (c *Conn) refused(why *reason.Reason, detail string, only bool) {
 	c.life.violations.Add(1)
@@ -408,13 +408,13 @@ func (c *Conn) stats() audit.Stats {
 	}
 }
 
-// done is called by each holder when it is done with the connection. The last
-// one gives the slot back: a handler that goes on after the end still counts.
+// done releases the connection for one holder. The last holder gives the slot back. So a
+// handler that runs on after the end still counts.
 func (c *Conn) done() {
 	if c.life.holders.Add(-1) > 0 {
 		return
 	}
-	if c.life.listed.Load() { // whatever Close does
+	if c.life.listed.Load() { // deferred, because the Close of the value may panic
 		defer c.g.sessions.remove(c)
 	} else {
 		defer c.g.state.registry.unregister(c.who.session)
@@ -425,7 +425,7 @@ func (c *Conn) done() {
 	closeValue(c.who.value)
 }
 
-// panicText describes what was recovered. It may be an error whose text panics.
+// panicText describes a recovered value. The value may be an error whose method Error panics.
 func panicText(who string, v any) (s string) {
 	defer func() {
 		if recover() != nil {
@@ -442,8 +442,8 @@ func closeValue(v any) {
 	}
 }
 
-// survive is deferred by the goroutines that the library starts. A hook or a
-// net.Conn of the application's that panics there ends the connection, and not the
+// survive recovers a panic on a goroutine that the library has started, which must defer it.
+// A hook or an application's net.Conn that panics there ends the connection, and not the
 // process.
 func (c *Conn) survive() {
 	if recover() != nil {

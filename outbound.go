@@ -15,11 +15,11 @@ import (
 // outbound is the part of a connection that sends what the application writes. All of
 // its fields are atomic, so it has no owner. The engine puts the writers in order.
 type outbound struct {
-	sent            atomic.Pointer[rate.Limiter] // what SentBytes allows; nil: no limit
-	messages, bytes atomic.Uint64                // that were sent
+	sent            atomic.Pointer[rate.Limiter] // the bucket of SentBytes; nil: no limit
+	messages, bytes atomic.Uint64                // sent messages, and their payload bytes
 }
 
-// outbound judges what is to be sent.
+// outbound judges a message before it is sent.
 func (c *Conn) outbound(msg []byte) error {
 	v := c.e.policy().messages.Outbound
 	if v == nil {
@@ -37,7 +37,7 @@ func (c *Conn) outbound(msg []byte) error {
 	return fmt.Errorf("wsguard: outbound message refused: %w", o.err)
 }
 
-// wellFormed returns an error if no connection can be sent such a message.
+// wellFormed returns an error if typ is no message type or if a text is not UTF-8.
 func wellFormed(typ MessageType, msg []byte) error {
 	switch {
 	case typ != MessageText && typ != MessageBinary:
@@ -62,7 +62,7 @@ func (c *Conn) writeMessage(ctx context.Context, typ MessageType, msg []byte) er
 	return nil
 }
 
-// notify sends a notice of the guard's to the peer.
+// notify sends a notice of the guard to the peer.
 func (c *Conn) notify(msg []byte) error {
 	if c.wrap != nil {
 		if !c.w.Notice(msg) {
@@ -73,7 +73,7 @@ func (c *Conn) notify(msg []byte) error {
 	return c.write(context.Background(), MessageText, msg)
 }
 
-// wrote counts a message of the application's.
+// wrote counts a message that the application has sent.
 func (c *Conn) wrote(msg []byte) {
 	c.writing.messages.Add(1)
 	c.writing.bytes.Add(uint64(len(msg)))

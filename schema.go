@@ -19,27 +19,40 @@ import (
 // Schema is a compiled JSON Schema. It is safe for concurrent use.
 type Schema struct {
 	s      *jsonschema.Schema
-	errors sync.Map // of *jsonschema.Error, one for each place in the schema, to *MessageError
+	errors sync.Map // from *jsonschema.Error, one for each place in the schema, to *MessageError
 }
 
-// CompileSchema compiles a JSON Schema of draft 4, 6, 7, 2019-09 or 2020-12 (when
-// "$schema" is absent). Nothing is loaded from a file or the network. What would
-// silently check nothing is an error: a keyword or a format that is not known,
-// an empty enum, a number beyond all use. Formats are checked.
+// CompileSchema compiles a JSON Schema of draft 4, 6, 7, 2019-09 or 2020-12. The draft is
+// 2020-12 if "$schema" is absent. CompileSchema loads nothing from a file or the network. It
+// returns an error for parts of a schema that would silently check nothing, such as an
+// unknown keyword or format, an empty enum, or a number beyond all use. Formats are checked.
 func CompileSchema(src []byte) (*Schema, error) { return SchemaConfig{}.Compile(src) }
 
-// SchemaConfig is for schemas that refer to others, and for what JSON Schema has
-// no word for.
+// SchemaConfig compiles schemas that refer to other schemas. It also has checks that a JSON
+// Schema cannot express.
 type SchemaConfig struct {
-	Resources map[string][]byte // that references may lead to, by absolute URL without a fragment
-	Files     fs.FS             // of an embed.FS, say: its *.json, each by the absolute URL of its "$id"
+	// Resources has schemas that references may lead to. A key is the absolute URL of its
+	// schema, without a fragment.
+	Resources map[string][]byte
 
-	RefusePrototypeKeys bool // the names __proto__, constructor and prototype, at any depth
-	RefuseCaseVariants  bool // names that differ only in case from one that is declared: encoding/json takes them for it
-	RefuseControls      bool // C0 but for tab and line ends, DEL, C1 and bidi controls in strings, escaped or not
+	// Files has schemas that references may lead to, such as an embed.FS. Each *.json file in
+	// it is known by the absolute URL of its "$id".
+	Files fs.FS
+
+	// RefusePrototypeKeys refuses the names __proto__, constructor and prototype at any
+	// depth.
+	RefusePrototypeKeys bool
+
+	// RefuseCaseVariants refuses names that differ from a declared one in letter case only.
+	// encoding/json takes such a name for the declared one.
+	RefuseCaseVariants bool
+
+	// RefuseControls refuses control characters in strings, escaped or not. These are C0
+	// except tab and line ends, DEL, C1 and the bidi controls.
+	RefuseControls bool
 }
 
-// Compile is CompileSchema with this configuration.
+// Compile is like CompileSchema, with this configuration.
 func (c SchemaConfig) Compile(src []byte) (*Schema, error) {
 	resources, err := c.resources()
 	if err != nil {
@@ -98,10 +111,10 @@ func (c SchemaConfig) resources() (map[string][]byte, error) {
 	return all, errors.Join(append(faults, err)...)
 }
 
-// Validate returns nil when msg is strict JSON (no duplicate keys, lone
-// surrogates, byte order mark or trailing data; depth, keys and numbers within
-// bounds) that fits the schema. Otherwise the error is a *[MessageError], the same
-// for each place in the schema: it does not say where in the message, see Explain.
+// Validate returns nil if msg is strict JSON that fits the schema. Strict JSON has no
+// duplicate keys, lone surrogates, byte order mark or trailing data, and its depth, keys and
+// numbers are within bounds. The error is a *[MessageError]. Each place in the schema has one
+// error, which does not say where in the message the fault is. Explain says where.
 func (s *Schema) Validate(msg []byte) error {
 	err := s.s.Validate(msg)
 	if err == nil {
@@ -118,7 +131,8 @@ func (s *Schema) Validate(msg []byte) error {
 	return known.(*MessageError)
 }
 
-// Explain is Validate for whoever wants to know where: a *[MessageError] or nil.
+// Explain is like Validate, but its *[MessageError] also says where in the message the fault
+// is.
 func (s *Schema) Explain(msg []byte) error {
 	if e := s.s.Explain(msg); e != nil {
 		return messageError(e)
@@ -126,7 +140,7 @@ func (s *Schema) Explain(msg []byte) error {
 	return nil
 }
 
-// explain says more about an error of v's, if it can.
+// explain returns a more detailed error than err, which v has returned for msg, if it can.
 func explain(v Validator, msg []byte, err error) error {
 	var e *MessageError
 	if s, ok := v.(*Schema); ok && errors.As(err, &e) {
@@ -156,14 +170,14 @@ func messageError(err error) *MessageError {
 	return m
 }
 
-// MessageError says what is wrong with a message. Nothing in it is the peer's but
-// the names in Pointer, which are escaped and cut; in the error's text those that
-// the schema does not have are *.
+// MessageError says why a message is refused. It contains nothing of the message except the
+// property names in Pointer, which are escaped and truncated. Error replaces names that the
+// schema does not declare with *.
 type MessageError struct {
-	Reason  string // a token: "schema", "duplicate_key", "depth", …
-	Offset  int    // of the byte, for what no keyword refuses; -1: not asked
-	Pointer string // to the value (RFC 6901), for what does not fit, if it was asked
-	Keyword string // where the schema says so
+	Reason  string // a token, such as "schema", "duplicate_key" or "depth"
+	Offset  int    // the offset of the fault in bytes, if no keyword has refused the message; -1: not known
+	Pointer string // the JSON pointer to the value that does not fit (RFC 6901); empty unless Explain was asked
+	Keyword string // the place of the keyword in the schema
 
 	place string // Pointer, for a log
 	err   *reason.Reason
@@ -181,11 +195,11 @@ func (e *MessageError) Error() string {
 	return fmt.Sprintf("%v: %s", e.err, e.Reason)
 }
 
-// Unwrap returns the reason of package reason.
+// Unwrap returns the *[reason.Reason] of the error.
 func (e *MessageError) Unwrap() error { return e.err }
 
-// misfit keeps what encoding/json quotes of a message out of the log that a
-// handler's error goes to.
+// misfit is an error of encoding/json whose text leaves out the quoted parts of the message,
+// because the text of a handler's error goes to the log.
 type misfit struct {
 	into any
 	err  error
@@ -194,9 +208,9 @@ type misfit struct {
 func (e *misfit) Error() string { return fmt.Sprintf("wsguard: the message does not fit a %T", e.into) }
 func (e *misfit) Unwrap() error { return e.err }
 
-// ReadJSON reads the next message into a new T: the very bytes that were
-// validated. What does not fit T is an error of the handler's; the schema should
-// have said so.
+// ReadJSON reads the next message into a new T. It decodes the very bytes that were
+// validated. A message that does not fit T is an error, which means that the schema admits
+// more than T.
 func ReadJSON[T any](ctx context.Context, c *Conn) (v T, err error) {
 	_, msg, err := c.Read(ctx)
 	if err == nil {

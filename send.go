@@ -23,13 +23,14 @@ type SendConfig struct {
 	MaxBytes int64
 
 	// MaxTotalBytes is how many bytes of payload all queues of the Guard hold together. The
-	// default is 256 MiB. When there are more, the clients that have taken nothing for
-	// longest are closed with 1008 queue_full until there are no more.
+	// default is 256 MiB. When there are more, the guard closes the clients that have taken
+	// nothing for longest with 1008 queue_full, until the total is within the limit.
 	MaxTotalBytes int64
 
 	// DropNewest makes Send return reason.QueueFull for a message that does not fit into the
 	// queue of its connection, instead of closing the connection. The message is dropped and
-	// counted in Stats.Dropped. It does not apply to MaxTotalBytes. The default is false.
+	// counted in Stats.Dropped. DropNewest does not apply to MaxTotalBytes. The default is
+	// false.
 	DropNewest bool
 }
 
@@ -40,7 +41,8 @@ func (s SendConfig) resolve(f *faults) SendConfig {
 	return s
 }
 
-// queues knows what is queued in all, and who has waited longest.
+// queues counts the queued bytes of all connections, and orders the connections by their
+// last progress.
 type queues struct {
 	total atomic.Int64 // bytes in the queues of all connections
 
@@ -53,9 +55,9 @@ type queues struct {
 type queue struct {
 	mu       sync.Mutex    // queues.mu may be taken while it is held
 	messages []queued      // guarded by mu; the first may be in the act of being written
-	bytes    int64         // guarded by mu: of their payload
-	draining bool          // guarded by mu: a goroutine writes them
-	closed   bool          // guarded by mu: nothing is queued any more
+	bytes    int64         // guarded by mu: the payload bytes of messages
+	draining bool          // guarded by mu: a goroutine runs drain
+	closed   bool          // guarded by mu: the queue takes no more messages
 	place    *list.Element // guarded by queues.mu: in queues.waiting
 	dropped  atomic.Uint64 // messages that DropNewest refused
 }
@@ -63,10 +65,10 @@ type queue struct {
 type queued struct {
 	typ MessageType
 	msg []byte // a copy, once it is in a queue
-	key string // of SendLatest
+	key string // set by SendLatest; empty: none
 }
 
-// send is Send and SendLatest. m.msg is the caller's.
+// send implements Send and SendLatest. The caller owns m.msg.
 func (c *Conn) send(m queued) error {
 	if err := wellFormed(m.typ, m.msg); err != nil {
 		return err
@@ -98,7 +100,7 @@ func (c *Conn) send(m queued) error {
 		return c.end(because(reason.QueueFull, ""))
 	}
 	first := len(q.messages) == 0
-	m.msg = bytes.Clone(m.msg) // only now: a message that is refused costs nothing
+	m.msg = bytes.Clone(m.msg) // as late as this, so that a message that is refused costs no copy
 	q.messages = append(q.messages, m)
 	q.bytes += size
 	start := !q.draining
@@ -117,8 +119,8 @@ func (c *Conn) send(m queued) error {
 	return nil
 }
 
-// replace puts m in place of a message of its key. The first is being written,
-// perhaps, and stays.
+// replace puts m in place of a queued message with the same key. It does not replace the
+// first message, which may be in the act of being written.
 func (q *queue) replace(m queued, qs *queues) bool {
 	for i := 1; i < len(q.messages); i++ {
 		if old := &q.messages[i]; old.key == m.key {
@@ -133,8 +135,8 @@ func (q *queue) replace(m queued, qs *queues) bool {
 	return false
 }
 
-// relieve ends connections that make no progress until the total is within
-// bounds. Each has at least one message, so it ends.
+// relieve ends connections that make no progress until the total is within bounds. The loop
+// ends, because each connection that it takes has at least one message.
 func (c *Conn) relieve() {
 	qs := &c.g.queues
 	for qs.total.Load() > c.g.policy.Load().send.MaxTotalBytes {
@@ -156,7 +158,7 @@ func (qs *queues) oldest() *Conn {
 	return nil
 }
 
-// wait puts c at the end of the line: it has something queued, or has just made
+// wait puts c at the back of the list. The caller has queued its first message, or c has made
 // progress.
 func (qs *queues) wait(c *Conn) {
 	qs.mu.Lock()
@@ -194,7 +196,7 @@ func (c *Conn) drain() {
 			return // the end empties the queue
 		}
 		q.mu.Lock()
-		if len(q.messages) > 0 { // else the end has emptied it
+		if len(q.messages) > 0 { // otherwise the end has emptied the queue
 			q.messages[0] = queued{}
 			q.messages = q.messages[1:]
 			q.bytes -= int64(len(next.msg))
@@ -209,7 +211,7 @@ func (c *Conn) drain() {
 	}
 }
 
-// dropQueue forgets what is queued, for good.
+// dropQueue drops all queued messages and closes the queue.
 func (c *Conn) dropQueue() {
 	qs, q := &c.g.queues, &c.queue
 	q.mu.Lock()

@@ -8,11 +8,15 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// Table is a Validator of JSON messages by their type. A message that names none
-// of its types is refused: reason.UnknownType.
+// Table is a Validator that judges JSON messages by their type. A message that names none of
+// its types is refused with reason.UnknownType.
 type Table struct {
-	Pointer string // to the string that names the type (RFC 6901); default "/type"
-	Types   map[string]Rule
+	// Pointer is the JSON pointer (RFC 6901) to the string that names the type. The default
+	// is "/type".
+	Pointer string
+
+	// Types has a Rule for each type of message.
+	Types map[string]Rule
 }
 
 // Rule is what a Table requires of the messages of one type.
@@ -29,11 +33,11 @@ type Rule struct {
 	// connection. A longer message is refused with reason.MessageTooBig.
 	MaxBytes int64
 
-	// Cost is how many messages it counts as in Rates. The default, 0, counts as 1.
+	// Cost is how many messages the message counts as in Rates. The default, 0, counts as 1.
 	Cost int
 }
 
-// Validate judges a message by its type, but for the scope that it needs.
+// Validate judges a message by its type. It does not look at the Scope.
 func (t *Table) Validate(msg []byte) error {
 	var f faults
 	own := t.resolve("Table", &f)
@@ -56,7 +60,7 @@ type rule struct {
 	Rule
 }
 
-// anyKind is the rule where there is no Table; noKind that of an unknown type.
+// anyKind is the rule of all messages without a Table. noKind is the rule of an unknown type.
 var anyKind, noKind = &rule{}, &rule{}
 
 func (t *Table) resolve(field string, f *faults) *table {
@@ -104,7 +108,7 @@ func parsePointer(p string) (path []string, ok bool) {
 	return path, true
 }
 
-// rule finds the type of a message that nobody has judged yet.
+// rule finds the type of a message that has not been judged yet, and returns its rule.
 func (t *table) rule(msg []byte) *rule {
 	if kind, ok := jsonschema.Discriminator(msg, t.path); ok {
 		if r := t.rules[string(kind)]; r != nil {
@@ -116,8 +120,8 @@ func (t *table) rule(msg []byte) *rule {
 
 func (t *table) Validate(msg []byte) error { return t.rule(msg).Validate(msg) }
 
-// Validate judges a message of a Table. Whatever the type's own Validator makes
-// of them, duplicate keys are refused: the application might see another type.
+// Validate judges a message of a Table. It refuses duplicate keys even if the Validator of
+// the type accepts them, because the application might see another type.
 func (r *rule) Validate(msg []byte) error {
 	if _, ok := r.Validator.(*Schema); !ok {
 		if err := strictJSON(msg); err != nil {

@@ -10,21 +10,21 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// Validator judges a whole message before the application sees it. It is called by
-// many goroutines at once. It must neither change msg nor keep it, because the bytes
-// are used again, for messages of other connections too.
+// Validator judges a whole message before the application sees it. Many goroutines call it
+// at the same time. It must neither change msg nor keep it, because the guard reuses the
+// bytes, for messages of other connections too.
 //
-// An error refuses the message: as reason.InvalidJSON, reason.InvalidUTF8,
-// reason.JSONLimit or ErrForbidden if it wraps that, else as reason.Schema. If it wraps a
-// reason of [reason.New], the client and the events get the token and the close code of
-// that. A panic of Validate, or of a method of its error, closes the connection with 1011.
-// A *[Schema] is a Validator.
+// An error refuses the message. The reason is reason.InvalidJSON, reason.InvalidUTF8,
+// reason.JSONLimit or ErrForbidden if the error wraps that, and reason.Schema otherwise. If
+// the error wraps a reason of [reason.New], the client and the events get its token and its
+// close code. A panic of Validate, or of a method of its error, closes the connection with
+// 1011. A *[Schema] is a Validator.
 type Validator interface {
 	Validate(msg []byte) error
 }
 
 // MessageConfig says which messages an endpoint accepts. The zero value is a secure default
-// in each field: text messages of at most 32 KiB, whatever is in them.
+// in each field. It accepts text messages of at most 32 KiB with any content.
 type MessageConfig struct {
 	// Binary accepts binary messages besides text. The default is false: a binary message
 	// closes the connection with 1003 message_type.
@@ -36,10 +36,10 @@ type MessageConfig struct {
 	MaxBytes int64
 
 	// MaxFragments is how many frames one message may have. The default is 64
-	// and one more for each KiB of MaxBytes: 96 for 32 KiB. So a client that
-	// writes its messages through a buffer of a few KiB, as many do, can send
-	// whatever MaxBytes allows. Off is no limit. A message with more frames
-	// closes the connection with 1008 fragments.
+	// and one more for each KiB of MaxBytes, which is 96 for 32 KiB. Many clients write
+	// their messages through a buffer of a few KiB. The default allows them every message
+	// that MaxBytes allows. Off is no limit. A message with more frames closes the
+	// connection with 1008 fragments.
 	MaxFragments int
 
 	// Timeout is how long a message may take from the first byte of its header to its last
@@ -48,19 +48,20 @@ type MessageConfig struct {
 	Timeout time.Duration
 
 	// Control is the rate of pings and pongs that a client may send. The default is 10 per
-	// second with a burst of 20, Rate{PerSecond: Off} is no limit. More close the connection
-	// with 1008 control_flood.
+	// second with a burst of 20, Rate{PerSecond: Off} is no limit. A client that sends more
+	// is closed with 1008 control_flood.
 	Control Rate
 
 	// Validator judges every message, text or binary. A *[Schema] and a *[Table] are
-	// Validators. The default, nil, accepts every message. A message that it refuses closes
-	// the connection with 1008 schema or with the reason that the error wraps, unless
-	// OnInvalid says otherwise.
+	// Validators. The default, nil, accepts every message. A message that the Validator
+	// refuses closes the connection with 1008 schema or with the reason that the error
+	// wraps, unless OnInvalid says otherwise.
 	Validator Validator
 
-	// Validators judge, in place of Validator, the messages of connections with the
-	// subprotocols that are the keys. Each key must be among Subprotocols. If there is no
-	// Validator, a handshake that negotiates none of the keys gets a 400. The default is nil.
+	// Validators has a Validator for each of some subprotocols. It replaces Validator for
+	// the connections that have negotiated that subprotocol. Each key must be among
+	// Subprotocols. If Validator is nil, a handshake that negotiates none of the keys gets
+	// a 400. The default is nil.
 	Validators map[string]Validator
 
 	// OnInvalid is what happens to a message that Validator or Validators refuse. ActionClose,
@@ -68,13 +69,13 @@ type MessageConfig struct {
 	// ActionReport reports the message and delivers it. ActionDelay is an error.
 	OnInvalid Action
 
-	// Authorize is asked last, for each message, whether p may send it. kind is the type
-	// that a Table has found, or "". The default, nil, allows every message.
+	// Authorize is called last, for each message, and decides whether p may send it. kind is
+	// the type that a Table has found, or "". The default, nil, allows every message.
 	//
 	// An error closes the connection with 3003 forbidden, unless OnForbidden says otherwise,
 	// or with the code of a reason of [reason.New] that it wraps. An error that wraps
 	// ErrUnavailable, or a call that takes longer than Auth.VerifyTimeout, closes it with
-	// 1013, and a panic with 1011. Authorize is called by many goroutines at once. It must
+	// 1013, and a panic with 1011. Many goroutines call Authorize at the same time. It must
 	// neither change msg nor keep it.
 	Authorize func(ctx context.Context, p Principal, kind string, msg []byte) error
 
@@ -82,10 +83,10 @@ type MessageConfig struct {
 	// It has the values of OnInvalid. The default is ActionClose.
 	OnForbidden Action
 
-	// Outbound judges each message that Write, Send and SendLatest are given, once for each
-	// connection. A message that it refuses is not sent: the call returns an error that wraps
-	// Outbound's, a violation is reported, and the client sees nothing. It finds mistakes of
-	// the application. The default, nil, judges nothing.
+	// Outbound judges each message of Write, Send and SendLatest, once for each connection.
+	// A message that Outbound refuses is not sent. The call returns an error that wraps that
+	// of Outbound, the guard reports a violation, and the client sees nothing. Outbound finds
+	// mistakes of the application. The default, nil, judges nothing.
 	Outbound Validator
 }
 
@@ -123,7 +124,7 @@ func (m MessageConfig) resolve(subprotocols []string, f *faults) MessageConfig {
 	return m
 }
 
-// inUse is v, or what a Table becomes.
+// inUse returns v, or the compiled form of v if it is a Table.
 func inUse(v Validator, field string, f *faults) Validator {
 	switch v := v.(type) {
 	case *Table:
@@ -139,7 +140,7 @@ func inUse(v Validator, field string, f *faults) Validator {
 	return v
 }
 
-// validator returns who judges the messages of a connection.
+// validator returns the Validator for the messages of a connection.
 func (m *MessageConfig) validator(subprotocol string) Validator {
 	if v, ok := m.Validators[subprotocol]; ok {
 		return v
@@ -147,7 +148,7 @@ func (m *MessageConfig) validator(subprotocol string) Validator {
 	return m.Validator
 }
 
-// validate runs a validator, which may be the user's.
+// validate calls v and recovers its panics, because v may be the application's.
 func validate(v Validator, msg []byte) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -157,19 +158,19 @@ func validate(v Validator, msg []byte) (err error) {
 	return v.Validate(msg)
 }
 
-// objection is what a hook's error comes to. It is worked out once, so that no
-// method of the application's error runs anywhere else.
+// objection has what the guard needs to know about a hook's error. object makes it once, so
+// that no method of the application's error runs anywhere else.
 type objection struct {
 	why     *reason.Reason
-	kind    *reason.Reason // of this package: what why counts as; why itself unless it is the application's own
+	kind    *reason.Reason // the built-in reason that why counts as; it differs from why only for a reason of reason.New
 	detail  string         // the text of the error
-	message *MessageError  // what a notice can say about the message; nil: nothing
-	err     error          // the error itself, to be wrapped
+	message *MessageError  // the details for a notice; nil: none
+	err     error          // the error itself, for callers to wrap
 }
 
-// object judges a hook's error by verdict. The methods of the error, which
-// errors.Is and errors.As call, are the application's. If one of them panics, the
-// objection is reason.Internal, as if the hook itself had panicked.
+// object judges a hook's error with verdict. errors.Is and errors.As call methods of the
+// error, which are the application's. If one of them panics, the objection has
+// reason.Internal, as if the hook itself had panicked.
 func object(err error, verdict func(error) *reason.Reason) (o objection) {
 	o = objection{why: reason.Internal, kind: reason.Internal, detail: "a method of the error panicked", err: reason.Internal}
 	defer func() { _ = recover() }()
@@ -182,8 +183,8 @@ func object(err error, verdict func(error) *reason.Reason) (o objection) {
 	return judged
 }
 
-// ownReason returns the reason that err wraps, if the application has made it. It must run
-// under recover, because it calls the methods of the error.
+// ownReason returns the reason of reason.New that err wraps, or nil. It must run under
+// recover, because it calls methods of the error.
 func ownReason(err error) *reason.Reason {
 	var r *reason.Reason
 	if errors.As(err, &r) && r != nil && r.Own() {
@@ -192,7 +193,7 @@ func ownReason(err error) *reason.Reason {
 	return nil
 }
 
-// verdict finds the sentinel of a validator's error.
+// verdict returns the reason for a validator's error.
 func verdict(err error) *reason.Reason {
 	for _, why := range []*reason.Reason{
 		reason.Internal, reason.InvalidJSON, reason.InvalidUTF8, reason.JSONLimit, reason.Forbidden, reason.UnknownType, reason.MessageTooBig, reason.Schema,
@@ -204,7 +205,7 @@ func verdict(err error) *reason.Reason {
 	return reason.Schema
 }
 
-// forbidden is verdict for what authorize returns.
+// forbidden returns the reason for an error of authorize.
 func forbidden(err error) *reason.Reason {
 	switch {
 	case errors.Is(err, reason.Internal):

@@ -19,28 +19,30 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// Wrap guards a handler that upgrades by itself: one that uses gorilla/websocket,
-// coder/websocket, gws, gobwas or melody, or an httputil.ReverseProxy in front of another
+// Wrap guards a handler that upgrades by itself. It may use gorilla/websocket,
+// coder/websocket, gws, gobwas or melody, or be an httputil.ReverseProxy in front of another
 // server. The code of next does not change.
 //
 // The checks of a handshake run before next, which sees the request as [Config.Attach]
-// does. [PrincipalOf] and [ValueOf] say who has connected. The net.Conn that next hijacks
-// returns judged messages only, as one frame each, and what next writes is followed frame
-// by frame. Pings of the client are answered by the guard; next does not see them.
+// does. In next, [PrincipalOf] returns the Principal of the client, and [ValueOf] the value
+// of Attach. The net.Conn that next hijacks returns judged messages only, as one frame each.
+// The guard checks each frame that next writes. It answers pings of the client itself, and
+// next does not see them.
 //
-// The origin check of next's own library must be switched off (CheckOrigin,
-// InsecureSkipVerify), and only behind Wrap: the guard's check has run. A refusal by next
-// passes, and is reported with [reason.Handler].
+// Switch off the origin check of next's own library (CheckOrigin, InsecureSkipVerify). Do
+// this only behind Wrap, because Wrap checks the origin instead. A refusal by next passes to
+// the client, and is reported with [reason.Handler].
 //
 // The connection ends when next closes it, when the client leaves, or when the guard ends
-// it; next then reads a close frame and EOF. The return of next ends nothing. The slot
-// comes back when both are over. Compression is not negotiated.
+// it. If the guard ends it, next reads a close frame and then EOF. The return of next does
+// not end the connection. The slot is released when the connection has ended and next has
+// returned. Compression is not negotiated.
 //
 // Wrap panics with a *ConfigError if next is nil or if the credential may come in the first
 // message, which needs [Guard.Handler].
 func (g *Guard) Wrap(next http.Handler) http.Handler { return g.endpoint.Wrap(next) }
 
-// Wrap is Guard.Wrap for this endpoint.
+// Wrap is like [Guard.Wrap] for this endpoint.
 func (e *Endpoint) Wrap(next http.Handler) http.Handler {
 	if next == nil {
 		panic(&ConfigError{Field: "Wrap", Reason: "the handler is nil"})
@@ -64,17 +66,17 @@ func ValueOf(r *http.Request) any { return r.Context().Value(valueKey{}) }
 
 type valueKey struct{}
 
-// wrapping is one wrapped connection: the guard's side of the second door. It answers the
-// engine (wire.WrapHooks), mostly under the writer's lock.
+// wrapping is the guard's side of one wrapped connection. It implements wire.WrapHooks for
+// the engine, which calls it mostly under the writer's lock.
 type wrapping struct {
 	c     *Conn
 	said  atomic.Pointer[CloseError] // the close frame that the handler has sent
-	leave sync.Once                  // sessions.left
+	leave sync.Once                  // calls sessions.left
 
 	mu      sync.Mutex
 	over    context.CancelCauseFunc // ends the context of the handler's request
-	drained bool                    // mu: the handler expects nothing more
-	cause   error                   // mu: why the connection has ended; nil: it has not
+	drained bool                    // guarded by mu: the handler expects nothing more
+	cause   error                   // guarded by mu: why the connection has ended; nil: it has not
 }
 
 // serveWrapped runs one handshake and its handler.
@@ -104,7 +106,7 @@ func (e *Endpoint) serveWrapped(w http.ResponseWriter, r *http.Request, next htt
 	next.ServeHTTP(ww, a.forHandler(ctx, ww.offer))
 }
 
-// offer is what a 101 of the handler's must fit.
+// offer returns the offer of the request, which a 101 of the handler must fit.
 func (a *admission) offer() wire.Offer {
 	o := wire.Offer{Key: a.r.Header.Get("Sec-Websocket-Key"), Negotiated: a.subprotocol}
 	switch {
@@ -116,7 +118,7 @@ func (a *admission) offer() wire.Offer {
 	return o
 }
 
-// forHandler is the request that a wrapped handler sees.
+// forHandler returns the request that a wrapped handler sees.
 func (a *admission) forHandler(ctx context.Context, offer wire.Offer) *http.Request {
 	m := a.marks
 	if !a.principal.anonymous() {
@@ -133,10 +135,10 @@ func (a *admission) forHandler(ctx context.Context, offer wire.Offer) *http.Requ
 	return r
 }
 
-// left says that no drain need wait for the handshake any longer.
+// left ends the handshake for a drain, which no longer waits for it.
 func (wr *wrapping) left(g *Guard) { wr.leave.Do(g.sessions.left) }
 
-// Opened opens the connection: the handler's 101 has gone out.
+// Opened opens the connection, because the handler's 101 has gone out.
 func (wr *wrapping) Opened() {
 	c := wr.c
 	c.opened = time.Now()
@@ -147,7 +149,7 @@ func (wr *wrapping) Opened() {
 	}
 }
 
-// Refused reports that the handler has answered with another status.
+// Refused reports that the handler has answered with another status than 101.
 func (wr *wrapping) Refused(status int) { wr.refused(status, "") }
 
 func (wr *wrapping) refused(status int, detail string) {
@@ -164,10 +166,10 @@ func (wr *wrapping) BadAnswer(detail string) {
 	wr.Closed("")
 }
 
-// Illegal ends the connection because the handler has written what is no legal frame.
+// Illegal ends the connection because the handler has written an illegal frame.
 func (wr *wrapping) Illegal(detail string) { wr.c.end(fault("the wrapped handler wrote: " + detail)) }
 
-// Closing notes how the handler ends the connection.
+// Closing notes the close frame with which the handler ends the connection.
 func (wr *wrapping) Closing(code int, why string) {
 	said := &CloseError{Code: StatusCode(code), Reason: why, err: reason.Closed}
 	wr.said.CompareAndSwap(nil, said)
@@ -186,13 +188,13 @@ func (wr *wrapping) Unanswered() {
 	wr.Closed("")
 }
 
-// Stalled cuts the connection: the handler has left a frame unfinished.
+// Stalled cuts the connection because the handler has left a frame unfinished.
 func (wr *wrapping) Stalled() {
 	wr.c.end(fault("the wrapped handler left a frame unfinished"))
 	wr.c.w.Cut()
 }
 
-// Sent counts messages of the handler's.
+// Sent counts messages that the handler has sent.
 func (wr *wrapping) Sent(messages int, bytes int64) {
 	c := wr.c
 	c.writing.messages.Add(uint64(messages))
@@ -200,13 +202,14 @@ func (wr *wrapping) Sent(messages int, bytes int64) {
 	charge(c.writing.sent.Load(), int(bytes))
 }
 
-// Outbound says whether the handler's messages are held and judged.
+// Outbound reports whether the handler's messages are held and judged, and returns the
+// largest size of a message.
 func (wr *wrapping) Outbound() (max int64, hold bool) {
 	m := &wr.c.e.policy().messages
 	return m.MaxBytes, m.Outbound != nil
 }
 
-// Check judges a message of the handler's.
+// Check judges a message that the handler sends.
 func (wr *wrapping) Check(binary bool, msg []byte) bool {
 	c := wr.c
 	if !binary && !utf8.Valid(msg) {
@@ -226,9 +229,9 @@ func (wr *wrapping) Drained() {
 	}
 }
 
-// ended runs when the socket is closed. The context of the handler's request outlives the
-// connection until the handler has read its end, or could have: httputil.ReverseProxy cuts
-// its backend off when the context ends.
+// ended runs when the socket is closed. It ends the context of the handler's request when the
+// handler has read the end of the connection, or has had the time for that. Before that,
+// httputil.ReverseProxy would cut its backend off, because it does so when the context ends.
 func (wr *wrapping) ended(cause error) {
 	wr.left(wr.c.g)
 	wr.mu.Lock()
@@ -241,15 +244,15 @@ func (wr *wrapping) ended(cause error) {
 	wr.over(cause)
 }
 
-// wrapWriter is the ResponseWriter of a wrapped handler. It has no Unwrap, because what
-// reached the connection below would go round the guard. One goroutine uses it, as any
-// ResponseWriter.
+// wrapWriter is the ResponseWriter of a wrapped handler. It has no Unwrap, because a handler
+// could reach the connection below and bypass the guard. Like any ResponseWriter, it is used
+// by one goroutine.
 type wrapWriter struct {
-	wr       *wrapping // a field: its methods are not the handler's to call
+	wr       *wrapping // not embedded, so that the handler cannot call its methods
 	w        http.ResponseWriter
 	a        *admission
 	offer    wire.Offer
-	status   int // that the handler has answered with, unless it has hijacked
+	status   int // the status of the handler's answer; 0: none, or it has hijacked
 	conn     *wire.Wrapped
 	brw      *bufio.ReadWriter
 	err      error // why the connection cannot be hijacked
@@ -287,11 +290,11 @@ func (w *wrapWriter) WriteHeader(status int) {
 	h := w.w.Header()
 	switch {
 	case w.conn != nil:
-		return // it has been answered
+		return // the handler has answered already
 	case status == http.StatusSwitchingProtocols:
 		if w.take() == nil {
 			if w.a.subprotocol != "" && h.Get("Sec-Websocket-Protocol") == "" {
-				h.Set("Sec-Websocket-Protocol", w.a.subprotocol) // some read it there
+				h.Set("Sec-Websocket-Protocol", w.a.subprotocol) // some handlers read it there
 			}
 			_, w.err = w.conn.Write(wire.SwitchingProtocols(h.Clone()))
 		}
@@ -303,13 +306,13 @@ func (w *wrapWriter) WriteHeader(status int) {
 				h.Del(name)
 			}
 		}
-		// A line of its own, and the first: net/http looks there.
+		// Make it the first line, because net/http looks at that line only.
 		h["Connection"] = append([]string{"close"}, h["Connection"]...)
 	}
 	w.w.WriteHeader(status)
 }
 
-// WriteHeaderNow is for libraries that know gin: a header that was noted is sent.
+// WriteHeaderNow sends the header, for libraries that know the ResponseWriter of gin.
 func (w *wrapWriter) WriteHeaderNow() {
 	if now, ok := w.w.(interface{ WriteHeaderNow() }); ok && w.conn == nil && w.status != 0 {
 		now.WriteHeaderNow()
@@ -336,8 +339,8 @@ func (w *wrapWriter) Flush() {
 	http.NewResponseController(w.w).Flush()
 }
 
-// Hijack returns the guarded connection. Its Reader is empty: what came with the handshake
-// is judged after the 101.
+// Hijack returns the guarded connection. The Reader is empty, because frames that came with
+// the handshake are judged after the 101.
 func (w *wrapWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	switch {
 	case w.hijacked:
@@ -351,7 +354,7 @@ func (w *wrapWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, w.err
 	}
 	w.hijacked = true
-	// The buffers were net/http's, which has no use for them any more.
+	// Reuse the buffers of net/http, which no longer needs them.
 	if w.brw.Reader.Size() >= hijackBytes && w.brw.Writer.Size() >= hijackBytes {
 		w.brw.Reader.Reset(w.conn)
 		w.brw.Writer.Reset(w.conn)
