@@ -39,9 +39,9 @@ type endpointPolicy struct {
 	wire         *wire.Config
 }
 
-// compile returns what cfg says for these further endpoints. Nobody changes their lists any
-// more. It adds every fault to f; a policy with faults is of no use. endings bounds the endings that wait for their peer at
-// the same time.
+// compile returns the policy of cfg with its further endpoints, whose lists must not change
+// any more. It adds every fault to f. The caller must not use a policy with faults. endings
+// bounds how many endings may wait for their peer at the same time.
 func compile(cfg Config, further []EndpointConfig, endings chan struct{}, f *faults) *policy {
 	p := &policy{
 		client:       cfg.Proxies.resolver(f),

@@ -86,7 +86,7 @@ func (r *remote) find(ctx context.Context, kid, alg string) ([]jwt.VerificationK
 		keys, known := r.lookup(kid, alg)
 		if usable && known {
 			if now.Sub(r.fetched) >= r.maxAge/4 {
-				r.begin(now) // for those who come later
+				r.begin(now) // for later calls
 			}
 			r.mu.Unlock()
 			return keys, nil
@@ -172,7 +172,7 @@ func (r *remote) lookup(kid, alg string) (keys []jwt.VerificationKey, known bool
 }
 
 // begin returns the fetch that is under way, starts one if it is time to, or
-// returns nil. Nobody's context bounds it: whoever hangs up would waste the
+// returns nil. No caller's context bounds it, because a caller that hangs up would waste the
 // one fetch that a minute has.
 func (r *remote) begin(now time.Time) chan struct{} {
 	if r.flight != nil {

@@ -5,8 +5,7 @@
 // and only the one header that was named. Within it, each proxy vouches for the
 // address that it appended and for nothing to the left of it, so the list is read
 // from the right and reading stops at the first address that is not a trusted
-// proxy: that is the client, and whatever stands further left is the client's own
-// text.
+// proxy. That address is the client. The client may have written everything to the left of it.
 package clientip
 
 import (
@@ -44,7 +43,7 @@ const (
 type Fault struct {
 	Header bool   // Value is the header's name, not a trusted entry
 	Value  string // as it was written
-	Reason string // a phrase that says what is wrong with it and, where that is known, what to write instead
+	Reason string // a phrase that names the fault and, if that is known, a value to use instead
 }
 
 // Resolver finds clients. It does not change once it is parsed. The zero Resolver

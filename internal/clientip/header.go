@@ -8,7 +8,7 @@ import (
 // walker yields the elements of a list header from the last to the first.
 type walker struct {
 	lines  []string
-	line   string // what is left of the current line
+	line   string // the unread rest of the current line
 	inLine bool   // line has an element left, which may be empty
 	quoted bool   // commas may stand inside quoted strings
 	bytes  int    // how many more may be read

@@ -19,7 +19,7 @@ const (
 // pair has a number for each lane.
 type pair [2]int64
 
-// bucket is what is kept under a key.
+// bucket is the state of a key.
 type bucket struct {
 	owed pair  // units owed at seen
 	seen int64 // when something was last taken, in nanoseconds
@@ -77,7 +77,7 @@ func (l *lane) flow(d int64) int64 {
 	return l.exactly(d)
 }
 
-// left is what is owed of owed after d nanoseconds.
+// left returns the part of owed that is still owed after d nanoseconds.
 func (l *lane) left(owed, d int64) int64 {
 	if owed == 0 {
 		return 0
@@ -108,7 +108,7 @@ func (l *lane) exactly(d int64) int64 {
 	return int64(lo)
 }
 
-// drain returns what is owed after a take of cost, or of what is left.
+// drain returns the debt after a take of cost, or of the rest if that is less.
 func (l *lane) drain(owed, cost int64) int64 { return max(owed, min(owed+cost, l.burst)) }
 
 // look is a call: its limits, and the time of the part of the table that it looks
@@ -120,7 +120,7 @@ type look struct {
 
 func (l *look) unlimited() bool { return !l.lane[0].limited && !l.lane[1].limited }
 
-// owed returns what is owed now. A lane without a limit owes what it owed.
+// owed returns the debt at the time of the call. The debt of a lane without a limit stays.
 func (l *look) owed(b bucket) pair {
 	d := l.now - b.seen
 	return pair{l.lane[0].left(b.owed[0], d), l.lane[1].left(b.owed[1], d)}

@@ -3,8 +3,8 @@
 // A table is made once, with room for a number of keys, and never replaced. It
 // knows no limits: each call brings its own. A bucket stores what its key owes, in
 // tokens, and when something was last taken from it. The limit of the next call
-// turns the time since then into tokens and decides. So what is owed stays owed
-// when a limit changes, and callers with different limits can share a table.
+// turns the time since then into tokens and decides. So debts stay when a limit changes,
+// and callers with different limits can share a table.
 //
 // # Two lanes
 //
@@ -17,8 +17,7 @@
 //
 // A key takes 24 bytes, its hash included: 42 bits of hash, 2 bits of marks, 60
 // bits of time in nanoseconds, and 44 bits for what each lane owes. A token has
-// 2^27 units. What is owed is a whole number of units that is rounded up to 40
-// significant bits. Whole tokens are exact, so a burst is exactly its number of
+// 2^27 units. A debt is a whole number of units that is rounded up to 40 significant bits. Whole tokens are exact, so a burst is exactly its number of
 // takes at any rate.
 //
 // All rounding is against the key, so a table never admits more than the limit
@@ -184,9 +183,9 @@ func (t *Table) take(key Key, cost pair, at *look, now time.Time, really bool) (
 	return 0, true
 }
 
-// Charge takes n tokens whether or not they are there. What is owed is paid off
-// before the next token is admitted. Charge only empties a bucket that several
-// keys share, so that no key can run up a debt for others.
+// Charge takes n tokens whether or not they are there. The table admits no further token
+// before the debt is paid off. Charge only empties a bucket that several keys share, so that
+// no key can run up a debt for others.
 func (t *Table) Charge(key Key, n float64, limit Limit, now time.Time) {
 	at := look{lane: [2]lane{newLane(limit)}}
 	cost, ns := at.lane[0].cost(n), t.elapsed(now)
@@ -218,9 +217,8 @@ func (t *Table) Charge(key Key, n float64, limit Limit, now time.Time) {
 }
 
 // Spend takes n tokens from key's own bucket and reports whether they were there.
-// When there are fewer, it takes what is left. Unlike Take it penalises nobody,
-// and no bucket that several keys share decides. So it never holds one key to what
-// another has taken. A table should be used by Spend alone or not at all, because
+// When there are fewer, it takes the rest. Unlike Take it penalises no key, and it never uses
+// a bucket that several keys share. So the takes of one key never count against another. A table should be used by Spend alone or not at all, because
 // buckets that Take has penalised may leave it no place.
 func (t *Table) Spend(key Key, n float64, limit Limit, now time.Time) (ok bool) {
 	at := look{lane: [2]lane{newLane(limit)}}

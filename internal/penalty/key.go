@@ -2,7 +2,7 @@ package penalty
 
 import "net/netip"
 
-// Key is whom a ban is about.
+// Key is the client or the network that a ban is about.
 type Key struct {
 	prefix netip.Prefix
 	name   string
@@ -44,8 +44,8 @@ func (k Key) client() Key {
 	return k
 }
 
-// Client returns whom a strike against k bans: a prefix, or a client of this name.
-// Both are zero if k is nobody.
+// Client returns the prefix or the name that a strike against k bans. Both are zero if k is
+// zero.
 func (k Key) Client() (p netip.Prefix, name string) {
 	k = k.client()
 	return k.prefix, k.name

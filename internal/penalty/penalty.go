@@ -1,9 +1,9 @@
-// Package penalty knows who is banned, and for how long.
+// Package penalty stores which clients are banned, and for how long.
 //
-// A client that has done too much gets a strike, which bans it for a time. Each
-// further strike bans it for twice as long. Time without a ban makes strikes be
-// forgotten. Whoever calls [Box.Strike] decides what is too much. A client is an
-// IPv4 address, an IPv6 /64, or a name that the application has given it.
+// A strike bans a client for a time. Each further strike bans it for twice as long. A time
+// without a ban makes the box forget strikes. The caller of [Box.Strike] decides when a
+// client gets a strike. A client is an IPv4 address, an IPv6 /64, or a name that the
+// application has given it.
 //
 // A box is made once, with room for a number of bans, and never replaced. How long
 // bans last is passed in with each call.
@@ -14,8 +14,8 @@
 //   - IPv4 addresses and names have half of the room. No network is banned in their
 //     place, because the other addresses of an IPv4 /24 are as likely strangers as
 //     accomplices. When the half is full, a new ban takes the place of the one that
-//     ends soonest, but only if that one ends before the new one would. So nobody
-//     gets out of a long ban by having others banned.
+//     ends soonest, but only if that one ends before the new one would. So a client
+//     cannot get out of a long ban by having others banned.
 //   - IPv6 /64s have a quarter. When it is full, the /48 is banned in their place,
 //     because a client that can rotate through one /64 has the other 65,535 as well.
 //   - These /48s have the last quarter, with the rule of the first half. An attacker
@@ -62,8 +62,7 @@ type Ban struct {
 	Manual  bool
 }
 
-// Box knows who is banned. It is safe for concurrent use, has no goroutine and
-// reads no clock.
+// Box stores bans. It is safe for concurrent use, has no goroutine and reads no clock.
 type Box struct {
 	held atomic.Int64 // entries; when there are none nothing is locked
 	max  int          // bans that strikes have led to; read-only after New
@@ -83,8 +82,8 @@ func New(bans int) *Box {
 	return &Box{max: max(bans, 8), nets: map[netip.Prefix]*entry{}, names: map[string]*entry{}}
 }
 
-// Banned tells whether a client is banned, and until when. When nobody is, it
-// costs nothing.
+// Banned tells whether a client is banned, and until when. It costs nothing while the box is
+// empty.
 func (b *Box) Banned(k Key, now time.Time) (until time.Time, banned bool) {
 	if b.held.Load() == 0 {
 		return until, false

@@ -13,7 +13,7 @@ import (
 // maxAnswer bounds the head of a wrapped handler's response.
 const maxAnswer = 16 << 10
 
-// Offer is what a wrapped handler's 101 must fit.
+// Offer has the parts of a request that a wrapped handler's 101 must fit.
 type Offer struct {
 	Key          string   // Sec-WebSocket-Key of the request
 	Subprotocols []string // that were offered on to the handler
@@ -78,8 +78,8 @@ func judgeAnswer(head []byte, offer Offer) answer {
 	return answer{status: resp.StatusCode, head: head}
 }
 
-// wellFormed reports whether the lines of a head are what both we and the client take
-// for lines: a bare CR or LF, or a line that continues another, could hide bytes from us.
+// wellFormed reports whether the client certainly splits a head into the same lines as the
+// engine. A bare CR or LF, or a line that continues another, could hide bytes from the engine.
 func wellFormed(head []byte) bool {
 	for i, line := range bytes.Split(head[:len(head)-4], []byte("\r\n")) {
 		name, _, ok := bytes.Cut(line, []byte(":"))
@@ -103,7 +103,7 @@ func closing(head []byte) []byte {
 	return b.Bytes()
 }
 
-// badGateway is what the client gets for a 101 that does not fit.
+// badGateway is the response that replaces a 101 that does not fit.
 const badGateway = "HTTP/1.1 502 Bad Gateway\r\n" +
 	"Connection: close\r\n" +
 	"Cache-Control: no-store\r\n" +

@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// End ends the connection. The first call wins: cause is what Cause returns from
-// now on, and the peer is sent code and reason. Code 0 sends no close frame. first is
-// called before anybody can see the cause, and done from a goroutine of its own when
-// the socket is closed. When End returns, a cause is set.
+// End ends the connection. The first call wins. Cause then returns cause, and the engine sends
+// a close frame with code and reason. Code 0 sends no close frame. End calls first before Cause
+// returns the cause, and done on a goroutine of its own when the socket is closed. When End
+// returns, a cause is set.
 //
-// The ending has the grace for what is under way and for the close frame, and the grace
-// and the linger in all. If a wrapped handler has said its last word before, they count
-// from there.
+// The ending has the grace for a write that is under way and for the close frame. In all it
+// has the grace and the linger. Both count from the wrapped handler's close frame or half-close
+// if that came before.
 func (c *Conn) End(cause error, code int, reason string, first, done func()) {
 	if c.ending.Swap(true) {
 		<-c.closing
@@ -39,8 +39,7 @@ func (c *Conn) End(cause error, code int, reason string, first, done func()) {
 	go c.finish(done)
 }
 
-// Cut closes the socket without waiting for the peer any longer. It is for
-// after End; before it, End is what to call.
+// Cut closes the socket without waiting for the peer any longer. It must be called after End.
 func (c *Conn) Cut() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -48,7 +47,7 @@ func (c *Conn) Cut() {
 	closeConn(c.socket())
 }
 
-// socket is the net.Conn under TLS: closing a tls.Conn writes an alert, and may
+// socket returns the net.Conn under TLS. Closing a tls.Conn instead writes an alert, and may
 // wait five seconds for a peer that does not take it.
 func (c *Conn) socket() net.Conn {
 	if t, ok := c.nc.(*tls.Conn); ok {
@@ -57,11 +56,10 @@ func (c *Conn) socket() net.Conn {
 	return c.nc
 }
 
-// Left is how much is left of the time that the whole ending may take. It must be
-// called after End.
+// Left returns how much time the ending still has. It must be called after End.
 func (c *Conn) Left() time.Duration { return c.until(c.overBy) }
 
-// until is how long it is until at, at least 0. The ending alone asks.
+// until returns the time from now until at, or 0. Only the ending may call it.
 func (c *Conn) until(at time.Duration) time.Duration { return max(0, at-c.now()) }
 
 // parting is how the ending leaves the peer.
@@ -69,7 +67,7 @@ type parting int
 
 const (
 	partCut   parting = iota // nothing more reaches the peer
-	partFIN                  // the end of the stream is all that it is told
+	partFIN                  // the peer sees the end of the stream only
 	partClose                // a close frame has been sent, by the engine or by the handler
 )
 
@@ -193,13 +191,13 @@ func (c *Conn) part() (how parting, ok bool) {
 	return partClose, true
 }
 
-// linger waits until the peer can have read the close frame. A socket that is
-// closed with unread bytes in it is reset, and a reset eats what is on its way (RFC
-// 6455 §7.1.1). First the peer may answer with a close frame of its own, then it may
-// close its side; linger waits for neither for long, and reads few bytes.
+// linger waits until the peer can have read the close frame. Closing a socket with unread
+// bytes resets it, and a reset destroys bytes that are on their way (RFC 6455 §7.1.1). First
+// the peer may answer with a close frame of its own, and then it may close its side. linger
+// bounds both waits and the bytes that it reads.
 //
-// When both close frames have been exchanged there is nothing to wait for. The peer
-// sends nothing more, and the server closes first.
+// linger does not wait if both close frames have been exchanged. The peer then sends nothing
+// more, and the server closes first.
 func (c *Conn) linger(how parting) {
 	select {
 	case c.cfg.Endings <- struct{}{}:
@@ -259,8 +257,8 @@ func (c *Conn) deadline(by time.Duration) bool {
 	return true
 }
 
-// awaitClose reads frames, throwing them away, until it has all of the peer's close
-// frame. It returns what is left of limit. It can be called again.
+// awaitClose reads and drops frames until it has all of the peer's close frame. It returns the
+// rest of limit. It can be called again.
 func (c *Conn) awaitClose(limit int64) int64 {
 	c.skipFrame()
 	closed := false
@@ -312,7 +310,7 @@ func (c *Conn) awaitClose(limit int64) int64 {
 	return limit
 }
 
-// skipFrame turns what the reader left of a frame into bytes to be skipped.
+// skipFrame turns the unread rest of a frame into bytes to be skipped.
 func (c *Conn) skipFrame() {
 	if !c.inFrame {
 		return
@@ -336,8 +334,8 @@ func (c *Conn) discard(nc net.Conn, limit int64) {
 	}
 }
 
-// abort makes the close that follows a reset: the kernel is not to keep bytes
-// that a stuck peer does not take.
+// abort makes the close that follows a reset, so that the kernel does not keep bytes that a
+// stuck peer does not take.
 func (c *Conn) abort() {
 	if tcp, ok := c.socket().(*net.TCPConn); ok {
 		tcp.SetLinger(0)

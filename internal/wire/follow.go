@@ -1,14 +1,14 @@
 package wire
 
-// follower follows what a wrapped handler writes, whatever pieces it comes in. It holds
-// back a frame that is not whole, if the frame is small: so nothing illegal is on the wire
-// when it is found, and a frame that comes in two pieces leaves with one call.
+// follower parses the frames that a wrapped handler writes, in pieces of any size. It holds
+// back a small frame until it is whole. So an illegal frame is found before it is on the wire,
+// and a frame that comes in two pieces leaves with one call.
 type follower struct {
 	followState
 	piece *[bufferBytes]byte // holds piece[:n]; nil while n is 0
 }
 
-// followState is what of a follower changes, apart from the bytes that it holds.
+// followState has the fields of a follower that change, except the bytes that it holds.
 type followState struct {
 	n      int   // bytes that are held: the front of a frame
 	sent   int   // of them, those that have left: only after a write that was cut short
@@ -19,10 +19,10 @@ type followState struct {
 	size   int64 // payload of the message so far, declared
 }
 
-// whole reports whether no frame of the handler's is under way at all.
+// whole reports whether no frame of the handler is under way.
 func (f *follower) whole() bool { return f.remain == 0 && f.n == 0 }
 
-// step is what follow has found.
+// step is a result of follow.
 type step struct {
 	send    []byte // may go out now: the front of what was given, or what was held
 	payload []byte // the part of send that is payload of a data frame
@@ -46,7 +46,7 @@ const (
 	endClose                  // a close frame
 )
 
-// follow goes on to the end of a frame or of p. A step with a fault sends nothing.
+// follow parses to the end of a frame or of p. A step with a fault sends nothing.
 func (f *follower) follow(p []byte) step {
 	switch {
 	case f.remain > 0:
@@ -68,7 +68,7 @@ func (f *follower) follow(p []byte) step {
 	return step{took: len(p)}
 }
 
-// more goes on with a frame whose front is held.
+// more continues with a frame whose front is held.
 func (f *follower) more(p []byte) step {
 	took := 0
 	for {
@@ -103,7 +103,7 @@ func (f *follower) drop() {
 	}
 }
 
-// forget gives back what is held.
+// forget drops the held bytes and gives their buffer back.
 func (f *follower) forget() {
 	f.n, f.sent = 0, 0
 	f.drop()

@@ -30,10 +30,10 @@ type header struct {
 
 func (h header) control() bool { return h.op >= opClose }
 
-// parseHeader reads a client's frame header (RFC 6455 §5.2) from the front of
-// b. n is its length, 0 while b does not hold all of it. What is illegal is
-// refused as soon as the bytes that show it are there; fault is its constant
-// description. open says whether a fragmented message has begun.
+// parseHeader reads a client's frame header (RFC 6455 §5.2) from the front of b. n is its
+// length, or 0 while b does not hold all of it. It refuses an illegal header as soon as b has
+// the bytes that show the fault. fault is a constant description. open says whether a
+// fragmented message has begun.
 func parseHeader(b []byte, open bool) (h header, n int, fault string) {
 	return parse(b, open, true)
 }
@@ -139,8 +139,8 @@ func Sendable(code int) bool {
 	return code >= 1000 && code <= 1003 || code >= 1007 && code <= 1014 && code != 1010 || code >= 3000 && code <= 4999
 }
 
-// receivable is what a peer may send: as Sendable, and 1010, which only
-// clients send.
+// receivable reports whether a peer may send code. That is every code that is Sendable, and
+// 1010, which only clients send.
 func receivable(code int) bool { return Sendable(code) || code == 1010 }
 
 // parseClose reads a close frame's payload.
@@ -161,7 +161,7 @@ func parseClose(p []byte) (code int, reason string, fault Fault, detail string) 
 	return code, string(p[2:]), FaultNone, ""
 }
 
-// maxReason is what a control frame leaves for a reason (RFC 6455 §5.5).
+// maxReason is how many bytes a control frame has room for in a reason (RFC 6455 §5.5).
 const maxReason = 123
 
 // appendClose builds the payload of a close frame: no more than 123 bytes of

@@ -13,13 +13,13 @@ import (
 // Receive waits for the next message that Judge delivers. The message is valid until
 // the next Receive.
 //
-// A context that can end is watched. When it ends, Receive returns ErrInterrupted and
-// loses nothing: the next Receive goes on where this one stopped. The connection's own
-// context need not be passed, because its end is noticed anyway. Any other error has
-// ended the connection.
+// Receive watches a context that can end. When it ends, Receive returns ErrInterrupted and
+// loses nothing. The next Receive resumes where this one stopped. The caller need not pass the
+// connection's own context, because Receive notices its end anyway. Any other error has ended
+// the connection.
 //
-// The time between two calls is the application's. It counts neither as idle nor as a
-// missed pong nor as a slow message.
+// The time between two calls is the application's. It counts neither as idle nor as a missed
+// pong nor as a slow message.
 func (c *Conn) Receive(ctx context.Context) (m *Message, err error) {
 	if err := c.enter(ctx); err != nil {
 		return nil, err
@@ -56,8 +56,8 @@ func (c *Conn) enter(ctx context.Context) error {
 	return nil
 }
 
-// leave undoes enter. A reader that waited and got nothing says so, because its wait was
-// not the application's time.
+// leave undoes enter. waited says that the reader has waited and got nothing, so that its wait
+// does not count as the application's time.
 func (c *Conn) leave(nothing bool) {
 	if c.away.Load() == 0 {
 		at := c.filled
@@ -69,8 +69,8 @@ func (c *Conn) leave(nothing bool) {
 	<-c.rlock
 }
 
-// back ends the time that the application took. It is called when the reader has to wait:
-// until then no deadline is looked at.
+// back ends the time that the application took. It is called when the reader has to wait.
+// Until then the engine looks at no deadline.
 func (c *Conn) back(now time.Duration) {
 	if away := time.Duration(c.away.Load()); away != 0 {
 		c.away.Store(0)
@@ -78,7 +78,7 @@ func (c *Conn) back(now time.Duration) {
 	}
 }
 
-// absent says that gap was spent with what is not the peer's doing.
+// absent says that gap must not count against the peer.
 func (c *Conn) absent(gap, now time.Duration) {
 	// No later than now: a write or a ping may have been in the meantime.
 	c.lastApp.Store(min(c.lastApp.Load()+int64(gap), int64(now)))
@@ -89,8 +89,8 @@ func (c *Conn) absent(gap, now time.Duration) {
 	c.filled = min(c.filled+gap, now)
 }
 
-// Arrived is when the last bytes came, or later by the time that the application has
-// taken since. Only Judge may call it.
+// Arrived returns when the last bytes came, plus the time that the application has taken
+// since. Only Judge may call it.
 func (c *Conn) Arrived() time.Time { return c.born.Add(c.filled - 1) } // see now
 
 // Away returns for how long no Receive has waited for the peer; 0 while one does.
@@ -102,7 +102,7 @@ func (c *Conn) Away() time.Duration {
 	return c.now() - at
 }
 
-// next assembles a message and asks Judge about it, until one is delivered.
+// next assembles messages and calls Judge for each, until one is delivered.
 func (c *Conn) next() (*Message, error) {
 	if !c.whole && !c.open {
 		c.dropMessage()
@@ -155,7 +155,7 @@ func (c *Conn) ahead() bool {
 		(c.limit == 0 || h.length <= c.limit)
 }
 
-// Waited is for how long the message has been held back.
+// Waited returns for how long the message has been held back.
 func (m *Message) Waited() time.Duration { return m.waited }
 
 // pause holds the message back for d, or until the reader must stop waiting. The time is
@@ -234,7 +234,7 @@ func (c *Conn) dropMessage() {
 	c.box, c.lent, c.msg = nil, false, Message{}
 }
 
-// forsake leaves buf to those who hold a message in it.
+// forsake leaves buf to the application, which holds a message in it.
 func (c *Conn) forsake() {
 	old, r, w := c.buf, c.r, c.w
 	c.buf, c.r, c.w = nil, 0, 0
@@ -273,9 +273,9 @@ func (c *Conn) assemble() error {
 	}
 }
 
-// completed does what is due when the last byte of a message has come.
+// completed runs when the last byte of a message has come.
 func (c *Conn) completed() {
-	// Nobody can answer a ping in the middle of a message.
+	// A peer cannot answer a ping in the middle of a message.
 	if sent := c.pongs.Load(); sent != 0 && c.filled > c.started {
 		c.pongs.CompareAndSwap(sent, min(sent+int64(c.filled-c.started), int64(c.filled)))
 	}
@@ -354,8 +354,8 @@ func (c *Conn) payloadInPlace() error {
 	}
 }
 
-// room makes room for n more bytes in msg. What a peer declares is not allocated before
-// it comes: the buffer doubles.
+// room makes room for n more bytes in msg. It doubles the buffer as bytes come, and does not
+// allocate the length that a peer only declares.
 func (c *Conn) room(n int) {
 	if need := len(c.msg.Data) + n; need > cap(c.msg.Data) {
 		bigger := make([]byte, len(c.msg.Data), max(need, 2*cap(c.msg.Data)))
@@ -364,8 +364,8 @@ func (c *Conn) room(n int) {
 	}
 }
 
-// stillUTF8 checks what has come of a text, except for a code point that may still be
-// completed.
+// stillUTF8 checks the part of a text that has come, except for a code point at its end that
+// may still be completed.
 func (m *Message) stillUTF8() bool {
 	if m.Binary {
 		return true
@@ -433,8 +433,8 @@ func (c *Conn) boundary() (ready bool, err error) {
 	}
 }
 
-// accept judges the type of a message and its declared length, as soon as they are
-// there: nothing is read for a message that is refused.
+// accept judges the type of a message and its declared length as soon as they have come. So
+// the engine reads no payload of a message that is refused.
 func (c *Conn) accept(h header, complete bool) error {
 	if !complete && h.length == 0 {
 		return nil
@@ -523,8 +523,8 @@ func (c *Conn) takeEarly() {
 	}
 }
 
-// makeRoom leaves at least one free byte behind buf[:w]: what lies in buf is never more
-// than one frame.
+// makeRoom leaves at least one free byte behind buf[:w]. That works because buf never holds
+// more than one frame.
 func (c *Conn) makeRoom() {
 	if c.buf == nil {
 		c.buf = buffers.get()
@@ -610,7 +610,8 @@ func (c *Conn) fill(dst []byte) (int, error) {
 	}
 }
 
-// due acts on what is due at now and returns when to look again; 0: never.
+// due handles the deadlines that have passed at now. It returns when to look again, or 0 for
+// never.
 func (c *Conn) due(now time.Duration) (wake time.Duration, err error) {
 	soonest := func(at time.Duration) {
 		if wake == 0 || at < wake {
@@ -663,8 +664,8 @@ func (c *Conn) due(now time.Duration) (wake time.Duration, err error) {
 }
 
 // armRead sets the read deadline to wake, or to the wrapped handler's own if that is
-// earlier. A deadline that is earlier already stays: fill then wakes for nothing once,
-// which is cheaper than a deadline for each message.
+// earlier. An earlier deadline stays set. fill then wakes once for nothing, which is cheaper
+// than setting a deadline for each message.
 func (c *Conn) armRead(now, wake time.Duration) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -5,8 +5,8 @@
 // [Hooks] to judge each of them, answers control frames, keeps every deadline,
 // writes at frame boundaries and ends the connection. Two doors stand on it.
 // [Conn.Receive] and [Conn.Write] give messages to an application. [Wrapped] is the
-// net.Conn of a handler that speaks WebSocket by itself: it reads judged messages as
-// frames, and what it writes is followed frame by frame.
+// net.Conn of a handler that speaks WebSocket by itself. The handler reads judged messages as
+// frames, and the engine checks each frame that it writes.
 //
 // # Owners
 //
@@ -29,24 +29,24 @@ import (
 	"time"
 )
 
-// Config is what the connections of one endpoint share. It is not changed
-// after the first connection.
+// Config has the settings that the connections of one endpoint share. It is read-only after
+// the first connection.
 type Config struct {
 	PingInterval   time.Duration // 0: no pings
-	PongTimeout    time.Duration // 0: pongs are not waited for
+	PongTimeout    time.Duration // 0: the engine does not wait for pongs
 	IdleTimeout    time.Duration // 0: no idle timeout
-	MessageTimeout time.Duration // 0: a message may take for ever
+	MessageTimeout time.Duration // 0: no limit on the time of a message
 	WriteTimeout   time.Duration // required
 	CloseGrace     time.Duration // for the close frame, and for the peer's answer
 	Linger         time.Duration // for the peer's EOF
-	LingerBytes    int64         // read and thrown away while lingering
+	LingerBytes    int64         // how many bytes a lingering end reads and drops
 
 	MaxFragments int     // frames per message; 0: no limit
 	ControlRate  float64 // control frames per second; 0: no limit
 	ControlBurst int
 
-	// Endings bounds how many endings wait for their peer at once. An ending
-	// that finds it full closes the socket right behind its close frame.
+	// Endings bounds how many endings wait for their peer at the same time. An ending that
+	// finds it full closes the socket right after its close frame.
 	Endings chan struct{}
 }
 
@@ -56,7 +56,7 @@ type Message struct {
 	Data    []byte // unmasked; valid until the next Receive
 	Checked int    // Data[:Checked] is known to be UTF-8
 	Held    bool   // Judge has held it back before
-	Ahead   bool   // those in front of it have not been read: Judge must deliver it, or hold it and do nothing else
+	Ahead   bool   // the messages in front of it have not been read, so Judge must deliver it, or hold it and do nothing else
 
 	waited time.Duration
 }
@@ -67,36 +67,36 @@ type Verdict int
 // Verdicts.
 const (
 	Deliver Verdict = iota // the application gets it
-	Drop                   // it is gone, and the engine reads on
+	Drop                   // the message is dropped, and the engine reads on
 	Hold                   // Judge is asked again after a wait
 )
 
-// Hooks is what the engine asks and tells the guard. The reader calls them, except
-// for Broken, which any writer may call.
+// Hooks are the methods of the guard that the engine calls. The reader calls them, except for
+// Broken, which any writer may call.
 type Hooks interface {
-	// Accept is asked once for each message, at the header of its first frame. It
-	// returns how many bytes of payload the message may have; 0 is no limit. An
-	// error has ended the connection, and is what Receive returns.
+	// Accept is called once for each message, at the header of its first frame. It returns
+	// how many bytes of payload the message may have. 0 is no limit. An error has ended the
+	// connection, and Receive returns it.
 	Accept(binary bool) (max int64, err error)
 
-	// Judge is asked when the message is complete. wait is for Hold. An error has
-	// ended the connection.
+	// Judge is called when the message is complete. wait is how long to Hold it. An error
+	// has ended the connection.
 	Judge(m *Message) (v Verdict, wait time.Duration, err error)
 
 	// Ahead reports whether messages may be judged before a wrapped handler has read those
 	// in front of them.
 	Ahead() bool
 
-	// Failed ends the connection for what the reader found, and returns what Receive
-	// returns.
+	// Failed ends the connection because of a fault that the reader has found. Receive
+	// returns its error.
 	Failed(e *Error) error
 
 	// Broken ends the connection because a control frame or a notice could not be
 	// written.
 	Broken(err error)
 
-	// Idle is told that no application message has come or gone for the idle timeout.
-	// It returns true if that is only reported.
+	// Idle is called when no application message has come or gone for the idle timeout. It
+	// returns true if the guard only reports that.
 	Idle() bool
 }
 
@@ -106,7 +106,7 @@ var (
 	ErrInterrupted = errors.New("wire: interrupted")
 )
 
-// Fault is a reason to close that the wire itself found.
+// Fault is a reason to close that the engine itself has found.
 type Fault int
 
 const (
@@ -124,7 +124,7 @@ const (
 	FaultLost                 // EOF or an error of the net.Conn
 )
 
-// Error is a Fault with what is known of it.
+// Error is a Fault with its details.
 type Error struct {
 	Fault  Fault
 	Detail string // constant text
@@ -156,7 +156,7 @@ func (e *WriteError) Unwrap() error { return e.Err }
 // bufferBytes holds a frame of 4 KiB with its header.
 const bufferBytes = 4096 + 128
 
-// buffers are in use only while they hold something.
+// buffers has the buffers that hold nothing at present.
 var buffers = pool{spare: make(chan *[bufferBytes]byte, 64)}
 
 // pool is a sync.Pool that keeps a few buffers through a garbage collection: connections
@@ -199,7 +199,7 @@ type Conn struct {
 	hooks Hooks     // fixed before the first Receive
 	born  time.Time // times below count from here: monotonic, and one word
 
-	// resumes says that a write that timed out can go on where it stopped. A
+	// resumes says that a write that timed out can resume where it stopped. That of a
 	// tls.Conn cannot.
 	resumes bool
 
@@ -215,11 +215,11 @@ type Conn struct {
 	msg     Message       // reader: what has come of the message, or the message that was judged last
 	box     *[]byte       // reader: where msg.Data lies, if not in buf
 	lent    bool          // reader: the application may still hold msg.Data
-	keep    atomic.Bool   // and may keep it after the next Receive
+	keep    atomic.Bool   // the application may keep msg.Data after the next Receive
 	whole   bool          // reader: msg is complete, and not delivered yet
-	hurry   bool          // reader: a message that is held back is not waited for
-	asked   bool          // reader: Accept has been asked about the message
-	limit   int64         // reader: what it said
+	hurry   bool          // reader: do not wait for a message that is held back
+	asked   bool          // reader: Accept has been called for the message
+	limit   int64         // reader: the limit that Accept returned
 	inFrame bool          // reader: the header of a data frame has been read, its payload not all
 	remain  int64         // reader: payload of that frame that has not been taken
 	key     uint32        // reader: its masking key, turned to the next byte
@@ -230,10 +230,10 @@ type Conn struct {
 	behind  bool          // reader: a close frame may lie behind a payload that never comes
 	frags   int           // reader: frames of the message
 	size    int64         // reader: payload of the message so far, declared
-	started time.Duration // reader: first byte of what is incomplete
-	filled  time.Duration // reader: the last bytes came
+	started time.Duration // reader: when the first byte of the incomplete message or frame came
+	filled  time.Duration // reader: when the last bytes came
 	control bucket        // reader
-	pingAt  time.Duration // reader: the next ping is due
+	pingAt  time.Duration // reader: when the next ping is due
 	rctx    ctxWatch      // reader
 
 	readBy  atomic.Int64 // Duration: the wrapped handler's own deadline for reading; 0: none; written under mu
@@ -264,7 +264,7 @@ type Conn struct {
 	armed     time.Duration   // mu: the read deadline; 0: none
 	warmed    time.Duration   // mu: the write deadline; 0: none
 	rintr     bool            // mu: the reader must stop waiting
-	wintr     bool            // mu: so must the writer
+	wintr     bool            // mu: the writer must stop waiting
 	rcur      <-chan struct{} // mu: Done of the context of the Receive that is on
 	wcur      <-chan struct{} // mu: Done of the context of the Write that is on
 	pendPing  bool            // mu: frames for the next writer that stands at a boundary
@@ -276,7 +276,7 @@ type Conn struct {
 	pingData  [8]byte         // mu: what the awaited pong must carry
 	lost      error           // mu: the network error that the reader met
 	final     bool            // mu: the ending is the writer
-	cut       bool            // mu: no waiting for the peer any more
+	cut       bool            // mu: do not wait for the peer any more
 	pausing   bool            // mu: the reader holds a message back
 	handlers  bool            // mu: the write deadline is that of a write of the wrapped handler's
 
@@ -334,27 +334,26 @@ func (c *Conn) nextPing(now time.Duration) time.Duration {
 	return now + p - p/10 + mathrand.N(p/5+1)
 }
 
-// Cause returns what ended the connection, nil while it is open.
+// Cause returns the cause of the connection's end, or nil while it is open.
 func (c *Conn) Cause() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.cause
 }
 
-// LastMessage is when the last application message came or went.
+// LastMessage returns when the last application message came or went.
 func (c *Conn) LastMessage() time.Time {
 	return c.born.Add(max(0, time.Duration(c.lastMessage.Load())-1)) // see now
 }
 
-// Serve sets who is asked and told. It must be called before the first Receive.
+// Serve sets the hooks. It must be called before the first Receive.
 func (c *Conn) Serve(h Hooks) { c.hooks = h }
 
 // Closing is closed when the cause is set.
 func (c *Conn) Closing() <-chan struct{} { return c.closing }
 
-// ctxWatch turns the end of a context into an interrupt. It registers a
-// context once however often it is passed; two contexts are the same when
-// their Done channels are.
+// ctxWatch turns the end of a context into an interrupt. It registers a context once, however
+// often it is passed. Two contexts are the same if their Done channels are the same.
 type ctxWatch struct {
 	done <-chan struct{}
 	stop func() bool
@@ -405,8 +404,8 @@ func (b *bucket) take(now time.Duration) bool {
 
 func isTimeout(err error) bool { return Is(err, os.ErrDeadlineExceeded) }
 
-// Is is errors.Is for an error that may be the application's, such as one of its net.Conn.
-// If one of the error's methods panics, it is not target.
+// Is calls errors.Is for an error that may be the application's, such as one of its net.Conn.
+// It returns false if a method of the error panics.
 func Is(err, target error) (yes bool) {
 	defer func() {
 		if recover() != nil {
@@ -416,7 +415,7 @@ func Is(err, target error) (yes bool) {
 	return errors.Is(err, target)
 }
 
-// closeConn closes a net.Conn, whatever its Close does.
+// closeConn closes a net.Conn, and recovers a panic of its Close.
 func closeConn(nc net.Conn) {
 	defer func() { _ = recover() }()
 	nc.Close()

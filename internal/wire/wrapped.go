@@ -6,29 +6,29 @@ import (
 	"time"
 )
 
-// WrapHooks is what the engine tells the guard about a wrapped handler. No lock of the
-// reader's is held when they are called; the writer's may be.
+// WrapHooks are the methods of the guard that the engine calls about a wrapped handler. The
+// caller holds no lock of the reader, but may hold that of the writer.
 type WrapHooks interface {
 	Opened()                        // its 101 has gone out
 	Refused(status int)             // it has answered with another status
 	BadAnswer(detail string)        // its answer was replaced by a 502; detail is constant
-	Illegal(detail string)          // it has written what is no legal frame; detail is constant
+	Illegal(detail string)          // it has written an illegal frame; detail is constant
 	Closing(code int, why string)   // its close frame goes out
-	Closed(detail string)           // it has closed its net.Conn, or does not go on
+	Closed(detail string)           // it has closed its net.Conn, or has stopped
 	Unanswered()                    // it has closed its net.Conn without a response
 	Stalled()                       // it has left a frame unfinished for the write timeout
 	Drained()                       // it has read to the end, or has closed its net.Conn
 	Sent(messages int, bytes int64) // so many messages with so much payload have gone out
 
-	// Outbound is asked at the beginning of each message whether whole messages are held
-	// and judged, and how long they may be.
+	// Outbound is called at the beginning of each message. It returns whether whole messages
+	// are held and judged, and how long they may be.
 	Outbound() (max int64, hold bool)
 
 	// Check judges a message that was held. It reports whether it goes out.
 	Check(binary bool, msg []byte) bool
 }
 
-// phase is how far a wrapped handler has come.
+// phase is the progress of a wrapped handler.
 type phase int
 
 const (
@@ -42,8 +42,8 @@ const (
 const maxNotices = 16
 
 // Wrapped is the net.Conn of a handler that speaks WebSocket by itself. Its Read returns
-// judged messages as frames; what its Write is given is followed frame by frame. It has
-// no other methods, because whoever reached the connection below would go round the guard.
+// judged messages as frames, and its Write checks each frame. It has no other methods, because
+// a handler that reached the connection below could bypass the guard.
 type Wrapped struct {
 	c     *Conn
 	hooks WrapHooks
@@ -76,7 +76,7 @@ type Wrapped struct {
 	head       []byte        // writer: what has come of the response head
 	progress   time.Duration // writer: the last write of a refusal's body
 	follow     follower      // writer
-	fault      error         // writer: what the handler has written is no legal frame
+	fault      error         // writer: the handler has written an illegal frame
 	halfClosed bool          // writer: CloseWrite has been called
 	finSent    bool          // writer: and the peer has been told
 	holds      bool          // writer: the payload of the current message is held for the outbound check
@@ -258,8 +258,8 @@ func (w *Wrapped) SetWriteDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.writeBy.Store(by)
-	// A write of the engine's own is left alone. One of the handler's that finds its
-	// deadline moved later goes on.
+	// Leave a write of the engine alone. A write of the handler continues if it finds its
+	// deadline moved later.
 	if by != 0 && c.handlers && !c.final && time.Duration(by) < c.warmed {
 		c.warmed = time.Duration(by)
 		c.nc.SetWriteDeadline(c.at(c.warmed))
@@ -271,7 +271,7 @@ func (w *Wrapped) SetWriteDeadline(t time.Time) error {
 	return w.usable()
 }
 
-// usable is what setting a deadline returns.
+// usable returns the result of setting a deadline.
 func (w *Wrapped) usable() error {
 	if w.closed.Load() {
 		return net.ErrClosed

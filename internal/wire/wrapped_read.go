@@ -53,7 +53,7 @@ func (w *Wrapped) Read(p []byte) (int, error) {
 	}
 }
 
-// give copies what is there for the handler.
+// give copies the bytes that wait for the handler.
 func (w *Wrapped) give(p []byte) int {
 	n := copy(p, w.outHead)
 	w.outHead = w.outHead[n:]
@@ -76,7 +76,7 @@ func (w *Wrapped) awaitAnswer() {
 	}
 }
 
-// timeLeft is how long a deadline of the handler's leaves.
+// timeLeft returns how much time a deadline of the handler leaves.
 func (w *Wrapped) timeLeft(by time.Duration) time.Duration {
 	if by == 0 {
 		return never
@@ -84,9 +84,9 @@ func (w *Wrapped) timeLeft(by time.Duration) time.Duration {
 	return by - w.c.now()
 }
 
-// receive waits for a judged message and copies its frame to p, and with it those of the
-// messages behind it that have come whole: a handler that reads through a buffer would
-// otherwise pay for a call for each message.
+// receive waits for a judged message and copies its frame to p. It also copies those of the
+// messages behind it that have come whole. A handler that reads through a buffer would
+// otherwise need a call for each message.
 func (w *Wrapped) receive(p []byte) (n int, err error) {
 	c := w.c
 	if err := c.enter(context.Background()); err != nil {
@@ -146,7 +146,7 @@ func (w *Wrapped) forward(op byte, p []byte) {
 	w.peerHas = w.peerHas || op == opClose
 }
 
-// finalFrame is what the handler reads when the connection has ended.
+// finalFrame makes the frame that the handler reads when the connection has ended.
 func (w *Wrapped) finalFrame() {
 	c := w.c
 	<-c.closing
@@ -159,7 +159,7 @@ func (w *Wrapped) finalFrame() {
 	case gone != nil:
 		w.over = gone
 	case w.closeSent.Load():
-		w.over = net.ErrClosed // nobody has answered the handler's close frame in time
+		w.over = net.ErrClosed // the peer has not answered the handler's close frame in time
 	case code == 1005:
 		w.told.Store(true)
 		w.control(opClose, nil)

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// Write sends what the handler writes. It returns when the kernel has all of it, except
-// for what is held back until it is whole: the response head, a small frame, and, with an
-// outbound check, a message.
+// Write sends the bytes of the handler. It returns when the kernel has all of them, except for
+// those that it holds back until they are whole. These are the response head, a small frame,
+// and, with an outbound check, a message.
 func (w *Wrapped) Write(p []byte) (int, error) {
 	if err := w.lock(); err != nil {
 		if err == errDropped || w.answersEnd(p) {
@@ -35,12 +35,12 @@ func (w *Wrapped) Write(p []byte) (int, error) {
 	return w.writeFrames(p)
 }
 
-// errDropped says that a close frame of the handler's has gone out: what it writes after
-// that goes nowhere.
+// errDropped says that a close frame of the handler has gone out. Bytes that it writes after
+// that are dropped.
 var errDropped = errors.New("wire: written after the close frame")
 
 // answersEnd reports whether p is the handler's answer to the close frame that it was given
-// when the guard ended the connection. It goes nowhere: the peer has that close frame.
+// when the guard ended the connection. Write drops it, because the peer has that close frame.
 func (w *Wrapped) answersEnd(p []byte) bool {
 	return w.told.Load() && !w.closed.Load() && len(p) > 0 && p[0] == 0x80|opClose
 }
@@ -100,8 +100,8 @@ func (w *Wrapped) tell() {
 	}
 }
 
-// boundary reports whether the wire is at the boundary of a frame. What is held is not on
-// the wire.
+// boundary reports whether the wire is at the boundary of a frame. Held bytes are not on the
+// wire.
 func (w *Wrapped) boundary() bool {
 	return !w.restBegun && w.follow.sent == 0 && (w.holds || w.follow.remain == 0)
 }
@@ -280,7 +280,7 @@ func (w *Wrapped) writeFrames(p []byte) (total int, err error) {
 	return total, nil
 }
 
-// account does what follows when a run has gone out.
+// account updates the state when a run has gone out.
 func (w *Wrapped) account(r run) error {
 	if r.pings {
 		w.c.pinged(w.begun)
@@ -302,7 +302,7 @@ func (w *Wrapped) account(r run) error {
 	return nil
 }
 
-// run is what may go out with one call.
+// run has the bytes that may go out with one call.
 type run struct {
 	send     []byte
 	took     int // bytes of what was given that are accounted for
@@ -382,7 +382,7 @@ func (w *Wrapped) holdMore(r *run, s step) {
 	r.whole = s.end == endMessage
 }
 
-// unhold gives back what held a message.
+// unhold gives back the buffer that held a message.
 func (w *Wrapped) unhold() {
 	if w.hold != nil && cap(*w.hold) <= maxBox {
 		boxes.Put(w.hold)
@@ -405,7 +405,7 @@ func (w *Wrapped) release() error {
 	return w.sendRest()
 }
 
-// sendRest sends what is left of a frame that has passed the outbound check.
+// sendRest sends the rest of a frame that has passed the outbound check.
 func (w *Wrapped) sendRest() error {
 	n, err := w.send(w.rest)
 	w.rest = w.rest[n:]
@@ -453,7 +453,7 @@ func (w *Wrapped) send(b []byte) (sent int, err error) {
 		over := c.cause != nil && now >= c.graceBy
 		c.mu.Unlock()
 		expired := isTimeout(err) && own != 0 && now >= time.Duration(own)
-		c.broken = c.broken || !c.resumes // nobody knows what has left
+		c.broken = c.broken || !c.resumes // the engine cannot know which bytes have left
 		switch {
 		case w.closed.Load():
 			return sent, net.ErrClosed

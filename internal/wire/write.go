@@ -42,8 +42,8 @@ func (c *Conn) Write(ctx context.Context, op byte, p []byte) error {
 	return err
 }
 
-// setWriteContext says on whose behalf the writer writes; an interrupt that was
-// for somebody else is forgotten.
+// setWriteContext sets the context of the current Write. It clears an interrupt that was for
+// another Write.
 func (c *Conn) setWriteContext(done <-chan struct{}) {
 	c.mu.Lock()
 	c.wcur, c.wintr = done, false
@@ -70,8 +70,8 @@ func (c *Conn) tryLockWriter() bool {
 	}
 }
 
-// unlockWriter lets the writer go, after the frames that waited for it: so the reader
-// never waits for a stuck writer.
+// unlockWriter sends the frames that wait for the writer, and unlocks it. Leaving frames to
+// the writer lets the reader never wait for a stuck one.
 func (c *Conn) unlockWriter() {
 	for {
 		stuck := c.pending.Load() && !c.flushControl()
@@ -139,8 +139,8 @@ func (c *Conn) Notice(p []byte) bool {
 	return !full
 }
 
-// pong answers a ping, by way of whoever is writing if somebody is. When
-// several wait, only the last is answered (RFC 6455 §5.5.3 allows it).
+// pong answers a ping. If another goroutine is the writer, it leaves the pong to that one. If
+// several pings wait, it answers only the last, which RFC 6455 §5.5.3 allows.
 func (c *Conn) pong(p []byte) {
 	c.mu.Lock()
 	c.pendPong = copy(c.pongData[:], p)
@@ -151,11 +151,11 @@ func (c *Conn) pong(p []byte) {
 	}
 }
 
-// Ping sends a ping, by way of whoever is writing if somebody is. A ping that
-// still waits for its pong is sent again; its time goes on.
+// Ping sends a ping. If another goroutine is the writer, it leaves the ping to that one. A
+// ping that still waits for its pong is sent again, and its timeout continues.
 //
-// A ping of a wrapped handler's that has just gone out stands for it: a peer may answer
-// only the latest of several pings (RFC 6455 §5.5.3), and the handler waits for its own.
+// If the wrapped handler has just sent a ping, Ping sends none. A peer may answer only the
+// latest of several pings (RFC 6455 §5.5.3), and the handler waits for the answer to its own.
 func (c *Conn) Ping() {
 	now := c.now()
 	if at := c.theirPing.Load(); at != 0 && now < time.Duration(at)+c.cfg.PingInterval/2 {
@@ -215,7 +215,7 @@ func (c *Conn) writeFrame(op byte, p []byte, start time.Duration) error {
 	if err == nil {
 		return nil
 	}
-	// Over TLS nobody knows what has left.
+	// Over TLS the engine cannot know which bytes have left.
 	c.broken = sent > 0 || !c.resumes
 	c.mu.Lock()
 	intr, cause := c.wintr && c.wcur != nil, c.cause
@@ -249,8 +249,8 @@ func (c *Conn) failWrite(err error, interrupted bool) *WriteError {
 
 var errBroken = errors.New("half a frame has been written")
 
-// push writes the frame, and goes on after a timeout as long as again says
-// that the deadline was moved.
+// push writes the frame. After a timeout it resumes as long as again says that the deadline
+// was moved.
 func (c *Conn) push(op byte, p []byte, again func() bool) (sent int, err error) {
 	scratch := buffers.get()
 	defer buffers.put(scratch)
@@ -312,7 +312,7 @@ func (c *Conn) armWrite(now time.Duration) error {
 	return nil
 }
 
-// rearmWrite gives a write begun at start what is left of its time.
+// rearmWrite sets the write deadline for the rest of the time of a write that began at start.
 func (c *Conn) rearmWrite(start time.Duration) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
