@@ -30,7 +30,7 @@ type floodResult struct {
 	used, limit               int64 // bytes of heap
 	evicted                   uint64
 	box                       int64 // bytes of heap of a penalty box
-	banned                    bool  // whoever was before the flood still is
+	banned                    bool  // a client that was banned before the flood still is
 }
 
 const (

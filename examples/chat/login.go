@@ -27,7 +27,7 @@ const (
 // somebody else with a space or a character that turns the line around.
 var validName = regexp.MustCompile(`^[\pL\pN][\pL\pN_.-]{0,19}$`)
 
-// logins hands out names to whoever asks. It stands for the login of your
+// logins gives a name to every client that asks. It stands for the login of your
 // application, which knows people by more than a name: all that the guard
 // needs of it is principal, and a call of Revoke when a session ends.
 type logins struct {

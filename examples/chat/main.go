@@ -34,7 +34,7 @@ import (
 var static embed.FS
 
 // What clients may send is written down in one place, for the guard to check
-// and for whoever writes a client to read.
+// and for the author of a client to read.
 //
 //go:embed schema.json
 var schema []byte

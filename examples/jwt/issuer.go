@@ -49,7 +49,7 @@ type issuer struct {
 
 type login struct {
 	// The token says which login it is of; the cookie is a secret of its own,
-	// or whoever sees a token could make more of them.
+	// or a service that sees a token could make more of them.
 	sid, user string
 	until     time.Time
 }

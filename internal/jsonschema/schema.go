@@ -247,7 +247,7 @@ func (s *Schema) Validate(msg []byte) error {
 	return v.fault.err
 }
 
-// Explain is Validate for whoever wants to know where in the message the fault is. It returns nil if there is none.
+// Explain is Validate for a caller that wants to know where in the message the fault is. It returns nil if there is none.
 func (s *Schema) Explain(msg []byte) *Error {
 	v := vm{msg: msg, prog: s.prog, limits: s.limits, fuel: s.fuelFor(msg), protos: s.limits.RefusePrototypeKeys, controls: s.limits.RefuseControls,
 		explain: true}

@@ -314,7 +314,7 @@ func (d *deadline) set(t time.Time, s *stream) {
 		case wait <= 0:
 		case d.timer != nil:
 			d.timer.Reset(wait)
-		default: // in the bubble of whoever sets the first deadline
+		default: // in the bubble of the goroutine that sets the first deadline
 			d.timer = time.AfterFunc(wait, func() {
 				s.mu.Lock()
 				defer s.mu.Unlock()

@@ -39,7 +39,7 @@ type Server struct {
 
 // Serve starts a server for h on a port of 127.0.0.1. Each option can change
 // the http.Server before it starts. The test's end closes the server, though
-// not connections that were hijacked: those belong to whoever hijacked them.
+// not connections that were hijacked: those belong to the handler that hijacked them.
 // What the server logs goes to the test's log.
 func Serve(t testing.TB, h http.Handler, opts ...func(*http.Server)) *Server {
 	t.Helper()
