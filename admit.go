@@ -236,7 +236,7 @@ func (a *admission) chargeRate() error {
 		return nil
 	}
 	err := a.g.state.rates.handshake(a.client, a.asked && !a.known, a.rates.Handshakes)
-	if err != nil && a.rates.ReportHandshakes {
+	if err != nil && a.rates.ReportOnly {
 		a.g.report(a.r, err)
 		return nil
 	}

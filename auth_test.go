@@ -625,10 +625,10 @@ func TestAuthT32FirstMessage(t *testing.T) {
 	authBubble(t, "T32 revoked", func(t *testing.T) {
 		e := servePipe(t, cfg(newTokens().Verify), authEcho)
 		cl := e.open(header())
-		e.g.Revoke("alice")
+		e.g.Admin().Revoke("alice")
 		cl.WriteFrame(first("alice"))
 		wantClose(t, cl, 3000, "revoked")
-		e.g.Restore("alice")
+		e.g.Admin().Restore("alice")
 		cl = e.open(header())
 		cl.WriteFrame(first("alice"))
 		roundTrip(t, cl, "hello")
@@ -708,7 +708,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 		cl := e.open(header())
 		cl.WriteFrame(first("alice"))
 		<-attaching
-		e.g.Revoke("alice")
+		e.g.Admin().Revoke("alice")
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
 		e.g.Shutdown(ctx) // cuts
@@ -779,8 +779,8 @@ func TestAuthT34Expiry(t *testing.T) {
 						return wsguard.Principal{Subject: "alice", Expires: time.Now().Add(2 * time.Second)}, nil
 					})
 					e := servePipe(t, wsguard.Config{
-						Auth:      wsguard.AuthConfig{Verifier: v, Sources: wsguard.TokenSources{Header: true, FirstMessage: true}},
-						Heartbeat: wsguard.HeartbeatConfig{Ping: tt.ping},
+						Auth:     wsguard.AuthConfig{Verifier: v, Sources: wsguard.TokenSources{Header: true, FirstMessage: true}},
+						Timeouts: wsguard.TimeoutConfig{PingInterval: tt.ping},
 					}, func(g *wsguard.Guard) http.Handler { return g.Handler(tt.handler) })
 					o := wstest.HandshakeOptions{Header: bearer("x")}
 					if source != "header" {
@@ -827,7 +827,7 @@ func TestAuthT35Revoke(t *testing.T) {
 		}
 		bob := e.open(bearer("bob"))
 		start := time.Now()
-		e.g.Revoke("alice")
+		e.g.Admin().Revoke("alice")
 		for _, c := range alice {
 			wantClose(t, c, 3000, "revoked")
 		}
@@ -843,7 +843,7 @@ func TestAuthT35Revoke(t *testing.T) {
 		v.issued = start.Add(-time.Hour)
 		e.refused(bearer("alice"), 401, "revoked")
 		v.issued = time.Time{}
-		e.g.Restore("alice")
+		e.g.Admin().Restore("alice")
 		roundTrip(t, e.open(bearer("alice")), "hello")
 	})
 }
@@ -883,9 +883,9 @@ func TestAuthT36RevokeRace(t *testing.T) {
 						time.Sleep(time.Duration(i%50) * 4 * time.Microsecond)
 					}
 					if i%2 == 0 {
-						e.g.Revoke(subject)
+						e.g.Admin().Revoke(subject)
 					} else {
-						e.g.SignOut("login of " + subject)
+						e.g.Admin().SignOut("login of " + subject)
 					}
 				}()
 				h, early := bearer(subject), []byte(nil)
@@ -921,7 +921,7 @@ func TestAuthT41Alike(t *testing.T) {
 		Subprotocols: []string{"chat"},
 		Rates:        wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}},
 	})
-	e.g.Revoke("carol")
+	e.g.Admin().Revoke("carol")
 	want := ""
 	for _, tt := range []struct {
 		name, path string

@@ -35,7 +35,7 @@ type CapConfig struct {
 	// handshakes without a credential get a 503.
 	MaxUnauthenticated int
 
-	// ReportOnly admits a connection that exceeds a cap, and reports it.
+	// ReportOnly reports a connection that exceeds a cap, and admits it. The default is false.
 	ReportOnly bool
 }
 

@@ -73,12 +73,12 @@ func TestConfigFaults(t *testing.T) {
 		{"T15 close code of another", func(c *wsguard.Config) {
 			c.CloseCodes = map[*reason.Reason]wsguard.StatusCode{nil: 4000}
 		}, "CloseCodes"},
-		{"T15 ping = pong", func(c *wsguard.Config) { c.Heartbeat.Ping, c.Heartbeat.Pong = time.Second, time.Second }, "Heartbeat.Pong"},
-		{"T15 ping < default pong", func(c *wsguard.Config) { c.Heartbeat.Ping = time.Second }, ""},
-		{"T15 ping < pong", func(c *wsguard.Config) { c.Heartbeat.Pong = 26 * time.Second }, "Heartbeat.Pong"},
-		{"T15 no ping", func(c *wsguard.Config) { c.Heartbeat.Ping, c.Heartbeat.Pong = wsguard.Off, time.Hour }, ""},
-		{"T15 write 5 s", func(c *wsguard.Config) { c.Heartbeat.Write = 5 * time.Second }, "Heartbeat.Write"},
-		{"T15 write just under", func(c *wsguard.Config) { c.Heartbeat.Write = 5*time.Second - 1 }, ""},
+		{"T15 ping = pong", func(c *wsguard.Config) { c.Timeouts.PingInterval, c.Timeouts.Pong = time.Second, time.Second }, "Timeouts.Pong"},
+		{"T15 ping < default pong", func(c *wsguard.Config) { c.Timeouts.PingInterval = time.Second }, ""},
+		{"T15 ping < pong", func(c *wsguard.Config) { c.Timeouts.Pong = 26 * time.Second }, "Timeouts.Pong"},
+		{"T15 no ping", func(c *wsguard.Config) { c.Timeouts.PingInterval, c.Timeouts.Pong = wsguard.Off, time.Hour }, ""},
+		{"T15 write 5 s", func(c *wsguard.Config) { c.Timeouts.Write = 5 * time.Second }, "Timeouts.Write"},
+		{"T15 write just under", func(c *wsguard.Config) { c.Timeouts.Write = 5*time.Second - 1 }, ""},
 		{"T15 byte burst < message", func(c *wsguard.Config) { c.Messages.MaxBytes = 1<<20 + 1 }, "Rates.Bytes"},
 		{"T15 byte burst = message", func(c *wsguard.Config) { c.Messages.MaxBytes = 1 << 20 }, ""},
 		{"T15 no byte rate", func(c *wsguard.Config) { c.Messages.MaxBytes = 1 << 29; c.Rates.Bytes.PerSecond = wsguard.Off }, ""},
@@ -104,7 +104,7 @@ func TestConfigFaults(t *testing.T) {
 		"Rates.ClientMessages": func(c *wsguard.Config) *wsguard.Rate { return &c.Rates.ClientMessages }, "Rates.ClientBytes": func(c *wsguard.Config) *wsguard.Rate { return &c.Rates.ClientBytes },
 		"Rates.SubjectMessages": func(c *wsguard.Config) *wsguard.Rate { return &c.Rates.SubjectMessages }, "Rates.SubjectBytes": func(c *wsguard.Config) *wsguard.Rate { return &c.Rates.SubjectBytes },
 		"Rates.Handshakes": func(c *wsguard.Config) *wsguard.Rate { return &c.Rates.Handshakes }, "Auth.Failures": func(c *wsguard.Config) *wsguard.Rate { return &c.Auth.Failures },
-		"Messages.Control": func(c *wsguard.Config) *wsguard.Rate { return &c.Messages.Control },
+		"Messages.ControlFrames": func(c *wsguard.Config) *wsguard.Rate { return &c.Messages.ControlFrames },
 	} {
 		for name, r := range map[string]wsguard.Rate{
 			"NaN": nan, "infinite": {PerSecond: math.Inf(1), Burst: 1}, "negative": {PerSecond: -2, Burst: 1}, "-Inf": {PerSecond: math.Inf(-1), Burst: 1},
@@ -133,10 +133,10 @@ func TestConfigFaults(t *testing.T) {
 		required bool
 	}
 	for field, d := range map[string]duration{
-		"Heartbeat.Ping": {func(c *wsguard.Config) *time.Duration { return &c.Heartbeat.Ping }, false}, "Heartbeat.Pong": {func(c *wsguard.Config) *time.Duration { return &c.Heartbeat.Pong }, false},
-		"Heartbeat.Idle": {func(c *wsguard.Config) *time.Duration { return &c.Heartbeat.Idle }, false}, "Heartbeat.Lifetime": {func(c *wsguard.Config) *time.Duration { return &c.Heartbeat.Lifetime }, false},
-		"Messages.Timeout": {func(c *wsguard.Config) *time.Duration { return &c.Messages.Timeout }, false}, "Heartbeat.Write": {func(c *wsguard.Config) *time.Duration { return &c.Heartbeat.Write }, true},
-		"Heartbeat.CloseGrace": {func(c *wsguard.Config) *time.Duration { return &c.Heartbeat.CloseGrace }, true}, "Heartbeat.Linger": {func(c *wsguard.Config) *time.Duration { return &c.Heartbeat.Linger }, true},
+		"Timeouts.PingInterval": {func(c *wsguard.Config) *time.Duration { return &c.Timeouts.PingInterval }, false}, "Timeouts.Pong": {func(c *wsguard.Config) *time.Duration { return &c.Timeouts.Pong }, false},
+		"Timeouts.Idle": {func(c *wsguard.Config) *time.Duration { return &c.Timeouts.Idle }, false}, "Timeouts.Lifetime": {func(c *wsguard.Config) *time.Duration { return &c.Timeouts.Lifetime }, false},
+		"Messages.Timeout": {func(c *wsguard.Config) *time.Duration { return &c.Messages.Timeout }, false}, "Timeouts.Write": {func(c *wsguard.Config) *time.Duration { return &c.Timeouts.Write }, true},
+		"Timeouts.CloseGrace": {func(c *wsguard.Config) *time.Duration { return &c.Timeouts.CloseGrace }, true}, "Timeouts.Linger": {func(c *wsguard.Config) *time.Duration { return &c.Timeouts.Linger }, true},
 		"Penalties.First": {func(c *wsguard.Config) *time.Duration { return &c.Penalties.First }, true}, "Penalties.Max": {func(c *wsguard.Config) *time.Duration { return &c.Penalties.Max }, true},
 		"Auth.VerifyTimeout": {func(c *wsguard.Config) *time.Duration { return &c.Auth.VerifyTimeout }, true}, "Auth.FirstMessageTimeout": {func(c *wsguard.Config) *time.Duration { return &c.Auth.FirstMessageTimeout }, true},
 	} {
@@ -182,14 +182,14 @@ func TestConfigFaults(t *testing.T) {
 // T15: all of them at once.
 func TestConfigEveryFault(t *testing.T) {
 	_, err := wsguard.New(wsguard.Config{
-		Origins:   []string{"*", "https://ok.example.com", "ftp://x"},
-		Hosts:     []string{"*"},
-		Proxies:   wsguard.Proxies{Trusted: []string{"x"}, Header: "a b"},
-		Auth:      wsguard.AuthConfig{Sources: wsguard.TokenSources{Cookie: "c"}, Failures: wsguard.Rate{PerSecond: 1}, VerifyTimeout: -1, Tickets: &wsguard.TicketConfig{TTL: -1, MaxTotal: -2}},
-		Caps:      wsguard.CapConfig{MaxConns: -2},
-		Rates:     wsguard.RateConfig{Messages: wsguard.Rate{PerSecond: math.NaN()}, Action: -1},
-		Messages:  wsguard.MessageConfig{MaxBytes: -1, Validators: map[string]wsguard.Validator{"x": nil}},
-		Heartbeat: wsguard.HeartbeatConfig{Write: time.Minute, Ping: -5},
+		Origins:  []string{"*", "https://ok.example.com", "ftp://x"},
+		Hosts:    []string{"*"},
+		Proxies:  wsguard.Proxies{Trusted: []string{"x"}, Header: "a b"},
+		Auth:     wsguard.AuthConfig{Sources: wsguard.TokenSources{Cookie: "c"}, Failures: wsguard.Rate{PerSecond: 1}, VerifyTimeout: -1, Tickets: &wsguard.TicketConfig{TTL: -1, MaxTotal: -2}},
+		Caps:     wsguard.CapConfig{MaxConns: -2},
+		Rates:    wsguard.RateConfig{Messages: wsguard.Rate{PerSecond: math.NaN()}, Action: -1},
+		Messages: wsguard.MessageConfig{MaxBytes: -1, Validators: map[string]wsguard.Validator{"x": nil}},
+		Timeouts: wsguard.TimeoutConfig{Write: time.Minute, PingInterval: -5},
 
 		Subprotocols: []string{""},
 		CloseCodes:   map[*reason.Reason]wsguard.StatusCode{reason.Idle: 999},
@@ -197,7 +197,7 @@ func TestConfigEveryFault(t *testing.T) {
 	fields := faultsOf(t, err)
 	for _, want := range []string{
 		"Origins", "Hosts", "Proxies", "Auth.Verifier", "Auth.Failures", "Auth.VerifyTimeout", "Auth.Tickets.TTL", "Auth.Tickets.MaxTotal",
-		"Caps.MaxConns", "Rates.Messages", "Rates.Action", "Messages.MaxBytes", "Messages.Validators", "Heartbeat.Write", "Heartbeat.Ping", "Subprotocols", "CloseCodes",
+		"Caps.MaxConns", "Rates.Messages", "Rates.Action", "Messages.MaxBytes", "Messages.Validators", "Timeouts.Write", "Timeouts.PingInterval", "Subprotocols", "CloseCodes",
 	} {
 		if !slices.Contains(fields, want) {
 			t.Errorf("%s is not among the faults: %v", want, fields)
@@ -292,7 +292,7 @@ func TestConfigPiecesFailClosed(t *testing.T) {
 	type piece interface {
 		Handler(http.Handler) http.Handler
 	}
-	check := func(c *wsguard.Check, err error) (piece, error) { return c, err }
+	check := func(c *wsguard.RequestCheck, err error) (piece, error) { return c, err }
 	auth := func(a *wsguard.Authenticator, err error) (piece, error) { return a, err }
 	for name, f := range map[string]func() (piece, error){
 		"host, nil":           func() (piece, error) { return check(wsguard.NewHostCheck(nil)) },
@@ -303,7 +303,7 @@ func TestConfigPiecesFailClosed(t *testing.T) {
 			return check(wsguard.NewOriginCheck(wsguard.Config{Origins: []string{appOrigin, "*"}}))
 		},
 		"origin, only reporting": func() (piece, error) {
-			return check(wsguard.NewOriginCheck(wsguard.Config{InsecureReportOrigin: true}))
+			return check(wsguard.NewOriginCheck(wsguard.Config{InsecureReportOnlyOrigins: true}))
 		},
 		"origin, missing allowed": func() (piece, error) {
 			return check(wsguard.NewOriginCheck(wsguard.Config{Origins: []string{"*"}, AllowMissingOrigin: true}))
@@ -338,7 +338,7 @@ func TestConfigPiecesFailClosed(t *testing.T) {
 			if passed || w.Code < 400 {
 				t.Errorf("%s: status %d for a request (%s), passed: %t", name, w.Code, how, passed)
 			}
-			if c, ok := p.(*wsguard.Check); ok && c.Check(r) == nil {
+			if c, ok := p.(*wsguard.RequestCheck); ok && c.Check(r) == nil {
 				t.Errorf("%s: Check lets a request pass (%s)", name, how)
 			}
 		}
@@ -386,8 +386,8 @@ func TestConfigTooLarge(t *testing.T) {
 		}
 	}
 	times := map[string]func(*wsguard.Config) *time.Duration{
-		"Heartbeat.Lifetime":   func(c *wsguard.Config) *time.Duration { return &c.Heartbeat.Lifetime },
-		"Heartbeat.CloseGrace": func(c *wsguard.Config) *time.Duration { return &c.Heartbeat.CloseGrace },
+		"Timeouts.Lifetime":   func(c *wsguard.Config) *time.Duration { return &c.Timeouts.Lifetime },
+		"Timeouts.CloseGrace": func(c *wsguard.Config) *time.Duration { return &c.Timeouts.CloseGrace },
 	}
 	for field, d := range times {
 		cfg := base()

@@ -78,8 +78,8 @@ type Conn struct {
 	watch   watch
 }
 
-// ID returns the name of the connection in events, in [Guard.Sessions] and for
-// [Guard.Kick]: 32 hexadecimal digits that no other connection has.
+// ID returns the name of the connection in events, in [Admin.Sessions] and for
+// [Admin.Kick]: 32 hexadecimal digits that no other connection has.
 func (c *Conn) ID() string { return c.id }
 
 // Principal returns the Principal of the connection. It is the zero Principal if the
@@ -145,7 +145,7 @@ func (c *Conn) CloseRead() {
 }
 
 // Write sends a message and returns when the kernel has all of it. It blocks until then, but
-// no longer than Heartbeat.Write, and never queues. It neither changes msg nor keeps it.
+// no longer than Timeouts.Write, and never queues. It neither changes msg nor keeps it.
 //
 // If ctx ends before a byte has left, Write returns ctx.Err() and the connection stays
 // usable (not over TLS). If ctx ends in the middle of the message, or if the message cannot

@@ -120,8 +120,8 @@ func connNoRates(cfg *wsguard.Config) {
 // that answers no ping is there for longer than a pong may take.
 func connPatient(cfg *wsguard.Config) {
 	cfg.Messages.Timeout = time.Minute
-	h := &cfg.Heartbeat
-	h.Ping, h.CloseGrace, h.Linger = wsguard.Off, time.Minute, time.Minute
+	h := &cfg.Timeouts
+	h.PingInterval, h.CloseGrace, h.Linger = wsguard.Off, time.Minute, time.Minute
 }
 
 // connTokens authenticates "Bearer NAME" as NAME.

@@ -118,7 +118,7 @@ func TestFrameFaults(t *testing.T) {
 	g, ev := connGuard(t, func(cfg *wsguard.Config) {
 		connPatient(cfg)
 		connNoRates(cfg)
-		cfg.Messages.Control = wsguard.Rate{PerSecond: never, Burst: 20}
+		cfg.Messages.ControlFrames = wsguard.Rate{PerSecond: never, Burst: 20}
 	})
 	for _, secure := range []bool{false, true} {
 		serve := wstest.Serve
@@ -223,7 +223,7 @@ func TestPeersFreed(t *testing.T) {
 				synctest.Wait()
 				start := time.Now()
 				for _, id := range connIDs(ev) {
-					g.Kick(id, 0, "")
+					g.Admin().Kick(id, 0, "")
 				}
 				connWantClose(t, c, 3003, "kicked")
 				if p.after == "FIN" {
@@ -308,9 +308,9 @@ func TestOneCause(t *testing.T) {
 			panic("late")
 		}, peer: 4001, reason: "a", is: reason.Closed},
 		{name: "Close with nobody reading", handler: func(ctx context.Context, c *wsguard.Conn) error { c.Close(4001, "a"); <-ctx.Done(); return nil }, peer: 4001, reason: "a", is: reason.Closed},
-		{name: "kick", act: func(w world) { w.g.Kick(id(w), 0, "") }, peer: 3003, reason: "kicked", is: reason.Kicked},
-		{name: "kick, mapped", config: func(cfg *wsguard.Config) { cfg.CloseCodes = map[*reason.Reason]wsguard.StatusCode{reason.Kicked: 4403} }, act: func(w world) { w.g.Kick(id(w), 0, "") }, peer: 4403, reason: "kicked", is: reason.Kicked},
-		{name: "revoke", act: func(w world) { w.g.Revoke("alice") }, peer: 3000, reason: "revoked", is: reason.Revoked},
+		{name: "kick", act: func(w world) { w.g.Admin().Kick(id(w), 0, "") }, peer: 3003, reason: "kicked", is: reason.Kicked},
+		{name: "kick, mapped", config: func(cfg *wsguard.Config) { cfg.CloseCodes = map[*reason.Reason]wsguard.StatusCode{reason.Kicked: 4403} }, act: func(w world) { w.g.Admin().Kick(id(w), 0, "") }, peer: 4403, reason: "kicked", is: reason.Kicked},
+		{name: "revoke", act: func(w world) { w.g.Admin().Revoke("alice") }, peer: 3000, reason: "revoked", is: reason.Revoked},
 		{name: "peer 1000", act: peerClose(1000, "done"), peer: 1000, reason: "done", is: reason.PeerClosed, remote: true},
 		{name: "peer 1001", act: peerClose(1001, ""), peer: 1001, is: reason.PeerClosed, remote: true},
 		{name: "peer 1005", act: peerClose(1005, ""), peer: 1005, is: reason.PeerClosed, remote: true},
@@ -322,9 +322,9 @@ func TestOneCause(t *testing.T) {
 		{name: "rate", act: send(strings.Repeat(string(wstest.AppendFrame(nil, wstest.Text("x"))), 41)), peer: 1008, reason: "rate_limited", is: reason.RateLimited},
 		{name: "schema", config: connSchema(wsguard.ActionClose), act: send(string(wstest.AppendFrame(nil, wstest.Text(`{"n":"x"}`)))), peer: 1008, reason: "schema", is: reason.Schema},
 		{name: "JSON", config: connSchema(wsguard.ActionClose), act: send(string(wstest.AppendFrame(nil, wstest.Text(`{"n":`)))), peer: 1007, reason: "invalid_json", is: reason.InvalidJSON},
-		{name: "idle", config: func(cfg *wsguard.Config) { cfg.Heartbeat.Ping = wsguard.Off }, peer: 3008, reason: "idle", is: reason.Idle},
+		{name: "idle", config: func(cfg *wsguard.Config) { cfg.Timeouts.PingInterval = wsguard.Off }, peer: 3008, reason: "idle", is: reason.Idle},
 		{name: "pong", peer: 3008, reason: "pong_timeout", is: reason.PongTimeout},
-		{name: "lifetime", config: func(cfg *wsguard.Config) { cfg.Heartbeat.Lifetime = time.Second }, peer: 1001, reason: "lifetime", is: reason.Lifetime},
+		{name: "lifetime", config: func(cfg *wsguard.Config) { cfg.Timeouts.Lifetime = time.Second }, peer: 1001, reason: "lifetime", is: reason.Lifetime},
 		{name: "expiry", config: connExpires(time.Second), peer: 3000, reason: "expired", is: reason.Expired},
 		{name: "message timeout", act: send("\x81\x85\x00\x00\x00\x00h"), peer: 1008, reason: "message_timeout", is: reason.MessageTimeout},
 		{name: "shutdown", act: func(w world) { go w.g.Shutdown(context.Background()) }, peer: 1012, reason: "draining", is: reason.Draining},
@@ -416,7 +416,7 @@ func TestContextEndsWithCause(t *testing.T) {
 		for len(connIDs(ev)) <= i { // the 101 arrives before the open event
 			runtime.Gosched()
 		}
-		g.Kick(connIDs(ev)[i], 0, "")
+		g.Admin().Kick(connIDs(ev)[i], 0, "")
 		c.Close()
 	}
 	connGone(t, g)
@@ -478,7 +478,7 @@ func TestDerivedContextAfterEnd(t *testing.T) {
 				}
 				synctest.Wait()
 				for _, id := range connIDs(ev) {
-					g.Kick(id, 0, "")
+					g.Admin().Kick(id, 0, "")
 				}
 				time.Sleep(10 * time.Second)
 				bad, all := 0, 0
@@ -514,7 +514,7 @@ func TestCloseCodeReachesSender(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g, ev := connGuard(t, func(cfg *wsguard.Config) {
 				connPatient(cfg)
-				cfg.Messages.Control = wsguard.Rate{PerSecond: wsguard.Off}
+				cfg.Messages.ControlFrames = wsguard.Rate{PerSecond: wsguard.Off}
 			})
 			s := serve(t, echoDoor(g))
 			flood := map[string][]byte{
@@ -648,8 +648,8 @@ func TestClosedAtOnce(t *testing.T) {
 	t.Run("by the server", func(t *testing.T) {
 		connEach(t, func(t *testing.T, g *wsguard.Guard, c *wstest.Client) {
 			start := time.Now()
-			for s := range g.Sessions() {
-				g.Kick(s.ID, 4000, "bye")
+			for s := range g.Admin().Sessions() {
+				g.Admin().Kick(s.ID, 4000, "bye")
 			}
 			connWantClose(t, c, 4000, "bye")
 			c.WriteFrame(wstest.CloseFrame(4000, ""))
@@ -671,8 +671,8 @@ func TestWriteTimeout(t *testing.T) {
 			}
 			t.Run(fmt.Sprintf("TLS %t, pings %t", secure, pings), func(t *testing.T) {
 				g, ev := connGuard(t, func(cfg *wsguard.Config) {
-					cfg.Heartbeat.Write, cfg.Heartbeat.CloseGrace, cfg.Heartbeat.Linger = limit, limit, limit
-					cfg.Messages.Control = wsguard.Rate{PerSecond: wsguard.Off}
+					cfg.Timeouts.Write, cfg.Timeouts.CloseGrace, cfg.Timeouts.Linger = limit, limit, limit
+					cfg.Messages.ControlFrames = wsguard.Rate{PerSecond: wsguard.Off}
 				})
 				type result struct {
 					err error
@@ -877,7 +877,7 @@ func TestKick(t *testing.T) {
 				start := time.Now()
 				var wg sync.WaitGroup
 				for range 100 {
-					wg.Go(func() { g.Kick(connIDs(ev)[0], 0, "") })
+					wg.Go(func() { g.Admin().Kick(connIDs(ev)[0], 0, "") })
 				}
 				wg.Wait()
 				if d := time.Since(start); d > 0 {
@@ -918,7 +918,7 @@ func TestKickLetsWriterFinish(t *testing.T) {
 		}))
 		c := connDial(t, s, "")
 		time.Sleep(time.Second)
-		g.Kick(connIDs(ev)[0], 0, "")
+		g.Admin().Kick(connIDs(ev)[0], 0, "")
 		time.Sleep(500 * time.Millisecond)
 		if _, p, err := c.ReadMessage(); err != nil || len(p) != size {
 			t.Fatalf("%d bytes, %v", len(p), err)
@@ -1062,9 +1062,9 @@ func TestStormOnOne(t *testing.T) {
 				case 2:
 					c.End(errors.New("x"))
 				case 3:
-					g.Kick(c.ID(), 0, "")
+					g.Admin().Kick(c.ID(), 0, "")
 				case 4:
-					g.Revoke(c.Principal().Subject)
+					g.Admin().Revoke(c.Principal().Subject)
 				case 5:
 					_, _, err := c.Read(ctx)
 					note(err)
@@ -1184,7 +1184,7 @@ func TestReadInterruptedAnywhere(t *testing.T) {
 		g, ev := connGuard(t, func(cfg *wsguard.Config) {
 			connPatient(cfg)
 			connNoRates(cfg)
-			cfg.Messages.Control = wsguard.Rate{PerSecond: wsguard.Off}
+			cfg.Messages.ControlFrames = wsguard.Rate{PerSecond: wsguard.Off}
 		})
 		got := make(chan []string, 1)
 		s := serve(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {

@@ -22,9 +22,9 @@ var cookieSource = wsguard.TokenSources{Header: true, Cookie: "session"}
 // also where foreign origins are only reported.
 func TestCookieCountsForListedPagesOnly(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	type front func(*wsguard.Guard, *wsguard.Authenticator, *wsguard.Check) []func(http.Handler) http.Handler
+	type front func(*wsguard.Guard, *wsguard.Authenticator, *wsguard.RequestCheck) []func(http.Handler) http.Handler
 	pieces := func(names ...string) front {
-		return func(g *wsguard.Guard, alone *wsguard.Authenticator, _ *wsguard.Check) (all []func(http.Handler) http.Handler) {
+		return func(g *wsguard.Guard, alone *wsguard.Authenticator, _ *wsguard.RequestCheck) (all []func(http.Handler) http.Handler) {
 			p := g.Pieces()
 			if alone != nil {
 				p.Auth = alone
@@ -52,13 +52,13 @@ func TestCookieCountsForListedPagesOnly(t *testing.T) {
 		// Nobody has looked at the Origin: it fails closed.
 		{name: "an Authenticator that stands alone, before the origin check", front: pieces("auth", "origin"), alone: true, cookie: 401},
 		{name: "an Authenticator that stands alone, in front", front: pieces("auth"), alone: true, cookie: 401},
-		{name: "an Authenticator that stands alone, behind an origin check of its own", front: func(g *wsguard.Guard, a *wsguard.Authenticator, c *wsguard.Check) []func(http.Handler) http.Handler {
+		{name: "an Authenticator that stands alone, behind an origin check of its own", front: func(g *wsguard.Guard, a *wsguard.Authenticator, c *wsguard.RequestCheck) []func(http.Handler) http.Handler {
 			return []func(http.Handler) http.Handler{c.Handler, a.Handler}
 		}, alone: true, lists: []string{appOrigin}, cookie: 101},
-		{name: "an Authenticator that stands alone, behind an origin check that lists more", front: func(g *wsguard.Guard, a *wsguard.Authenticator, c *wsguard.Check) []func(http.Handler) http.Handler {
+		{name: "an Authenticator that stands alone, behind an origin check that lists more", front: func(g *wsguard.Guard, a *wsguard.Authenticator, c *wsguard.RequestCheck) []func(http.Handler) http.Handler {
 			return []func(http.Handler) http.Handler{c.Handler, a.Handler}
 		}, alone: true, lists: []string{appOrigin, foreign, "null"}, cookie: 101},
-		{name: "an Authenticator that stands alone, behind both", front: func(g *wsguard.Guard, a *wsguard.Authenticator, c *wsguard.Check) []func(http.Handler) http.Handler {
+		{name: "an Authenticator that stands alone, behind both", front: func(g *wsguard.Guard, a *wsguard.Authenticator, c *wsguard.RequestCheck) []func(http.Handler) http.Handler {
 			return []func(http.Handler) http.Handler{c.Handler, g.Pieces().Origin.Handler, a.Handler}
 		}, alone: true, lists: []string{appOrigin, foreign}, cookie: 101},
 	} {
@@ -70,14 +70,14 @@ func TestCookieCountsForListedPagesOnly(t *testing.T) {
 				if tt.lists != nil {
 					auth.Failures.PerSecond = wsguard.Off // who is listed there is asked about
 				}
-				cfg := wsguard.Config{InsecureReportOrigin: reportOnly, Auth: auth}
+				cfg := wsguard.Config{InsecureReportOnlyOrigins: reportOnly, Auth: auth}
 				var alone *wsguard.Authenticator
 				if tt.alone {
 					alone = must(wsguard.NewAuthenticator(auth, wsguard.Proxies{}))
 				}
-				var check *wsguard.Check
+				var check *wsguard.RequestCheck
 				if tt.lists != nil {
-					check = must(wsguard.NewOriginCheck(wsguard.Config{Origins: tt.lists, InsecureReportOrigin: reportOnly}))
+					check = must(wsguard.NewOriginCheck(wsguard.Config{Origins: tt.lists, InsecureReportOnlyOrigins: reportOnly}))
 				}
 				e := serveWith(t, cfg, func(g *wsguard.Guard) http.Handler {
 					return chain(g.Handler(echo), tt.front(g, alone, check)...)
@@ -126,7 +126,7 @@ func TestCookieAuthenticate(t *testing.T) {
 	}
 	for name, check := range map[string]wsguard.Config{
 		"checks":  {Origins: []string{appOrigin, "null"}},
-		"reports": {Origins: []string{appOrigin, "null"}, InsecureReportOrigin: true},
+		"reports": {Origins: []string{appOrigin, "null"}, InsecureReportOnlyOrigins: true},
 	} {
 		for origin, good := range map[string]bool{appOrigin: true, "null": false, foreign: false} {
 			called := false
@@ -148,7 +148,7 @@ func TestCookieAuthenticate(t *testing.T) {
 			}
 		}
 	}
-	g := must(wsguard.New(wsguard.Config{Origins: []string{appOrigin}, InsecureReportOrigin: true, Auth: cfg}))
+	g := must(wsguard.New(wsguard.Config{Origins: []string{appOrigin}, InsecureReportOnlyOrigins: true, Auth: cfg}))
 	for origin, good := range map[string]bool{appOrigin: true, "null": false, foreign: false} {
 		if _, err := g.Pieces().Auth.Authenticate(request(origin)); (err == nil) != good {
 			t.Errorf("of a Guard, origin %s: %v", origin, err)
@@ -171,7 +171,7 @@ func TestTicketLoginCountsForListedPagesOnly(t *testing.T) {
 				if !own {
 					login = nil
 				}
-				e := ticketGuard(t, wsguard.Config{Origins: []string{appOrigin, "null"}, InsecureReportOrigin: reportOnly})
+				e := ticketGuard(t, wsguard.Config{Origins: []string{appOrigin, "null"}, InsecureReportOnlyOrigins: reportOnly})
 				t.Cleanup(e.idle)
 				mux := http.NewServeMux()
 				mux.Handle("/ticket", e.g.TicketHandler(login))
@@ -225,7 +225,7 @@ func TestCookieNullOrigin(t *testing.T) {
 		field string
 	}{
 		"both in the Config": {wsguard.Config{Origins: null, Auth: cookie}, "Origins"},
-		"report only":        {wsguard.Config{Origins: null, Auth: cookie, InsecureReportOrigin: true}, "Origins"},
+		"report only":        {wsguard.Config{Origins: null, Auth: cookie, InsecureReportOnlyOrigins: true}, "Origins"},
 		"no null":            {wsguard.Config{Origins: null[:1], Auth: cookie}, ""},
 		"no cookie":          {wsguard.Config{Origins: null, Auth: anonymous}, ""},
 		"no cookie, tickets": {wsguard.Config{Origins: null, Auth: wsguard.AuthConfig{Tickets: &wsguard.TicketConfig{}}}, ""},

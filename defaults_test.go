@@ -246,22 +246,22 @@ func TestREADMEDefaults(t *testing.T) {
 	fields := map[string][]string{
 		"message":                 {"Messages.MaxBytes"},
 		"frames per message":      {"Messages.MaxFragments"},
-		"control frames":          {"Messages.Control"},
+		"control frames":          {"Messages.ControlFrames"},
 		"message deadline":        {"Messages.Timeout"},
 		"messages per connection": {"Rates.Messages"},
 		"bytes per connection":    {"Rates.Bytes"},
 		"per client, per subject": {"times per Client", "times per Subject"},
 		"connections":             {"Caps.MaxConns", "Caps.MaxConnsPerClient", "Caps.MaxConnsPerNetwork", "Caps.MaxConnsPerSubject"},
 		"JSON":                    {"JSON.Depth", "JSON.Keys", "JSON.NumberBytes"},
-		"ping, pong":              {"Heartbeat.Ping", "Heartbeat.Pong"},
-		"idle":                    {"Heartbeat.Idle"},
-		"lifetime":                {"Heartbeat.Lifetime"},
-		"write deadline":          {"Heartbeat.Write"},
+		"ping, pong":              {"Timeouts.PingInterval", "Timeouts.Pong"},
+		"idle":                    {"Timeouts.Idle"},
+		"lifetime":                {"Timeouts.Lifetime"},
+		"write deadline":          {"Timeouts.Write"},
 		"Send queue":              {"Send.MaxMessages", "Send.MaxBytes", "Send.MaxTotalBytes"},
 		"handshakes per client":   {"Rates.Handshakes"},
 		"failed credentials":      {"Auth.Failures"},
 		"ticket":                  {"Auth.Tickets.TTL"},
-		"close grace, linger":     {"Heartbeat.CloseGrace", "Heartbeat.Linger"},
+		"close grace, linger":     {"Timeouts.CloseGrace", "Timeouts.Linger"},
 	}
 	tableRows(t, "README.md", func(heading string, cells []string) {
 		if heading != "Defaults" {

@@ -113,7 +113,7 @@ func testEnding(t *testing.T, row []string, why *reason.Reason) {
 				t.Errorf("%d violations were reported, want %d", n, violations)
 			}
 		}
-		if banned := len(g.Bans()) > 0; banned != (weight[why] > 0) {
+		if banned := len(g.Admin().Bans()) > 0; banned != (weight[why] > 0) {
 			t.Errorf("banned: %v; the weight is %v", banned, weight[why])
 		}
 	})

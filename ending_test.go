@@ -28,7 +28,7 @@ func TestEndingsThatLinger(t *testing.T) {
 		}
 		synctest.Wait() // the 101 arrives before the open event
 		for _, id := range connIDs(ev) {
-			g.Kick(id, 0, "")
+			g.Admin().Kick(id, 0, "")
 		}
 		synctest.Wait()
 		if left := g.Conns(); left != 256 {
@@ -53,7 +53,7 @@ func TestEndingReadsNotForEver(t *testing.T) {
 		s := wstest.ServePipe(t, echoDoor(g))
 		c := connDial(t, s, "")
 		synctest.Wait()
-		g.Kick(connIDs(ev)[0], 0, "")
+		g.Admin().Kick(connIDs(ev)[0], 0, "")
 		synctest.Wait()
 		junk := wstest.AppendFrame(nil, wstest.Binary(make([]byte, 32<<10)))
 		sent := 0
@@ -163,8 +163,8 @@ var handshakes = map[string]func(t *testing.T, g *wsguard.Guard, c *wstest.Clien
 }
 
 func kickAll(g *wsguard.Guard) {
-	for s := range g.Sessions() {
-		g.Kick(s.ID, 0, "")
+	for s := range g.Admin().Sessions() {
+		g.Admin().Kick(s.ID, 0, "")
 	}
 }
 

@@ -288,7 +288,7 @@ func TestEventT74Sampled(t *testing.T) {
 func TestEventT74Steady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := servePipe(t, wsguard.Config{
-			Messages: wsguard.MessageConfig{Validator: must(wsguard.CompileSchema([]byte(`false`))), OnInvalid: wsguard.ActionReport},
+			Messages: wsguard.MessageConfig{Validator: must(wsguard.CompileSchema([]byte(`false`))), ReportOnly: true},
 			Rates:    wsguard.RateConfig{Messages: wsguard.Rate{PerSecond: wsguard.Off}, ClientMessages: wsguard.Rate{PerSecond: wsguard.Off}},
 		}, authEcho)
 		c := e.open(header())
@@ -368,7 +368,7 @@ func TestEventNoSecrets(t *testing.T) {
 			return nil
 		}},
 		// The client of /refresh does not answer a close frame.
-		Heartbeat: wsguard.HeartbeatConfig{CloseGrace: 50 * time.Millisecond, Linger: 50 * time.Millisecond},
+		Timeouts: wsguard.TimeoutConfig{CloseGrace: 50 * time.Millisecond, Linger: 50 * time.Millisecond},
 	})
 	t.Cleanup(e.idle)
 	// Every message is a newer credential.
@@ -440,7 +440,7 @@ func TestEventNoSecrets(t *testing.T) {
 		c.Close()
 	}
 	e.idle()
-	for s := range e.g.Sessions() {
+	for s := range e.g.Admin().Sessions() {
 		t.Errorf("still there: %+v", s)
 	}
 	for _, ev := range e.events.all() {
@@ -509,7 +509,7 @@ func TestEventAfterTheCause(t *testing.T) {
 		var g *wsguard.Guard
 		e := servePipe(t, wsguard.Config{OnEvent: func(ev audit.Event) {
 			if ev.Kind == audit.Violation {
-				g.Kick(ev.ConnID, 0, "")
+				g.Admin().Kick(ev.ConnID, 0, "")
 			}
 		}}, authEcho)
 		g = e.g

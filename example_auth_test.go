@@ -178,14 +178,14 @@ func ExampleGuard_TicketHandler() {
 }
 
 // The laptop's connections end, and its credential opens no others.
-func ExampleGuard_SignOut() {
+func ExampleAdmin_SignOut() {
 	guard, srv := greet(wsguard.AuthConfig{Verifier: keys})
 	defer srv.Close()
 	header := http.Header{"Authorization": {"Bearer K1-q0XkIv9tD7mG2"}}
 
 	c, err := dial(srv.URL, header)
 	hear(c, err)
-	guard.SignOut("laptop")
+	guard.Admin().SignOut("laptop")
 	hear(c, nil)
 	hear(dial(srv.URL, header))
 	// Output:

@@ -48,7 +48,7 @@ func ExampleNew_faults() {
 	fmt.Println(err)
 	// Output:
 	// wsguard: Origins: https://app.example.com/: has a path, if only a slash; leave it out
-	// wsguard: Origins: *: would let every site in; list the origins (InsecureReportOrigin only reports)
+	// wsguard: Origins: *: would let every site in; list the origins (InsecureReportOnlyOrigins only reports)
 	// wsguard: Auth.Verifier: say who may connect: a Verifier, Tickets, or InsecureAnonymous
 	// wsguard: Rates.Messages: {PerSecond:5 Burst:0}: a rate without a burst: say how many may come at once
 }
@@ -76,7 +76,7 @@ func ExampleCompileSchema() {
 }
 
 // The guards alone, in front of a handler that upgrades by itself.
-func ExampleCheck() {
+func ExampleRequestCheck() {
 	origin, err := wsguard.NewOriginCheck(wsguard.Config{Origins: []string{"https://app.example.com"}})
 	if err != nil {
 		log.Fatal(err)

@@ -11,7 +11,7 @@ func (g *Guard) Resolved() Config {
 		Rates:     e.rates,
 		Penalties: e.penalties,
 		Messages:  e.messages,
-		Heartbeat: e.heartbeat,
+		Timeouts:  e.timeouts,
 		Send:      e.send,
 	}
 	cfg.Auth.Tickets = e.auth.tickets

@@ -32,7 +32,7 @@ func fairUse(t *testing.T, change func(*wsguard.Config), test func(t *testing.T,
 	connBubble(t, func(t *testing.T) {
 		g, ev := connGuard(t, func(cfg *wsguard.Config) {
 			cfg.Proxies.Trusted = []string{"127.0.0.1"}
-			cfg.Heartbeat.Ping = wsguard.Off
+			cfg.Timeouts.PingInterval = wsguard.Off
 			change(cfg)
 		})
 		test(t, &fair{t, g, ev, wstest.ServePipe(t, echoDoor(g))})
@@ -257,7 +257,7 @@ func TestLimitSentBytes(t *testing.T) {
 		g, _ := connGuard(t, func(cfg *wsguard.Config) {
 			cfg.Rates.SentBytes = wsguard.Rate{PerSecond: 100, Burst: 1000}
 			cfg.Rates.Action = wsguard.ActionReply
-			cfg.Heartbeat.Ping = wsguard.Off
+			cfg.Timeouts.PingInterval = wsguard.Off
 		})
 		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			for {
@@ -337,7 +337,7 @@ func TestReportOnly(t *testing.T) {
 	fairUse(t, func(cfg *wsguard.Config) {
 		cfg.Auth = wsguard.AuthConfig{Verifier: logins, InsecureReportOnly: true, Sources: wsguard.TokenSources{Header: true, FirstMessage: true}}
 		cfg.Rates.Handshakes = wsguard.Rate{PerSecond: never, Burst: 1}
-		cfg.Rates.ReportHandshakes = true
+		cfg.Rates.ReportOnly = true
 	}, func(t *testing.T, f *fair) {
 		f.want(101, "192.0.2.1", "Authorization", "Bearer alice - 0s").Close()
 		connWantEcho(t, f.want(101, "192.0.2.1", "Authorization", "Bearer junk"), "x")
@@ -355,7 +355,7 @@ func TestReportOnly(t *testing.T) {
 		if !slices.Equal(got, []string{"handshake_rate", "unauthenticated", "unauthenticated"}) {
 			t.Error(got)
 		}
-		for s := range f.g.Sessions() {
+		for s := range f.g.Admin().Sessions() {
 			if s.Subject != "" {
 				t.Errorf("%+v", s)
 			}
@@ -384,7 +384,7 @@ func TestPenalties(t *testing.T) {
 		}
 		connWantEcho(t, open, "what is open stays")
 		f.want(101, "192.0.2.2", good...).Close()
-		bans := f.g.Bans()
+		bans := f.g.Admin().Bans()
 		if len(bans) != 1 || bans[0].Client != "192.0.2.1" || !bans[0].Until.Equal(start.Add(time.Minute)) || bans[0].Strikes != 1 || bans[0].Reason != "unauthenticated" {
 			t.Errorf("%+v", bans)
 		}
@@ -400,7 +400,7 @@ func TestPenalties(t *testing.T) {
 		if res.StatusCode != 429 || res.Header.Get("Retry-After") != "120" {
 			t.Errorf("the second: %d %v", res.StatusCode, res.Header)
 		}
-		if !f.g.Lift("192.0.2.1") || f.g.Lift("192.0.2.1") {
+		if !f.g.Admin().Lift("192.0.2.1") || f.g.Admin().Lift("192.0.2.1") {
 			t.Error("Lift")
 		}
 		f.want(101, "192.0.2.1", good...).Close()
@@ -415,13 +415,13 @@ func TestPenaltiesOfMessages(t *testing.T) {
 			c.Write([]byte("\x81\x01x")) // unmasked
 			connWantClose(t, c, 1002, "protocol_error")
 			c.Close()
-			if n := len(f.g.Bans()); n != i {
+			if n := len(f.g.Admin().Bans()); n != i {
 				t.Errorf("%d bans after %d", n, i+1)
 			}
 		}
 		f.want(429, "2001:db8::2") // the same /64
 		f.want(101, "2001:db8:0:1::2", "Authorization", "Bearer alice - 0s").Close()
-		if b := f.g.Bans(); b[0].Client != "2001:db8::/64" || b[0].Reason != "protocol_error" {
+		if b := f.g.Admin().Bans(); b[0].Client != "2001:db8::/64" || b[0].Reason != "protocol_error" {
 			t.Errorf("%+v", b)
 		}
 	})
@@ -440,7 +440,7 @@ func TestPenaltiesNot(t *testing.T) {
 		for range 20 {
 			f.want(401, "127.0.0.1") // the proxy itself
 		}
-		if b := f.g.Bans(); len(b) > 0 {
+		if b := f.g.Admin().Bans(); len(b) > 0 {
 			t.Errorf("%+v", b)
 		}
 	})
@@ -452,7 +452,7 @@ func TestPenaltiesNot(t *testing.T) {
 		})
 	})
 	t.Run("reported origins", func(t *testing.T) {
-		fairUse(t, func(cfg *wsguard.Config) { penalties(cfg); cfg.InsecureReportOrigin = true }, func(t *testing.T, f *fair) {
+		fairUse(t, func(cfg *wsguard.Config) { penalties(cfg); cfg.InsecureReportOnlyOrigins = true }, func(t *testing.T, f *fair) {
 			for range 50 {
 				f.want(401, "192.0.2.1", "Origin", "https://evil.test")
 			}
@@ -472,11 +472,11 @@ func TestBanByHand(t *testing.T) {
 		cfg.Proxies.ClientName = func(r *http.Request) string { return r.Header.Get("X-Tenant") }
 	}, func(t *testing.T, f *fair) {
 		for _, who := range []string{"192.0.2.0/24", "2001:db8::1", "acme"} {
-			if err := f.g.Ban(who, time.Hour, "asked to"); err != nil {
+			if err := f.g.Admin().Ban(who, time.Hour, "asked to"); err != nil {
 				t.Error(err)
 			}
 		}
-		if err := f.g.Ban("0.0.0.0/0", time.Hour, ""); err == nil {
+		if err := f.g.Admin().Ban("0.0.0.0/0", time.Hour, ""); err == nil {
 			t.Error("everybody")
 		}
 		for _, addr := range []string{"192.0.2.7", "2001:db8::99"} {
@@ -485,7 +485,7 @@ func TestBanByHand(t *testing.T) {
 		f.want(429, "198.51.100.1", "X-Tenant", "acme")
 		f.want(429, "192.0.2.9", "X-Tenant", "other") // his address is
 		f.want(421, "198.51.100.1")                   // the next step
-		if n := len(f.g.Bans()); n != 3 || asked.Load() != 0 {
+		if n := len(f.g.Admin().Bans()); n != 3 || asked.Load() != 0 {
 			t.Errorf("%d bans, %d asked", n, asked.Load())
 		}
 		time.Sleep(time.Hour)

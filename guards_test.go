@@ -256,8 +256,8 @@ func TestRevokeAfterRevoke(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s := wsguard.NewState()
 			long, short := guard(t, s, time.Hour), guard(t, s, time.Minute)
-			long.Revoke("alice")
-			short.Revoke("alice")
+			long.Admin().Revoke("alice")
+			short.Admin().Revoke("alice")
 			time.Sleep(2 * time.Minute)
 			if code := credential(short); code != 401 {
 				t.Errorf("after two minutes: %d, want 401", code)
@@ -271,9 +271,9 @@ func TestRevokeAfterRevoke(t *testing.T) {
 	t.Run("undone", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			g := guard(t, wsguard.NewState(), time.Minute)
-			g.Revoke("alice")
-			g.Restore("alice")
-			g.Revoke("alice")
+			g.Admin().Revoke("alice")
+			g.Admin().Restore("alice")
+			g.Admin().Revoke("alice")
 			time.Sleep(2 * time.Minute)
 			if code := credential(g); code != 501 {
 				t.Errorf("after two minutes: %d, want 501", code)
@@ -292,8 +292,8 @@ func TestRestoreLeavesTicketsVoid(t *testing.T) {
 		}
 		a, b := instance(), instance()
 		ticket := buyTicket(t, a)
-		b.Revoke("alice")
-		b.Restore("alice")
+		b.Admin().Revoke("alice")
+		b.Admin().Restore("alice")
 		if code := withTicket(b, ticket); code != 401 {
 			t.Errorf("a ticket from before the revocation: %d, want 401", code)
 		}
@@ -307,8 +307,8 @@ func TestRestoreLeavesTicketsVoid(t *testing.T) {
 			long, short := shop(time.Hour), shop(time.Minute)
 			ticket := buyTicket(t, long)
 			buyTicket(t, short)
-			short.Revoke("alice")
-			short.Restore("alice")
+			short.Admin().Revoke("alice")
+			short.Admin().Restore("alice")
 			time.Sleep(2 * time.Minute)
 			if code := withTicket(long, ticket); code != 401 {
 				t.Errorf("a ticket from before the revocation: %d, want 401", code)

@@ -622,7 +622,7 @@ func TestHandshakeOrder(t *testing.T) {
 			<-in
 			o.undo = append(o.undo, func() { close(out); <-gone })
 		}},
-		{"revoked", 401, nil, nil, func(o *order) { o.g.Revoke("alice") }},
+		{"revoked", 401, nil, nil, func(o *order) { o.g.Admin().Revoke("alice") }},
 		{"forbidden", 403, func(c *wsguard.Config) {
 			c.Attach = func(*http.Request, wsguard.Principal) (any, error) { return nil, errors.New("no") }
 		}, nil, nil},

@@ -8,21 +8,21 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// HeartbeatConfig has the timeouts of a connection. They bound how long it may be silent, how
+// TimeoutConfig has the timeouts of a connection. They bound how long it may be silent, how
 // long it may last, how long a write may take, and how long its end may take. The zero
 // value is a secure default in each field. A negative value other than Off is an error.
 //
 // Time spent in the application's handler counts toward neither Pong nor Idle. Reconfigure
 // changes none of these timeouts for connections that are open.
-type HeartbeatConfig struct {
-	// Ping is the time between two pings to a client, spread by 10 % either way. The default
+type TimeoutConfig struct {
+	// PingInterval is the time between two pings to a client, spread by 10 % either way. The default
 	// is 25 seconds, which keeps most proxies from cutting a connection that is silent. Off
 	// sends no pings. The guard then finds a client that is gone only by Idle, by Lifetime,
 	// or when a write fails.
-	Ping time.Duration
+	PingInterval time.Duration
 
 	// Pong is how long the answer to a ping may take. The default is 10 seconds, or half of
-	// Ping if that is shorter. It must be shorter than Ping. Off does not wait for pongs. A
+	// PingInterval if that is shorter. It must be shorter than PingInterval. Off does not wait for pongs. A
 	// client that does not answer in time is closed with 3008 pong_timeout.
 	Pong time.Duration
 
@@ -31,9 +31,9 @@ type HeartbeatConfig struct {
 	// idle connection is closed with 3008 idle.
 	Idle time.Duration
 
-	// ReportIdle reports an idle connection instead of closing it, and reports it again
+	// ReportOnly reports an idle connection instead of closing it, and reports it again
 	// after each further Idle. The client sees nothing. The default is false.
-	ReportIdle bool
+	ReportOnly bool
 
 	// Lifetime is how long a connection may last, spread by 10 % either way so that clients
 	// which came together do not return together. The default is 12 hours, Off is no limit.
@@ -56,24 +56,24 @@ type HeartbeatConfig struct {
 	Linger time.Duration
 }
 
-func (h HeartbeatConfig) resolve(f *faults) HeartbeatConfig {
-	h.Ping = timeout(h.Ping, 25*time.Second, "Heartbeat.Ping", f)
+func (h TimeoutConfig) resolve(f *faults) TimeoutConfig {
+	h.PingInterval = timeout(h.PingInterval, 25*time.Second, "Timeouts.PingInterval", f)
 	pong := 10 * time.Second
-	if h.Ping > 0 {
-		pong = min(pong, h.Ping/2)
+	if h.PingInterval > 0 {
+		pong = min(pong, h.PingInterval/2)
 	}
-	h.Pong = timeout(h.Pong, pong, "Heartbeat.Pong", f)
-	if h.Ping > 0 && h.Pong > 0 && h.Ping <= h.Pong {
-		f.add("Heartbeat.Pong", h.Pong, "must be shorter than Ping")
+	h.Pong = timeout(h.Pong, pong, "Timeouts.Pong", f)
+	if h.PingInterval > 0 && h.Pong > 0 && h.PingInterval <= h.Pong {
+		f.add("Timeouts.Pong", h.Pong, "must be shorter than PingInterval")
 	}
-	h.Idle = timeout(h.Idle, 5*time.Minute, "Heartbeat.Idle", f)
-	h.Lifetime = timeout(h.Lifetime, 12*time.Hour, "Heartbeat.Lifetime", f)
-	h.Write = required(h.Write, 4*time.Second, "Heartbeat.Write", f)
+	h.Idle = timeout(h.Idle, 5*time.Minute, "Timeouts.Idle", f)
+	h.Lifetime = timeout(h.Lifetime, 12*time.Hour, "Timeouts.Lifetime", f)
+	h.Write = required(h.Write, 4*time.Second, "Timeouts.Write", f)
 	if h.Write >= 5*time.Second {
-		f.add("Heartbeat.Write", h.Write, "must be less than 5 s")
+		f.add("Timeouts.Write", h.Write, "must be less than 5 s")
 	}
-	h.CloseGrace = required(h.CloseGrace, time.Second, "Heartbeat.CloseGrace", f)
-	h.Linger = required(h.Linger, time.Second, "Heartbeat.Linger", f)
+	h.CloseGrace = required(h.CloseGrace, time.Second, "Timeouts.CloseGrace", f)
+	h.Linger = required(h.Linger, time.Second, "Timeouts.Linger", f)
 	return h
 }
 
@@ -155,7 +155,7 @@ func (c *Conn) sweep() {
 		}
 		// The reader sends the pings. If the application has not called Read for an
 		// interval, the sweeper sends them.
-		if p := c.first.heartbeat.Ping; p > 0 && c.w.Away() >= p && now.Sub(c.watch.pinged) >= p {
+		if p := c.first.timeouts.PingInterval; p > 0 && c.w.Away() >= p && now.Sub(c.watch.pinged) >= p {
 			c.watch.pinged = now
 			go func() {
 				defer c.survive()
@@ -191,7 +191,7 @@ func (c *Conn) schedule(now time.Time) {
 	if at := c.who.recheck.Load(); at != 0 {
 		next = min(next, time.Duration(at))
 	}
-	if p := c.first.heartbeat.Ping; p > 0 {
+	if p := c.first.timeouts.PingInterval; p > 0 {
 		soonest(now.Add(p / 2))
 	}
 	for {

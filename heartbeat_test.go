@@ -206,7 +206,7 @@ func TestIdle(t *testing.T) {
 			connBubble(t, func(t *testing.T) {
 				g, ev := connGuard(t, func(cfg *wsguard.Config) {
 					if tt.name == "half a message" {
-						cfg.Heartbeat.Ping = wsguard.Off // its pong would be payload
+						cfg.Timeouts.PingInterval = wsguard.Off // its pong would be payload
 					}
 				})
 				ev.patience = connPatience
@@ -316,7 +316,7 @@ func TestLifetime(t *testing.T) {
 	for _, reads := range []bool{true, false} {
 		for range 2 {
 			connBubble(t, func(t *testing.T) {
-				g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Heartbeat.Idle = wsguard.Off })
+				g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Timeouts.Idle = wsguard.Off })
 				ev.patience = connPatience
 				s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 					if reads {
@@ -367,9 +367,9 @@ func TestExpiry(t *testing.T) {
 					connBubble(t, func(t *testing.T) {
 						g, ev := connGuard(t, func(cfg *wsguard.Config) {
 							connExpires(in)(cfg)
-							cfg.Heartbeat.Idle = wsguard.Off
+							cfg.Timeouts.Idle = wsguard.Off
 							if off {
-								cfg.Heartbeat.Ping, cfg.Heartbeat.Lifetime = wsguard.Off, wsguard.Off
+								cfg.Timeouts.PingInterval, cfg.Timeouts.Lifetime = wsguard.Off, wsguard.Off
 							}
 						})
 						ev.patience = connPatience
@@ -392,7 +392,7 @@ func TestExpiry(t *testing.T) {
 							connBetween(t, "expired", at.Sub(start), in, in+250*time.Millisecond)
 						case <-time.After(time.Hour):
 							t.Error("not ended an hour later")
-							g.Kick(connIDs(ev)[0], 0, "")
+							g.Admin().Kick(connIDs(ev)[0], 0, "")
 						}
 						if e := ev.closed(); !errors.Is(e.Err, reason.Expired) {
 							t.Error(e.Err)
@@ -421,7 +421,7 @@ func TestDribble(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			connBubble(t, func(t *testing.T) {
-				g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Heartbeat.Ping = wsguard.Off })
+				g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Timeouts.PingInterval = wsguard.Off })
 				ev.patience = connPatience
 				s := wstest.ServePipe(t, echoDoor(g))
 				c := connDial(t, s, "")
@@ -464,7 +464,7 @@ func TestDribble(t *testing.T) {
 // No Read ends the deadline, and each new message has its own.
 func TestMessageDeadlineOverReads(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Heartbeat.Ping = wsguard.Off })
+		g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Timeouts.PingInterval = wsguard.Off })
 		ev.patience = connPatience
 		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			for {
@@ -497,7 +497,7 @@ func TestMessageDeadlineOverReads(t *testing.T) {
 
 func TestReportIdle(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Heartbeat.ReportIdle = true })
+		g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Timeouts.ReportOnly = true })
 		s := wstest.ServePipe(t, echoDoor(g))
 		c := connDial(t, s, "")
 		c.Timeout = connPatience
@@ -526,7 +526,7 @@ func connBubbled() int {
 // One goroutine per connection, one sweeper, and nothing when all are gone.
 func TestGoroutinesPerConnection(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
-		g, _ := connGuard(t, func(cfg *wsguard.Config) { cfg.Heartbeat.Idle = wsguard.Off })
+		g, _ := connGuard(t, func(cfg *wsguard.Config) { cfg.Timeouts.Idle = wsguard.Off })
 		s := wstest.ServePipe(t, echoDoor(g))
 		time.Sleep(time.Second)
 		before := connBubbled()

@@ -291,7 +291,7 @@ func TestHooksThatDoNotReturn(t *testing.T) {
 			cfg.Messages.Validator, cfg.Messages.OnInvalid = evilValidator{h}, wsguard.ActionReply
 		})),
 		"Validator, report": noPlain(message(func(cfg *wsguard.Config, h *hooked) {
-			cfg.Messages.Validator, cfg.Messages.OnInvalid = evilValidator{h}, wsguard.ActionReport
+			cfg.Messages.Validator, cfg.Messages.ReportOnly = evilValidator{h}, true
 		})),
 		"Validator in a Table": message(func(cfg *wsguard.Config, h *hooked) {
 			cfg.Messages.Validator = &wsguard.Table{Types: map[string]wsguard.Rule{"x": {Validator: evilValidator{h}}}}
@@ -318,14 +318,14 @@ func TestHooksThatDoNotReturn(t *testing.T) {
 		"OnEvent, violation": {
 			config: func(cfg *wsguard.Config, h *hooked) {
 				onEvent(audit.Violation)(cfg, h)
-				cfg.Rates.Messages, cfg.Rates.Action = wsguard.Rate{PerSecond: never, Burst: 1}, wsguard.ActionReport
+				cfg.Rates.Messages, cfg.Rates.ReportOnly = wsguard.Rate{PerSecond: never, Burst: 1}, true
 			},
 			doors: allDoors, messages: []string{"x", "x", "quit"}, want: []int{1000, 1011}, good: 1000, silent: true,
 		},
 		"OnEvent, violation, reported by the reader": {
 			config: func(cfg *wsguard.Config, h *hooked) {
 				onEvent(audit.Violation)(cfg, h)
-				cfg.Messages.Validator, cfg.Messages.OnInvalid = must(wsguard.CompileSchema([]byte("false"))), wsguard.ActionReport
+				cfg.Messages.Validator, cfg.Messages.ReportOnly = must(wsguard.CompileSchema([]byte("false"))), true
 			},
 			doors: messageDoors, messages: []string{"x", "quit"}, want: []int{1000, 1008, 1011}, silent: true,
 		},
@@ -678,7 +678,7 @@ func TestReportThatDoesNotReturn(t *testing.T) {
 		"client":          func(cfg *wsguard.Config) { cfg.Caps.MaxConnsPerClient = 1 },
 		"subject":         func(cfg *wsguard.Config) { cfg.Caps.MaxConnsPerSubject = 1 },
 		"unauthenticated": func(cfg *wsguard.Config) { cfg.Caps.MaxUnauthenticated = 1; cfg.Auth.Sources.FirstMessage = true },
-		"handshake rate":  func(cfg *wsguard.Config) { cfg.Rates.Handshakes, cfg.Rates.ReportHandshakes = once, true },
+		"handshake rate":  func(cfg *wsguard.Config) { cfg.Rates.Handshakes, cfg.Rates.ReportOnly = once, true },
 	} {
 		for _, piece := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, piece %t", name, piece), func(t *testing.T) {

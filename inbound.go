@@ -186,13 +186,13 @@ func (in *inbound) Failed(e *wire.Error) error {
 // Broken ends a connection that cannot be written to.
 func (in *inbound) Broken(err error) { in.c.end(unwritten(context.Background(), err)) }
 
-// Idle reports an idle connection if ReportIdle is set. It returns false if the connection
+// Idle reports an idle connection if ReportOnly is set. It returns false if the connection
 // must be closed instead.
 func (in *inbound) Idle() bool {
-	if in.c.first.heartbeat.ReportIdle {
+	if in.c.first.timeouts.ReportOnly {
 		in.c.refused(reason.Idle, "", true)
 	}
-	return in.c.first.heartbeat.ReportIdle
+	return in.c.first.timeouts.ReportOnly
 }
 
 // afford charges the message to its rates, and applies Action if one is exceeded.
@@ -200,7 +200,7 @@ func (in *inbound) afford(now time.Time) (wire.Verdict, time.Duration, error) {
 	c := in.c
 	if wait, ok := in.charge(now); !ok {
 		switch action := in.policy.rates.Action; {
-		case action == ActionReport:
+		case action == actionReport:
 			c.refused(reason.RateLimited, "", true)
 			in.rule = in.ruleOf()
 		case action == ActionReply:
@@ -284,7 +284,7 @@ func (in *inbound) refuse(o objection, action Action) (bool, error) {
 	}
 	switch {
 	case serversFault(o.why):
-	case action == ActionReport:
+	case action == actionReport:
 		c.refused(o.why, detail, true)
 		return true, nil
 	case action == ActionReply:

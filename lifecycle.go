@@ -55,7 +55,7 @@ type lifecycle struct {
 // event. A violation or a credential that is refused with Internal or Unavailable is the
 // server's fault, so it is because instead.
 //
-// A message that is refused while the connection stays open (ActionReply, ActionReport) is
+// A message that is refused while the connection stays open (ActionReply, ReportOnly) is
 // no ending. The method inbound.refuse counts and reports it in the same way.
 //
 // # Whether a connection has ended
@@ -287,8 +287,8 @@ func (c *Conn) prepare(holders int32) {
 // list makes the connection known to the Guard, and opens it to the application if it is
 // authenticated.
 func (c *Conn) list(authenticated bool) {
-	if c.first.heartbeat.Lifetime > 0 {
-		c.watch.lifetime = c.opened.Add(jitter(c.first.heartbeat.Lifetime))
+	if c.first.timeouts.Lifetime > 0 {
+		c.watch.lifetime = c.opened.Add(jitter(c.first.timeouts.Lifetime))
 	}
 	c.watch.due.Store(int64(never))
 	c.schedule(c.opened)

@@ -99,17 +99,18 @@ type Action int
 // Actions. A notice is {"error":"rate_limited"} or {"error":"invalid_message"} with details.
 // A connection gets at most one notice of each kind per second, with a burst of 20.
 const (
-	ActionClose  Action = iota // close the connection
-	ActionReply                // answer with a notice, and read on
-	ActionDelay                // for rates only: wait until the message fits, 5 s at most, and then close
-	ActionReport               // report the message, and deliver it
+	ActionClose Action = iota // close the connection
+	ActionReply               // answer with a notice, and read on
+	ActionDelay               // for rates only: wait until the message fits, 5 s at most, and then close
+
+	actionReport // report the message, and deliver it: ReportOnly
 )
 
 // maxDelay bounds ActionDelay.
 const maxDelay = 5 * time.Second
 
 // RateConfig limits messages, payload bytes and handshakes. Pings and pongs do not count
-// here, because Messages.Control limits them. A client is an IPv4 address, an IPv6 /64 or
+// here, because Messages.ControlFrames limits them. A client is an IPv4 address, an IPv6 /64 or
 // the name that Proxies.ClientName returns. Anonymous connections have no subject. The
 // buckets of a client and of a subject outlive its connections, so reconnecting does not
 // refill them. Each Rate may be Rate{PerSecond: Off} for no limit.
@@ -158,8 +159,10 @@ type RateConfig struct {
 	// gets a 429.
 	Handshakes Rate
 
-	// ReportHandshakes admits a handshake that exceeds Handshakes, and reports it.
-	ReportHandshakes bool
+	// ReportOnly reports a message or a handshake that exceeds one of the rates above, and
+	// lets it pass. Action does not apply then. The limits of handshakes in flight below
+	// still refuse. The default is false.
+	ReportOnly bool
 
 	// MaxInFlight is how many handshakes may wait for a Verifier or for Attach at
 	// the same time. The default is 256, and Off means no limit. Further handshakes
@@ -184,8 +187,11 @@ func (cfg RateConfig) resolve(f *faults) RateConfig {
 		f.add("Rates.WarnAt", cfg.WarnAt, "must be a part of the burst: at least 0, less than 1")
 	}
 	cfg.Handshakes = cfg.Handshakes.resolve(Rate{5, 20}, "Rates.Handshakes", f)
-	if cfg.Action < ActionClose || cfg.Action > ActionReport {
-		f.add("Rates.Action", int(cfg.Action), "no such action")
+	if cfg.Action < ActionClose || cfg.Action > ActionDelay {
+		f.add("Rates.Action", int(cfg.Action), "must be ActionClose, ActionReply or ActionDelay")
+	}
+	if cfg.ReportOnly {
+		cfg.Action = actionReport
 	}
 	cfg.MaxInFlight = limit(cfg.MaxInFlight, 256, "Rates.MaxInFlight", f)
 	cfg.MaxInFlightPerClient = limit(cfg.MaxInFlightPerClient, 8, "Rates.MaxInFlightPerClient", f)

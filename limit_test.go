@@ -424,7 +424,7 @@ func TestLimitT47Leaks(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			e := *e
 			e.t = t
-			e.g.Revoke("mallory")
+			e.g.Admin().Revoke("mallory")
 			c := e.s.Dial(t)
 			h := tt.header
 			if tt.reset && h.Get("Authorization") == "Bearer wait" {

@@ -29,7 +29,7 @@ func connBig(cfg *wsguard.Config) {
 	connNoRates(cfg)
 	cfg.Messages.MaxBytes = 16 << 20
 	cfg.Messages.Binary = true
-	cfg.Messages.Control = wsguard.Rate{PerSecond: wsguard.Off}
+	cfg.Messages.ControlFrames = wsguard.Rate{PerSecond: wsguard.Off}
 }
 
 func TestMessageSizes(t *testing.T) {
@@ -524,7 +524,7 @@ func TestRateTakesOnce(t *testing.T) {
 
 func TestRateReport(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Rates.Action = wsguard.ActionReport })
+		g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Rates.ReportOnly = true })
 		ev.patience = connPatience
 		s := wstest.ServePipe(t, echoDoor(g))
 		c := connDial(t, s, "")
@@ -725,10 +725,10 @@ func TestStorm(t *testing.T) {
 		connTokens(cfg)
 		connSchema(wsguard.ActionReply)(cfg)
 		cfg.Rates.Action = wsguard.ActionDelay
-		cfg.Heartbeat.Ping, cfg.Heartbeat.Pong = 20*time.Millisecond, 10*time.Millisecond
-		cfg.Heartbeat.Idle, cfg.Heartbeat.Lifetime = 100*time.Millisecond, 300*time.Millisecond
-		cfg.Heartbeat.CloseGrace, cfg.Heartbeat.Linger = 50*time.Millisecond, 50*time.Millisecond
-		cfg.Heartbeat.Write = 4900 * time.Millisecond // of the 101, too; the lifetime is over long before
+		cfg.Timeouts.PingInterval, cfg.Timeouts.Pong = 20*time.Millisecond, 10*time.Millisecond
+		cfg.Timeouts.Idle, cfg.Timeouts.Lifetime = 100*time.Millisecond, 300*time.Millisecond
+		cfg.Timeouts.CloseGrace, cfg.Timeouts.Linger = 50*time.Millisecond, 50*time.Millisecond
+		cfg.Timeouts.Write = 4900 * time.Millisecond // of the 101, too; the lifetime is over long before
 		cfg.Messages.Timeout = 50 * time.Millisecond
 	})
 	ev.closes = nil
@@ -796,10 +796,10 @@ func TestStorm(t *testing.T) {
 				go func() {
 					switch i % 7 {
 					case 0:
-						g.Revoke(fmt.Sprint(subject, "-", i))
+						g.Admin().Revoke(fmt.Sprint(subject, "-", i))
 					case 1:
 						if evs := ev.of(audit.Open); len(evs) > 0 {
-							g.Kick(evs[rand.N(len(evs))].ConnID, 0, "")
+							g.Admin().Kick(evs[rand.N(len(evs))].ConnID, 0, "")
 						}
 					}
 				}()

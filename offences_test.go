@@ -47,9 +47,9 @@ func TestPenaltiesNotForRevoke(t *testing.T) {
 		for range 6 {
 			f.want(101, "192.0.2.1", "Authorization", "Bearer alice - 0s")
 		}
-		f.g.Revoke("alice")
+		f.g.Admin().Revoke("alice")
 		synctest.Wait()
-		if b := f.g.Bans(); len(b) > 0 {
+		if b := f.g.Admin().Bans(); len(b) > 0 {
 			t.Errorf("%+v", b)
 		}
 	})
@@ -64,8 +64,8 @@ func TestPenaltiesNotAfterTheEnd(t *testing.T) {
 		cfg.Messages.OnForbidden = wsguard.ActionReply
 		cfg.Messages.Authorize = func(_ context.Context, _ wsguard.Principal, _ string, msg []byte) error {
 			if string(msg) == "kick" {
-				for s := range g.Sessions() {
-					g.Kick(s.ID, 0, "")
+				for s := range g.Admin().Sessions() {
+					g.Admin().Kick(s.ID, 0, "")
 				}
 			}
 			return wsguard.ErrForbidden
@@ -86,7 +86,7 @@ func TestPenaltiesNotAfterTheEnd(t *testing.T) {
 				c.Close()
 				synctest.Wait()
 			}
-			if b := f.g.Bans(); len(b) != tt.bans {
+			if b := f.g.Admin().Bans(); len(b) != tt.bans {
 				t.Errorf("%s: %+v, want %d", tt.msg, b, tt.bans)
 			}
 			if vs := f.ev.of(audit.Violation); len(vs) > 0 != (tt.bans > 0) {
@@ -107,7 +107,7 @@ func TestPenaltiesReconfigured(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.want(401, "192.0.2.1", "Authorization", "Bearer junk")
-		if b := f.g.Bans(); len(b) > 0 {
+		if b := f.g.Admin().Bans(); len(b) > 0 {
 			t.Errorf("two offences, burst 20: %+v", b)
 		}
 	})
@@ -133,14 +133,14 @@ func TestPenaltiesOwedAndLifted(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if f.g.Lift("192.0.2.1") || f.g.Lift("2001:db8::/64") {
+		if f.g.Admin().Lift("192.0.2.1") || f.g.Admin().Lift("2001:db8::/64") {
 			t.Error("lifted what was not banned")
 		}
 		for _, addr := range first {
 			f.want(401, addr, bad...)
 		}
 		var banned []string
-		for _, b := range f.g.Bans() {
+		for _, b := range f.g.Admin().Bans() {
 			banned = append(banned, b.Client)
 		}
 		slices.Sort(banned)
@@ -168,7 +168,7 @@ func TestPenaltiesNotForShared(t *testing.T) {
 		for range 6 {
 			f.want(503, "192.0.2.1", "Authorization", "Bearer alice - 0s")
 		}
-		if b := f.g.Bans(); len(b) > 0 {
+		if b := f.g.Admin().Bans(); len(b) > 0 {
 			t.Errorf("%+v", b)
 		}
 		a.Close()
@@ -299,12 +299,12 @@ func TestReportOnlyUnauthenticated(t *testing.T) {
 func TestBanLengths(t *testing.T) {
 	fairUse(t, func(cfg *wsguard.Config) {}, func(t *testing.T, f *fair) {
 		for i := 10; i < 26; i++ {
-			if err := f.g.Ban("10.0.0.0/"+itoa(i), time.Second, ""); err != nil {
+			if err := f.g.Admin().Ban("10.0.0.0/"+itoa(i), time.Second, ""); err != nil {
 				t.Fatal(i, err)
 			}
 		}
 		time.Sleep(time.Hour)
-		if err := f.g.Ban("192.0.2.1", time.Second, ""); err != nil {
+		if err := f.g.Admin().Ban("192.0.2.1", time.Second, ""); err != nil {
 			t.Error("no ban holds, but:", err)
 		}
 	})
@@ -326,7 +326,7 @@ func TestPenaltiesNotForSent(t *testing.T) {
 			c.ReadMessage()
 		}
 		synctest.Wait()
-		if b := f.g.Bans(); len(b) > 0 {
+		if b := f.g.Admin().Bans(); len(b) > 0 {
 			t.Errorf("%+v", b)
 		}
 	})
@@ -338,10 +338,10 @@ func TestBanLongName(t *testing.T) {
 		cfg.Proxies.ClientName = func(r *http.Request) string { return r.Header.Get("X-Tenant") }
 	}, func(t *testing.T, f *fair) {
 		n := strings.Repeat("n", 200)
-		f.g.Ban(n, time.Hour, "")
+		f.g.Admin().Ban(n, time.Hour, "")
 		f.want(429, "192.0.2.1", "X-Tenant", n)
 		for _, typo := range []string{"10.0.0.0/08", "192.0.2.300", "2001:db8::/129", "2001:db8::g"} {
-			if f.g.Ban(typo, time.Hour, "") == nil {
+			if f.g.Admin().Ban(typo, time.Hour, "") == nil {
 				t.Errorf("%s is taken for a name", typo)
 			}
 		}
@@ -375,11 +375,11 @@ func TestPenaltiesOfPieces(t *testing.T) {
 				c.Handshake("/", from("192.0.2.1", "Authorization", "Bearer junk", "Origin", tt.origin))
 				c.Close()
 			}
-			if n := len(g.Bans()); n != tt.bans {
+			if n := len(g.Admin().Bans()); n != tt.bans {
 				t.Errorf("%+v: %d bans", tt, n)
 			}
 		}
-		g.Ban("192.0.2.1", time.Hour, "")
+		g.Admin().Ban("192.0.2.1", time.Hour, "")
 		asked = 0
 		c := s.Dial(t)
 		res, _ := c.Handshake("/", from("192.0.2.1", "Authorization", "Bearer junk"))
@@ -398,7 +398,7 @@ func TestPenaltiesOfTickets(t *testing.T) {
 			penalties(c)
 			c.Auth.Tickets = &wsguard.TicketConfig{}
 			c.Rates.Handshakes = wsguard.Rate{PerSecond: never, Burst: 1}
-			c.Rates.ReportHandshakes = true
+			c.Rates.ReportOnly = true
 		})
 		s := wstest.ServePipe(t, g.TicketHandler(nil))
 		var codes []int
@@ -411,8 +411,8 @@ func TestPenaltiesOfTickets(t *testing.T) {
 			codes = append(codes, res.StatusCode)
 			c.Close()
 		}
-		if !slices.Equal(codes, []int{401, 401, 401, 401, 401, 401, 429, 429}) || len(g.Bans()) != 1 {
-			t.Errorf("%v, %+v", codes, g.Bans())
+		if !slices.Equal(codes, []int{401, 401, 401, 401, 401, 401, 429, 429}) || len(g.Admin().Bans()) != 1 {
+			t.Errorf("%v, %+v", codes, g.Admin().Bans())
 		}
 	})
 }
@@ -429,7 +429,7 @@ func TestPenaltiesNotForNeighbours(t *testing.T) {
 		for range 6 {
 			f.want(429, "2001:db8:1:ffff::1")
 		}
-		for _, b := range f.g.Bans() {
+		for _, b := range f.g.Admin().Bans() {
 			t.Errorf("neighbour: %+v", b)
 		}
 	})
@@ -473,7 +473,7 @@ func TestReconfigureRevalidate(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
 		var cfg wsguard.Config
 		g, _ := connGuard(t, func(c *wsguard.Config) {
-			c.Heartbeat.Ping, c.Heartbeat.Idle = wsguard.Off, wsguard.Off
+			c.Timeouts.PingInterval, c.Timeouts.Idle = wsguard.Off, wsguard.Off
 			n := 0
 			c.Auth = wsguard.AuthConfig{Verifier: onlyToken("one"), RevalidateEvery: time.Minute, Revalidate: func(_ context.Context, p wsguard.Principal) (wsguard.Principal, error) { n++; return p, nil }}
 			cfg = *c
@@ -507,8 +507,8 @@ func TestPenaltiesNotForReports(t *testing.T) {
 		penalties(cfg)
 		cfg.Proxies.Trusted = []string{"127.0.0.1", "10.0.0.0/8"}
 		cfg.Rates.Messages = wsguard.Rate{PerSecond: never, Burst: 1}
-		cfg.Rates.Action = wsguard.ActionReport
-		cfg.Messages = wsguard.MessageConfig{Validator: refuseWord("bad"), OnInvalid: wsguard.ActionReport}
+		cfg.Rates.ReportOnly = true
+		cfg.Messages = wsguard.MessageConfig{Validator: refuseWord("bad"), ReportOnly: true}
 	}, func(t *testing.T, f *fair) {
 		c := f.want(101, "192.0.2.1", "Authorization", "Bearer alice - 0s")
 		for range 20 {
@@ -517,7 +517,7 @@ func TestPenaltiesNotForReports(t *testing.T) {
 		for range 20 {
 			f.want(401, "10.1.2.3") // a proxy that says for nobody
 		}
-		if b := f.g.Bans(); len(b) > 0 {
+		if b := f.g.Admin().Bans(); len(b) > 0 {
 			t.Errorf("%+v", b)
 		}
 	})

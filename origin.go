@@ -16,7 +16,7 @@ import (
 type originRule struct {
 	list    *origin.List
 	missing bool // AllowMissingOrigin
-	report  bool // InsecureReportOrigin
+	report  bool // InsecureReportOnlyOrigins
 	null    bool // null is listed
 	none    bool // there is no origin step, because a piece of another kind stands alone
 }
@@ -29,20 +29,20 @@ func newOriginRule(cfg Config, f *faults) originRule {
 	if len(cfg.Origins) == 0 && !cfg.AllowMissingOrigin {
 		f.add("Origins", "", "list at least one origin: an empty list would refuse every browser")
 	}
-	return originRule{list: list, missing: cfg.AllowMissingOrigin, report: cfg.InsecureReportOrigin, null: list.Match("null")}
+	return originRule{list: list, missing: cfg.AllowMissingOrigin, report: cfg.InsecureReportOnlyOrigins, null: list.Match("null")}
 }
 
 // NewOriginCheck returns a check of the Origin header and the fetch metadata. It uses the
-// fields Origins, AllowMissingOrigin and InsecureReportOrigin of cfg. A Check that is
+// fields Origins, AllowMissingOrigin and InsecureReportOnlyOrigins of cfg. A RequestCheck that is
 // returned with an error refuses every request.
-func NewOriginCheck(cfg Config) (*Check, error) {
+func NewOriginCheck(cfg Config) (*RequestCheck, error) {
 	var f faults
 	p := alone(identify{Resolver: &clientip.Resolver{}})
 	p.origin = newOriginRule(cfg, &f)
 	return newCheck(p, stepOrigin, reason.Origin, f.err())
 }
 
-// page reports whether a page of a listed origin sends the request. InsecureReportOrigin
+// page reports whether a page of a listed origin sends the request. InsecureReportOnlyOrigins
 // does not change that. The guard accepts a cookie, which a browser sends by itself, from
 // such a page only. The origin null is that of every sandboxed frame, so page returns false
 // for it.
@@ -126,9 +126,9 @@ func (h *hostRule) check(r *http.Request) error {
 
 // NewHostCheck returns a check of the Host header. It stops DNS rebinding if no list of
 // origins does. An entry without a port matches any port, and a star stands for exactly one
-// label. An empty list is an error, and so is nil. A Check that is returned with an error
+// label. An empty list is an error, and so is nil. A RequestCheck that is returned with an error
 // refuses every request.
-func NewHostCheck(hosts []string) (*Check, error) {
+func NewHostCheck(hosts []string) (*RequestCheck, error) {
 	if hosts == nil {
 		hosts = []string{} // nil leaves the check out in a Config only
 	}
@@ -182,7 +182,7 @@ func (p Proxies) resolver(f *faults) identify {
 // from a loopback peer, if no proxy is configured and none has left a trace in the
 // header. Everything else is a 403. Config.InsecureAllowHTTP switches the check off,
 // whatever the proxy says.
-func NewTLSCheck(proxies Proxies) (*Check, error) {
+func NewTLSCheck(proxies Proxies) (*RequestCheck, error) {
 	var f faults
 	p := alone(proxies.resolver(&f))
 	p.insecureHTTP = false

@@ -201,7 +201,7 @@ func TestOriginT11BehindCrossOriginProtection(t *testing.T) {
 // T15: what only reports logs, and lets pass.
 func TestOriginT15ReportOnly(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	e := serveGuard(t, wsguard.Config{InsecureReportOrigin: true})
+	e := serveGuard(t, wsguard.Config{InsecureReportOnlyOrigins: true})
 	roundTrip(t, e.open(header("Origin", "https://evil.test")), "hello")
 	ev := e.events.wait(t, audit.Violation, 1)
 	if !ev.Report || ev.Reason != "origin" || ev.Origin != "https://evil.test" {

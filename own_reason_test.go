@@ -96,7 +96,7 @@ func TestOwnReasonCloses(t *testing.T) {
 				if n := len(ev.of(audit.Violation)); n != 2*tt.violations {
 					t.Errorf("%d violations were reported", n)
 				}
-				if banned := len(g.Bans()) > 0; banned != tt.banned {
+				if banned := len(g.Admin().Bans()) > 0; banned != tt.banned {
 					t.Errorf("banned: %v", banned)
 				}
 			})
@@ -126,7 +126,7 @@ func TestOwnReasonReply(t *testing.T) {
 		}, `{"error":"forbidden","reason":"room_closed"}`},
 		"report": {func(cfg *wsguard.Config) {
 			cfg.Messages.Validator = validatorFunc(func([]byte) error { return roomClosed })
-			cfg.Messages.OnInvalid = wsguard.ActionReport
+			cfg.Messages.ReportOnly = true
 		}, "hello"},
 	} {
 		t.Run(name, func(t *testing.T) {

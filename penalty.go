@@ -21,7 +21,7 @@ type PenaltyConfig struct {
 	// Violations limits the weight of a client's violations. A client that exceeds
 	// it is banned, and its handshakes get a 429. For example,
 	// Rate{PerSecond: 0.1, Burst: 20} allows a weight of 20 at once and forgives a
-	// tenth per second. By default, and with Off, only Guard.Ban bans clients.
+	// tenth per second. By default, and with Off, only Admin.Ban bans clients.
 	Violations Rate
 
 	// First is how long the first ban of a client lasts. The default is one
@@ -36,6 +36,10 @@ type PenaltyConfig struct {
 	// Decay is the time without a ban after which one doubling is forgotten. The
 	// default is one hour. It cannot be Off.
 	Decay time.Duration
+
+	// ReportOnly reports a client that exceeds Violations, and does not ban it. A ban of
+	// Admin.Ban still holds. The default is false.
+	ReportOnly bool
 }
 
 func (p PenaltyConfig) resolve(f *faults) PenaltyConfig {
@@ -119,6 +123,11 @@ func (g *Guard) offend(who client, why *reason.Reason, weight float64) {
 	if s.rates.violations.Spend(key, weight, p.penalties.Violations.limit(), now) {
 		return
 	}
+	if p.penalties.ReportOnly {
+		s.rates.violations.Forget(key)
+		g.events.emit(audit.Event{Kind: audit.Banned, Client: who.String(), Err: reason.Banned, Reason: why.Token(), Report: true})
+		return
+	}
 	// If there is no room for a ban, the bucket stays empty, and the next violation
 	// tries again.
 	if ban, ok := s.bans.Strike(banned, why.Token(), p.penalties.box(), now); ok {
@@ -143,53 +152,12 @@ func (g *Guard) banned(who client) error {
 	if until, ok := g.state.bans.Banned(who.penalty(), time.Now()); ok {
 		return denyRetry(reason.Banned, time.Until(until))
 	}
-	if who.name != "" { // Guard.Ban can ban the address as well
+	if who.name != "" { // Admin.Ban can ban the address as well
 		if until, ok := g.state.bans.Banned(penalty.Addr(who.addr), time.Now()); ok {
 			return denyRetry(reason.Banned, time.Until(until))
 		}
 	}
 	return nil
-}
-
-// Bans returns all bans that are in force.
-func (g *Guard) Bans() []audit.Ban {
-	var bans []audit.Ban
-	for _, b := range g.state.bans.All(time.Now()) {
-		who := b.Name
-		if who == "" {
-			who = b.Prefix.String()
-			if b.Prefix.IsSingleIP() {
-				who = b.Prefix.Addr().String()
-			}
-		}
-		bans = append(bans, audit.Ban{Client: who, Until: b.Until, Strikes: b.Strikes, Reason: b.Reason})
-	}
-	return bans
-}
-
-// Ban bans an address, a prefix, or a name that Proxies.ClientName returns, for d. The /64 of
-// an IPv6 address is banned. Connections that are open stay open. Kick ends them.
-func (g *Guard) Ban(client string, d time.Duration, why string) error {
-	key, err := g.penaltyKey(client)
-	if err == nil {
-		err = g.state.bans.Ban(key, d, why, time.Now())
-	}
-	if err != nil {
-		return err
-	}
-	g.events.emit(audit.Event{Kind: audit.Banned, Client: client, Err: reason.Banned, Reason: "by_hand", Detail: why})
-	return nil
-}
-
-// Lift ends a ban, and forgets the violations of the client. It reports whether the client
-// was banned.
-func (g *Guard) Lift(client string) bool {
-	key, err := g.penaltyKey(client)
-	if err != nil {
-		return false
-	}
-	g.state.rates.violations.Forget(g.state.violationsOf(key))
-	return g.state.bans.Lift(key, time.Now())
 }
 
 // penaltyKey returns the key of an address, a prefix or a name. A string that looks like an

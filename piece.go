@@ -15,9 +15,9 @@ import (
 // Pieces are steps of a Guard that can stand in front of other middleware. The Guard's
 // handler behind them does not take them a second time, in whatever order they stand.
 type Pieces struct {
-	Origin *Check
-	Host   *Check // nil if Config.Hosts is nil
-	TLS    *Check
+	Origin *RequestCheck
+	Host   *RequestCheck // nil if Config.Hosts is nil
+	TLS    *RequestCheck
 	Auth   *Authenticator
 	Cap    *ConnCap
 }
@@ -25,26 +25,26 @@ type Pieces struct {
 // Pieces returns the Guard's steps. With TokenSources.FirstMessage, Auth passes requests that
 // have no credential yet.
 func (g *Guard) Pieces() Pieces {
-	p := Pieces{Origin: &Check{g, stepOrigin}, TLS: &Check{g, stepTLS}, Auth: &Authenticator{g}, Cap: &ConnCap{g}}
+	p := Pieces{Origin: &RequestCheck{g, stepOrigin}, TLS: &RequestCheck{g, stepTLS}, Auth: &Authenticator{g}, Cap: &ConnCap{g}}
 	if g.policy.Load().host.list != nil {
-		p.Host = &Check{g, stepHost}
+		p.Host = &RequestCheck{g, stepHost}
 	}
 	return p
 }
 
-// Check judges a request's origin, host or transport, and consumes nothing.
-type Check struct {
+// RequestCheck judges a request's origin, host or transport, and consumes nothing.
+type RequestCheck struct {
 	g    *Guard
 	step string
 }
 
-// newCheck returns a Check that stands alone. If err is not nil, the Check refuses every
+// newCheck returns a RequestCheck that stands alone. If err is not nil, the RequestCheck refuses every
 // request with the reason why, because some callers ignore the error.
-func newCheck(p *policy, step string, why *reason.Reason, err error) (*Check, error) {
+func newCheck(p *policy, step string, why *reason.Reason, err error) (*RequestCheck, error) {
 	if err != nil {
 		p.broken = why
 	}
-	return &Check{standAlone(p), step}, err
+	return &RequestCheck{standAlone(p), step}, err
 }
 
 // standAlone returns a Guard that has one step only.
@@ -59,20 +59,20 @@ func standAlone(p *policy) *Guard {
 // standalone is the sink to which pieces that stand alone report.
 var standalone = sync.OnceValue(func() *sink { return newSink(nil, nil) })
 
-func (c *Check) steps() []step {
+func (c *RequestCheck) steps() []step {
 	return map[string][]step{stepOrigin: {originStep}, stepHost: {hostStep}, stepTLS: {tlsStep}}[c.step]
 }
 
 // Check returns nil, or an error that wraps reason.Origin, reason.FetchMetadata,
 // reason.Host or reason.InsecureTransport.
-func (c *Check) Check(r *http.Request) error {
+func (c *RequestCheck) Check(r *http.Request) error {
 	a := c.g.endpoint.admission(r)
 	a.marks.passed = nil // r may have changed since
 	return a.run(c.steps())
 }
 
 // Handler passes a request to next, or answers 403 or 421.
-func (c *Check) Handler(next http.Handler) http.Handler {
+func (c *RequestCheck) Handler(next http.Handler) http.Handler {
 	steps := c.steps()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a := c.g.endpoint.admission(r)

@@ -22,7 +22,7 @@ func TestPiecesChecks(t *testing.T) {
 	remote := func() *http.Request { r := upgradeRequest(); r.RemoteAddr = "192.0.2.1:1234"; return r }
 	for _, tt := range []struct {
 		name   string
-		check  *wsguard.Check
+		check  *wsguard.RequestCheck
 		r      *http.Request
 		want   error
 		status int
@@ -313,11 +313,11 @@ func TestPiecesEndpoints(t *testing.T) {
 	a.WriteFrame(wstest.Binary([]byte("x")))
 	wantClose(t, a, 1003, "message_type")
 	a.Close()
-	e.g.Revoke("alice")
+	e.g.Admin().Revoke("alice")
 	wantClose(t, b, 3000, "revoked")
 	b.Close()
 	e.idle()
-	e.g.Restore("alice")
+	e.g.Admin().Restore("alice")
 	for _, offered := range []string{"", "v3", "V1"} {
 		if _, res := at("/c", "Sec-WebSocket-Protocol", offered); res.StatusCode != 400 {
 			t.Errorf("offered %q: status %d, want 400", offered, res.StatusCode)

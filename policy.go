@@ -22,7 +22,7 @@ type policy struct {
 	caps         CapConfig
 	rates        RateConfig
 	penalties    PenaltyConfig
-	heartbeat    HeartbeatConfig
+	timeouts     TimeoutConfig
 	send         SendConfig
 	codes        map[*reason.Reason]StatusCode
 	broken       *reason.Reason // why a piece whose configuration has faults refuses every request; nil: it has none
@@ -43,6 +43,10 @@ type endpointPolicy struct {
 // any more. It adds every fault to f. The caller must not use a policy with faults. endings
 // bounds how many endings may wait for their peer at the same time.
 func compile(cfg Config, further []EndpointConfig, endings chan struct{}, f *faults) *policy {
+	if cfg.ReportOnly {
+		cfg.Caps.ReportOnly, cfg.Rates.ReportOnly, cfg.Penalties.ReportOnly = true, true, true
+		cfg.Timeouts.ReportOnly = true
+	}
 	p := &policy{
 		client:       cfg.Proxies.resolver(f),
 		origin:       newOriginRule(cfg, f),
@@ -52,7 +56,7 @@ func compile(cfg Config, further []EndpointConfig, endings chan struct{}, f *fau
 		caps:         cfg.Caps.resolve(f),
 		rates:        cfg.Rates.resolve(f),
 		penalties:    cfg.Penalties.resolve(f),
-		heartbeat:    cfg.Heartbeat.resolve(f),
+		timeouts:     cfg.Timeouts.resolve(f),
 		send:         cfg.Send.resolve(f),
 		codes:        cfg.CloseCodes,
 	}
@@ -74,6 +78,7 @@ func compile(cfg Config, further []EndpointConfig, endings chan struct{}, f *fau
 		if e.Attach == nil {
 			e.Attach = cfg.Attach
 		}
+		e.Messages.ReportOnly = e.Messages.ReportOnly || cfg.ReportOnly
 		p.endpoints = append(p.endpoints, p.endpoint(e, endings, f))
 	}
 	return p
@@ -93,12 +98,12 @@ func (p *policy) endpoint(cfg EndpointConfig, endings chan struct{}, f *faults) 
 	}
 	e.messages = cfg.Messages.resolve(e.subprotocols, f)
 	p.rates.checkBytes(e.messages.MaxBytes, f)
-	h, control := p.heartbeat, e.messages.Control
+	h, control := p.timeouts, e.messages.ControlFrames
 	if control.off() {
 		control = Rate{}
 	}
 	e.wire = &wire.Config{
-		PingInterval: h.Ping, PongTimeout: h.Pong, IdleTimeout: h.Idle, MessageTimeout: e.messages.Timeout,
+		PingInterval: h.PingInterval, PongTimeout: h.Pong, IdleTimeout: h.Idle, MessageTimeout: e.messages.Timeout,
 		WriteTimeout: h.Write, CloseGrace: h.CloseGrace, Linger: h.Linger, LingerBytes: lingerBytes,
 		MaxFragments: e.messages.MaxFragments, ControlRate: control.PerSecond, ControlBurst: control.Burst,
 		Endings: endings,

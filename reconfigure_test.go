@@ -33,7 +33,7 @@ func reconfigured(t *testing.T, test func(t *testing.T, g *wsguard.Guard, cfg ws
 		var cfg wsguard.Config
 		g, _ := connGuard(t, func(c *wsguard.Config) {
 			c.Auth = wsguard.AuthConfig{Verifier: onlyToken("one")}
-			c.Heartbeat.Ping = wsguard.Off
+			c.Timeouts.PingInterval = wsguard.Off
 			cfg = *c
 		})
 		s := wstest.ServePipe(t, echoDoor(g))
@@ -293,7 +293,7 @@ func TestReconfigureAtomic(t *testing.T) {
 				Rates:   wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}, MaxInFlightPerClient: wsguard.Off},
 				Messages: wsguard.MessageConfig{Validator: &wsguard.Table{Types: map[string]wsguard.Rule{
 					"x": {Validator: refuseWord(keys[1-i])},
-				}}, OnInvalid: wsguard.ActionReport},
+				}}, ReportOnly: true},
 			}
 			connNoRates(&configs[i])
 		}

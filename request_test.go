@@ -169,7 +169,7 @@ func TestRequestHostOrder(t *testing.T) {
 // A Conn, and its events, have 256 bytes each of Host and Origin.
 func TestRequestKept(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	e := serveWith(t, wsguard.Config{InsecureReportOrigin: true}, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) },
+	e := serveWith(t, wsguard.Config{InsecureReportOnlyOrigins: true}, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) },
 		func(s *http.Server) { s.MaxHeaderBytes = 4 << 20 })
 	for _, tt := range []struct{ origin, host, wantOrigin, wantHost string }{
 		{"https://a.test", "b.test", "https://a.test", "b.test"},
@@ -185,7 +185,7 @@ func TestRequestKept(t *testing.T) {
 		if ev := e.events.wait(t, audit.Open, n+1); ev.Origin != tt.wantOrigin || ev.Host != tt.wantHost {
 			t.Errorf("the event has %q and %q", ev.Origin, ev.Host)
 		}
-		for s := range e.g.Sessions() {
+		for s := range e.g.Admin().Sessions() {
 			if s.Origin != tt.wantOrigin {
 				t.Errorf("the session has %q", s.Origin)
 			}
@@ -210,7 +210,7 @@ func TestRequestMemory(t *testing.T) {
 		early  []byte
 		during bool // until the first message has come
 	}{
-		{"Origin", wsguard.Config{InsecureReportOrigin: true}, func(int) wstest.HandshakeOptions {
+		{"Origin", wsguard.Config{InsecureReportOnlyOrigins: true}, func(int) wstest.HandshakeOptions {
 			return wstest.HandshakeOptions{Header: header("Origin", "https://"+pad)}
 		}, nil, false},
 		{"query and header", wsguard.Config{}, func(int) wstest.HandshakeOptions {

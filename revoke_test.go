@@ -170,7 +170,7 @@ func TestRevokeIssuerAhead(t *testing.T) {
 					ahead := i.issue("ahead", 2*time.Minute)
 					good("before", used, true)
 					time.Sleep(wait)
-					e.g.Revoke("alice")
+					e.g.Admin().Revoke("alice")
 					good("used before", used, false)
 					good("used before, again", used, false)
 					good("issued before", unused, false)
@@ -182,13 +182,13 @@ func TestRevokeIssuerAhead(t *testing.T) {
 					time.Sleep(time.Minute) // the issue times have passed
 					good("used before, a minute later", used, false)
 					good("issued after, a minute later", fresh, true)
-					e.g.Revoke("alice")
+					e.g.Admin().Revoke("alice")
 					good("used between the revocations", fresh, false)
 					good("used between the revocations", ahead, false)
-					e.g.Restore("alice")
+					e.g.Admin().Restore("alice")
 					good("restored", fresh, true)
 					good("restored", used, true)
-					e.g.Revoke("alice")
+					e.g.Admin().Revoke("alice")
 					good("revoked again", used, false)
 				})
 			})
@@ -220,7 +220,7 @@ func TestRevokeRemembers(t *testing.T) {
 		if err := e.g.Reconfigure(cfg); err != nil {
 			t.Fatal(err)
 		}
-		e.g.Revoke("alice")
+		e.g.Admin().Revoke("alice")
 		status(e, "used", 401)
 		if err := e.g.Reconfigure(cfg); err != nil {
 			t.Fatal(err)
@@ -232,7 +232,7 @@ func TestRevokeRemembers(t *testing.T) {
 		start := time.Now()
 		used, issued := i.issue("used", time.Minute), i.issue("issued", 0)
 		e.open(bearer(used))
-		e.g.Revoke("alice")
+		e.g.Admin().Revoke("alice")
 		e.refused(bearer(used), 401, "revoked")
 		e.open(bearer(issued))
 		if d := time.Since(start); d > 0 {
@@ -251,7 +251,7 @@ func TestRevokeRemembers(t *testing.T) {
 		used := i.issue("used", time.Minute)
 		here.buy(bearer(used))
 		time.Sleep(time.Second)
-		there.g.Revoke("alice")
+		there.g.Admin().Revoke("alice")
 		time.Sleep(time.Second)
 		there.redeemRefused(here.buy(bearer(used)), header(), 401, "revoked")
 		if _, res := there.redeem(here.buy(bearer(i.issue("fresh", time.Minute))), header()); res.StatusCode != 101 {
@@ -264,32 +264,32 @@ func TestRevokeRemembers(t *testing.T) {
 		serve := func(g *wsguard.Guard) http.Handler { return g.Handler(echo) }
 		a, b := servePipe(t, cfg, serve), servePipe(t, cfg, serve)
 		status(a, i.issue("used", time.Minute), 101)
-		b.g.Revoke("alice")
+		b.g.Admin().Revoke("alice")
 		status(b, "used", 401)
 		status(a, "used", 401)
 	})
 	authBubble(t, "an issue time that moves", func(t *testing.T) {
 		e, i := newCase(t, wsguard.Config{})
 		status(e, i.issue("used", time.Minute), 101)
-		e.g.Revoke("alice")
+		e.g.Admin().Revoke("alice")
 		status(e, i.issue("used", 2*time.Minute), 401)
 	})
 	authBubble(t, "no issue time", func(t *testing.T) {
 		e, i := newCase(t, wsguard.Config{})
 		never := i.issueAs("never", wsguard.Principal{Subject: "alice"})
-		e.g.Revoke("alice")
+		e.g.Admin().Revoke("alice")
 		for range 3 {
 			status(e, never, 401)
 			time.Sleep(25 * time.Hour)
 		}
-		e.g.Restore("alice")
+		e.g.Admin().Restore("alice")
 		status(e, never, 101)
 	})
 	authBubble(t, "another spelling of one login", func(t *testing.T) {
 		e, i := newCase(t, wsguard.Config{})
 		p := wsguard.Principal{Subject: "alice", SessionID: "laptop", IssuedAt: time.Now().Add(time.Minute)}
 		status(e, i.issueAs("one", p), 101)
-		e.g.Revoke("alice")
+		e.g.Admin().Revoke("alice")
 		status(e, i.issueAs("two", p), 401)
 		time.Sleep(2 * time.Minute)
 		status(e, "two", 401)
@@ -300,19 +300,19 @@ func TestRevokeRemembers(t *testing.T) {
 		e, i := newCase(t, wsguard.Config{})
 		status(e, i.issue("used", time.Minute), 101)
 		time.Sleep(time.Second)
-		e.g.Revoke("alice")
+		e.g.Admin().Revoke("alice")
 		time.Sleep(24*time.Hour - 2*time.Second)
 		status(e, "used", 401)
 		time.Sleep(2 * time.Second) // from here on it is judged by its issue time
 		status(e, "used", 101)
-		e.g.Revoke("alice")
+		e.g.Admin().Revoke("alice")
 		status(e, "used", 401)
 	})
 	// A refused credential is not remembered, nor is one that nobody presented.
 	authBubble(t, "refused", func(t *testing.T) {
 		e, i := newCase(t, wsguard.Config{})
 		status(e, "later", 401)
-		e.g.Revoke("alice")
+		e.g.Admin().Revoke("alice")
 		status(e, i.issue("later", time.Minute), 101)
 	})
 }
@@ -343,7 +343,7 @@ func TestRevokeRacesFirstSight(t *testing.T) {
 		revoked.Go(func() {
 			<-start
 			time.Sleep(time.Duration(n%60) * 4 * time.Microsecond)
-			e.g.Revoke(subject)
+			e.g.Admin().Revoke(subject)
 		})
 		h, early := bearer(token), []byte(nil)
 		if n%2 == 1 {

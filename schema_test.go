@@ -203,7 +203,7 @@ func TestValidatorPanics(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			connBubble(t, func(t *testing.T) {
 				g, ev := connGuard(t, func(cfg *wsguard.Config) {
-					cfg.Messages.Validator, cfg.Messages.OnInvalid = v, wsguard.ActionReport
+					cfg.Messages.Validator, cfg.Messages.ReportOnly = v, true
 				})
 				s := wstest.ServePipe(t, g.Handler(echo))
 				c, other := connDial(t, s, ""), connDial(t, s, "")

@@ -35,7 +35,7 @@ func sendServer(t *testing.T, change func(*wsguard.Config)) (*wsguard.Guard, fun
 			}
 		},
 	}
-	cfg.Heartbeat.Write = 4 * time.Second
+	cfg.Timeouts.Write = 4 * time.Second
 	if change != nil {
 		change(&cfg)
 	}
@@ -174,7 +174,7 @@ func TestSendTotalComesBack(t *testing.T) {
 			_, conn := dial()
 			stuck(t, conn)
 			stuck(t, conn)
-			g.Kick(conn.ID(), 0, "")
+			g.Admin().Kick(conn.ID(), 0, "")
 			if e := <-events; e.Reason != "kicked" {
 				t.Fatalf("%s: the total did not come back", e.Reason)
 			}

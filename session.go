@@ -2,7 +2,6 @@ package wsguard
 
 import (
 	"context"
-	"iter"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -138,17 +137,6 @@ func (s *sessions) checkDrained() {
 	}
 }
 
-// Sessions returns the connections that are open and authenticated, in no order.
-func (g *Guard) Sessions() iter.Seq[audit.Session] {
-	return func(yield func(audit.Session) bool) {
-		for _, c := range g.sessions.open() {
-			if c.life.begun.Load() && !yield(c.describe()) {
-				return
-			}
-		}
-	}
-}
-
 func (c *Conn) describe() audit.Session {
 	p := c.Principal()
 	return audit.Session{
@@ -158,34 +146,6 @@ func (c *Conn) describe() audit.Session {
 	}
 }
 
-// Kick ends the connection with this ID, and reports whether there is one. If code is 0 or
-// cannot be sent, the connection is closed with the code of reason.Kicked, 3003.
-func (g *Guard) Kick(id string, code StatusCode, text string) bool {
-	c := g.sessions.find(id)
-	if c == nil {
-		return false
-	}
-	e := because(reason.Kicked, text)
-	if sendable(code) {
-		e = chosen(code, text, reason.Kicked)
-	}
-	c.end(e)
-	return true
-}
-
-// Revoke ends the connections and the handshakes of a subject with 3000 revoked. It also
-// voids the tickets of the subject, and the credentials that were issued to it before the
-// call. A credential counts as issued before the call if it has no IssuedAt or an earlier
-// one, or if this Guard has accepted it before. The Guard remembers the last 65,536
-// credentials that it has accepted, each for 24 hours. It judges a credential that it does
-// not remember by IssuedAt alone. Restore undoes a revocation.
-func (g *Guard) Revoke(subject string) { g.revoke(identity{id: subject}) }
-
-// SignOut is like Revoke for one login, which Principal.SessionID names. It ends the login's
-// connections. Its tickets and all its credentials, whenever they were issued, open no
-// further ones.
-func (g *Guard) SignOut(sessionID string) { g.revoke(identity{true, sessionID}) }
-
 func (g *Guard) revoke(id identity) {
 	ttl := g.policy.Load().auth.cfg.RevocationTTL
 	conns, many := g.state.registry.revoke(id, ttl, g.state.accepted.Now)
@@ -193,21 +153,11 @@ func (g *Guard) revoke(id identity) {
 		c.end(because(reason.Revoked, ""))
 	}
 	if many {
-		g.events.emit(audit.Event{Kind: audit.Warning, Reason: "revocations", Detail: "100,000 revocations are remembered, for ever: set Auth.RevocationTTL"})
+		g.events.emit(audit.Event{Kind: audit.Warning, Reason: "revocations", Detail: "100,000 revocations are remembered until Restore: set Auth.RevocationTTL"})
 	}
 	// Clear the cache, so that the Verifier is called again. The registry already refuses
 	// revoked credentials.
 	g.state.verified.clear()
-}
-
-// Restore lets credentials of a revoked subject open connections again, and
-// tickets that are bought from now on.
-func (g *Guard) Restore(subject string) {
-	ttl := g.state.tickets.outstanding() // other Guards may have sold tickets with a longer life
-	if t := g.policy.Load().auth.tickets; t != nil {
-		ttl = max(ttl, t.TTL) // other instances may sell as well
-	}
-	g.state.registry.restore(identity{id: subject}, ttl)
 }
 
 // open returns the connections that have not ended.
@@ -269,7 +219,7 @@ func (g *Guard) Shutdown(ctx context.Context) error {
 	// Connections that were cut end at once, but a handler may still run.
 	select {
 	case <-s.drained:
-	case <-time.After(g.policy.Load().heartbeat.CloseGrace):
+	case <-time.After(g.policy.Load().timeouts.CloseGrace):
 	}
 	return ctx.Err()
 }

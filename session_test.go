@@ -44,12 +44,12 @@ func logins(_ context.Context, token string) (p wsguard.Principal, err error) {
 
 func loginConfig(cfg *wsguard.Config) {
 	cfg.Auth = wsguard.AuthConfig{Verifier: logins}
-	cfg.Heartbeat.Ping = wsguard.Off
+	cfg.Timeouts.PingInterval = wsguard.Off
 }
 
 func sessionsOf(g *wsguard.Guard) map[string]audit.Session {
 	all := map[string]audit.Session{}
-	for s := range g.Sessions() {
+	for s := range g.Admin().Sessions() {
 		all[s.Subject+" "+s.SessionID] = s
 	}
 	return all
@@ -84,10 +84,10 @@ func TestSessions(t *testing.T) {
 		if !a.LastMessage.Equal(opened.Add(time.Minute)) || a.Stats != (audit.Stats{MessagesIn: 1, MessagesOut: 1, BytesIn: 5, BytesOut: 5}) {
 			t.Errorf("%+v", a)
 		}
-		for range g.Sessions() {
+		for range g.Admin().Sessions() {
 			break
 		}
-		if !g.Kick(a.ID, 4007, "again") || g.Kick("nobody", 0, "") {
+		if !g.Admin().Kick(a.ID, 4007, "again") || g.Admin().Kick("nobody", 0, "") {
 			t.Error("Kick")
 		}
 		connWantClose(t, c, 4007, "again")
@@ -108,7 +108,7 @@ func TestKickCodes(t *testing.T) {
 			g, ev := connGuard(t, nil)
 			c := connDial(t, wstest.ServePipe(t, echoDoor(g)), "")
 			synctest.Wait()
-			g.Kick(connIDs(ev)[0], tt.code, "bye")
+			g.Admin().Kick(connIDs(ev)[0], tt.code, "bye")
 			connWantClose(t, c, tt.want, tt.text)
 			if e := ev.closed(); !errors.Is(e.Err, reason.Kicked) || e.Reason != "kicked" || e.Detail != "bye" {
 				t.Errorf("%+v", e)
@@ -145,7 +145,7 @@ func TestSignOut(t *testing.T) {
 		a, b, other := dial("alice s1 0s"), dial("alice s1 0s"), dial("alice s2 0s")
 		anonymous := dial("bob - 0s")
 		synctest.Wait()
-		g.SignOut("s1")
+		g.Admin().SignOut("s1")
 		connWantClose(t, a, 3000, "revoked")
 		connWantClose(t, b, 3000, "revoked")
 		connWantEcho(t, other, "still here")
@@ -154,7 +154,7 @@ func TestSignOut(t *testing.T) {
 		if got := status("alice s1 0s"); got != 401 {
 			t.Errorf("the login opens another: %d", got)
 		}
-		g.Restore("alice")
+		g.Admin().Restore("alice")
 		if got := status("alice s1 0s"); got != 401 {
 			t.Errorf("restoring the subject restores the login: %d", got)
 		}
@@ -212,7 +212,7 @@ func TestRefresh(t *testing.T) {
 			if !ok || !slices.Equal(a.Scopes, []string{"b"}) {
 				t.Errorf("%+v", sessionsOf(g))
 			}
-			g.SignOut("s1") // the old login
+			g.Admin().SignOut("s1") // the old login
 			start := time.Now()
 			connWantClose(t, c, 3000, "expired")
 			connBetween(t, "expired", time.Since(start), time.Minute, time.Minute+250*time.Millisecond)
@@ -239,7 +239,7 @@ func TestRefresh(t *testing.T) {
 	t.Run("new login signed out", func(t *testing.T) {
 		refresh(t, "alice s1 1m", func(g *wsguard.Guard, ev *connEvents, c *wstest.Client) {
 			ask(t, c, "alice s2 1m", "ok")
-			g.SignOut("s2")
+			g.Admin().SignOut("s2")
 			connWantClose(t, c, 3000, "revoked")
 		})
 	})
@@ -254,7 +254,7 @@ func TestRefresh(t *testing.T) {
 	})
 	t.Run("signed out", func(t *testing.T) {
 		refresh(t, "alice s1 1m", func(g *wsguard.Guard, ev *connEvents, c *wstest.Client) {
-			g.SignOut("s2")
+			g.Admin().SignOut("s2")
 			c.WriteFrame(wstest.Text("alice s2 1m"))
 			connWantClose(t, c, 3000, "revoked")
 		})
@@ -308,7 +308,7 @@ func TestRefresh(t *testing.T) {
 			}))
 			connDial(t, s, "alice s1 1m")
 			synctest.Wait()
-			g.Kick(connIDs(ev)[0], 0, "")
+			g.Admin().Kick(connIDs(ev)[0], 0, "")
 			if err := <-got; !errors.Is(err, reason.Kicked) {
 				t.Error(err)
 			}
@@ -324,7 +324,7 @@ func TestRevalidate(t *testing.T) {
 				loginConfig(cfg)
 				cfg.Auth.Revalidate = r
 				cfg.Auth.RevalidateEvery = time.Minute
-				cfg.Heartbeat.Ping = 0
+				cfg.Timeouts.PingInterval = 0
 				cfg.Auth.InsecureAnonymous = true
 			})
 			ev.patience = connPatience
@@ -399,7 +399,7 @@ func TestRevalidate(t *testing.T) {
 			if s := sessionsOf(g)["alice s1"]; !slices.Equal(s.Scopes, []string{fmt.Sprint(n)}) {
 				t.Errorf("%+v after %d", s, n)
 			}
-			g.Revoke("alice")
+			g.Admin().Revoke("alice")
 			if a := <-done; a.code != 3000 || a.reason != "revoked" {
 				t.Errorf("%d %q", a.code, a.reason)
 			}
@@ -486,10 +486,10 @@ func TestAuthCache(t *testing.T) {
 		try("short", "carol s1 1s", 101, 1)
 		time.Sleep(time.Second)
 		try("expired meanwhile", "carol s1 1s", 401, 0)
-		g.Revoke("bob")
+		g.Admin().Revoke("bob")
 		try("after a revocation", "alice s1 0s", 101, 1)
 		try("again", "alice s1 0s", 101, 0)
-		during = func() { during = nil; g.SignOut("s9") }
+		during = func() { during = nil; g.Admin().SignOut("s9") }
 		try("revoked while asked", "dave s1 0s", 101, 1)
 		try("and so not kept", "dave s1 0s", 101, 1)
 		many := 10_100 // more than the cache has room for
@@ -543,7 +543,7 @@ func TestExplained(t *testing.T) {
 		a.Close()
 		connWantClose(t, b, 3000, "unauthenticated")
 		time.Sleep(3 * time.Second) // b does not answer
-		g.Revoke("carol")
+		g.Admin().Revoke("carol")
 		time.Sleep(time.Millisecond)
 		c, _ := try(connHeader("carol - 0s"), 403) // issued after it
 		c.Close()
@@ -706,8 +706,8 @@ func TestTicketStore(t *testing.T) {
 		// Revoked there, outstanding there.
 		ticket = here.buy(bearer("bob s1 1h"))
 		time.Sleep(time.Second)
-		there.g.Revoke("bob")
-		there.g.Restore("bob")
+		there.g.Admin().Revoke("bob")
+		there.g.Admin().Restore("bob")
 		there.redeemRefused(ticket, header(), 401, "revoked")
 
 		for _, state := range []string{"down", "hangs", "stuck", "panics", "full", "lies"} {
@@ -781,7 +781,7 @@ func TestRefreshBeatsRevalidate(t *testing.T) {
 				t.Errorf("%+v", sessionsOf(g))
 			}
 			time.Sleep(30 * time.Second)
-			g.SignOut("s2")
+			g.Admin().SignOut("s2")
 			connWantClose(t, c, 3000, "revoked")
 		})
 	}
@@ -808,7 +808,7 @@ func TestRefreshOfTheDead(t *testing.T) {
 		}))
 		connDial(t, s, "alice s1 1h")
 		synctest.Wait()
-		g.Kick(connIDs(ev)[0], 0, "")
+		g.Admin().Kick(connIDs(ev)[0], 0, "")
 		if err := <-got; !errors.Is(err, reason.Kicked) {
 			t.Error(err)
 		}
@@ -844,7 +844,7 @@ func TestRevalidateTurns(t *testing.T) {
 		if n := len(ev.of(audit.Close)); n > 0 || calls.Load() < 4000 {
 			t.Errorf("%d closed, %d asked", n, calls.Load())
 		}
-		g.Revoke("alice")
+		g.Admin().Revoke("alice")
 	})
 }
 
@@ -886,7 +886,7 @@ func TestExplainedNot(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
 		g, _ := connGuard(t, func(cfg *wsguard.Config) {
 			cfg.Auth = wsguard.AuthConfig{Verifier: logins, MaxExplained: 10, Sources: wsguard.TokenSources{Header: true, Cookie: "session"}}
-			cfg.InsecureReportOrigin = true
+			cfg.InsecureReportOnlyOrigins = true
 			cfg.Rates.Handshakes = wsguard.Rate{PerSecond: never, Burst: 3}
 		})
 		s := wstest.ServePipe(t, echoDoor(g))

@@ -114,8 +114,8 @@ func TestRevokeOfAnotherGuard(t *testing.T) {
 		}
 		long, short := mkg(0), mkg(time.Millisecond)
 		e := long.Handler(echo)
-		long.Revoke("alice")
-		short.Revoke("alice")
+		long.Admin().Revoke("alice")
+		short.Admin().Revoke("alice")
 		time.Sleep(10 * time.Millisecond)
 		w := httptest.NewRecorder()
 		e.ServeHTTP(hijackable{w}, handshakeOf(appOrigin, "Authorization", "Bearer T"))
@@ -171,15 +171,15 @@ func TestRestoreOfAnotherGuard(t *testing.T) {
 	shop := ticketEnv(t, wsguard.Config{State: s, Auth: wsguard.AuthConfig{Verifier: onlyToken("T")}})
 	other := newEnv(t, wsguard.Config{State: s, Auth: wsguard.AuthConfig{Verifier: onlyToken("T")}})
 	tk, tk2 := shop.buy(bearer("T")), shop.buy(bearer("T"))
-	shop.g.Revoke("alice")
+	shop.g.Admin().Revoke("alice")
 	shop.redeemRefused(tk, header(), 401, "revoked")
-	other.g.Restore("alice")
+	other.g.Admin().Restore("alice")
 	shop.redeemRefused(tk2, header(), 401, "revoked") // bought before the revocation
 }
 
 // Guesses of a foreign origin that is only reported are limited.
 func TestGuessOfReportedOrigin(t *testing.T) {
-	g := pieceGuard(t, wsguard.Config{InsecureReportOrigin: true, Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}}, Auth: wsguard.AuthConfig{Verifier: onlyToken("T"), Failures: wsguard.Rate{PerSecond: never, Burst: 2}}})
+	g := pieceGuard(t, wsguard.Config{InsecureReportOnlyOrigins: true, Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}}, Auth: wsguard.AuthConfig{Verifier: onlyToken("T"), Failures: wsguard.Rate{PerSecond: never, Burst: 2}}})
 	n := 0
 	for i := range 50 {
 		w := httptest.NewRecorder()

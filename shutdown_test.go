@@ -355,7 +355,7 @@ func TestAttachValueClosedOnce(t *testing.T) {
 			}
 			if i%3 == 1 {
 				for _, id := range connIDs(ev) {
-					go g.Kick(id, 0, "")
+					go g.Admin().Kick(id, 0, "")
 				}
 			}
 			c.Close()

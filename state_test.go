@@ -53,14 +53,14 @@ func TestStateShared(t *testing.T) {
 	t.Run("revocation", func(t *testing.T) {
 		a, b, _ := two(t, func(*wsguard.Config) {})
 		c := a.open(bearer("alice"))
-		b.g.Revoke("alice")
+		b.g.Admin().Revoke("alice")
 		wantClose(t, c, 3000, "revoked")
 		c.Close()
 		status(t, a, bearer("alice"), 401)
 	})
 	t.Run("ban", func(t *testing.T) {
 		a, b, _ := two(t, func(*wsguard.Config) {})
-		if err := a.g.Ban("127.0.0.1", time.Hour, ""); err != nil {
+		if err := a.g.Admin().Ban("127.0.0.1", time.Hour, ""); err != nil {
 			t.Fatal(err)
 		}
 		status(t, b, bearer("alice"), 429)

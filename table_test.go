@@ -68,6 +68,18 @@ var tableCases = []struct {
 	{`{"type":"custom","a":1,"a":2}`, reason.InvalidJSON, 1007},
 }
 
+// reportOnly stands in tables of tests for the report-only mode.
+const reportOnly wsguard.Action = -1
+
+// onRefused sets what happens to messages that a hook refuses.
+func onRefused(m *wsguard.MessageConfig, action wsguard.Action) {
+	if action == reportOnly {
+		m.ReportOnly, m.InsecureReportOnlyForbidden = true, true
+		return
+	}
+	m.OnInvalid, m.OnForbidden = action, action
+}
+
 // T39: each message by its type, and nothing that has none.
 func TestTable(t *testing.T) {
 	table := chatTable()
@@ -77,18 +89,19 @@ func TestTable(t *testing.T) {
 		if err := table.Validate([]byte(tt.msg)); passes != (err == nil) || !passes && tt.why != reason.Schema && !errors.Is(err, tt.why) {
 			t.Errorf("Validate(%s): %v, want %v", tt.msg, err, tt.why)
 		}
-		for action, name := range map[wsguard.Action]string{wsguard.ActionClose: "close", wsguard.ActionReply: "reply", wsguard.ActionReport: "report"} {
+		for action, name := range map[wsguard.Action]string{wsguard.ActionClose: "close", wsguard.ActionReply: "reply", reportOnly: "report"} {
 			t.Run("T39 "+name, func(t *testing.T) {
 				connBubble(t, func(t *testing.T) {
 					g, ev := connGuard(t, func(cfg *wsguard.Config) {
 						loginConfig(cfg)
-						cfg.Messages = wsguard.MessageConfig{Validator: table, OnInvalid: action, OnForbidden: action}
+						cfg.Messages = wsguard.MessageConfig{Validator: table}
+						onRefused(&cfg.Messages, action)
 					})
 					c := connDial(t, wstest.ServePipe(t, echoDoor(g)), "alice - 0s write")
 					c.WriteFrame(wstest.Text(tt.msg))
 					var want *reason.Reason
 					switch {
-					case tt.why == nil, action == wsguard.ActionReport:
+					case tt.why == nil, action == reportOnly:
 						connWantMessage(t, c, tt.msg)
 						want = tt.why
 					case action == wsguard.ActionReply:
@@ -112,7 +125,7 @@ func TestTable(t *testing.T) {
 					if len(vs) == 2 && errors.Is(vs[1].Err, reason.Forbidden) && vs[1].Report {
 						vs = vs[:1]
 					}
-					if want == nil && len(vs) > 0 || want != nil && (len(vs) != 1 || !errors.Is(vs[0].Err, want) || vs[0].Report != (action == wsguard.ActionReport)) {
+					if want == nil && len(vs) > 0 || want != nil && (len(vs) != 1 || !errors.Is(vs[0].Err, want) || vs[0].Report != (action == reportOnly)) {
 						t.Errorf("%s: %+v", tt.msg, vs)
 					}
 					bye(c)
@@ -207,9 +220,9 @@ func TestAuthorize(t *testing.T) {
 		{"no", wsguard.ActionClose, reason.Forbidden, 3003, 1},
 		{"no", wsguard.ActionReply, nil, 0, 2},
 		{"down", wsguard.ActionReply, reason.Unavailable, 1013, 1},
-		{"panic", wsguard.ActionReport, reason.Internal, 1011, 1},
+		{"panic", reportOnly, reason.Internal, 1011, 1},
 		{"hang", wsguard.ActionReply, reason.Unavailable, 1013, 1},
-		{"stuck", wsguard.ActionReport, reason.Unavailable, 1013, 1},
+		{"stuck", reportOnly, reason.Unavailable, 1013, 1},
 		{"too long to be said at all", wsguard.ActionClose, reason.Schema, 1008, 0},
 	} {
 		t.Run("T39 T76 "+tt.text, func(t *testing.T) {
@@ -217,7 +230,8 @@ func TestAuthorize(t *testing.T) {
 				asked.Store(0)
 				g, ev := connGuard(t, func(cfg *wsguard.Config) {
 					loginConfig(cfg)
-					cfg.Messages = wsguard.MessageConfig{Validator: chatTable(), Authorize: hook, OnForbidden: tt.action}
+					cfg.Messages = wsguard.MessageConfig{Validator: chatTable(), Authorize: hook}
+					onRefused(&cfg.Messages, tt.action)
 				})
 				ev.patience = connPatience
 				c := connDial(t, wstest.ServePipe(t, echoDoor(g)), "alice - 0s")
@@ -328,7 +342,7 @@ func TestTableReportKeepsScopes(t *testing.T) {
 					if hook != nil {
 						table = &wsguard.Table{Types: map[string]wsguard.Rule{"say": {}, "ban": {}}}
 					}
-					cfg.Messages = wsguard.MessageConfig{Validator: table, OnInvalid: wsguard.ActionReport, Authorize: hook}
+					cfg.Messages = wsguard.MessageConfig{Validator: table, ReportOnly: true, Authorize: hook}
 				})
 				c := connDial(t, wstest.ServePipe(t, echoDoor(g)), "alice - 0s")
 				connWantEcho(t, c, `{"type":"say","text":"a"}`)
@@ -365,7 +379,7 @@ func TestAuthorizeLate(t *testing.T) {
 		c := connDial(t, s, "alice - 0s")
 		c.WriteFrame(wstest.Text("delete everything"))
 		time.Sleep(time.Second)
-		g.Revoke("alice")
+		g.Admin().Revoke("alice")
 		connWantClose(t, c, 3000, "revoked")
 		if err := <-got; !errors.Is(err, reason.Revoked) {
 			t.Error(err)

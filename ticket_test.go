@@ -219,12 +219,12 @@ func TestTicketT31(t *testing.T) {
 		e := ticketEnv(t, wsguard.Config{})
 		tickets := []string{e.buy(bearer("alice")), e.buy(bearer("alice"))}
 		bobs := e.buy(bearer("bob"))
-		e.g.Revoke("alice")
+		e.g.Admin().Revoke("alice")
 		e.redeemRefused(tickets[0], header(), 401, "revoked")
 		if res := e.request("POST", "/ticket", bearer("alice")); res.StatusCode != 401 {
 			t.Errorf("a ticket for a revoked subject: %d", res.StatusCode)
 		}
-		e.g.Restore("alice")
+		e.g.Admin().Restore("alice")
 		e.redeemRefused(tickets[1], header(), 401, "revoked") // died then
 		for range 16 {
 			e.buy(bearer("alice"))
@@ -403,7 +403,7 @@ func TestTicketSubjectBytes(t *testing.T) {
 			t.Fatal(res.Status)
 		}
 		e.events.wait(t, audit.Open, i+1)
-		for s := range e.g.Sessions() {
+		for s := range e.g.Admin().Sessions() {
 			if p := s; p.Subject != want || p.SessionID != want || len(p.Scopes) != 1 || p.Scopes[0] != want {
 				t.Errorf("%q became %+v", want, p)
 			}

@@ -47,10 +47,10 @@ type MessageConfig struct {
 	// the connection with 1008 message_timeout.
 	Timeout time.Duration
 
-	// Control is the rate of pings and pongs that a client may send. The default is 10 per
+	// ControlFrames is the rate of pings and pongs that a client may send. The default is 10 per
 	// second with a burst of 20, Rate{PerSecond: Off} is no limit. A client that sends more
 	// is closed with 1008 control_flood.
-	Control Rate
+	ControlFrames Rate
 
 	// Validator judges every message, text or binary. A *[Schema] and a *[Table] are
 	// Validators. The default, nil, accepts every message. A message that the Validator
@@ -66,8 +66,12 @@ type MessageConfig struct {
 
 	// OnInvalid is what happens to a message that Validator or Validators refuse. ActionClose,
 	// the default, closes the connection. ActionReply answers with a notice and reads on.
-	// ActionReport reports the message and delivers it. ActionDelay is an error.
+	// ActionDelay is an error.
 	OnInvalid Action
+
+	// ReportOnly reports a message that Validator or Validators refuse, and delivers it.
+	// OnInvalid does not apply then. The default is false.
+	ReportOnly bool
 
 	// Authorize is called last, for each message, and decides whether p may send it. kind is
 	// the type that a Table has found, or "". The default, nil, allows every message.
@@ -83,6 +87,10 @@ type MessageConfig struct {
 	// It has the values of OnInvalid. The default is ActionClose.
 	OnForbidden Action
 
+	// InsecureReportOnlyForbidden reports a message that Authorize or the Scope of a Rule
+	// refuses, and delivers it. OnForbidden does not apply then. The default is false.
+	InsecureReportOnlyForbidden bool
+
 	// Outbound judges each message of Write, Send and SendLatest, once for each connection.
 	// A message that Outbound refuses is not sent. The call returns an error that wraps that
 	// of Outbound, the guard reports a violation, and the client sees nothing. Outbound finds
@@ -95,13 +103,9 @@ func (m MessageConfig) resolve(subprotocols []string, f *faults) MessageConfig {
 	// This fits in an int, because MaxBytes is at most maxAmount.
 	m.MaxFragments = limit(m.MaxFragments, int(64+m.MaxBytes>>10), "Messages.MaxFragments", f)
 	m.Timeout = timeout(m.Timeout, 10*time.Second, "Messages.Timeout", f)
-	m.Control = m.Control.resolve(Rate{10, 20}, "Messages.Control", f)
-	if m.OnInvalid < ActionClose || m.OnInvalid > ActionReport || m.OnInvalid == ActionDelay {
-		f.add("Messages.OnInvalid", int(m.OnInvalid), "must be ActionClose, ActionReply or ActionReport")
-	}
-	if m.OnForbidden < ActionClose || m.OnForbidden > ActionReport || m.OnForbidden == ActionDelay {
-		f.add("Messages.OnForbidden", int(m.OnForbidden), "must be ActionClose, ActionReply or ActionReport")
-	}
+	m.ControlFrames = m.ControlFrames.resolve(Rate{10, 20}, "Messages.ControlFrames", f)
+	m.OnInvalid = m.OnInvalid.resolve(m.ReportOnly, "Messages.OnInvalid", f)
+	m.OnForbidden = m.OnForbidden.resolve(m.InsecureReportOnlyForbidden, "Messages.OnForbidden", f)
 	m.Validator = inUse(m.Validator, "Messages.Validator", f)
 	m.Outbound = inUse(m.Outbound, "Messages.Outbound", f)
 	if m.Validators != nil {
@@ -122,6 +126,17 @@ func (m MessageConfig) resolve(subprotocols []string, f *faults) MessageConfig {
 		m.Validators = own
 	}
 	return m
+}
+
+// resolve returns what happens to a message that a hook refuses.
+func (a Action) resolve(reportOnly bool, field string, f *faults) Action {
+	if a != ActionClose && a != ActionReply {
+		f.add(field, int(a), "must be ActionClose or ActionReply")
+	}
+	if reportOnly {
+		return actionReport
+	}
+	return a
 }
 
 // inUse returns v, or the compiled form of v if it is a Table.

@@ -27,24 +27,24 @@ var guardEnds = map[string]struct {
 }{
 	"Kick":       {nil, func(e *wrapEnv, _ *wstest.Client) { kickOnly(e.g, 0, "") }, 3003, "kicked"},
 	"Kick, 4000": {nil, func(e *wrapEnv, _ *wstest.Client) { kickOnly(e.g, 4000, "go away") }, 4000, "go away"},
-	"Revoke":     {nil, func(e *wrapEnv, _ *wstest.Client) { e.g.Revoke("alice") }, 3000, "revoked"},
-	"SignOut":    {nil, func(e *wrapEnv, _ *wstest.Client) { e.g.SignOut("login") }, 3000, "revoked"},
+	"Revoke":     {nil, func(e *wrapEnv, _ *wstest.Client) { e.g.Admin().Revoke("alice") }, 3000, "revoked"},
+	"SignOut":    {nil, func(e *wrapEnv, _ *wstest.Client) { e.g.Admin().SignOut("login") }, 3000, "revoked"},
 	"Shutdown":   {nil, func(e *wrapEnv, _ *wstest.Client) { go e.g.Shutdown(context.Background()) }, 1012, "draining"},
 	"Expired": {func(cfg *wsguard.Config) {
 		cfg.Auth.Verifier = wrapLogin(time.Now().Add(time.Minute))
 	}, func(*wrapEnv, *wstest.Client) { time.Sleep(61 * time.Second) }, 3000, "expired"},
-	"Lifetime": {func(cfg *wsguard.Config) { cfg.Heartbeat.Lifetime = time.Minute },
+	"Lifetime": {func(cfg *wsguard.Config) { cfg.Timeouts.Lifetime = time.Minute },
 		func(*wrapEnv, *wstest.Client) { time.Sleep(67 * time.Second) }, 1001, "lifetime"},
-	"Idle": {func(cfg *wsguard.Config) { cfg.Heartbeat.Idle = time.Minute },
+	"Idle": {func(cfg *wsguard.Config) { cfg.Timeouts.Idle = time.Minute },
 		func(*wrapEnv, *wstest.Client) { time.Sleep(time.Minute) }, 3008, "idle"},
-	"Pong": {func(cfg *wsguard.Config) { cfg.Heartbeat.Ping, cfg.Heartbeat.Pong = time.Minute, time.Second },
+	"Pong": {func(cfg *wsguard.Config) { cfg.Timeouts.PingInterval, cfg.Timeouts.Pong = time.Minute, time.Second },
 		func(*wrapEnv, *wstest.Client) { time.Sleep(68 * time.Second) }, 3008, "pong_timeout"},
 	"violation": {nil, func(_ *wrapEnv, c *wstest.Client) { c.WriteFrame(wstest.Binary(nil)) }, 1003, "message_type"},
 }
 
 func kickOnly(g *wsguard.Guard, code wsguard.StatusCode, why string) {
 	for _, s := range sessionsOf(g) {
-		g.Kick(s.ID, code, why)
+		g.Admin().Kick(s.ID, code, why)
 	}
 }
 

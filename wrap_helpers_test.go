@@ -318,7 +318,7 @@ func (j judge) Validate(msg []byte) error { return j(msg) }
 
 // quiet is a Config without pings.
 func quiet() (cfg wsguard.Config) {
-	cfg.Heartbeat.Ping = wsguard.Off
+	cfg.Timeouts.PingInterval = wsguard.Off
 	return cfg
 }
 

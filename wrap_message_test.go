@@ -20,7 +20,7 @@ import (
 func TestWrapMessagesIn(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
 		cfg := quiet()
-		cfg.Messages.Binary, cfg.Messages.MaxBytes, cfg.Messages.Control = true, 1<<20, wsguard.Rate{PerSecond: wsguard.Off}
+		cfg.Messages.Binary, cfg.Messages.MaxBytes, cfg.Messages.ControlFrames = true, 1<<20, wsguard.Rate{PerSecond: wsguard.Off}
 		connNoRates(&cfg)
 		_, c, s := wrapOpen(t, cfg)
 		for _, n := range []int{0, 1, 125, 126, 4095, 4096, 4224, 4225, 65535, 65536, 300_000} {
@@ -60,7 +60,7 @@ func TestWrapMessagesIn(t *testing.T) {
 func TestWrapKeys(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
 		cfg := quiet()
-		cfg.Messages.Control = wsguard.Rate{PerSecond: wsguard.Off}
+		cfg.Messages.ControlFrames = wsguard.Rate{PerSecond: wsguard.Off}
 		_, c, s := wrapOpen(t, cfg)
 		seen := map[[4]byte]bool{}
 		for range 100 {
@@ -168,7 +168,7 @@ func TestWrapPingsOfTheHandler(t *testing.T) {
 func TestWrapPingsOfTheGuard(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
 		cfg := wsguard.Config{}
-		cfg.Heartbeat.Ping, cfg.Heartbeat.Pong, cfg.Heartbeat.Idle = 10*time.Second, 5*time.Second, time.Hour
+		cfg.Timeouts.PingInterval, cfg.Timeouts.Pong, cfg.Timeouts.Idle = 10*time.Second, 5*time.Second, time.Hour
 		e, c, s := wrapOpen(t, cfg)
 		go func() {
 			c.Timeout = time.Minute
@@ -196,7 +196,7 @@ func TestWrapPongsStandForEachOther(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			connBubble(t, func(t *testing.T) {
 				cfg := wsguard.Config{}
-				cfg.Heartbeat.Ping, cfg.Heartbeat.Pong, cfg.Heartbeat.Idle = 10*time.Second, 5*time.Second, time.Hour
+				cfg.Timeouts.PingInterval, cfg.Timeouts.Pong, cfg.Timeouts.Idle = 10*time.Second, 5*time.Second, time.Hour
 				e, c, s := wrapOpen(t, cfg)
 				pongs := 0
 				go func() {
@@ -253,7 +253,7 @@ func TestWrapPongTimeout(t *testing.T) {
 	for _, pings := range []bool{false, true} {
 		connBubble(t, func(t *testing.T) {
 			cfg := wsguard.Config{}
-			cfg.Heartbeat.Ping, cfg.Heartbeat.Pong = 10*time.Second, 5*time.Second
+			cfg.Timeouts.PingInterval, cfg.Timeouts.Pong = 10*time.Second, 5*time.Second
 			e, c, s := wrapOpen(t, cfg)
 			go func() {
 				for pings && !s.over() {
@@ -279,8 +279,8 @@ func TestWrapPongTimeout(t *testing.T) {
 func TestWrapHandlerAway(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
 		cfg := wsguard.Config{}
-		h := &cfg.Heartbeat
-		h.Ping, h.Pong, h.Idle, h.Lifetime = 10*time.Second, 5*time.Second, 20*time.Second, time.Hour
+		h := &cfg.Timeouts
+		h.PingInterval, h.Pong, h.Idle, h.Lifetime = 10*time.Second, 5*time.Second, 20*time.Second, time.Hour
 		e, c, s := wrapOpen(t, cfg)
 		time.Sleep(30 * time.Minute)
 		go c.ReadClose() // the guard pings meanwhile
@@ -303,6 +303,9 @@ func TestWrapActions(t *testing.T) {
 	cfg := func(a wsguard.Action) wsguard.Config {
 		cfg := quiet()
 		cfg.Rates.Messages, cfg.Rates.Action = wsguard.Rate{PerSecond: 1, Burst: 2}, a
+		if a == reportOnly {
+			cfg.Rates.Action, cfg.Rates.ReportOnly = wsguard.ActionClose, true
+		}
 		return cfg
 	}
 	three := encode(wstest.Text("1"), wstest.Text("2"), wstest.Text("3"))
@@ -332,7 +335,7 @@ func TestWrapActions(t *testing.T) {
 	})
 	t.Run("report", func(t *testing.T) {
 		connBubble(t, func(t *testing.T) {
-			e, c, s := wrapOpen(t, cfg(wsguard.ActionReport))
+			e, c, s := wrapOpen(t, cfg(reportOnly))
 			c.Write(three)
 			for i := range 3 {
 				s.wantFrame(t, wstest.OpText, fmt.Sprint(i+1))

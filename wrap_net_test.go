@@ -70,7 +70,7 @@ func TestWrapStuckPeer(t *testing.T) {
 		for _, by := range []string{"its own deadline", "the guard's"} {
 			t.Run(name+", "+by, func(t *testing.T) {
 				g, ev := connGuard(t, func(cfg *wsguard.Config) {
-					h := &cfg.Heartbeat
+					h := &cfg.Timeouts
 					h.Write, h.CloseGrace, h.Linger = 300*time.Millisecond, 300*time.Millisecond, 300*time.Millisecond
 				})
 				errs := make(chan error, 1)
@@ -202,8 +202,8 @@ func TestWrapRaces(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g, ev := connGuard(t, func(cfg *wsguard.Config) {
 				connNoRates(cfg)
-				h := &cfg.Heartbeat
-				h.CloseGrace, h.Linger, h.Ping, h.Pong = 50*time.Millisecond, 50*time.Millisecond, 20*time.Millisecond, 10*time.Millisecond
+				h := &cfg.Timeouts
+				h.CloseGrace, h.Linger, h.PingInterval, h.Pong = 50*time.Millisecond, 50*time.Millisecond, 20*time.Millisecond, 10*time.Millisecond
 				cfg.Messages.OnInvalid = wsguard.ActionReply
 				cfg.Messages.Validator = judge(func(msg []byte) error {
 					if len(msg)%7 == 0 {

@@ -122,9 +122,9 @@ func TestWrapEndsDirectlyAfterThe101(t *testing.T) {
 		code int
 		why  string
 	}{
-		"Revoke":   {func(g *wsguard.Guard) { g.Revoke("alice") }, 3000, "revoked"},
-		"SignOut":  {func(g *wsguard.Guard) { g.SignOut("login") }, 3000, "revoked"},
-		"Ban":      {func(g *wsguard.Guard) { g.Ban("127.0.0.1", time.Hour, "") }, 1013, "banned"},
+		"Revoke":   {func(g *wsguard.Guard) { g.Admin().Revoke("alice") }, 3000, "revoked"},
+		"SignOut":  {func(g *wsguard.Guard) { g.Admin().SignOut("login") }, 3000, "revoked"},
+		"Ban":      {func(g *wsguard.Guard) { g.Admin().Ban("127.0.0.1", time.Hour, "") }, 1013, "banned"},
 		"Shutdown": {func(g *wsguard.Guard) { go g.Shutdown(context.Background()) }, 1012, "draining"},
 	} {
 		for _, coder := range []bool{false, true} {

@@ -371,7 +371,7 @@ func TestWrapWriteDeadlineOverTLS(t *testing.T) {
 func TestWrapDeadlinesLeaveTheEngineAlone(t *testing.T) {
 	connBubble(t, func(t *testing.T) {
 		cfg := wsguard.Config{}
-		cfg.Heartbeat.Ping, cfg.Heartbeat.Pong = 10*time.Second, 5*time.Second
+		cfg.Timeouts.PingInterval, cfg.Timeouts.Pong = 10*time.Second, 5*time.Second
 		_, c, s := wrapOpen(t, cfg)
 		s.SetDeadline(time.Now()) // has passed
 		for range 5 {

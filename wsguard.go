@@ -21,7 +21,7 @@
 // that weaken security begin with Insecure. Most users need [New], [Guard.Handler],
 // [Conn.Read], [Conn.Write] or [Conn.Send], and [Guard.Shutdown].
 //
-// Five guards can also stand alone in front of any handler: a [Check] of the origin, of
+// Five guards can also stand alone in front of any handler: a [RequestCheck] of the origin, of
 // the host or of the transport, an [Authenticator], and a [ConnCap]. Package reason has
 // the reasons of refusals and closes. Package audit has the events that a Guard reports.
 package wsguard
@@ -57,11 +57,21 @@ type Config struct {
 	// programs send. It needs Hosts. By default they get a 403.
 	AllowMissingOrigin bool
 
-	// InsecureReportOrigin reports a foreign origin instead of refusing it. Credentials that
+	// ReportOnly reports what the caps, the rates, the penalties, the message checks and the
+	// idle timeout would refuse or close, and lets it pass. It sets the fields ReportOnly of
+	// Caps, Rates, Penalties, Messages and Timeouts, and that of each Endpoint's Messages.
+	// Each of these fields may be set alone. Use them to put a Guard in front of a running
+	// service: the events that have Report set say what the Guard would have done. Origins,
+	// credentials and the scopes of messages are still checked, because an attacker could
+	// use it if they were not. They have fields of their own, whose names begin with
+	// InsecureReportOnly. The default is false.
+	ReportOnly bool
+
+	// InsecureReportOnlyOrigins reports a foreign origin instead of refusing it. Credentials that
 	// the browser sends by itself are still refused from a foreign page. A handshake with a
 	// TokenSources.Cookie gets a 401, and Guard.TicketHandler does not call login. Attach and
 	// the application see the request as it came.
-	InsecureReportOrigin bool
+	InsecureReportOnlyOrigins bool
 
 	// Proxies names the proxies in front of the server.
 	Proxies Proxies
@@ -81,7 +91,7 @@ type Config struct {
 	Rates     RateConfig
 	Penalties PenaltyConfig
 	Messages  MessageConfig
-	Heartbeat HeartbeatConfig
+	Timeouts  TimeoutConfig
 	Send      SendConfig
 
 	// Subprotocols lists the names for Sec-WebSocket-Protocol that the endpoint

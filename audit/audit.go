@@ -77,5 +77,5 @@ type Ban struct {
 	Client  string // an address, a prefix, or what ClientName said
 	Until   time.Time
 	Strikes int    // bans in a row; 0: by hand
-	Reason  string // token of the last offence, or what Guard.Ban was given
+	Reason  string // token of the last offence, or what Admin.Ban was given
 }

@@ -35,7 +35,7 @@ func guardChecked(origin string) http.Handler {
 // guardBanned has banned the one client that there is.
 func guardBanned(origin string) http.Handler {
 	guard := newGuard(origin, nil)
-	if err := guard.Ban("127.0.0.1", time.Hour, "bench"); err != nil {
+	if err := guard.Admin().Ban("127.0.0.1", time.Hour, "bench"); err != nil {
 		panic(err)
 	}
 	return guardEcho(guard)

@@ -253,7 +253,7 @@ var (
 	// The client should connect again.
 	ConnectionLost = define("connection_lost", "connection lost", 0, 0)
 
-	// Lifetime says that the connection is as old as Heartbeat.Lifetime allows. The close
+	// Lifetime says that the connection is as old as Timeouts.Lifetime allows. The close
 	// code is 1001. The client should connect again.
 	Lifetime = define("lifetime", "lifetime reached", 0, 1001)
 
@@ -295,7 +295,7 @@ var (
 	// later and send more slowly.
 	RateLimited = define("rate_limited", "rate limit exceeded", 0, 1008)
 
-	// ControlFlood says that pings and pongs come faster than Messages.Control allows. The
+	// ControlFlood says that pings and pongs come faster than Messages.ControlFrames allows. The
 	// close code is 1008. The client should send fewer.
 	ControlFlood = define("control_flood", "too many control frames", 0, 1008)
 
@@ -325,11 +325,11 @@ var (
 	// Conn.CloseRead. The close code is 1008. The client must send nothing.
 	Unexpected = define("unexpected_message", "message although none is read", 0, 1008)
 
-	// Idle says that no message came or went for as long as Heartbeat.Idle. The close code
+	// Idle says that no message came or went for as long as Timeouts.Idle. The close code
 	// is 3008. The client should connect again when it has something to say.
 	Idle = define("idle", "no message for too long", 0, timeout)
 
-	// PongTimeout says that the client has not answered a ping within Heartbeat.Pong. The
+	// PongTimeout says that the client has not answered a ping within Timeouts.Pong. The
 	// close code is 3008. The client should connect again.
 	PongTimeout = define("pong_timeout", "ping not answered", 0, timeout)
 
@@ -342,7 +342,7 @@ var (
 	// should connect again with a fresh credential.
 	Expired = define("expired", "credential expired", 0, 3000)
 
-	// Kicked says that an operator has closed the connection with Guard.Kick. The close
+	// Kicked says that an operator has closed the connection with Admin.Kick. The close
 	// code is 3003, unless Kick was given another. The client should not connect again.
 	Kicked = define("kicked", "kicked", 0, 3003)
 

@@ -140,12 +140,12 @@ func newApp(hosts []string, log *slog.Logger) (*app, error) {
 		Caps: wsguard.CapConfig{MaxConns: 200},
 		// Tight, so that one press of a button shows them. A page that people
 		// use wants to be told of a refusal; a program is better cut off.
-		Rates:     wsguard.RateConfig{Messages: wsguard.Rate{PerSecond: 4, Burst: 10}, Action: wsguard.ActionReply},
-		Messages:  wsguard.MessageConfig{Validator: messages, OnInvalid: wsguard.ActionReply},
-		Heartbeat: wsguard.HeartbeatConfig{Idle: time.Hour}, // people read more than they write
-		Logger:    log,
-		OnEvent:   a.feed.events("chat"),
-		State:     wsguard.NewState(), // that the lab shares
+		Rates:    wsguard.RateConfig{Messages: wsguard.Rate{PerSecond: 4, Burst: 10}, Action: wsguard.ActionReply},
+		Messages: wsguard.MessageConfig{Validator: messages, OnInvalid: wsguard.ActionReply},
+		Timeouts: wsguard.TimeoutConfig{Idle: time.Hour}, // people read more than they write
+		Logger:   log,
+		OnEvent:  a.feed.events("chat"),
+		State:    wsguard.NewState(), // that the lab shares
 	}
 	if a.chat, err = wsguard.New(cfg); err != nil {
 		return nil, err
@@ -153,12 +153,12 @@ func newApp(hosts []string, log *slog.Logger) (*app, error) {
 	// The lab is where the page misbehaves: the same rules, but soon bored.
 	// With the chat's State it shares the chat's tickets, connection slots and
 	// revocations. Limits and connections are its own.
-	cfg.Heartbeat.Idle = 5 * time.Second
+	cfg.Timeouts.Idle = 5 * time.Second
 	cfg.OnEvent = a.feed.events("lab")
 	if a.lab, err = wsguard.New(cfg); err != nil {
 		return nil, err
 	}
-	a.logins = newLogins(a.chat.Revoke)
+	a.logins = newLogins(a.chat.Admin().Revoke)
 	a.csp = "default-src 'self'; connect-src 'self' " + strings.Join(sockets, " ") +
 		"; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 	return a, nil

@@ -42,7 +42,7 @@ func revoke(guard *wsguard.Guard) http.Handler {
 			http.Error(w, "subject is missing", http.StatusBadRequest)
 			return
 		}
-		guard.Revoke(subject)
+		guard.Admin().Revoke(subject)
 		w.WriteHeader(http.StatusNoContent)
 	})
 }

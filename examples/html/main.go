@@ -131,14 +131,14 @@ func newApp(hosts []string, log *slog.Logger) (*app, error) {
 		origins = append(origins, "http://"+h)
 	}
 	guard, err := wsguard.New(wsguard.Config{
-		Origins:   origins,
-		Hosts:     hosts,
-		Auth:      wsguard.AuthConfig{InsecureAnonymous: true}, // examples/chat has a login
-		Caps:      wsguard.CapConfig{MaxConns: 200},
-		Rates:     wsguard.RateConfig{Action: wsguard.ActionReply},
-		Messages:  wsguard.MessageConfig{Validator: table, OnInvalid: wsguard.ActionReply},
-		Heartbeat: wsguard.HeartbeatConfig{Idle: time.Hour}, // people read more than they write
-		Logger:    log,
+		Origins:  origins,
+		Hosts:    hosts,
+		Auth:     wsguard.AuthConfig{InsecureAnonymous: true}, // examples/chat has a login
+		Caps:     wsguard.CapConfig{MaxConns: 200},
+		Rates:    wsguard.RateConfig{Action: wsguard.ActionReply},
+		Messages: wsguard.MessageConfig{Validator: table, OnInvalid: wsguard.ActionReply},
+		Timeouts: wsguard.TimeoutConfig{Idle: time.Hour}, // people read more than they write
+		Logger:   log,
 	})
 	if err != nil {
 		return nil, err

@@ -169,7 +169,7 @@ func newApp(hosts []string, ttl time.Duration, log *slog.Logger) (*app, error) {
 		},
 		Caps:         wsguard.CapConfig{MaxConns: 200},
 		Messages:     wsguard.MessageConfig{Validator: messages, OnInvalid: wsguard.ActionReply, OnForbidden: wsguard.ActionReply},
-		Heartbeat:    wsguard.HeartbeatConfig{Idle: time.Hour}, // people read more than they write
+		Timeouts:     wsguard.TimeoutConfig{Idle: time.Hour}, // people read more than they write
 		Subprotocols: []string{"chat"},
 		Logger:       log,
 	})
@@ -178,7 +178,7 @@ func newApp(hosts []string, ttl time.Duration, log *slog.Logger) (*app, error) {
 	}
 	// Logging out ends the sockets of that login at once. Its tokens, good by
 	// themselves until they expire, open no others.
-	iss.signedOut = guard.SignOut
+	iss.signedOut = guard.Admin().SignOut
 	return &app{hosts: hosts, issuer: iss, guard: guard, hub: newHub()}, nil
 }
 

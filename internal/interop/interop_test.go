@@ -204,7 +204,7 @@ func TestGorillaAnswersPings(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wstest.CheckGoroutines(t)
 		guard := newGuard(t, func(c *wsguard.Config) {
-			c.Heartbeat.Ping, c.Heartbeat.Pong = 50*time.Millisecond, 40*time.Millisecond
+			c.Timeouts.PingInterval, c.Timeouts.Pong = 50*time.Millisecond, 40*time.Millisecond
 		})
 		s := wstest.ServePipe(t, guard.Handler(echoMessages))
 		drain(t, guard)

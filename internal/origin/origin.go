@@ -125,7 +125,7 @@ func (l *List) Match(header string) bool {
 // parseEntry parses an entry of a List, which may have a wildcard.
 func parseEntry(s string) (t tuple, wild bool, reason string) {
 	if s == "*" {
-		return tuple{}, false, "would let every site in; list the origins (InsecureReportOrigin only reports)"
+		return tuple{}, false, "would let every site in; list the origins (InsecureReportOnlyOrigins only reports)"
 	}
 	s, reason = fold(s)
 	if reason != "" {

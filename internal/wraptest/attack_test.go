@@ -195,18 +195,18 @@ var attacks = []attack{
 	{
 		name: "half-open peer",
 		guard: func(cfg *wsguard.Config) {
-			cfg.Heartbeat.Ping, cfg.Heartbeat.Pong = 400*time.Millisecond, 200*time.Millisecond
+			cfg.Timeouts.PingInterval, cfg.Timeouts.Pong = 400*time.Millisecond, 200*time.Millisecond
 		},
 		ways: ways(silent(goodToken, 3008, nil)),
 	},
 	{
 		name:  "idle squatter",
-		guard: func(cfg *wsguard.Config) { cfg.Heartbeat.Idle = 800 * time.Millisecond },
+		guard: func(cfg *wsguard.Config) { cfg.Timeouts.Idle = 800 * time.Millisecond },
 		ways:  ways(silent(goodToken, 3008, wstest.AppendFrame(nil, wstest.Ping(nil)))),
 	},
 	{
 		name:  "slow reader",
-		guard: func(cfg *wsguard.Config) { cfg.Heartbeat.Write = 500 * time.Millisecond },
+		guard: func(cfg *wsguard.Config) { cfg.Timeouts.Write = 500 * time.Millisecond },
 		ways:  ways(neverRead),
 	},
 	{
@@ -220,7 +220,7 @@ var attacks = []attack{
 				}
 				defer c.Close()
 				if s.guard != nil {
-					s.guard.Revoke(goodToken)
+					s.guard.Admin().Revoke(goodToken)
 				}
 				return c.ended(3000)
 			},

@@ -144,10 +144,10 @@ func TestHandlerSeesTheEnd(t *testing.T) {
 		end  func(*session) error
 		code int
 	}{
-		{"revoked", func(c *session) error { c.target.guard.Revoke(goodToken); return nil }, 3000},
+		{"revoked", func(c *session) error { c.target.guard.Admin().Revoke(goodToken); return nil }, 3000},
 		{"kicked", func(c *session) error {
-			for s := range c.target.guard.Sessions() {
-				c.target.guard.Kick(s.ID, 4003, "enough")
+			for s := range c.target.guard.Admin().Sessions() {
+				c.target.guard.Admin().Kick(s.ID, 4003, "enough")
 			}
 			return nil
 		}, 4003},

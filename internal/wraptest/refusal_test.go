@@ -80,7 +80,7 @@ func TestRefusal(t *testing.T) {
 func (l *library) refusal(t *testing.T, wrapped bool) (status, reported int, err error) {
 	var event atomic.Int64
 	s := l.serve(t, wrapped, func(cfg *wsguard.Config) {
-		cfg.Heartbeat.Write = 500 * time.Millisecond
+		cfg.Timeouts.Write = 500 * time.Millisecond
 		cfg.OnEvent = func(e audit.Event) {
 			if e.Kind == audit.Refusal && e.Reason == "handler" {
 				event.Store(int64(e.Status))

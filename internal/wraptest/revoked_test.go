@@ -40,7 +40,7 @@ func TestRevokedBeforeTheUpgrade(t *testing.T) {
 			done := make(chan error, 1)
 			go func() { done <- s.revoked() }()
 			<-begun
-			s.guard.Revoke(goodToken)
+			s.guard.Admin().Revoke(goodToken)
 			close(goOn)
 			if err := errors.Join(<-done, s.emptied()); err != nil {
 				t.Error(err)
