@@ -28,6 +28,7 @@ const (
 	stepRate       = "handshake rate"
 	stepSlot       = "connection slot"
 	stepCredential = "credential"
+	stepSubject    = "subject rate"
 )
 
 type reasons = []*reason.Reason
@@ -45,6 +46,7 @@ var (
 	originPostStep   = step{stepOrigin, reasons{reason.Origin}, (*admission).checkOriginOfPost}
 	askOriginStep    = step{"ask origin", nil, (*admission).askOrigin}
 	subprotocolStep  = step{"subprotocol", reasons{reason.Subprotocol}, (*admission).chooseSubprotocol}
+	subjectRateStep  = step{stepSubject, reasons{reason.HandshakeRate}, (*admission).chargeSubject}
 	rateStep         = step{stepRate, reasons{reason.HandshakeRate}, (*admission).chargeRate}
 	flightStep       = step{"in flight", reasons{reason.InFlight}, (*admission).takePlace}
 	slotStep         = step{stepSlot, reasons{reason.MaxConns, reason.MaxClientConns}, (*admission).takeSlot}
@@ -64,12 +66,13 @@ var (
 var (
 	handshakeSteps = []step{
 		drainingStep, formStep, hijackStep, addressStep, banStep, hostStep, tlsStep, originStep, subprotocolStep,
-		rateStep, flightStep, slotStep, shareStep, credentialStep, subjectStep, registerStep, attachStep,
+		rateStep, flightStep, slotStep, shareStep, credentialStep, subjectRateStep,
+		subjectStep, registerStep, attachStep,
 	}
-	firstMessageSteps = []step{flightStep, credentialStep, subjectStep, registerStep, attachStep}
+	firstMessageSteps = []step{flightStep, credentialStep, subjectRateStep, subjectStep, registerStep, attachStep}
 	saleSteps         = []step{
 		drainingStep, methodStep, addressStep, banStep, hostStep, tlsStep, originPostStep,
-		rateStep, flightStep, loginStep, revokedStep, sellStep,
+		rateStep, flightStep, loginStep, subjectRateStep, revokedStep, sellStep,
 	}
 	refreshSteps = []step{flightStep, credentialStep}
 )
@@ -243,8 +246,22 @@ func (a *admission) chargeRate() error {
 	return err
 }
 
+// chargeSubject charges an authenticated handshake, or sale of a ticket, to its subject in
+// place of its client.
+func (a *admission) chargeSubject() error {
+	if a.await || a.principal.anonymous() || a.marks.has(a.g, stepSubject) {
+		return nil
+	}
+	err := a.g.state.rates.authenticated(a.client, a.asked && !a.known, a.principal.Subject, a.rates.Handshakes)
+	if err != nil && a.rates.ReportOnly {
+		a.g.report(a.r, err)
+		return nil
+	}
+	return err
+}
+
 func (a *admission) takePlace() (err error) {
-	if a.fl, err = a.g.state.inFlight.fly(a.client, a.rates); err == nil {
+	if a.fl, err = a.g.state.inFlight.fly(a.ctx, a.client, a.rates); err == nil {
 		a.takes(a.land)
 	}
 	return err
@@ -267,7 +284,7 @@ func (a *admission) takeSlot() error {
 			return a.reportOver(l.over(a.caps)) // a Guard with other caps has taken it
 		}
 	}
-	l, over := a.g.state.slots.acquire(a.client, a.caps)
+	l, over := a.g.state.slots.acquire(a.client, a.stranger(), a.caps)
 	if l == nil {
 		return over
 	}
@@ -278,6 +295,15 @@ func (a *admission) takeSlot() error {
 		a.g.report(a.r, over)
 	}
 	return nil
+}
+
+// stranger reports whether no credential is presented.
+func (a *admission) stranger() bool {
+	if p, known := a.marks.principal(a.g); known {
+		return p.anonymous()
+	}
+	a.seek()
+	return a.credErr == nil && a.cred.kind == sourceNone
 }
 
 // takeShare counts a handshake toward MaxUnauthenticated if it presents no credential and
@@ -304,8 +330,11 @@ func (a *admission) reportOver(over error) error {
 }
 
 func (a *admission) takeSubjectSlot() error {
-	if a.await {
+	switch {
+	case a.await:
 		return nil
+	case a.principal.anonymous():
+		return a.reportOver(a.lease.anonymous(a.caps))
 	}
 	return a.reportOver(a.lease.bind(a.principal.Subject, a.caps))
 }

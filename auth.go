@@ -365,13 +365,13 @@ func (a *Authenticator) Handler(next http.Handler) http.Handler {
 		in.unwind() // the place in flight
 		m := in.marks.pass(a.g, stepRate)
 		if !in.await { // else the Guard behind waits for the first message
-			m = m.pass(a.g, stepCredential).find(a.g, in.principal)
+			m = m.pass(a.g, stepCredential).pass(a.g, stepSubject).find(a.g, in.principal)
 		}
 		next.ServeHTTP(w, m.on(in.stripped))
 	})
 }
 
-var authenticatorSteps = []step{addressStep, banStep, askOriginStep, rateStep, flightStep, credentialStep}
+var authenticatorSteps = []step{addressStep, banStep, askOriginStep, rateStep, flightStep, credentialStep, subjectRateStep}
 
 // PrincipalOf returns the Principal that an [Authenticator] or [Guard.Wrap] in front of the
 // handler has found for r, and whether there is one.

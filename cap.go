@@ -16,10 +16,18 @@ type CapConfig struct {
 	// handshakes get a 503.
 	MaxConns int
 
-	// MaxConnsPerClient is how many of them one client may have. A client is an IPv4
-	// address, an IPv6 /64 or the name that Proxies.ClientName returns. The default is 64.
-	// Further handshakes of the client get a 429.
+	// MaxConnsPerClient is how many connections without a subject one client may have. A
+	// client is an IPv4 address, an IPv6 /64 or the name that Proxies.ClientName returns. A
+	// connection has no subject if it is anonymous, or as long as its credential has not
+	// been accepted. The default is 64. Further handshakes of the client get a 429.
 	MaxConnsPerClient int
+
+	// MaxUsersPerClient is how many connections one client may have in all. Many people may
+	// share one address. The default is 1,024, which is 16 times the default of
+	// MaxConnsPerClient. If only MaxConnsPerClient is set, the default is the same number,
+	// or Off. A value below MaxConnsPerClient is an error. Further handshakes of the client
+	// get a 429.
+	MaxUsersPerClient int
 
 	// MaxConnsPerNetwork is how many connections an IPv6 /48 may have. The default
 	// is 1,024. Further handshakes of the network get a 429.
@@ -42,10 +50,23 @@ type CapConfig struct {
 func (cfg CapConfig) resolve(f *faults) CapConfig {
 	c := CapConfig{
 		MaxConns:           limit(cfg.MaxConns, 10_000, "Caps.MaxConns", f),
-		MaxConnsPerClient:  limit(cfg.MaxConnsPerClient, 64, "Caps.MaxConnsPerClient", f),
 		MaxConnsPerNetwork: limit(cfg.MaxConnsPerNetwork, 1024, "Caps.MaxConnsPerNetwork", f),
 		MaxConnsPerSubject: limit(cfg.MaxConnsPerSubject, 16, "Caps.MaxConnsPerSubject", f),
 		ReportOnly:         cfg.ReportOnly,
+	}
+	each, users := 64, 1024
+	switch {
+	case cfg.MaxConnsPerClient > 0:
+		users = cfg.MaxConnsPerClient
+	case cfg.MaxConnsPerClient == Off:
+		users = 0
+	case cfg.MaxUsersPerClient > 0:
+		each = min(each, cfg.MaxUsersPerClient)
+	}
+	c.MaxConnsPerClient = limit(cfg.MaxConnsPerClient, each, "Caps.MaxConnsPerClient", f)
+	c.MaxUsersPerClient = limit(cfg.MaxUsersPerClient, users, "Caps.MaxUsersPerClient", f)
+	if c.MaxUsersPerClient > 0 && c.MaxUsersPerClient < c.MaxConnsPerClient {
+		f.add("Caps.MaxUsersPerClient", c.MaxUsersPerClient, "must not be less than MaxConnsPerClient, whose connections count here too")
 	}
 	waiting := 1000
 	if c.MaxConns > 0 {
@@ -60,13 +81,14 @@ func (cfg CapConfig) resolve(f *faults) CapConfig {
 type slots struct {
 	mu           sync.Mutex // a Lease's mu may be held
 	all, waiting int
-	clients      map[clientKey]int
+	clients      map[clientKey]int // all connections of a client
+	strangers    map[clientKey]int // those without a subject
 	networks     map[netip.Prefix]int
 	subjects     map[string]int
 }
 
 func newSlots() *slots {
-	return &slots{clients: map[clientKey]int{}, networks: map[netip.Prefix]int{}, subjects: map[string]int{}}
+	return &slots{clients: map[clientKey]int{}, strangers: map[clientKey]int{}, networks: map[netip.Prefix]int{}, subjects: map[string]int{}}
 }
 
 // held returns how many slots are held.
@@ -76,10 +98,10 @@ func (s *slots) held() int {
 	return s.all
 }
 
-// acquire reserves a slot. over is the error of a cap that is exceeded, or nil. l is nil if
-// over is not, except with ReportOnly.
-func (s *slots) acquire(who client, cfg CapConfig) (l *Lease, over error) {
-	l = &Lease{slots: s, client: who.key()}
+// acquire reserves a slot. stranger says that no credential was presented. over is the error
+// of a cap that is exceeded, or nil. l is nil if over is not, except with ReportOnly.
+func (s *slots) acquire(who client, stranger bool, cfg CapConfig) (l *Lease, over error) {
+	l = &Lease{slots: s, client: who.key(), stranger: stranger}
 	l.network, _ = who.network()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -88,6 +110,9 @@ func (s *slots) acquire(who client, cfg CapConfig) (l *Lease, over error) {
 	}
 	s.all++
 	s.clients[l.client]++
+	if stranger {
+		s.strangers[l.client]++
+	}
 	if l.network.IsValid() {
 		s.networks[l.network]++
 	}
@@ -95,13 +120,17 @@ func (s *slots) acquire(who client, cfg CapConfig) (l *Lease, over error) {
 }
 
 // over returns the error of the cap that more further slots of l's client would exceed, or
-// nil. The caller holds mu.
+// nil. The caller holds mu, and l.mu if others know l.
 func (s *slots) over(l *Lease, more int, cfg CapConfig) error {
 	switch {
 	case cfg.MaxConns > 0 && s.all+more > cfg.MaxConns:
 		return deny(reason.MaxConns, "")
-	case cfg.MaxConnsPerClient > 0 && s.clients[l.client]+more > cfg.MaxConnsPerClient:
+	case cfg.MaxConnsPerClient > 0 && l.stranger && s.strangers[l.client]+more > cfg.MaxConnsPerClient:
 		return deny(reason.MaxClientConns, "")
+	case cfg.MaxUsersPerClient > 0 && s.clients[l.client]+more > cfg.MaxUsersPerClient:
+		d := deny(reason.MaxClientConns, "of all its users")
+		d.shared = true
+		return d
 	case cfg.MaxConnsPerNetwork > 0 && l.network.IsValid() && s.networks[l.network]+more > cfg.MaxConnsPerNetwork:
 		d := deny(reason.MaxClientConns, "of its /48")
 		d.shared = true
@@ -118,6 +147,7 @@ type Lease struct {
 
 	mu       sync.Mutex // slots.mu may be taken while it is held
 	subject  string
+	stranger bool // counted in strangers
 	waiting  bool // the first message, which must be the credential, has not come
 	moved    bool // a Conn owns the lease
 	released bool
@@ -146,12 +176,42 @@ func (l *Lease) bind(subject string, cfg CapConfig) (over error) {
 	}
 	s.subjects[subject]++
 	l.subject = subject
+	l.known()
+	return over
+}
+
+// known ends that the lease counts as a stranger's. The caller holds both locks.
+func (l *Lease) known() {
+	if l.stranger {
+		l.stranger = false
+		down(l.slots.strangers, l.client)
+	}
+}
+
+// anonymous counts the lease as a stranger's although a credential was presented, because the
+// credential was refused and the refusal only reported.
+func (l *Lease) anonymous(cfg CapConfig) (over error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stranger || l.subject != "" || l.released {
+		return nil
+	}
+	s := l.slots
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.stranger = true
+	s.strangers[l.client]++
+	if cfg.MaxConnsPerClient > 0 && s.strangers[l.client] > cfg.MaxConnsPerClient {
+		over = deny(reason.MaxClientConns, "")
+	}
 	return over
 }
 
 // over returns the error of the cap of cfg that is exceeded, or nil. The lease is counted
 // already.
 func (l *Lease) over(cfg CapConfig) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.slots.mu.Lock()
 	defer l.slots.mu.Unlock()
 	return l.slots.over(l, 0, cfg)
@@ -209,6 +269,7 @@ func (l *Lease) Release() {
 	if l.subject != "" {
 		down(s.subjects, l.subject)
 	}
+	l.known()
 }
 
 func down[K comparable](m map[K]int, k K) {

@@ -439,7 +439,7 @@ func TestAuthenticatorAloneInFlight(t *testing.T) {
 		}
 		count := func(want int) {
 			t.Helper()
-			time.Sleep(time.Second)
+			time.Sleep(1100 * time.Millisecond) // after the patience of those that wait
 			mu.Lock()
 			defer mu.Unlock()
 			if len(refused) != want || slices.ContainsFunc(refused, func(err error) bool { return !errors.Is(err, reason.InFlight) }) {

@@ -183,7 +183,7 @@ func checkRefusal(t *testing.T, res *http.Response) {
 	if got := res.Header.Get("Cache-Control"); got != "no-store" {
 		t.Errorf("status %d: Cache-Control is %q, want no-store", res.StatusCode, got)
 	}
-	if b := body(t, res); b != http.StatusText(res.StatusCode)+"\n" {
+	if b := body(t, res); !strings.HasPrefix(b, http.StatusText(res.StatusCode)+": ") {
 		t.Errorf("status %d: body %q", res.StatusCode, b)
 	}
 	switch res.StatusCode {

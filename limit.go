@@ -3,8 +3,7 @@ package wsguard
 import (
 	"fmt"
 	"math"
-	"net/http"
-	"sync"
+	"net/netip"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -155,8 +154,12 @@ type RateConfig struct {
 
 	// Handshakes limits the handshakes of a client. An IPv6 /48 has 16 times the
 	// rate of a client. Handshakes that the origin check has refused do not count.
-	// The default is 5 per second with a burst of 20. A handshake that exceeds it
-	// gets a 429.
+	// A handshake that presents a good credential counts for its subject and no longer
+	// for its client, so people who share an address do not use up each other's rate.
+	// The same rate limits the handshakes of a subject. The sale of a ticket counts as
+	// a handshake. The default is 20 per second with a burst of 100. A handshake that
+	// exceeds it gets a 429. If the credential came in the first message, the guard
+	// closes the connection with 1013 instead.
 	Handshakes Rate
 
 	// ReportOnly reports a message or a handshake that exceeds one of the rates above, and
@@ -165,13 +168,14 @@ type RateConfig struct {
 	ReportOnly bool
 
 	// MaxInFlight is how many handshakes may wait for a Verifier or for Attach at
-	// the same time. The default is 256, and Off means no limit. Further handshakes
-	// get a 503.
+	// the same time. The default is 256, and Off means no limit. Further handshakes wait
+	// for a place for at most a second, and get a 503 then. At most 256 of them wait, and
+	// 64 of one client. Others get the 503 at once.
 	MaxInFlight int
 
 	// MaxInFlightPerClient is how many handshakes of one client may wait for a Verifier
 	// or for Attach at the same time. The default is 8, and Off means no limit. Further
-	// handshakes of the client get a 429.
+	// handshakes of the client wait as those above MaxInFlight do, and get a 429 then.
 	MaxInFlightPerClient int
 }
 
@@ -186,7 +190,7 @@ func (cfg RateConfig) resolve(f *faults) RateConfig {
 	if !(cfg.WarnAt >= 0 && cfg.WarnAt < 1) {
 		f.add("Rates.WarnAt", cfg.WarnAt, "must be a part of the burst: at least 0, less than 1")
 	}
-	cfg.Handshakes = cfg.Handshakes.resolve(Rate{5, 20}, "Rates.Handshakes", f)
+	cfg.Handshakes = cfg.Handshakes.resolve(Rate{20, 100}, "Rates.Handshakes", f)
 	if cfg.Action < ActionClose || cfg.Action > ActionDelay {
 		f.add("Rates.Action", int(cfg.Action), "must be ActionClose, ActionReply or ActionDelay")
 	}
@@ -224,11 +228,7 @@ func (b *buckets) handshake(client client, foreign bool, rate Rate) error {
 		return denyRetry(reason.HandshakeRate, wait)
 	}
 	if net, ok := client.network(); ok {
-		netKey := b.networks.Prefix(net)
-		if foreign {
-			netKey = b.networks.String("foreign:" + net.String())
-		}
-		if wait, ok := b.networks.Take(netKey, 1, rate.times(perNetwork).limit(), now); !ok {
+		if wait, ok := b.networks.Take(b.network(net, foreign), 1, rate.times(perNetwork).limit(), now); !ok {
 			b.handshakes.Give(key, 1, limit)
 			d := denyRetry(reason.HandshakeRate, wait)
 			d.detail, d.shared = "of its /48", true
@@ -238,20 +238,32 @@ func (b *buckets) handshake(client client, foreign bool, rate Rate) error {
 	return nil
 }
 
-// fly reserves a place among the handshakes in flight.
-func (c *counter) fly(client client, cfg RateConfig) (*flight, error) {
-	key := client.key()
-	if ok, own := c.take(key, cfg.MaxInFlight, cfg.MaxInFlightPerClient); !ok {
-		if own {
-			return nil, denyStatus(reason.InFlight, http.StatusTooManyRequests, "of the client")
-		}
-		d := deny(reason.InFlight, "")
-		d.shared = true
-		return nil, d
+// authenticated charges a handshake to its subject in place of its client, which handshake
+// has charged. If the subject's bucket refuses, the client's charge stays.
+func (b *buckets) authenticated(client client, foreign bool, subject string, rate Rate) error {
+	limit, now := rate.limit(), time.Now()
+	if wait, ok := b.handshakes.Take(b.handshakes.String("subject:"+subject), 1, limit, now); !ok {
+		d := denyRetry(reason.HandshakeRate, wait)
+		d.detail = "of the subject"
+		return d
 	}
-	fl := &flight{release: func() { c.give(key) }}
-	fl.hold()
-	return fl, nil
+	key := client.in(b.handshakes)
+	if foreign {
+		key = client.foreign(b.handshakes)
+	}
+	b.handshakes.Give(key, 1, limit)
+	if net, ok := client.network(); ok {
+		b.networks.Give(b.network(net, foreign), 1, rate.times(perNetwork).limit())
+	}
+	return nil
+}
+
+// network is the key of an IPv6 /48.
+func (b *buckets) network(net netip.Prefix, foreign bool) keyed.Key {
+	if foreign {
+		return b.networks.String("foreign:" + net.String())
+	}
+	return b.networks.Prefix(net)
 }
 
 // checkBytes finds byte rates whose burst is smaller than maxMessage. They would never allow
@@ -415,71 +427,4 @@ func missing(l *rate.Limiter, n int, now time.Time) time.Duration {
 	}
 	// The delay of a tiny fraction of a token may round to 0.
 	return max(r.DelayFrom(now), time.Microsecond)
-}
-
-// counter counts the places that are held, in all and per client. Each call brings its limits.
-type counter struct {
-	mu      sync.Mutex
-	all     int
-	each    map[clientKey]int
-	waiting int
-	freed   chan struct{} // closed when a place is given back; nil: no call waits
-}
-
-func newCounter() *counter { return &counter{each: map[clientKey]int{}} }
-
-// Many handshakes may come at once without an attack. So up to maxPatient of them wait for
-// patience when the counter is full.
-const (
-	patience   = 50 * time.Millisecond
-	maxPatient = 256
-)
-
-// take reserves a place. A limit of 0 is no limit. If take returns false, own says whether
-// the client's own limit is reached. That limit takes precedence over the limit of all.
-func (c *counter) take(key clientKey, most, mostEach int) (ok, own bool) {
-	var t *time.Timer
-	for late := false; ; {
-		c.mu.Lock()
-		own = mostEach > 0 && c.each[key] >= mostEach
-		if !own && (most <= 0 || c.all < most) {
-			c.all++
-			c.each[key]++
-			c.mu.Unlock()
-			return true, false
-		}
-		if late || c.waiting >= maxPatient {
-			c.mu.Unlock()
-			return false, own
-		}
-		if c.freed == nil {
-			c.freed = make(chan struct{})
-		}
-		freed := c.freed
-		c.waiting++
-		c.mu.Unlock()
-		if t == nil {
-			t = time.NewTimer(patience)
-			defer t.Stop()
-		}
-		select {
-		case <-freed:
-		case <-t.C:
-			late = true // try once more, because the machine may have been busy
-		}
-		c.mu.Lock()
-		c.waiting--
-		c.mu.Unlock()
-	}
-}
-
-func (c *counter) give(key clientKey) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.all--
-	down(c.each, key)
-	if c.freed != nil {
-		close(c.freed)
-		c.freed = nil
-	}
 }

@@ -131,6 +131,8 @@ func asDenied(err error) *denied {
 func (d *denied) statusCode() int { return cmp.Or(d.status, d.Reason.Status()) }
 
 // write answers a refused handshake. The body is constant and repeats nothing of the request.
+// It ends in the token of the reason, except that a 401 does not say what is wrong with the
+// credential.
 func (d *denied) write(w http.ResponseWriter) {
 	h := w.Header()
 	h.Set("Connection", "close")
@@ -154,7 +156,11 @@ func (d *denied) write(w http.ResponseWriter) {
 		h.Set("Retry-After", strconv.Itoa(retrySeconds(d.retry)))
 	}
 	w.WriteHeader(status)
-	io.WriteString(w, http.StatusText(status)+"\n")
+	token := d.Token()
+	if status == http.StatusUnauthorized {
+		token = reason.Unauthenticated.Token()
+	}
+	io.WriteString(w, http.StatusText(status)+": "+token)
 }
 
 // retrySeconds rounds d up to whole seconds, so that a client that obeys is not refused again.

@@ -35,7 +35,7 @@ func TestReportOnlyAll(t *testing.T) {
 			messages := wsguard.MessageConfig{Validator: refuseWord("bad")}
 			cfg := wsguard.Config{
 				ReportOnly: true,
-				Auth:       wsguard.AuthConfig{Verifier: newTokens().Verify},
+				Auth:       wsguard.AuthConfig{Verifier: newTokens().Verify, InsecureAnonymous: true},
 				Caps:       wsguard.CapConfig{MaxConns: 1},
 				Rates:      wsguard.RateConfig{Handshakes: only, Messages: only, Action: wsguard.ActionReply},
 				Messages:   messages,
@@ -47,8 +47,8 @@ func TestReportOnlyAll(t *testing.T) {
 				}
 				return echoDoor(g)
 			})
-			first := e.open(bearer("alice"))
-			second := e.open(bearer("bob"))
+			first := e.open(header())
+			second := e.open(header())
 			roundTrip(t, second, "bad")
 			roundTrip(t, second, "good")
 			time.Sleep(90 * time.Second)

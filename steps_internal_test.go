@@ -28,12 +28,14 @@ handshake
   connection slot               max_conns max_client_conns
   share of the unauthenticated  max_conns
   credential                    guessing unauthenticated unavailable
+  subject rate                  handshake_rate
   subject slot                  max_subject_conns
   register                      revoked
   Attach                        forbidden unavailable revoked draining
 first message
   in flight                     in_flight
   credential                    guessing unauthenticated unavailable
+  subject rate                  handshake_rate
   subject slot                  max_subject_conns
   register                      revoked
   Attach                        forbidden unavailable revoked draining
@@ -48,6 +50,7 @@ sale of a ticket
   handshake rate                handshake_rate
   in flight                     in_flight
   login                         guessing unauthenticated unavailable
+  subject rate                  handshake_rate
   revoked                       revoked
   sale                          tickets unavailable
 refresh

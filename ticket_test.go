@@ -323,7 +323,7 @@ func TestTicketRefusals(t *testing.T) {
 	})
 	t.Run("T31 shares the handshake rate", func(t *testing.T) {
 		t.Parallel()
-		e := ticketEnv(t, wsguard.Config{Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: never, Burst: 2}}})
+		e := ticketEnv(t, wsguard.Config{Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: never, Burst: 1}}})
 		e.buy(bearer("alice"))
 		e.refusedWith(wstest.HandshakeOptions{Path: "/ws", Header: header()}, 401, "unauthenticated")
 		if res := e.request("POST", "/ticket", bearer("alice")); res.StatusCode != 429 {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/wsguard/wsguard/internal/keyed"
@@ -238,23 +237,4 @@ func settle(p Principal, err error) (Principal, error) {
 		return Principal{}, deny(reason.Unavailable, "verifier unavailable")
 	}
 	return Principal{}, deny(reason.Unauthenticated, "invalid credential")
-}
-
-// flight is a place among the handshakes in flight. Its holders are the handshake and a call
-// of a verifier that may outlive the handshake.
-type flight struct {
-	release func()
-	holders atomic.Int32
-}
-
-func (fl *flight) hold() {
-	if fl != nil {
-		fl.holders.Add(1)
-	}
-}
-
-func (fl *flight) done() {
-	if fl != nil && fl.holders.Add(-1) == 0 {
-		fl.release()
-	}
 }

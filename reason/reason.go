@@ -179,9 +179,10 @@ var (
 	// the request is not what it claims to be. The status is 403.
 	FetchMetadata = define("fetch_metadata", "fetch metadata is not a WebSocket's", 403, 0)
 
-	// HandshakeRate says that the client, or its network, connects too often. The status is
-	// 429. The client should wait as long as Retry-After says.
-	HandshakeRate = define("handshake_rate", "too many handshakes", 429, 0)
+	// HandshakeRate says that the client, its network or its subject connects too often. The
+	// status is 429, the close code after a first-message credential 1013. The client should
+	// wait as long as Retry-After says.
+	HandshakeRate = define("handshake_rate", "too many handshakes", 429, 1013)
 
 	// InFlight says that too many handshakes wait for a verifier or for Attach. The status
 	// is 503, or 429 if they are this client's. The client should connect again later.

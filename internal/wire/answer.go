@@ -109,5 +109,5 @@ const badGateway = "HTTP/1.1 502 Bad Gateway\r\n" +
 	"Cache-Control: no-store\r\n" +
 	"Content-Type: text/plain; charset=utf-8\r\n" +
 	"X-Content-Type-Options: nosniff\r\n" +
-	"Content-Length: 12\r\n\r\n" +
-	"Bad Gateway\n"
+	"Content-Length: 20\r\n\r\n" +
+	"Bad Gateway: handler"

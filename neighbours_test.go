@@ -1,0 +1,232 @@
+package wsguard_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/internal/wstest"
+)
+
+// These tests show that people who share an address with others are not kept out by them.
+
+// anyone accepts every token as the name of its owner.
+func anyone(_ context.Context, token string) (wsguard.Principal, error) {
+	return wsguard.Principal{Subject: token}, nil
+}
+
+// slowly is anyone, and takes a while.
+func slowly(ctx context.Context, token string) (wsguard.Principal, error) {
+	time.Sleep(50 * time.Millisecond)
+	return anyone(ctx, token)
+}
+
+// tries makes n handshakes at once, and returns how many got each answer. The connections
+// stay open until the test ends.
+func tries(e *env, n int, h func(i int) http.Header) map[string]int {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	got := map[string]int{}
+	for i := range n {
+		wg.Go(func() {
+			_, res := e.try(h(i))
+			answer := "101"
+			if res.StatusCode != 101 {
+				answer = body(e.t, res)
+			}
+			mu.Lock()
+			got[answer]++
+			mu.Unlock()
+		})
+	}
+	wg.Wait()
+	return got
+}
+
+func person(i int) http.Header { return bearer(fmt.Sprintf("person%d", i)) }
+
+// 40 people behind one address open a page at once, and so do 300 in a row.
+func TestNeighboursOpenAPage(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		e := servePipe(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: slowly}}, echoing)
+		if got := tries(e, 40, person); got["101"] != 40 {
+			t.Errorf("%v", got)
+		}
+		for i := range 260 {
+			e.open(person(40 + i))
+		}
+	})
+}
+
+// The 65th colleague gets in, and so does the 65th tab of a stranger after one was closed.
+// Connections without a subject are bounded as before.
+func TestNeighboursConnections(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	auth := wsguard.AuthConfig{Verifier: anyone, InsecureAnonymous: true}
+	e := serveGuard(t, wsguard.Config{Auth: auth, Caps: wsguard.CapConfig{MaxConnsPerClient: 2, MaxUsersPerClient: 5}})
+	first := e.open(header())
+	e.open(header())
+	e.refused(header(), 429, "max_client_conns")
+	for i := range 3 {
+		e.open(person(i))
+	}
+	if res := e.refused(person(3), 429, "max_client_conns"); res.StatusCode != 429 {
+		t.Fatal(res.Status)
+	}
+	bye(first)
+	eventually(t, "the slot is back", func() bool { return e.g.Conns() == 4 })
+	e.open(header())
+	// Only MaxConnsPerClient is set, so it bounds all connections of an address.
+	e = serveGuard(t, wsguard.Config{Auth: auth, Caps: wsguard.CapConfig{MaxConnsPerClient: 2}})
+	e.open(person(1))
+	e.open(header())
+	e.refused(person(2), 429, "max_client_conns")
+	// By default a client has room for many people.
+	e = serveGuard(t, wsguard.Config{Auth: auth})
+	for i := range 65 {
+		e.open(person(i))
+	}
+}
+
+// A credential in the first message makes a connection one of its subject's.
+func TestNeighboursFirstMessage(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	once := wsguard.Rate{PerSecond: never, Burst: 2}
+	e := serveWith(t, wsguard.Config{
+		Auth:  wsguard.AuthConfig{Verifier: anyone, Sources: wsguard.TokenSources{FirstMessage: true}},
+		Caps:  wsguard.CapConfig{MaxConnsPerClient: 1, MaxUsersPerClient: 10},
+		Rates: wsguard.RateConfig{Handshakes: once},
+	}, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
+	for i := range 5 {
+		c := e.open(header())
+		c.WriteFrame(first(fmt.Sprint("person", i)))
+		roundTrip(t, c, "hello")
+	}
+	// Each subject has a rate of its own.
+	c := e.open(header())
+	c.WriteFrame(first("person0"))
+	roundTrip(t, c, "hello")
+	c = e.open(header())
+	c.WriteFrame(first("person0"))
+	wantClose(t, c, 1013, "handshake_rate")
+}
+
+// A handshake with a good credential costs the address nothing, and its subject a token. One
+// without, or with a bad one, costs the address.
+func TestNeighboursHandshakeRate(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	few := wsguard.Rate{PerSecond: never, Burst: 3}
+	cfg := wsguard.Config{
+		Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, InsecureAnonymous: true, Failures: wsguard.Rate{PerSecond: wsguard.Off}},
+		Caps: wsguard.CapConfig{MaxConnsPerSubject: wsguard.Off}, Rates: wsguard.RateConfig{Handshakes: few},
+	}
+	e := serveGuard(t, cfg)
+	for range 3 {
+		bye(e.open(bearer("alice")))
+	}
+	if b := body(t, e.refusedAt(t, bearer("alice"))); b != "Too Many Requests: handshake_rate" {
+		t.Error(b)
+	}
+	// alice's refused handshake stays charged to the address, which has two left.
+	bye(e.open(bearer("bob")))
+	e.refused(bearer("junk"), 401, "unauthenticated")
+	bye(e.open(header()))
+	e.refused(bearer("carol"), 429, "handshake_rate")
+	// The pieces charge what the guard would charge, in whatever order they stand.
+	for _, order := range []string{"auth cap", "cap auth"} {
+		e := serveWith(t, cfg, func(g *wsguard.Guard) http.Handler {
+			h, p := echoDoor(g), g.Pieces()
+			if order == "auth cap" {
+				return p.Auth.Handler(p.Cap.Handler(h))
+			}
+			return p.Cap.Handler(p.Auth.Handler(h))
+		})
+		for _, name := range []string{"alice", "bob", "carol"} {
+			for range 3 {
+				bye(e.open(bearer(name)))
+			}
+			e.idle()
+		}
+		if _, res := e.try(bearer("alice")); res.StatusCode != 429 {
+			t.Errorf("%s: %d", order, res.StatusCode)
+		}
+	}
+}
+
+// refusedAt returns the answer to a handshake that must not succeed.
+func (e *env) refusedAt(t *testing.T, h http.Header) *http.Response {
+	t.Helper()
+	_, res := e.try(h)
+	if res.StatusCode == 101 {
+		t.Fatal("not refused")
+	}
+	return res
+}
+
+// The body of a refusal names the limit, and that of a 401 says nothing about the credential.
+func TestRefusalBody(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	e := serveGuard(t, wsguard.Config{Hosts: []string{"127.0.0.1"}, Auth: wsguard.AuthConfig{Verifier: newTokens().Verify}, Caps: wsguard.CapConfig{MaxConnsPerSubject: 1}})
+	e.open(bearer("alice"))
+	e.g.Admin().Revoke("bob")
+	for want, h := range map[string]http.Header{
+		"Too Many Requests: max_subject_conns": bearer("alice"),
+		"Unauthorized: unauthenticated":        bearer("bob"),
+		"Forbidden: origin":                    header("Origin", "https://evil.example"),
+		"Service Unavailable: unavailable":     bearer("panic"),
+	} {
+		if got := body(t, e.refusedAt(t, h)); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	_, res := e.tryWith(wstest.HandshakeOptions{Header: header(), Host: "evil.example"})
+	if b := body(t, res); b != "Misdirected Request: host" {
+		t.Errorf("%q", b)
+	}
+}
+
+// Those who wait for a place in flight are bounded, and take their turns.
+func TestInFlightQueue(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		v := newTokens()
+		e := servePipe(t, proxied(wsguard.Config{
+			Auth:  wsguard.AuthConfig{Verifier: v.Verify, VerifyTimeout: time.Minute},
+			Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}, MaxInFlight: 10, MaxInFlightPerClient: 4},
+			Caps:  wsguard.CapConfig{MaxConnsPerSubject: wsguard.Off, MaxConnsPerClient: wsguard.Off},
+		}), echoing)
+		stuck := func(client string, n int) {
+			for i := range n {
+				c := e.s.Dial(t)
+				c.Timeout = time.Hour
+				go c.Handshake("/", from(client, "Authorization", fmt.Sprintf("Bearer stuck-%d", i)))
+			}
+		}
+		stuck("192.0.2.1", 4)
+		for range 4 {
+			<-v.entered
+		}
+		got := tries(e, 70, func(i int) http.Header { return from("192.0.2.1", "Authorization", "Bearer alice") })
+		if got["Too Many Requests: in_flight"] != 70 {
+			t.Errorf("%v", got)
+		}
+		// Somebody else does not wait behind them.
+		start := time.Now()
+		e.tryWith(wstest.HandshakeOptions{Header: from("192.0.2.2", "Authorization", "Bearer alice")})
+		if d := time.Since(start); d > 0 {
+			t.Errorf("waited %v", d)
+		}
+		// The first that waits gets the first place.
+		at := time.Now()
+		time.AfterFunc(300*time.Millisecond, func() { close(v.release) })
+		c, res := e.try(from("192.0.2.1", "Authorization", "Bearer alice"))
+		if d := time.Since(at); res.StatusCode != 101 || d != 300*time.Millisecond {
+			t.Errorf("%s after %v", strings.TrimSpace(res.Status), d)
+		}
+		bye(c)
+	})
+}
