@@ -169,7 +169,8 @@ type AuthConfig struct {
 	RevocationTTL time.Duration
 
 	// CacheTTL is how long the Principal that a Verifier returned for a token is used
-	// again without a call. Each revocation empties the cache. By default nothing is cached.
+	// again without a call. A revocation drops the answers for its subject or login. By
+	// default nothing is cached.
 	CacheTTL time.Duration
 
 	// MaxExplained is how many refused handshakes may be accepted and closed at the
@@ -178,9 +179,16 @@ type AuthConfig struct {
 	// default is 0: each refusal gets its status.
 	MaxExplained int
 
-	// Failures limits the refused credentials of a client, and the refusals of one
-	// credential. The default is 1 per second with a burst of 10. After that,
-	// requests get a 429 without a call of the Verifier.
+	// Failures limits the bad credentials of a client, and the refusals of one
+	// credential. An IPv6 /48 has 16 times the rate of a client. Tickets have buckets of
+	// their own. The default is 1 per second with a burst of 10. After that, a credential
+	// gets a 429 without a call of the Verifier, unless the guard has accepted it within
+	// 24 hours. Such credentials are judged one at a time for a client.
+	//
+	// A credential that was refused a client is refused it again for 10 seconds without a
+	// call, and counts once. A request without a credential does not count, and neither does
+	// one for which the Verifier returns ErrExpired or ErrNoCredential. A Refresh counts for
+	// its subject and not for its client. With Off the Verifier judges every credential.
 	Failures Rate
 
 	// VerifyTimeout is how long Verifier, Revalidate, Authorize and Attach may take.
@@ -333,7 +341,7 @@ func (a *admission) demand() (Principal, error) {
 		case a.auth.cfg.InsecureAnonymous:
 			return Principal{}, nil
 		}
-		return Principal{}, deny(reason.Unauthenticated, "no credential")
+		return Principal{}, ErrNoCredential
 	case sourceCookie:
 		if !a.ownPage {
 			return Principal{}, foreignCookie()

@@ -129,11 +129,11 @@ func (s *slots) over(l *Lease, more int, cfg CapConfig) error {
 		return deny(reason.MaxClientConns, "")
 	case cfg.MaxUsersPerClient > 0 && s.clients[l.client]+more > cfg.MaxUsersPerClient:
 		d := deny(reason.MaxClientConns, "of all its users")
-		d.shared = true
+		d.blameless = true
 		return d
 	case cfg.MaxConnsPerNetwork > 0 && l.network.IsValid() && s.networks[l.network]+more > cfg.MaxConnsPerNetwork:
 		d := deny(reason.MaxClientConns, "of its /48")
-		d.shared = true
+		d.blameless = true
 		return d
 	}
 	return nil

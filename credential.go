@@ -312,7 +312,7 @@ func (a *authRule) strip(r *http.Request) *http.Request {
 func bearer(r *http.Request) (string, error) {
 	cred, err := find(r, []source{{kind: sourceHeader}})
 	if err == nil && cred.kind == sourceNone {
-		err = deny(reason.Unauthenticated, "no credential")
+		err = ErrNoCredential
 	}
 	return cred.token, err
 }

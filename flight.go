@@ -66,7 +66,7 @@ func (c *counter) fly(ctx context.Context, client client, cfg RateConfig) (*flig
 			return nil, denyStatus(reason.InFlight, http.StatusTooManyRequests, "of the client")
 		}
 		d := deny(reason.InFlight, "")
-		d.shared = true
+		d.blameless = true
 		return nil, d
 	}
 	fl := &flight{release: func() { c.give(w.key) }}

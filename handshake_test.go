@@ -604,7 +604,7 @@ func TestHandshakeOrder(t *testing.T) {
 				o.undo = append(o.undo, l.Release)
 			}
 		}},
-		{"guessing", 429, func(c *wsguard.Config) { c.Auth.Failures = wsguard.Rate{PerSecond: never, Burst: 1} }, nil, func(o *order) {
+		{"guessing", 429, func(c *wsguard.Config) { c.Auth.Failures = wsguard.Rate{PerSecond: never, Burst: 1} }, set("Authorization", "Bearer alice-new"), func(o *order) {
 			_, err := o.g.Pieces().Auth.Authenticate(withHeader(upgradeRequest(), "Authorization", "Bearer guess"))
 			if !errors.Is(err, wsguard.ErrUnauthenticated) {
 				o.t.Fatal(err)

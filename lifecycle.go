@@ -126,7 +126,7 @@ func badCredential(d *denied) ending {
 		return because(d.Reason, d.detail)
 	}
 	e := ending{kind: endCredential, why: d.Reason, offence: d.Reason, detail: d.detail}
-	if d.shared {
+	if d.blameless {
 		e.offence = nil
 	}
 	return e

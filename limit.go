@@ -228,10 +228,10 @@ func (b *buckets) handshake(client client, foreign bool, rate Rate) error {
 		return denyRetry(reason.HandshakeRate, wait)
 	}
 	if net, ok := client.network(); ok {
-		if wait, ok := b.networks.Take(b.network(net, foreign), 1, rate.times(perNetwork).limit(), now); !ok {
+		if wait, ok := b.networks.Take(networkKey(b.networks, net, foreign), 1, rate.times(perNetwork).limit(), now); !ok {
 			b.handshakes.Give(key, 1, limit)
 			d := denyRetry(reason.HandshakeRate, wait)
-			d.detail, d.shared = "of its /48", true
+			d.detail, d.blameless = "of its /48", true
 			return d
 		}
 	}
@@ -253,17 +253,18 @@ func (b *buckets) authenticated(client client, foreign bool, subject string, rat
 	}
 	b.handshakes.Give(key, 1, limit)
 	if net, ok := client.network(); ok {
-		b.networks.Give(b.network(net, foreign), 1, rate.times(perNetwork).limit())
+		b.networks.Give(networkKey(b.networks, net, foreign), 1, rate.times(perNetwork).limit())
 	}
 	return nil
 }
 
-// network is the key of an IPv6 /48.
-func (b *buckets) network(net netip.Prefix, foreign bool) keyed.Key {
+// networkKey is the key of an IPv6 /48. The requests that foreign pages send have a bucket of
+// their own.
+func networkKey(t *keyed.Table, net netip.Prefix, foreign bool) keyed.Key {
 	if foreign {
-		return b.networks.String("foreign:" + net.String())
+		return t.String("foreign:" + net.String())
 	}
-	return b.networks.Prefix(net)
+	return t.Prefix(net)
 }
 
 // checkBytes finds byte rates whose burst is smaller than maxMessage. They would never allow

@@ -68,7 +68,7 @@ func (p PenaltyConfig) box() penalty.Config {
 var (
 	handshakeOffences = map[*reason.Reason]float64{
 		reason.HandshakeRate: 1, reason.MaxClientConns: 1, reason.InFlight: 1,
-		reason.Unauthenticated: 1, reason.Revoked: 1, reason.Guessing: 2, reason.AuthTimeout: 1,
+		reason.Unauthenticated: 1, reason.Guessing: 2, reason.AuthTimeout: 1,
 	}
 	messageOffences = map[*reason.Reason]float64{
 		reason.MessageType: 1, reason.InvalidUTF8: 1, reason.InvalidJSON: 1, reason.Schema: 1, reason.UnknownType: 1,
@@ -88,7 +88,7 @@ func (c *Conn) offended(why *reason.Reason, weight float64) {
 // offended counts the refusal of a handshake towards a ban, if the client itself has
 // certainly caused it.
 func (a *admission) offended(d *denied) {
-	if a.known && !d.shared {
+	if a.known && !d.blameless {
 		a.g.offend(a.client, d.Reason, handshakeOffences[d.Reason])
 	}
 }

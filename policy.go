@@ -3,7 +3,9 @@ package wsguard
 import (
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/wsguard/wsguard/internal/wire"
 	"github.com/wsguard/wsguard/reason"
@@ -22,6 +24,7 @@ type policy struct {
 	caps         CapConfig
 	rates        RateConfig
 	penalties    PenaltyConfig
+	id           string // names the policy in memories that outlive it
 	timeouts     TimeoutConfig
 	send         SendConfig
 	codes        map[*reason.Reason]StatusCode
@@ -29,6 +32,11 @@ type policy struct {
 
 	endpoints []*endpointPolicy // by Endpoint.index
 }
+
+// policies counts the policies that were compiled.
+var policies atomic.Uint64
+
+func newPolicyID() string { return strconv.FormatUint(policies.Add(1), 36) }
 
 // endpointPolicy is a policy with the settings of one of its endpoints. It is immutable.
 type endpointPolicy struct {
@@ -48,6 +56,7 @@ func compile(cfg Config, further []EndpointConfig, endings chan struct{}, f *fau
 		cfg.Timeouts.ReportOnly = true
 	}
 	p := &policy{
+		id:           newPolicyID(),
 		client:       cfg.Proxies.resolver(f),
 		origin:       newOriginRule(cfg, f),
 		host:         newHostRule(cfg.Hosts, f),
@@ -119,7 +128,7 @@ const (
 // alone returns the policy of a piece that stands alone. All other steps let a request pass.
 func alone(client identify) *policy {
 	off := Rate{PerSecond: Off}
-	p := &policy{client: client, insecureHTTP: true}
+	p := &policy{id: newPolicyID(), client: client, insecureHTTP: true}
 	p.origin.none = true
 	p.penalties.Violations = off
 	p.auth.cfg.Failures = off

@@ -184,11 +184,11 @@ func TestReconfigureBuckets(t *testing.T) {
 		if err := g.Reconfigure(cfg); err != nil {
 			t.Fatal(err)
 		}
-		want(t, "guess", status(dial(connOrigin, "one")), 429)
+		want(t, "guess", status(dial(connOrigin, "two")), 429)
 		c.WriteFrame(wstest.Text("x"))
 		connWantClose(t, c, 1008, "rate_limited")
-		for range 3 {
-			dial(connOrigin, "one")
+		for range 4 {
+			dial(connOrigin, "two")
 		}
 		c, code := dial(connOrigin, "one")
 		want(t, "handshakes", code, 429)

@@ -23,6 +23,15 @@ var (
 	ErrUnauthenticated error = reason.Unauthenticated // the credential is not valid
 	ErrForbidden       error = reason.Forbidden       // the principal may not do this
 	ErrUnavailable     error = reason.Unavailable     // the hook cannot decide now: a 503 or 1013 that counts against no client
+
+	// ErrExpired says that a credential is genuine, but expired, not valid yet, or revoked by
+	// its issuer. It is a 401, as ErrUnauthenticated is, but no guess: it counts against no
+	// client.
+	ErrExpired error = innocent("the credential is genuine, but not valid now")
+
+	// ErrNoCredential says that the request presents no credential. It is a 401 and counts
+	// against no client.
+	ErrNoCredential error = innocent("no credential")
 )
 
 // CloseError says why a connection ended. Read and Write return it, and it is the cause of
@@ -74,8 +83,12 @@ type denied struct {
 	retry  time.Duration // Retry-After; 0: none, or the default of 429 and 503
 	allow  string        // Allow of a 405; empty: GET
 	detail string
-	shared bool // the limit is shared with other clients, so it counts towards no ban
 	cause  error
+
+	// blameless says that the client need not have done anything wrong, because others can
+	// cause the refusal, or because the credential is genuine. It counts towards no failure
+	// and no ban.
+	blameless bool
 }
 
 func (d *denied) Error() string {
@@ -94,6 +107,13 @@ func (d *denied) Unwrap() []error {
 
 func deny(why *reason.Reason, detail string) *denied {
 	return &denied{Reason: why, detail: detail}
+}
+
+// innocent is a 401 that counts against no client.
+func innocent(detail string) *denied {
+	d := deny(reason.Unauthenticated, detail)
+	d.blameless = true
+	return d
 }
 
 func denyStatus(why *reason.Reason, status int, detail string) *denied {

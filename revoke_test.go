@@ -313,6 +313,7 @@ func TestRevokeRemembers(t *testing.T) {
 		e, i := newCase(t, wsguard.Config{})
 		status(e, "later", 401)
 		e.g.Admin().Revoke("alice")
+		time.Sleep(11 * time.Second) // the refusal is remembered for 10
 		status(e, i.issue("later", time.Minute), 101)
 	})
 }

@@ -155,9 +155,7 @@ func (g *Guard) revoke(id identity) {
 	if many {
 		g.events.emit(audit.Event{Kind: audit.Warning, Reason: "revocations", Detail: "100,000 revocations are remembered until Restore: set Auth.RevocationTTL"})
 	}
-	// Clear the cache, so that the Verifier is called again. The registry already refuses
-	// revoked credentials.
-	g.state.verified.clear()
+	g.state.verified.forget(id)
 }
 
 // open returns the connections that have not ended.

@@ -33,8 +33,8 @@ func TestGuessWithoutOrigin(t *testing.T) {
 	g := pieceGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: onlyToken("T"), Failures: wsguard.Rate{PerSecond: never, Burst: 3}}})
 	a := g.Pieces().Auth
 	asked := 0
-	for range 100 {
-		_, err := a.Authenticate(handshakeOf("", "Authorization", "Bearer wrong"))
+	for i := range 100 {
+		_, err := a.Authenticate(handshakeOf("", "Authorization", fmt.Sprint("Bearer wrong ", i)))
 		if errors.Is(err, wsguard.ErrUnauthenticated) && err.Error() != "" {
 			asked++
 		}

@@ -24,6 +24,8 @@ type State struct {
 	inFlight *counter
 	rates    buckets
 	accepted *seen.Memory // credentials that were accepted
+	rejected *seen.Memory // credentials that were refused, each for one client
+	again    *counter     // clients over their failures that present an accepted credential
 	verified verified
 	tickets  *tickets
 	bans     *penalty.Box
@@ -39,7 +41,8 @@ type buckets struct {
 	networks   *keyed.Table // handshakes of an IPv6 /48
 	clients    *keyed.Table // messages and bytes of a client
 	subjects   *keyed.Table // messages and bytes of a subject
-	failures   *keyed.Table // failures of a client, and of a credential
+	failures   *keyed.Table // failures of a client, of a /48, of a subject, and of a credential
+	tickets    *keyed.Table // failed tickets of a client, of a /48, and of a ticket
 	violations *keyed.Table // weight of the violations of a client
 }
 
@@ -51,9 +54,11 @@ func NewState() *State {
 		rates: buckets{
 			handshakes: keyed.New(tableKeys), networks: keyed.New(tableKeys),
 			clients: keyed.New(tableKeys), subjects: keyed.New(tableKeys),
-			failures: keyed.New(tableKeys), violations: keyed.New(tableKeys),
+			failures: keyed.New(tableKeys), tickets: keyed.New(tableKeys), violations: keyed.New(tableKeys),
 		},
-		accepted:     seen.New(),
+		accepted:     seen.New(rememberAccepted),
+		rejected:     seen.New(rememberRejected),
+		again:        newCounter(),
 		tickets:      newTickets(),
 		bans:         penalty.New(maxBans),
 		registry:     newRegistry(),
@@ -65,7 +70,7 @@ func NewState() *State {
 // evicted returns how many buckets have been forgotten although they were not full.
 func (s *State) evicted() (n uint64) {
 	b := &s.rates
-	for _, t := range []*keyed.Table{b.handshakes, b.networks, b.clients, b.subjects, b.failures, b.violations} {
+	for _, t := range []*keyed.Table{b.handshakes, b.networks, b.clients, b.subjects, b.failures, b.tickets, b.violations} {
 		n += t.Evicted()
 	}
 	return n

@@ -5,12 +5,20 @@ import (
 	"crypto/sha256"
 	"errors"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
 	"github.com/wsguard/wsguard/internal/keyed"
 	"github.com/wsguard/wsguard/internal/seen"
 	"github.com/wsguard/wsguard/reason"
+)
+
+// How long the State remembers a credential that a guard has accepted, and one that it has
+// refused a client.
+const (
+	rememberAccepted = 24 * time.Hour
+	rememberRejected = 10 * time.Second
 )
 
 // verify judges the credential, unless its client has failed too often.
@@ -20,17 +28,22 @@ func (a *admission) verify() (Principal, error) {
 		if a.auth.tickets == nil {
 			return Principal{}, deny(reason.Unauthenticated, "nobody to ask")
 		}
-		waits := a.auth.tickets.Store != nil // the store in memory does not block
-		return a.budgeted(token, waits, func(ctx context.Context) (Principal, error) {
+		// The store in memory does not block.
+		try := attempt{kind: "ticket", secret: token, budget: s.rates.tickets, waits: a.auth.tickets.Store != nil}
+		try.ask = func(ctx context.Context) (Principal, error) {
 			return s.tickets.redeem(ctx, a.auth.tickets, token, a.from)
-		})
+		}
+		return a.budgeted(try)
 	}
 	if a.auth.cfg.Verifier == nil {
 		return Principal{}, deny(reason.Unauthenticated, "nobody to ask")
 	}
-	p, err := a.budgeted(token, true, func(ctx context.Context) (Principal, error) {
-		return s.verified.ask(ctx, token, &a.auth.cfg)
-	})
+	p, ok, err := s.verified.get(token, &a.auth.cfg)
+	if !ok {
+		try := attempt{kind: "token", secret: token, budget: s.rates.failures, waits: true}
+		try.ask = func(ctx context.Context) (Principal, error) { return s.verified.ask(ctx, token, &a.auth.cfg) }
+		p, err = a.budgeted(try)
+	}
 	if err != nil {
 		return Principal{}, err
 	}
@@ -65,44 +78,128 @@ func sighted(m *seen.Memory, token string, p Principal) Principal {
 	return p
 }
 
-// budgeted calls ask, in bounded time, unless the client or the credential has failed too
-// often. waits says that ask may block. The handshakes in flight bound how many calls run at
-// the same time. A failure is charged when ask returns, even if the caller no longer waits. A
-// failure that a foreign page may have caused is charged to a bucket of its own.
-func (a *admission) budgeted(secret string, waits bool, ask func(context.Context) (Principal, error)) (Principal, error) {
-	failures, limit := a.g.state.rates.failures, a.auth.cfg.Failures.limit()
-	var asked, charged []keyed.Key
-	switch {
-	case a.auth.cfg.Failures.off():
-	case a.known:
-		charged = []keyed.Key{a.client.in(failures)}
-		if secret != "" {
-			charged = append(charged, failures.String("credential:"+secret))
+// attempt is a credential that must be judged.
+type attempt struct {
+	kind    string       // of the secret, because tokens, tickets and logins are judged differently
+	secret  string       // empty: nothing was presented
+	forgets bool         // the secret is not all that ask looks at, so its answer is not remembered
+	budget  *keyed.Table // has the buckets of the failures
+	waits   bool         // ask may block
+	ask     func(context.Context) (Principal, error)
+}
+
+// bucket is a bucket of a table with its limit.
+type bucket struct {
+	key   keyed.Key
+	limit keyed.Limit
+}
+
+// budgeted judges a credential, in bounded time, unless the client or the credential has
+// failed too often. A credential that was refused this client a moment ago is refused again
+// from memory, which costs nothing. A client that has failed too often may still present what
+// was accepted before, one credential at a time. The handshakes in flight bound how many calls
+// of ask run at the same time. A failure is charged when ask returns, even if the caller no
+// longer waits.
+func (a *admission) budgeted(try attempt) (Principal, error) {
+	s, bad := a.g.state, a.rejectedAs(try)
+	remembers := try.remembers() && !a.auth.cfg.Failures.off()
+	if remembers {
+		if _, again := s.rejected.Look(bad); again {
+			return Principal{}, innocent("the same credential was refused a moment ago")
 		}
-		asked = charged
-	default: // a foreign page cannot lock out the owner of a credential
-		charged = []keyed.Key{a.client.foreign(failures)}
-		asked = append(charged, failures.String("credential:"+secret))
 	}
-	for _, k := range asked {
-		if wait, ok := failures.Peek(k, 1, limit, time.Now()); !ok {
+	asked, charged := a.failureBuckets(try)
+	done := func() {}
+	if wait, over := exhausted(try.budget, asked); over {
+		if !s.acceptedBefore(try) {
 			return Principal{}, denyRetry(reason.Guessing, wait)
 		}
+		key := a.client.key()
+		if ok, _ := s.again.take(a.ctx, &waiter{key: key, mostEach: 1}); !ok {
+			return Principal{}, denyRetry(reason.Guessing, wait)
+		}
+		done = func() { s.again.give(key) }
 	}
 	judge := func(ctx context.Context) (Principal, error) {
-		p, err := judged(ctx, ask)
-		if errors.Is(err, reason.Unauthenticated) {
-			for _, k := range charged {
-				failures.Charge(k, 1, limit, time.Now())
+		defer done()
+		p, err := judged(ctx, try.ask)
+		switch {
+		case !errors.Is(err, reason.Unauthenticated) || asDenied(err).blameless:
+		case try.secret == "":
+			err = ErrNoCredential
+		default:
+			for _, b := range charged {
+				try.budget.Charge(b.key, 1, b.limit, time.Now())
+			}
+			if remembers {
+				s.rejected.Note(bad, true)
 			}
 		}
 		return p, err
 	}
-	if !waits {
+	if !try.waits {
 		return judge(a.ctx)
 	}
 	a.fl.hold()
 	return within(a.ctx, a.auth.cfg.VerifyTimeout, a.fl.done, judge)
+}
+
+func (try attempt) remembers() bool { return try.secret != "" && !try.forgets }
+
+// rejectedAs is the key under which the State remembers that a credential was refused. It is
+// that of one client and of one policy, because another may have another Verifier. What a
+// foreign page has presented is remembered apart.
+func (a *admission) rejectedAs(try attempt) seen.Key {
+	who := a.client.key()
+	return a.g.state.rejected.Key(a.policy.id, try.kind, strconv.FormatBool(a.known), who.name, who.prefix.String(), try.secret)
+}
+
+// acceptedBefore reports whether a credential was accepted not long ago.
+func (s *State) acceptedBefore(try attempt) bool {
+	_, ok := s.accepted.Look(s.accepted.Key(try.kind, try.secret))
+	return ok && try.remembers()
+}
+
+// failureBuckets returns the buckets that allow the judgement of a credential, and those that
+// its failure is charged to. A refresh counts for its subject and not for the client, whose
+// address others may share. A failure that a foreign page may have caused has buckets of its
+// own, and cannot lock out the owner of a credential.
+func (a *admission) failureBuckets(try attempt) (asked, charged []bucket) {
+	rate, t := a.auth.cfg.Failures, try.budget
+	if rate.off() {
+		return nil, nil
+	}
+	limit := rate.limit()
+	if a.r == nil {
+		charged = []bucket{{t.String("subject:" + a.conn.Principal().Subject), limit}}
+		return charged, charged
+	}
+	own := a.client.in(t)
+	if !a.known {
+		own = a.client.foreign(t)
+	}
+	charged = []bucket{{own, limit}}
+	if net, ok := a.client.network(); ok {
+		charged = append(charged, bucket{networkKey(t, net, !a.known), rate.times(perNetwork).limit()})
+	}
+	asked = charged
+	if try.secret != "" {
+		asked = append(asked[:len(asked):len(asked)], bucket{t.String("credential:" + try.secret), limit})
+	}
+	if a.known {
+		charged = asked
+	}
+	return asked, charged
+}
+
+// exhausted reports whether one of the buckets is empty, and how long that will last.
+func exhausted(t *keyed.Table, buckets []bucket) (wait time.Duration, over bool) {
+	for _, b := range buckets {
+		if wait, ok := t.Peek(b.key, 1, b.limit, time.Now()); !ok {
+			return wait, true
+		}
+	}
+	return 0, false
 }
 
 // within calls f and waits for it no longer than limit. It calls done when f has returned. If
@@ -182,18 +279,30 @@ type answer struct {
 // maxVerified is how many answers are kept. When there are more, an arbitrary one is dropped.
 const maxVerified = 10_000
 
+// get returns the answer that is kept for a token. ok is false if there is none.
+func (v *verified) get(token string, cfg *AuthConfig) (p Principal, ok bool, err error) {
+	if cfg.CacheTTL <= 0 {
+		return Principal{}, false, nil
+	}
+	v.mu.Lock()
+	got, ok := v.all[question{cfg, sha256.Sum256([]byte(token))}]
+	v.mu.Unlock()
+	if !ok || !time.Now().Before(got.until) {
+		return Principal{}, false, nil
+	}
+	p, err = settle(got.principal, nil)
+	return p, true, err
+}
+
+// ask calls the Verifier and keeps a good answer.
 func (v *verified) ask(ctx context.Context, token string, cfg *AuthConfig) (Principal, error) {
 	if cfg.CacheTTL <= 0 {
 		return cfg.Verifier(ctx, token)
 	}
 	key := question{cfg, sha256.Sum256([]byte(token))}
 	v.mu.Lock()
-	got, ok := v.all[key]
 	cleared := v.cleared
 	v.mu.Unlock()
-	if ok && time.Now().Before(got.until) {
-		return got.principal, nil
-	}
 	p, err := cfg.Verifier(ctx, token)
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -215,6 +324,19 @@ func (v *verified) ask(ctx context.Context, token string, cfg *AuthConfig) (Prin
 	return p, err
 }
 
+// forget drops the answers about id, so that the Verifier is called again. The answers of
+// calls that are under way are not kept either.
+func (v *verified) forget(id identity) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for k, got := range v.all {
+		if slices.Contains(got.principal.identities(), id) {
+			delete(v.all, k)
+		}
+	}
+	v.cleared++
+}
+
 // clear drops all answers. The answers of calls that are under way are not kept either.
 func (v *verified) clear() {
 	v.mu.Lock()
@@ -230,11 +352,16 @@ func settle(p Principal, err error) (Principal, error) {
 	case err == nil && p.Subject == "":
 		return Principal{}, deny(reason.Unavailable, "the verifier returned no subject")
 	case err == nil && !p.Expires.IsZero() && !time.Now().Before(p.Expires):
-		return Principal{}, deny(reason.Unauthenticated, "credential expired")
+		return Principal{}, innocent("credential expired")
 	case err == nil:
 		return p.clone(), nil
 	case errors.Is(err, reason.Unavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return Principal{}, deny(reason.Unavailable, "verifier unavailable")
+	}
+	for _, harmless := range []error{ErrExpired, ErrNoCredential} {
+		if errors.Is(err, harmless) {
+			return Principal{}, harmless
+		}
 	}
 	return Principal{}, deny(reason.Unauthenticated, "invalid credential")
 }

@@ -1,4 +1,4 @@
-// Package seen remembers when credentials were first accepted, in bounded memory.
+// Package seen remembers when credentials were first seen, in bounded memory.
 //
 // A credential is known by a hash under a secret seed, so a Memory holds nothing
 // that could be presented. A full Memory forgets the credential that came in
@@ -14,13 +14,8 @@ import (
 	"time"
 )
 
-const (
-	// Size is the number of credentials that a Memory remembers at most.
-	Size = 65_536
-
-	// Age is how long a Memory remembers a credential after it first saw it.
-	Age = 24 * time.Hour
-)
+// Size is the number of credentials that a Memory remembers at most.
+const Size = 65_536
 
 // Memory holds the moment at which each credential was first seen. It begins
 // small, and takes about 4.5 MB when it is full. It is safe for concurrent use.
@@ -29,8 +24,9 @@ const (
 // where the clock has not moved between them. So two of them tell which of two
 // calls came first.
 type Memory struct {
-	born time.Time // read-only after New
-	seed [32]byte  // read-only after New
+	age  time.Duration // read-only after New
+	born time.Time     // read-only after New
+	seed [32]byte      // read-only after New
 
 	mu    sync.Mutex    // protects what follows; no other lock is taken while it is held
 	last  time.Duration // the latest moment, counted from born
@@ -57,9 +53,9 @@ func newSight(at time.Duration, dated bool) sight {
 	return s
 }
 
-// New returns an empty Memory.
-func New() *Memory {
-	m := &Memory{born: time.Now(), known: map[Key]sight{}}
+// New returns an empty Memory. It remembers a credential for age after it first saw it.
+func New(age time.Duration) *Memory {
+	m := &Memory{age: age, born: time.Now(), known: map[Key]sight{}}
 	rand.Read(m.seed[:])
 	return m
 }
@@ -95,7 +91,7 @@ func (m *Memory) Note(k Key, dated bool) time.Time {
 	if !ok {
 		m.push(k)
 	}
-	if !ok || now-s.at() >= Age || dated && !s.dated() {
+	if !ok || now-s.at() >= m.age || dated && !s.dated() {
 		s = newSight(now, dated)
 		m.known[k] = s
 	}
@@ -108,7 +104,7 @@ func (m *Memory) Look(k Key) (first time.Time, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s, ok := m.known[k]
-	if !ok || time.Since(m.born)-s.at() >= Age {
+	if !ok || time.Since(m.born)-s.at() >= m.age {
 		return time.Time{}, false
 	}
 	return m.time(s.at()), true
@@ -131,7 +127,7 @@ func (m *Memory) time(at time.Duration) time.Time {
 // is bounded, and old ones go faster than new ones come in. mu is held.
 func (m *Memory) expire(now time.Duration) {
 	for range 2 {
-		if len(m.known) == 0 || now-m.known[m.ring[m.first]].at() < Age {
+		if len(m.known) == 0 || now-m.known[m.ring[m.first]].at() < m.age {
 			return
 		}
 		m.pop()

@@ -12,9 +12,11 @@ import (
 	"github.com/wsguard/wsguard/internal/seen"
 )
 
+const age = 24 * time.Hour
+
 func TestFirstSightStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := seen.New()
+		m := seen.New(age)
 		a, b := m.Key("token", "a"), m.Key("token", "b")
 		if _, ok := m.Look(a); ok {
 			t.Error("known before it was noted")
@@ -36,7 +38,7 @@ func TestFirstSightStays(t *testing.T) {
 // Moments tell the order of calls where the clock stands still.
 func TestMomentsAreOrdered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := seen.New()
+		m := seen.New(age)
 		a := m.Note(m.Key("a"), true)
 		now := m.Now()
 		b := m.Note(m.Key("b"), true)
@@ -55,9 +57,9 @@ func TestMomentsAreOrdered(t *testing.T) {
 
 func TestForgottenAfterADay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := seen.New()
+		m := seen.New(age)
 		first := m.Note(m.Key("a"), true)
-		time.Sleep(seen.Age - time.Millisecond)
+		time.Sleep(age - time.Millisecond)
 		if got := m.Note(m.Key("a"), true); !got.Equal(first) {
 			t.Errorf("forgotten early: %v, %v", got, first)
 		}
@@ -76,7 +78,7 @@ func TestForgottenAfterADay(t *testing.T) {
 
 // A credential that had no issue time and has one now is another.
 func TestDated(t *testing.T) {
-	m := seen.New()
+	m := seen.New(age)
 	k := m.Key("a")
 	undated := m.Note(k, false)
 	if got := m.Note(k, false); !got.Equal(undated) {
@@ -92,7 +94,7 @@ func TestDated(t *testing.T) {
 }
 
 func TestKeys(t *testing.T) {
-	m, other := seen.New(), seen.New()
+	m, other := seen.New(age), seen.New(age)
 	all := map[seen.Key][]string{}
 	for _, parts := range [][]string{{}, {""}, {"", ""}, {"a"}, {"a", ""}, {"", "a"}, {"ab", "c"}, {"a", "bc"}, {"abc"}} {
 		k := m.Key(parts...)
@@ -115,7 +117,7 @@ func TestBounded(t *testing.T) {
 		var before, after runtime.MemStats
 		runtime.GC()
 		runtime.ReadMemStats(&before)
-		m := seen.New()
+		m := seen.New(age)
 		key := func(i int) (k seen.Key) {
 			binary.BigEndian.PutUint64(k[:], uint64(i))
 			return k
@@ -135,7 +137,7 @@ func TestBounded(t *testing.T) {
 			}
 		}
 		// All of them age, and go while others come in.
-		time.Sleep(seen.Age + time.Millisecond)
+		time.Sleep(age + time.Millisecond)
 		for i := range seen.Size {
 			m.Note(key(-1-i), true)
 		}
@@ -150,7 +152,7 @@ func TestBounded(t *testing.T) {
 // Some go, others come in, while the ring grows.
 func TestRingGrowsWhileItTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := seen.New()
+		m := seen.New(age)
 		next, oldest := 0, 0
 		for round := range 40 {
 			for range 5 + round*3 {
@@ -158,7 +160,7 @@ func TestRingGrowsWhileItTurns(t *testing.T) {
 				next++
 			}
 			if round%3 == 2 {
-				time.Sleep(seen.Age + time.Millisecond)
+				time.Sleep(age + time.Millisecond)
 				oldest = next
 			}
 			for i := range next {
@@ -172,7 +174,7 @@ func TestRingGrowsWhileItTurns(t *testing.T) {
 }
 
 func TestRace(t *testing.T) {
-	m := seen.New()
+	m := seen.New(age)
 	var wg sync.WaitGroup
 	for g := range 8 {
 		wg.Go(func() {
