@@ -1,29 +1,3 @@
-// Package wsguard makes a WebSocket endpoint safe by default.
-//
-// A [Guard] wraps one handler. It refuses handshakes in clear text, from foreign
-// origins, without a valid credential or over a limit; lets only messages of the
-// right form, type, size, rate and schema pass; notices peers that are silent,
-// slow or gone; ends every connection once, with one cause and one close code;
-// and reports all of it to log/slog.
-//
-//	guard, err := wsguard.New(wsguard.Config{
-//		Origins:      []string{"https://app.example.com"},
-//		Subprotocols: []string{"chat"}, // new WebSocket(url, ["chat", "bearer." + token])
-//		Auth:         wsguard.AuthConfig{Verifier: verifier},
-//	})
-//	…
-//	http.Handle("/ws", guard.Handler(func(ctx context.Context, c *wsguard.Conn) error {
-//		typ, msg, err := c.Read(ctx) // msg is valid until the next Read
-//		…
-//	}))
-//
-// Zero values are the secure defaults, and [Off] switches a limit off. The names of fields
-// that weaken security begin with Insecure. Most users need [New], [Guard.Handler],
-// [Conn.Read], [Conn.Write] or [Conn.Send], and [Guard.Shutdown].
-//
-// Five guards can also stand alone in front of any handler: a [RequestCheck] of the origin, of
-// the host or of the transport, an [Authenticator], and a [ConnCap]. Package reason has
-// the reasons of refusals and closes. Package audit has the events that a Guard reports.
 package wsguard
 
 import (
