@@ -177,8 +177,8 @@ type AuthConfig struct {
 	// credential gets a 401.
 	InsecureAnonymous bool
 
-	// InsecureReportOnly admits a client with a missing or bad credential as anonymous, and
-	// reports the refusal that it would have got. The default is false.
+	// InsecureReportOnly admits a client whose credential is missing or refused as anonymous,
+	// and reports the refusal. The default is false.
 	InsecureReportOnly bool
 
 	// Revalidate says whether the Principal of an open connection is still valid. The guard

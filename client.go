@@ -16,7 +16,7 @@ import (
 )
 
 // client identifies a peer in every limit and every log. It is an address, or the name that
-// Proxies.ClientName has for the peer.
+// Proxies.ClientName has returned for the peer.
 type client struct {
 	addr netip.Addr
 	name string
