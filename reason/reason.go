@@ -75,8 +75,9 @@ const maxToken = 40
 // The guard then closes the connection with code, and with token as the text. Before the
 // upgrade, Attach refuses the handshake with 403 instead. The guard counts and reports the
 // refusal as it does without a reason of the application's own. If an error wraps several
-// reasons of New, the first that errors.As finds counts. Internal takes precedence over all of
-// them, and so does Unavailable in an error of Authorize or Attach.
+// reasons of New, the first that errors.As finds counts. In an error of a Validator, Authorize
+// or Attach, Internal takes precedence over them. In an error of Authorize or Attach, so does
+// Unavailable.
 //
 // The token has 1 to 40 characters. They are lower-case ASCII letters, digits and underscores,
 // and the first is a letter. It must not be the token of a reason of this package. The text is
