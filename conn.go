@@ -18,8 +18,8 @@ import (
 //
 //	part            file           owner
 //	inbound         inbound.go     the reader: the goroutine that is in Read, or in the wrapped handler's Read
-//	outbound        outbound.go    nobody: its fields are atomic; the engine's writer lock orders the writers
-//	queue           send.go        the holder of queue.mu; drain writes what is queued
+//	outbound        outbound.go    none, because its fields are atomic; the engine's writer lock orders the writers
+//	queue           send.go        the holder of queue.mu; drain writes the queued messages
 //	authentication  identity.go    the goroutine that authenticates, then the holder of refreshMu
 //	lifecycle       lifecycle.go   the goroutine that makes the connection, then the goroutine that ends it
 //	watch           heartbeat.go   the sweeper
