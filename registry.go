@@ -21,7 +21,7 @@ func newRegistry() *registry {
 
 // identity names a subject or one login, which can be revoked.
 type identity struct {
-	login bool   // id is a Principal.SessionID; otherwise it is a Subject
+	login bool // id is a Principal.SessionID; otherwise it is a Subject
 	id    string
 }
 
