@@ -7,8 +7,8 @@ import (
 
 const (
 	shards = 64
-	ways   = 8  // of a set, which is what a key can lie in
-	choice = 16 // of sets, of which a key has two
+	ways   = 8  // how many entries a set has; a key lies in one of two sets
+	choice = 16 // how many sets there are in a group; both sets of a key are in one group
 )
 
 // An entry is three words, and eight entries are a set. A set begins with the tags
