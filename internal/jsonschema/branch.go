@@ -378,7 +378,7 @@ func (v *vm) branches(l *look, i, end int, kind valueKind, seen uint64, list []i
 			if v.collect != i+1 {
 				return end
 			}
-			ok = true // and what the others evaluate counts, too
+			ok = true // try the others as well, because what they evaluate counts, too
 			continue
 		}
 		if ok {

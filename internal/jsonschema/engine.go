@@ -166,7 +166,7 @@ func (v *vm) charge(n int) bool {
 
 func (v *vm) empty() int { v.fuel = 0; return v.stop(faultFuel, 0) }
 
-// kindOf tells the kind of a value by its first byte, plus one.
+// kindOf has the kind of a value plus one, by the first byte of the value.
 var kindOf = func() (t [256]valueKind) {
 	t['n'], t['f'], t['t'], t['"'], t['['], t['{'], t['-'] = isNull+1, isFalse+1, isTrue+1, isString+1, isArray+1, isObject+1, isNumber+1
 	for c := '0'; c <= '9'; c++ {
@@ -746,7 +746,7 @@ func (v *vm) closing(r *objectRule, i, j int, seen uint64, count, words int) int
 	return j
 }
 
-// wordsFor takes cleared words for so many names, and returns where they are.
+// wordsFor takes cleared words with a bit for each of the names, and returns the index of the first word.
 func (v *vm) wordsFor(names int) int {
 	s := v.scratch()
 	at := len(s.words)
