@@ -18,9 +18,9 @@ type CapConfig struct {
 
 	// MaxConnsPerClient is how many connections without a subject one client may have. A
 	// client is an IPv4 address, an IPv6 /64 or the name that Proxies.ClientName returns. A
-	// connection has no subject if it is anonymous, or while its credential has not been
-	// accepted. The default is 64, or MaxUsersPerClient if that is less. Off is no limit.
-	// Further handshakes of the client get a 429 max_client_conns.
+	// connection has no subject if it is anonymous, or while it waits for a credential in its
+	// first message. The default is 64, or MaxUsersPerClient if that is less. Off is no
+	// limit. Further handshakes of the client get a 429 max_client_conns.
 	MaxConnsPerClient int
 
 	// MaxUsersPerClient is how many connections one client may have in all, with a subject or

@@ -78,9 +78,9 @@
 // handshake or to end a connection. Its documentation says for each which HTTP status or close
 // code the client sees, and what the client should do.
 //
-// A handshake that is refused gets a status and a constant body. A connection that a guard
-// ends gets a close code and the token of the reason as the text. From then on Read, Write and
-// Send return a [*CloseError], and errors.Is finds the reason in it:
+// A handshake that is refused gets a status, and a constant body that ends in the token of the
+// reason. A connection that a guard ends gets a close code, and the token as the text. From
+// then on Read, Write and Send return a [*CloseError], and errors.Is finds the reason in it:
 //
 //	_, _, err := c.Read(ctx)
 //	switch {
