@@ -8,10 +8,12 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// Admin has what the operators of a server do: it lists the connections and the bans of a
-// Guard, and ends them. [Guard.Admin] returns it. All methods may be called at any time and
-// by many goroutines. Nothing here checks who calls. An application that offers it over HTTP
-// must authenticate the operator.
+// Admin has the methods for the operators of a server. It lists the connections and the bans
+// of a Guard, and ends them. [Guard.Admin] returns it. Many goroutines may call all methods at
+// any time.
+//
+// No method checks who calls it. An application that offers them over HTTP must authenticate
+// the operator.
 type Admin struct{ g *Guard }
 
 // Admin returns the Admin of the Guard.
@@ -28,8 +30,9 @@ func (a Admin) Sessions() iter.Seq[audit.Session] {
 	}
 }
 
-// Kick ends the connection with this ID, and reports whether there is one. If code is 0 or
-// cannot be sent, the connection is closed with the code of reason.Kicked, 3003.
+// Kick ends the connection with this ID, and reports whether there is one. The peer gets code
+// and text, which is cut to 123 bytes of valid UTF-8. If code is 0 or must not be sent (RFC
+// 6455 §7.4), the connection is closed with 3003 kicked, and text goes to the event only.
 func (a Admin) Kick(id string, code StatusCode, text string) bool {
 	c := a.g.sessions.find(id)
 	if c == nil {
@@ -43,21 +46,24 @@ func (a Admin) Kick(id string, code StatusCode, text string) bool {
 	return true
 }
 
-// Revoke ends the connections and the handshakes of a subject with 3000 revoked. It also
-// voids the tickets of the subject, and the credentials that were issued to it before the
-// call. A credential counts as issued before the call if it has no IssuedAt or an earlier
-// one, or if this Guard has accepted it before. The Guard remembers the last 65,536
-// credentials that it has accepted, each for 24 hours. It judges a credential that it does
-// not remember by IssuedAt alone. Restore undoes a revocation.
+// Revoke closes the connections of a subject with 3000 revoked. It refuses or closes its
+// handshakes that are under way. It also voids the tickets of the subject, and the credentials
+// that were issued to it before the call. A credential counts as issued before the call if it has no
+// IssuedAt or an earlier one, or if this Guard has accepted it before. The Guard remembers the
+// last 65,536 credentials that it has accepted, each for 24 hours. It judges a credential that
+// it does not remember by IssuedAt alone.
+//
+// The Guard remembers a revocation for AuthConfig.RevocationTTL, in memory only. Restore undoes
+// it.
 func (a Admin) Revoke(subject string) { a.g.revoke(identity{id: subject}) }
 
-// SignOut is like Revoke for one login, which Principal.SessionID names. It ends the login's
-// connections. Its tickets and all its credentials, whenever they were issued, open no
-// further ones.
+// SignOut is like Revoke for one login, which Principal.SessionID names. It closes the
+// connections of the login, and voids its tickets and all its credentials, whenever they were
+// issued. Nothing undoes it.
 func (a Admin) SignOut(sessionID string) { a.g.revoke(identity{true, sessionID}) }
 
-// Restore lets credentials of a revoked subject open connections again, and
-// tickets that are bought from now on.
+// Restore undoes Revoke. The credentials of the subject open connections again, and so do
+// tickets that it buys from now on. Tickets that it has bought before stay void.
 func (a Admin) Restore(subject string) {
 	ttl := a.g.state.tickets.outstanding() // other Guards may have sold tickets with a longer life
 	if t := a.g.policy.Load().auth.tickets; t != nil {
@@ -66,7 +72,7 @@ func (a Admin) Restore(subject string) {
 	a.g.state.registry.restore(identity{id: subject}, ttl)
 }
 
-// Bans returns all bans that are in force.
+// Bans returns all bans that are in force, those that end soonest first.
 func (a Admin) Bans() []audit.Ban {
 	var bans []audit.Ban
 	for _, b := range a.g.state.bans.All(time.Now()) {
@@ -82,8 +88,12 @@ func (a Admin) Bans() []audit.Ban {
 	return bans
 }
 
-// Ban bans an address, a prefix, or a name that Proxies.ClientName returns, for d. The /64 of
-// an IPv6 address is banned. Connections that are open stay open. Kick ends them.
+// Ban bans an address, a prefix, or a name that Proxies.ClientName returns, for d. For an IPv6
+// address it bans the /64 around it. The handshakes of a banned client get a 429. Connections
+// that are open stay open. Kick ends them.
+//
+// Ban returns an error if client is none of these, if d is not positive, or if there are too
+// many bans by hand. There may be 1,024 of them, with prefixes of at most 16 lengths.
 func (a Admin) Ban(client string, d time.Duration, why string) error {
 	key, err := a.g.penaltyKey(client)
 	if err == nil {
@@ -96,8 +106,8 @@ func (a Admin) Ban(client string, d time.Duration, why string) error {
 	return nil
 }
 
-// Lift ends a ban, and forgets the violations of the client. It reports whether the client
-// was banned.
+// Lift ends a ban, and forgets the violations of the client. It takes what Ban takes. It reports
+// whether exactly this client was banned. The ban of a wider prefix stays.
 func (a Admin) Lift(client string) bool {
 	key, err := a.g.penaltyKey(client)
 	if err != nil {

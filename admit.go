@@ -81,7 +81,8 @@ var (
 // InsecureReportOnly a refusal of the steps up to it is only reported.
 const credentialAt = 1
 
-// admission is one request, or one credential, on its way in.
+// admission is one request, or one credential, on its way in. The goroutine that runs the steps
+// owns it.
 type admission struct {
 	*endpointPolicy
 	e     *Endpoint
@@ -348,8 +349,8 @@ func (a *admission) takeKnownSubjectSlot() error {
 	return a.reportOver(a.lease.bind(p.Subject, a.caps))
 }
 
-// register lists the session before the last look at revocations: a revocation that races
-// with the handshake finds the session, or is found here.
+// register lists the session before the last look at revocations. So a revocation that races
+// with the handshake either finds the session or is found here.
 func (a *admission) register() error {
 	if a.await {
 		return nil

@@ -14,15 +14,27 @@ import (
 
 // Principal is the user or the program that a credential stands for.
 type Principal struct {
-	Subject   string    // empty: anonymous, no credential was presented
-	SessionID string    // names the login that the credential belongs to, for SignOut; may be empty
-	Scopes    []string  // what the principal may do
-	Expires   time.Time // when the connection is closed with 3000 expired; zero: never
+	// Subject names the user or the program. Limits of a subject and Admin.Revoke use it. It
+	// is empty if the client is anonymous, because it presented no credential. A Verifier
+	// must not return a Principal without a Subject. The handshake would get a 503.
+	Subject string
 
-	// IssuedAt is when the credential was issued, by the issuer's clock. Revoke
-	// compares it, or the moment at which the guard first accepted the
-	// credential if that is earlier, with the moment of the revocation. Zero
-	// counts as earlier than every revocation.
+	// SessionID names the login that the credential belongs to, for Admin.SignOut. It may be
+	// empty.
+	SessionID string
+
+	// Scopes lists what the principal may do. A message whose Rule has a Scope needs that
+	// scope.
+	Scopes []string
+
+	// Expires is when the credential expires. The guard then closes the connection with 3000
+	// expired. The zero Time means never.
+	Expires time.Time
+
+	// IssuedAt is when the credential was issued, by the issuer's clock. Admin.Revoke compares
+	// it with the moment of the revocation. If the guard has accepted the credential before
+	// IssuedAt, it compares the moment of that instead. The zero Time counts as earlier than
+	// every revocation.
 	IssuedAt time.Time
 
 	seen   time.Time // when the guard first accepted the credential; zero: not known
@@ -42,14 +54,18 @@ func (p Principal) clone() Principal {
 	return p
 }
 
-// Verifier returns the Principal that a credential stands for. It is called by several
-// goroutines at once, and must return within AuthConfig.VerifyTimeout. An error is a 401
-// and counts as a failed attempt. A panic, or an error that wraps ErrUnavailable or the
-// error of ctx, is a 503 and does not count.
+// Verifier returns the Principal that a credential stands for. Many goroutines call it at the
+// same time, and it must return within AuthConfig.VerifyTimeout.
+//
+// An error refuses the handshake with a 401 and counts as a failed attempt. A panic, a call
+// that takes too long, and an error that wraps ErrUnavailable or the error of ctx refuse it
+// with a 503 and do not count. The guard drops the text of the error, which may hold the
+// credential.
 type Verifier func(ctx context.Context, token string) (Principal, error)
 
-// APIKeys verifies keys of which only the SHA-256 is kept. Keys must be
-// random, of 128 bits or more: a fast hash does not protect a password.
+// APIKeys returns a Verifier for API keys. keys has the Principal of each key under the
+// SHA-256 of the key, so that a leak of the configuration discloses no key. Keys must be random
+// and have at least 128 bits, because a fast hash does not protect a password.
 func APIKeys(keys map[[sha256.Size]byte]Principal) Verifier {
 	type entry struct {
 		digest    [sha256.Size]byte
@@ -108,10 +124,10 @@ type TokenSources struct {
 	InsecureQuery string
 }
 
-// source is one place of a handshake in which a credential is looked for.
+// source is one place of a handshake in which the guard looks for a credential.
 type source struct {
 	kind sourceKind
-	name string
+	name string // the prefix, the cookie or the parameter; empty for other kinds
 }
 
 type sourceKind int
@@ -144,66 +160,80 @@ func (t TokenSources) list() (sources []source) {
 
 // AuthConfig says how clients authenticate.
 type AuthConfig struct {
-	Verifier Verifier      // judges credentials; nil needs InsecureAnonymous or Tickets
-	Tickets  *TicketConfig // not nil: the tickets of Guard.TicketHandler are accepted
+	// Verifier judges the credentials from Sources. It may be nil if Tickets is set or
+	// InsecureAnonymous is true, and Sources must be empty then.
+	Verifier Verifier
 
-	Sources TokenSources // where a credential is looked for
+	// Tickets makes the guard accept the one-time tickets that Guard.TicketHandler sells. The
+	// default, nil, accepts none.
+	Tickets *TicketConfig
+
+	// Sources says where in a handshake the guard looks for a credential. The default is the
+	// Authorization header, and a subprotocol that begins with "bearer.".
+	Sources TokenSources
 
 	// InsecureAnonymous admits handshakes without a credential. A credential that is
-	// presented must still be valid.
+	// presented must still be valid. The default is false, and a handshake without a
+	// credential gets a 401.
 	InsecureAnonymous bool
 
-	// InsecureReportOnly admits a client with a missing or bad credential as anonymous,
-	// and reports the refusal that it would have got.
+	// InsecureReportOnly admits a client whose credential is missing or refused as anonymous,
+	// and reports the refusal. The default is false.
 	InsecureReportOnly bool
 
-	// Revalidate is called every RevalidateEvery while a connection is open. It says
-	// whether the Principal is still valid. The Principal that it returns replaces the
-	// old one. An error closes the connection with 3000, or with 1013 if it wraps
-	// ErrUnavailable. The default, nil, never asks.
-	Revalidate      func(context.Context, Principal) (Principal, error)
-	RevalidateEvery time.Duration // ±10 %; default 5 min, required
+	// Revalidate says whether the Principal of an open connection is still valid. The guard
+	// calls it every RevalidateEvery for each connection that is not anonymous. The Principal
+	// that it returns replaces the old one and must have the same Subject. An error closes
+	// the connection with 3000. An error that wraps ErrUnavailable, a panic, and a call that
+	// takes longer than VerifyTimeout close it with 1013. The default, nil, never asks.
+	Revalidate func(context.Context, Principal) (Principal, error)
 
-	// RevocationTTL is how long Revoke and SignOut are remembered. Set it to the longest
-	// life of a credential. By default a revocation never expires and counts until Restore.
+	// RevalidateEvery is the time between two calls of Revalidate for a connection, spread by
+	// 10 % either way. The default is 5 minutes. It cannot be Off.
+	RevalidateEvery time.Duration
+
+	// RevocationTTL is how long the guard remembers Admin.Revoke and Admin.SignOut. Set it to
+	// the longest life of a credential. By default, and with Off, a revocation never expires.
 	RevocationTTL time.Duration
 
-	// CacheTTL is how long the Principal that a Verifier returned for a token is used
-	// again without a call. A revocation drops the answers for its subject or login. By
-	// default nothing is cached.
+	// CacheTTL is how long the guard uses the Principal that a Verifier has returned for a
+	// token again, without another call. A revocation drops the answers for its subject or
+	// login. By default, and with Off, nothing is cached.
 	CacheTTL time.Duration
 
 	// MaxExplained is how many refused handshakes may be accepted and closed at the
 	// same time, with 3000 instead of a 401 or 1013 instead of a 429. Browsers hide
-	// the status of a failed handshake from scripts but show the close code. The
-	// default is 0: each refusal gets its status.
+	// the status of a failed handshake from scripts but show the close code. Further
+	// refusals get their status, and so do all refusals by the handshake rate and all
+	// handshakes of a foreign origin. The default is 0, and each refusal gets its status.
 	MaxExplained int
 
-	// Failures limits the bad credentials of a client, and the refusals of one
-	// credential. An IPv6 /48 has 16 times the rate of a client. Tickets have buckets of
-	// their own. The default is 1 per second with a burst of 10. After that, a credential
-	// gets a 429 without a call of the Verifier, unless the guard has accepted it within
-	// 24 hours. Such credentials are judged one at a time for a client.
+	// Failures limits the bad credentials of a client, and the refusals of one credential. An
+	// IPv6 /48 has 16 times the rate of a client. Tickets have buckets of their own. The
+	// default is 1 per second with a burst of 10. After that, a credential gets a 429 without
+	// a call of the Verifier, unless the guard has accepted it within 24 hours. Such
+	// credentials are judged one at a time for a client.
 	//
 	// A credential that was refused a client is refused it again for 10 seconds without a
 	// call, and counts once. A request without a credential does not count, and neither does
-	// one for which the Verifier returns ErrExpired or ErrNoCredential. A Refresh counts for
-	// its subject and not for its client. With Off the Verifier judges every credential.
+	// a credential for which the Verifier returns ErrExpired or ErrNoCredential. A Refresh
+	// counts for its subject and not for its client. With Rate{PerSecond: Off} there is no
+	// limit, and the Verifier judges every credential.
 	Failures Rate
 
-	// VerifyTimeout is how long Verifier, Revalidate, Authorize and Attach may take.
-	// The default is 5 s. It cannot be Off. A call that takes longer counts as a
-	// failure of the application, which is a 503, or a close with 1013 once the
-	// connection is open.
+	// VerifyTimeout is how long Verifier, Revalidate, Authorize and Attach may take, and so
+	// may the login of Guard.TicketHandler and a ticket Store. The default is 5 s. It cannot
+	// be Off. A call that takes longer counts as a failure of the application. The client
+	// gets a 503, or a close with 1013 if the connection is open.
 	VerifyTimeout time.Duration
 
-	// FirstMessageTimeout is how long a connection may take to send its first
-	// message with TokenSources.FirstMessage. The default is 10 s. It cannot be Off.
-	// A later one is closed with 3008 auth_timeout.
+	// FirstMessageTimeout is how long a connection may take to send its credential with
+	// TokenSources.FirstMessage. The default is 10 s. It cannot be Off. A connection that
+	// takes longer is closed with 3008 auth_timeout.
 	FirstMessageTimeout time.Duration
 
-	// FirstMessageBytes is how long that message may be. The default is 4 KiB. It
-	// cannot be Off. A longer one is closed with 1009.
+	// FirstMessageBytes is how many bytes of payload that message may have. The default is
+	// 4 KiB. It cannot be Off. A longer message closes the connection with 1009.
 	FirstMessageBytes int64
 }
 
@@ -251,7 +281,9 @@ func newAuthRule(cfg AuthConfig, f *faults) authRule {
 	return rule
 }
 
-// Authenticator finds and verifies the credential of a handshake.
+// Authenticator finds and verifies the credential of a handshake. [NewAuthenticator] makes one
+// that stands alone, and [Guard.Pieces] returns that of a Guard. Many goroutines may use it at
+// the same time.
 type Authenticator struct{ g *Guard }
 
 // NewAuthenticator returns an Authenticator that can stand in front of any handler.
@@ -274,8 +306,9 @@ func NewAuthenticator(cfg AuthConfig, proxies Proxies) (*Authenticator, error) {
 	return &Authenticator{standAlone(p)}, err
 }
 
-// Authenticate returns the Principal of a handshake. TokenSources.Cookie says when a
-// cookie is accepted.
+// Authenticate returns the Principal of a handshake, which is the zero Principal if the client
+// is anonymous. TokenSources.Cookie says when a cookie is accepted. The error wraps a value of
+// package reason, such as reason.Unauthenticated or reason.Guessing.
 func (a *Authenticator) Authenticate(r *http.Request) (Principal, error) {
 	in := a.g.endpoint.admission(r)
 	defer in.unwind()
@@ -290,7 +323,7 @@ func (a *Authenticator) Authenticate(r *http.Request) (Principal, error) {
 
 var authenticateSteps = []step{addressStep, askOriginStep, flightStep, credentialStep}
 
-// seek finds the credential that a request presents, once.
+// seek finds the credential that the request presents. Further calls do nothing.
 func (a *admission) seek() {
 	if !a.sought {
 		a.cred, a.credErr = find(a.r, a.auth.sources)

@@ -77,7 +77,7 @@ func (b *lentBody) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// Close does nothing: net/http closes the body.
+// Close does nothing, because net/http closes the body.
 func (b *lentBody) Close() error { return nil }
 
 // takeBack ends the Read that is under way, if there is one, and allows no other. It

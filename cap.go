@@ -12,35 +12,37 @@ import (
 // is no limit. The guard reserves a slot before the upgrade. It releases the slot when the
 // connection has ended and its handler has returned.
 type CapConfig struct {
-	// MaxConns is how many connections there may be. The default is 10,000. Further
-	// handshakes get a 503.
+	// MaxConns is how many connections there may be. The default is 10,000, and Off is no
+	// limit. Further handshakes get a 503 max_conns.
 	MaxConns int
 
 	// MaxConnsPerClient is how many connections without a subject one client may have. A
 	// client is an IPv4 address, an IPv6 /64 or the name that Proxies.ClientName returns. A
-	// connection has no subject if it is anonymous, or as long as its credential has not
-	// been accepted. The default is 64. Further handshakes of the client get a 429.
+	// connection has no subject if it is anonymous, or while it waits for a credential in its
+	// first message. The default is 64, or MaxUsersPerClient if that is less. Off is no
+	// limit. Further handshakes of the client get a 429 max_client_conns.
 	MaxConnsPerClient int
 
-	// MaxUsersPerClient is how many connections one client may have in all. Many people may
-	// share one address. The default is 1,024, which is 16 times the default of
-	// MaxConnsPerClient. If only MaxConnsPerClient is set, the default is the same number,
-	// or Off. A value below MaxConnsPerClient is an error. Further handshakes of the client
-	// get a 429.
+	// MaxUsersPerClient is how many connections one client may have in all, with a subject or
+	// without. Many people may share one address. The default is 1,024, which is 16 times the
+	// default of MaxConnsPerClient. If only MaxConnsPerClient is set, the default is the same
+	// number, or Off. Off is no limit. A value below MaxConnsPerClient is an error. Further
+	// handshakes of the client get a 429 max_client_conns.
 	MaxUsersPerClient int
 
-	// MaxConnsPerNetwork is how many connections an IPv6 /48 may have. The default
-	// is 1,024. Further handshakes of the network get a 429.
+	// MaxConnsPerNetwork is how many connections an IPv6 /48 may have. The default is 1,024,
+	// and Off is no limit. Further handshakes of the network get a 429 max_client_conns.
 	MaxConnsPerNetwork int
 
-	// MaxConnsPerSubject is how many connections one subject may have. The default
-	// is 16. Further handshakes of the subject get a 429. If the credential comes in the
-	// first message, the guard closes the connection with 1013 instead.
+	// MaxConnsPerSubject is how many connections one subject may have. Anonymous connections
+	// have no subject. The default is 16, and Off is no limit. Further handshakes of the
+	// subject get a 429 max_subject_conns. If the credential comes in the first message, the
+	// guard closes the connection with 1013 instead.
 	MaxConnsPerSubject int
 
 	// MaxUnauthenticated is how many connections may wait for a credential in their first
-	// message. The default is a tenth of MaxConns, or 1,000 if that is Off. Further
-	// handshakes without a credential get a 503.
+	// message. The default is a tenth of MaxConns, or 1,000 if that is Off. Off is no limit.
+	// Further handshakes without a credential get a 503 max_conns.
 	MaxUnauthenticated int
 
 	// ReportOnly reports a connection that exceeds a cap, and admits it. The default is false.
@@ -79,12 +81,12 @@ func (cfg CapConfig) resolve(f *faults) CapConfig {
 // slots counts the connections of a State. Each call brings its limits. A connection that
 // exceeds them under CapConfig.ReportOnly is counted too.
 type slots struct {
-	mu           sync.Mutex // a Lease's mu may be held
-	all, waiting int
-	clients      map[clientKey]int // all connections of a client
-	strangers    map[clientKey]int // those without a subject
-	networks     map[netip.Prefix]int
-	subjects     map[string]int
+	mu           sync.Mutex           // a Lease's mu may be held; no other lock is taken while it is held
+	all, waiting int                  // guarded by mu
+	clients      map[clientKey]int    // guarded by mu: all connections of a client
+	strangers    map[clientKey]int    // guarded by mu: those of clients without a subject
+	networks     map[netip.Prefix]int // guarded by mu
+	subjects     map[string]int       // guarded by mu
 }
 
 func newSlots() *slots {
@@ -139,18 +141,18 @@ func (s *slots) over(l *Lease, more int, cfg CapConfig) error {
 	return nil
 }
 
-// Lease is a slot, held until Release.
+// Lease is a slot that [ConnCap.Acquire] has reserved. The caller must call Release.
 type Lease struct {
-	slots   *slots
-	client  clientKey
-	network netip.Prefix // not valid: none
+	slots   *slots       // read-only
+	client  clientKey    // read-only
+	network netip.Prefix // read-only; not valid: none
 
 	mu       sync.Mutex // slots.mu may be taken while it is held
-	subject  string
-	stranger bool // counted in strangers
-	waiting  bool // the first message, which must be the credential, has not come
-	moved    bool // a Conn owns the lease
-	released bool
+	subject  string     // guarded by mu: the subject that the slot counts for; empty: none
+	stranger bool       // guarded by mu: strangers counts the lease
+	waiting  bool       // guarded by mu: the first message, which must be the credential, has not come
+	moved    bool       // guarded by mu: a Conn owns the lease
+	released bool       // guarded by mu
 }
 
 // bind counts the lease for a subject as well. It does nothing if the lease is bound to that
@@ -249,7 +251,8 @@ func (l *Lease) authenticated() {
 	}
 }
 
-// Release gives the slot back. Further calls do nothing.
+// Release gives the slot back. Further calls do nothing. Many goroutines may call it at the
+// same time.
 func (l *Lease) Release() {
 	l.authenticated()
 	l.mu.Lock()
@@ -278,7 +281,7 @@ func down[K comparable](m map[K]int, k K) {
 	}
 }
 
-// move hands the lease to a Conn: its maker no longer releases it.
+// move hands the lease to a Conn. The piece that has reserved it no longer releases it.
 func (l *Lease) move() {
 	l.mu.Lock()
 	l.moved = true
@@ -294,8 +297,8 @@ func (l *Lease) releaseUnlessMoved() {
 	}
 }
 
-// ConnCap bounds the number of connections. It is the slots of a Guard: its own, or those
-// of [Guard.Pieces].
+// ConnCap limits how many connections there are. [NewConnCap] makes one that stands alone, and
+// [Guard.Pieces] returns that of a Guard. Many goroutines may use it at the same time.
 type ConnCap struct{ g *Guard }
 
 // NewConnCap returns a cap that can stand in front of any handler. A ConnCap that is
@@ -311,8 +314,9 @@ func NewConnCap(cfg CapConfig, proxies Proxies) (*ConnCap, error) {
 	return &ConnCap{standAlone(p)}, err
 }
 
-// Acquire reserves a slot for the client of r, even if r has one already. The caller must
-// release it.
+// Acquire reserves a slot for the client of r, even if r has one already. The caller must call
+// Release of the Lease. The error wraps reason.MaxConns, reason.MaxClientConns,
+// reason.ClientAddress or reason.Unavailable.
 func (c *ConnCap) Acquire(r *http.Request) (*Lease, error) {
 	a := c.g.endpoint.admission(r)
 	a.marks.leases = nil // other callers own those

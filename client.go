@@ -16,7 +16,7 @@ import (
 )
 
 // client identifies a peer in every limit and every log. It is an address, or the name that
-// Proxies.ClientName has for the peer.
+// Proxies.ClientName has returned for the peer.
 type client struct {
 	addr netip.Addr
 	name string
@@ -113,10 +113,10 @@ func (i identify) of(r *http.Request) (c client, err error) {
 // crowd notices that all clients seem to be one. That happens when a proxy is missing from
 // Proxies.Trusted, and then all clients share the limits of one client.
 type crowd struct {
-	mu   sync.Mutex
-	addr netip.Addr
-	n    int
-	said bool
+	mu   sync.Mutex // no other lock is taken while it is held
+	addr netip.Addr // guarded by mu: the address of the last handshake
+	n    int        // guarded by mu: how many handshakes in a row came from addr
+	said bool       // guarded by mu: the warning was given
 }
 
 const crowded = 100 // handshakes in a row from one address

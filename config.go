@@ -7,14 +7,21 @@ import (
 	"time"
 )
 
-// ConfigError is one mistake in a configuration. New joins all mistakes into one error, and
+// ConfigError is one mistake in a configuration. [New] joins all mistakes into one error, and
 // errors.As finds the first.
 type ConfigError struct {
-	Field  string // "Origins", "Rates.Messages", …
-	Value  any
+	// Field is the field with the mistake, such as "Origins" or "Rates.Messages".
+	Field string
+
+	// Value is the value of the field, or the entry of a list that is wrong. It is nil or ""
+	// if the message needs no value.
+	Value any
+
+	// Reason says what is wrong with the value.
 	Reason string
 }
 
+// Error returns the field, the value and the reason in one line.
 func (e *ConfigError) Error() string {
 	if e.Value == nil || e.Value == "" {
 		return fmt.Sprintf("wsguard: %s: %s", e.Field, e.Reason)
@@ -31,7 +38,7 @@ func (f *faults) add(field string, value any, reason string) {
 
 func (f *faults) err() error { return errors.Join(*f...) }
 
-// timeout resolves a duration: 0 is the default, Off comes back as 0.
+// timeout resolves a duration. For 0 it returns the default, and for Off it returns 0.
 func timeout(d, def time.Duration, field string, f *faults) time.Duration {
 	switch {
 	case d == 0:
@@ -54,7 +61,7 @@ const maxTimeout = time.Duration(1 << 61) // 73 years
 
 var tooLong = fmt.Sprintf("must be at most %v (73 years), so that it can be added to a time", maxTimeout.Truncate(time.Hour))
 
-// required is timeout for a field that cannot be Off.
+// required is like timeout for a field that cannot be Off.
 func required(d, def time.Duration, field string, f *faults) time.Duration {
 	switch {
 	case d == 0:
@@ -73,7 +80,7 @@ func required(d, def time.Duration, field string, f *faults) time.Duration {
 // It leaves room to add two of them, and to double a buffer, without overflow.
 const maxAmount = math.MaxInt / 2
 
-// requiredAmount is required for amounts of bytes and messages that are held in memory.
+// requiredAmount is like required for amounts of bytes and messages that are held in memory.
 func requiredAmount(n, def int64, field string, f *faults) int64 {
 	switch {
 	case n == 0:

@@ -18,8 +18,8 @@ import (
 //
 //	part            file           owner
 //	inbound         inbound.go     the reader: the goroutine that is in Read, or in the wrapped handler's Read
-//	outbound        outbound.go    nobody: its fields are atomic; the engine's writer lock orders the writers
-//	queue           send.go        the holder of queue.mu; drain writes what is queued
+//	outbound        outbound.go    none, because its fields are atomic; the engine's writer lock orders the writers
+//	queue           send.go        the holder of queue.mu; drain writes the queued messages
 //	authentication  identity.go    the goroutine that authenticates, then the holder of refreshMu
 //	lifecycle       lifecycle.go   the goroutine that makes the connection, then the goroutine that ends it
 //	watch           heartbeat.go   the sweeper
@@ -37,11 +37,15 @@ import (
 // (OnEvent) and under the engine's reader and writer (Validator, Authorize, OnEvent).
 // It never runs under sessions.mu, queue.mu or queues.mu.
 
-// MessageType is MessageText or MessageBinary, as in coder/websocket.
+// MessageType is the type of a message, MessageText or MessageBinary. It is the type of the same
+// name in coder/websocket.
 type MessageType = websocket.MessageType
 
 const (
-	MessageText   = websocket.MessageText
+	// MessageText is the type of a message of UTF-8 text (RFC 6455 §5.6).
+	MessageText = websocket.MessageText
+
+	// MessageBinary is the type of a message of any bytes.
 	MessageBinary = websocket.MessageBinary
 )
 
@@ -51,20 +55,20 @@ const (
 // other methods, at the same time as that one and each other.
 //
 // A connection ends when the application's function returns, when the peer closes it or
-// is gone, or when a guard ends it. Nothing need be closed. From then on Read, Write, Send,
-// SendLatest and Refresh return the cause, a *[CloseError], and Context is done.
+// is gone, or when a guard ends it. The application need not close it. From then on Read,
+// Write, Send, SendLatest and Refresh return the cause, a *[CloseError], and Context is done.
 type Conn struct {
 	// Read-only after start.
 	g           *Guard
 	e           *Endpoint
-	first       *endpointPolicy // of the handshake: timeouts, queue bounds, frame limits
-	known       bool            // the handshake's origin was right
+	first       *endpointPolicy // the policy of the handshake, for timeouts, queue bounds and frame limits
+	known       bool            // the origin of the handshake was right
 	w           *wire.Conn      // the engine
 	wrap        *wrapping       // the second door; nil behind the first
 	id          string
 	client      client
-	origin      string
-	host        string
+	origin      string // as retained returns it
+	host        string // as retained returns it
 	subprotocol string
 	opened      time.Time
 	ctx         context.Context // ends when the cause of the end is fixed
@@ -113,8 +117,8 @@ func (c *Conn) Context() context.Context { return c.ctx }
 // returns the cause, a *[CloseError]. Passing the same context to each Read costs nothing,
 // and neither does passing the Conn's own.
 //
-// An application must read even if it expects no message. Otherwise the guard does not see
-// pongs and the peer's close frame. See [Conn.CloseRead].
+// An application must read even if it expects no message. Otherwise the guard sees neither
+// pongs nor the peer's close frame. Use [Conn.CloseRead] in an application that only sends.
 func (c *Conn) Read(ctx context.Context) (MessageType, []byte, error) {
 	if c.reading.closeRead.Load() {
 		return 0, nil, errors.New("wsguard: Read after CloseRead")
@@ -127,8 +131,8 @@ func (c *Conn) Read(ctx context.Context) (MessageType, []byte, error) {
 // reported. Only the goroutine that reads may call it.
 func (c *Conn) Kind() string { return c.reading.kind }
 
-// CloseRead starts a goroutine that reads, for an application that only sends. It returns
-// at once. Read must not be called any more, and returns an error if it is. A message
+// CloseRead starts a goroutine that reads, for an application that only sends. It returns at
+// once. The application must not call Read any more, which then returns an error. A message
 // that passes the guards closes the connection with 1008 unexpected_message. A further
 // CloseRead does nothing.
 func (c *Conn) CloseRead() {
@@ -151,10 +155,11 @@ func (c *Conn) CloseRead() {
 // usable (not over TLS). If ctx ends in the middle of the message, or if the message cannot
 // be written, the connection ends and Write returns the cause, a *[CloseError].
 //
-// Write sends nothing, returns an error that is no *CloseError, and leaves the connection
-// usable if typ is not a message type, if a MessageText is not UTF-8 (every browser would
-// close the connection), or if Messages.Outbound refuses msg. The error then wraps
-// reason.InvalidUTF8, or that of Outbound.
+// Write refuses msg if typ is not a message type, if a MessageText is not UTF-8, or if
+// Messages.Outbound refuses it. Write then sends nothing, and the connection stays usable. The
+// error is no *CloseError. It wraps reason.InvalidUTF8 for a text that is not UTF-8, because
+// of which every browser would close the connection. For Outbound it wraps the error of
+// Outbound.
 func (c *Conn) Write(ctx context.Context, typ MessageType, msg []byte) error {
 	if err := wellFormed(typ, msg); err != nil {
 		return err
@@ -169,18 +174,19 @@ func (c *Conn) Write(ctx context.Context, typ MessageType, msg []byte) error {
 // order. Send copies msg, so that the caller may change it when Send has returned. msg may
 // be the bytes that Read returned, and the same msg may be sent to many connections.
 //
-// If the queue is full (see [SendConfig]), Send ends the connection with 1008 queue_full. With
-// Send.DropNewest it returns reason.QueueFull instead, and the connection stays usable. An
-// empty queue always takes one message. If the queues of all connections together are full,
-// the connection that has made no progress for longest is ended. Once the connection has
-// ended, Send returns the cause, a *[CloseError]. Send refuses the messages that Write
-// refuses.
+// If the queue of the connection is full, Send ends the connection with 1008 queue_full. With
+// [SendConfig].DropNewest it returns reason.QueueFull instead, and the connection stays
+// usable. An empty queue always takes one message. If the queues of all connections together
+// are full, the guard ends the connections that have made no progress for longest. Once the
+// connection has ended, Send returns the cause, a *[CloseError]. Send refuses the messages
+// that Write refuses.
 //
-// The messages that are still queued when the connection ends are dropped.
+// When the connection ends, the guard drops the messages that are still queued.
 func (c *Conn) Send(typ MessageType, msg []byte) error { return c.send(queued{typ: typ, msg: msg}) }
 
 // SendLatest is like Send but replaces a queued message with the same key. Use it for values
-// of which only the newest matters, such as a price.
+// of which only the newest matters, such as a price. The new message takes the place of the old
+// one in the queue.
 func (c *Conn) SendLatest(key string, typ MessageType, msg []byte) error {
 	if key == "" {
 		key = "\x00" // a key like any other

@@ -131,8 +131,8 @@ func cookieIn(r *http.Request, name string) (p shown) {
 	return p
 }
 
-// mentions reports whether another cookie begins within the value of a cookie: for
-// some parsers it ends at a comma or a blank.
+// mentions reports whether another cookie begins within the value of a cookie. For some parsers
+// a value ends at a comma or a blank.
 func mentions(value, name string) bool {
 	for {
 		i := strings.IndexAny(value, ", \t")
@@ -189,7 +189,7 @@ next:
 	return strings.Join(kept, "&"), true
 }
 
-// hasPrefixFold reports whether s begins with prefix, in whatever case.
+// hasPrefixFold reports whether s begins with prefix, in any letter case.
 func hasPrefixFold(s, prefix string) bool {
 	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
 }
@@ -272,8 +272,8 @@ func (a *authRule) offers(h http.Header) []string {
 	return all
 }
 
-// strip returns r without the credentials that would end up in logs: those of
-// the query and of Sec-WebSocket-Protocol.
+// strip returns r without the credentials that would end up in logs. These are the credentials
+// in the query and in Sec-WebSocket-Protocol.
 func (a *authRule) strip(r *http.Request) *http.Request {
 	out := r
 	clone := func() {

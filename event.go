@@ -20,19 +20,19 @@ const maxField = 256
 
 // sink hands events to the hook and to the log.
 type sink struct {
-	log  *slog.Logger // nil: slog.Default at the time
-	hook func(audit.Event)
+	log  *slog.Logger      // read-only; nil: slog.Default at the time of the event
+	hook func(audit.Event) // read-only; nil: none
 
-	mu    sync.Mutex
-	kinds map[string]*sampler
+	mu    sync.Mutex          // no other lock is taken while it is held
+	kinds map[string]*sampler // guarded by mu: by kind, reason and Report
 }
 
-// sampler keeps repeated refusals from flooding the log.
+// sampler keeps repeated warnings from flooding the log. The mu of its sink guards it.
 type sampler struct {
-	event      audit.Event // the kind, the reason and Report, which all events of a sampler share
+	event      audit.Event // the kind, the reason and Report, which all events of a sampler share; read-only
 	limit      *rate.Limiter
-	suppressed uint64
-	summary    *time.Timer // runs while events are suppressed that no line has counted
+	suppressed uint64      // the events that no line has counted yet
+	summary    *time.Timer // runs while suppressed is not 0; nil: it does not run
 }
 
 const (
@@ -52,8 +52,8 @@ func (s *sink) logger() *slog.Logger {
 	return slog.Default()
 }
 
-// emit reports an event. A hook or a log handler that panics loses the event,
-// not the process.
+// emit reports an event. If a hook or a log handler panics, the event is lost but the process
+// survives.
 func (s *sink) emit(e audit.Event) {
 	defer func() { _ = recover() }()
 	e.Time = time.Now()
@@ -195,9 +195,9 @@ func (s *sink) flush() {
 	}
 }
 
-// sanitize makes a peer's string fit for a log, a terminal and a page: control
-// characters (C0, DEL, C1), the characters that reorder text, line separators
-// and invalid UTF-8 are escaped, and it is cut to about limit bytes.
+// sanitize makes a peer's string fit for a log, a terminal and a page. It escapes control
+// characters (C0, DEL, C1), characters that reorder text, line separators and invalid UTF-8, and
+// cuts the string to about limit bytes.
 func sanitize(s string, limit int) string {
 	clean := len(s) <= limit
 	for i := 0; clean && i < len(s); i++ {
@@ -226,10 +226,10 @@ func sanitize(s string, limit int) string {
 	return b.String()
 }
 
-// maxQuoted is how many bytes that a peer has chosen the detail of an event quotes.
+// maxQuoted is how many bytes of a peer the detail of an event quotes at most.
 const maxQuoted = 64
 
-// quotable joins what a peer sent into a list that a detail can quote, escaped and
+// quotable joins values of a peer into a list that a detail can quote. The list is escaped and
 // cut.
 func quotable(values []string) string {
 	var b strings.Builder

@@ -14,7 +14,7 @@ import (
 // flight is a place among the handshakes in flight. Its holders are the handshake and a call
 // of a verifier that may outlive the handshake.
 type flight struct {
-	release func()
+	release func() // gives the place back; read-only
 	holders atomic.Int32
 }
 
@@ -42,16 +42,16 @@ const (
 // counter counts the places in flight that are held, in all and per client. Each call brings
 // its limits, and a limit of 0 is no limit.
 type counter struct {
-	mu    sync.Mutex // no other lock is taken while it is held
-	all   int
-	each  map[clientKey]int
-	queue []*waiter // the first has waited for longest
+	mu    sync.Mutex        // no other lock is taken while it is held
+	all   int               // guarded by mu: the places that are held
+	each  map[clientKey]int // guarded by mu: those of each client
+	queue []*waiter         // guarded by mu: the handshakes that wait; the first has waited for longest
 }
 
-// waiter is a handshake that waits for a place.
+// waiter is a handshake that waits for a place. It is read-only once it is in the queue.
 type waiter struct {
 	key            clientKey
-	most, mostEach int
+	most, mostEach int           // the limits of all and of the client; 0: no limit
 	ready          chan struct{} // closed when the waiter has its place
 }
 

@@ -8,22 +8,22 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// TimeoutConfig has the timeouts of a connection. They bound how long it may be silent, how
+// TimeoutConfig has the timeouts of a connection. They limit how long it may be silent, how
 // long it may last, how long a write may take, and how long its end may take. The zero
 // value is a secure default in each field. A negative value other than Off is an error.
 //
 // Time spent in the application's handler counts toward neither Pong nor Idle. Reconfigure
 // changes none of these timeouts for connections that are open.
 type TimeoutConfig struct {
-	// PingInterval is the time between two pings to a client, spread by 10 % either way. The default
-	// is 25 seconds, which keeps most proxies from cutting a connection that is silent. Off
-	// sends no pings. The guard then finds a client that is gone only by Idle, by Lifetime,
-	// or when a write fails.
+	// PingInterval is the time between two pings to a client, spread by 10 % either way. The
+	// default is 25 seconds, which keeps most proxies from cutting a connection that is
+	// silent. Off sends no pings. The guard then finds a client that is gone only by Idle, by
+	// Lifetime, or when a write fails.
 	PingInterval time.Duration
 
-	// Pong is how long the answer to a ping may take. The default is 10 seconds, or half of
-	// PingInterval if that is shorter. It must be shorter than PingInterval. Off does not wait for pongs. A
-	// client that does not answer in time is closed with 3008 pong_timeout.
+	// Pong is how long a client may take to answer a ping. The default is 10 seconds, or half
+	// of PingInterval if that is shorter. It must be shorter than PingInterval. Off does not
+	// wait for pongs. A client that does not answer in time is closed with 3008 pong_timeout.
 	Pong time.Duration
 
 	// Idle is how long a connection may be without a message of the application, in either
@@ -45,14 +45,14 @@ type TimeoutConfig struct {
 	// that time is closed with 1008 write_timeout.
 	Write time.Duration
 
-	// CloseGrace is how long an ending waits for a write that is under way, and then
-	// for the peer's close frame. The default is one second. It cannot be Off.
+	// CloseGrace is how long the end of a connection waits for a write that is under way, and
+	// then for the peer's close frame. The default is one second. It cannot be Off.
 	CloseGrace time.Duration
 
-	// Linger is how long an ending waits after CloseGrace for a peer that has not answered
-	// the close frame. The guard keeps the socket open for that time, so that the peer can
-	// read the close frame. An ending does not wait once both close frames have been
-	// exchanged. The default is one second. It cannot be Off.
+	// Linger is how long the guard keeps the socket open after CloseGrace, so that a peer that
+	// has not answered the close frame can still read it. Once both close frames have been
+	// exchanged, the guard closes the socket at once. The default is one second. It cannot be
+	// Off.
 	Linger time.Duration
 }
 
@@ -82,7 +82,7 @@ func jitter(d time.Duration) time.Duration {
 	return d - d/10 + rand.N(d/5+1)
 }
 
-// sweepEvery is how late the sweeper may be.
+// sweepEvery is the time between two runs of the sweeper. A timeout may be that much late.
 const sweepEvery = 200 * time.Millisecond
 
 // sweep runs while there are connections, until stop is closed. It ends those that

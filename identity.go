@@ -14,9 +14,9 @@ import (
 )
 
 // authentication is the part of a connection that has its principal, the expiry, and the
-// time of the next Revalidate. The goroutine that authenticates owns it until begin. That is
-// the handshake's, or the one that runs authenticate. From begin on the holder of refreshMu
-// owns it.
+// time of the next Revalidate. Until begin, the goroutine that authenticates owns it. That
+// goroutine runs the handshake, or the method authenticate. After begin, the holder of
+// refreshMu owns it.
 type authentication struct {
 	principal  atomic.Pointer[Principal]
 	session    *session     // read-only after begin; nil until a credential is accepted

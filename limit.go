@@ -16,17 +16,21 @@ import (
 // Off switches a limit or a timeout off.
 const Off = -1
 
-// Rate is a token bucket. It begins with Burst tokens, which is also the most that it
-// holds, and PerSecond tokens flow in. The zero Rate means the default of its field.
-// Rate{PerSecond: Off} means no limit.
+// Rate is the rate of a token bucket. The zero Rate means the default of its field.
+// Rate{PerSecond: Off} means no limit. A rate without a burst is an error.
 type Rate struct {
+	// PerSecond is how many tokens flow into the bucket per second. If it is 0 and Burst is
+	// not, PerSecond is that of the default.
 	PerSecond float64
-	Burst     int
+
+	// Burst is how many tokens the bucket has at first, and how many it holds at most.
+	Burst int
 }
 
 func (r Rate) off() bool { return r.PerSecond == Off }
 
-// resolve applies the default. An Off rate comes back as it is.
+// resolve returns r, or the default if r is zero. A burst without a rate gets the rate of the
+// default. A rate without a burst is a fault.
 func (r Rate) resolve(def Rate, field string, f *faults) Rate {
 	switch {
 	case r.PerSecond == Off:
@@ -78,7 +82,8 @@ func (r Rate) limit() keyed.Limit {
 	return keyed.Limit{PerSecond: r.PerSecond, Burst: float64(r.Burst)}
 }
 
-// limit resolves a count: 0 is the default, Off comes back as 0, no limit.
+// limit resolves a count. For 0 it returns the default, and for Off it returns 0, which is no
+// limit.
 func limit(v, def int, field string, f *faults) int {
 	switch {
 	case v == 0:
@@ -92,15 +97,24 @@ func limit(v, def int, field string, f *faults) int {
 	return v
 }
 
-// Action is what happens to a message that is refused.
+// Action is what the guard does with a message that it refuses.
 type Action int
 
-// Actions. A notice is {"error":"rate_limited"} or {"error":"invalid_message"} with details.
-// A connection gets at most one notice of each kind per second, with a burst of 20.
 const (
-	ActionClose Action = iota // close the connection
-	ActionReply               // answer with a notice, and read on
-	ActionDelay               // for rates only: wait until the message fits, 5 s at most, and then close
+	// ActionClose closes the connection with the close code of the reason.
+	ActionClose Action = iota
+
+	// ActionReply drops the message and answers it with a notice. The connection stays open.
+	// A notice is a text message such as {"error":"rate_limited","retry_after_ms":50},
+	// {"error":"invalid_message","reason":"schema"} or {"error":"forbidden"}. A connection
+	// gets at most one notice about rates and one about messages per second, each with a
+	// burst of 20. Further messages are dropped without a notice.
+	ActionReply
+
+	// ActionDelay holds the message until the rate allows it, and reads nothing meanwhile. If
+	// that would take longer than 5 seconds, the connection is closed. ActionDelay is for
+	// RateConfig.Action only.
+	ActionDelay
 
 	actionReport // report the message, and deliver it: ReportOnly
 )
@@ -138,9 +152,8 @@ type RateConfig struct {
 	// together. The default is 4 times Bytes.
 	SubjectBytes Rate
 
-	// SentBytes limits the payload bytes written to a connection. While it is
-	// exceeded, incoming messages are treated as Action says. The default is no
-	// limit.
+	// SentBytes limits the payload bytes that the application writes to a connection. While
+	// it is exceeded, incoming messages are treated as Action says. The default is no limit.
 	SentBytes Rate
 
 	// Action is what happens to a message that exceeds one of the rates above. The
@@ -148,18 +161,18 @@ type RateConfig struct {
 	Action Action
 
 	// WarnAt is a fraction of Burst, such as 0.8. A peer that has used that fraction of a
-	// bucket of its connection gets the notice {"warning":"rate_limit"}. The
-	// default, 0, sends no warning.
+	// bucket of its connection gets the notice {"warning":"rate_limit"}. It gets the next one
+	// only after the used part has fallen to half of WarnAt. WarnAt must be less than 1, and
+	// it cannot be Off. The default, 0, sends no warning.
 	WarnAt float64
 
-	// Handshakes limits the handshakes of a client. An IPv6 /48 has 16 times the
-	// rate of a client. Handshakes that the origin check has refused do not count.
-	// A handshake that presents a good credential counts for its subject and no longer
-	// for its client, so people who share an address do not use up each other's rate.
-	// The same rate limits the handshakes of a subject. The sale of a ticket counts as
-	// a handshake. The default is 20 per second with a burst of 100. A handshake that
-	// exceeds it gets a 429. If the credential came in the first message, the guard
-	// closes the connection with 1013 instead.
+	// Handshakes limits the handshakes of a client, and those of a subject. The sale of a
+	// ticket counts as a handshake. An IPv6 /48 has 16 times the rate of a client. Handshakes
+	// that the origin check has refused do not count. A handshake that presents a good
+	// credential counts for its subject and no longer for its client, so people who share an
+	// address do not use up each other's rate. The default is 20 per second with a burst of
+	// 100. A handshake that exceeds it gets a 429 handshake_rate. If the credential came in
+	// the first message, the guard closes the connection with 1013 instead.
 	Handshakes Rate
 
 	// ReportOnly reports a message or a handshake that exceeds one of the rates above, and
@@ -167,15 +180,16 @@ type RateConfig struct {
 	// still refuse. The default is false.
 	ReportOnly bool
 
-	// MaxInFlight is how many handshakes may wait for a Verifier or for Attach at
-	// the same time. The default is 256, and Off means no limit. Further handshakes wait
-	// for a place for at most a second, and get a 503 then. At most 256 of them wait, and
+	// MaxInFlight is how many handshakes may wait for a Verifier or for Attach at the same
+	// time. The default is 256, and Off means no limit. A further handshake waits for a place
+	// for at most a second, and then gets a 503 in_flight. At most 256 handshakes wait, and
 	// 64 of one client. Others get the 503 at once.
 	MaxInFlight int
 
-	// MaxInFlightPerClient is how many handshakes of one client may wait for a Verifier
-	// or for Attach at the same time. The default is 8, and Off means no limit. Further
-	// handshakes of the client wait as those above MaxInFlight do, and get a 429 then.
+	// MaxInFlightPerClient is how many handshakes of one client may wait for a Verifier or
+	// for Attach at the same time. The default is 8, and Off means no limit. A further
+	// handshake of the client waits as described for MaxInFlight, and then gets a 429
+	// in_flight.
 	MaxInFlightPerClient int
 }
 
@@ -282,18 +296,19 @@ func (cfg RateConfig) checkBytes(maxMessage int64, f *faults) {
 	}
 }
 
-// connRates are the buckets that one connection's messages pass. The reader
-// owns it.
+// connRates has the buckets that the messages of one connection pass. The reader owns it.
 type connRates struct {
-	messages, bytes *rate.Limiter
-	shared          []sharedBucket
-	sent            *rate.Limiter // writers charge it
-	owing           bool          // sent refused the last message
-	warnAt          float64
-	warned          bool
-	last            time.Time
+	messages, bytes *rate.Limiter  // the connection's own buckets; nil: no limit
+	shared          []sharedBucket // those of its client and of its subject
+	sent            *rate.Limiter  // the bucket of SentBytes, which writers charge; nil: no limit
+	owing           bool           // sent has refused the last message
+	warnAt          float64        // RateConfig.WarnAt
+	warned          bool           // a warning was sent, and the used part has not halved since
+	last            time.Time      // the time of the last take
 }
 
+// sharedBucket is a bucket that a connection shares with others, and its limits. It is
+// read-only.
 type sharedBucket struct {
 	table           *keyed.Table
 	key             keyed.Key

@@ -17,7 +17,7 @@ type originRule struct {
 	list    *origin.List
 	missing bool // AllowMissingOrigin
 	report  bool // InsecureReportOnlyOrigins
-	null    bool // null is listed
+	null    bool // Origins lists null
 	none    bool // there is no origin step, because a piece of another kind stands alone
 }
 
@@ -32,9 +32,9 @@ func newOriginRule(cfg Config, f *faults) originRule {
 	return originRule{list: list, missing: cfg.AllowMissingOrigin, report: cfg.InsecureReportOnlyOrigins, null: list.Match("null")}
 }
 
-// NewOriginCheck returns a check of the Origin header and the fetch metadata. It uses the
-// fields Origins, AllowMissingOrigin and InsecureReportOnlyOrigins of cfg. A RequestCheck that is
-// returned with an error refuses every request.
+// NewOriginCheck returns a check of the Origin header and the fetch metadata (RFC 6455 §10.2).
+// It uses the fields Origins, AllowMissingOrigin and InsecureReportOnlyOrigins of cfg. A
+// RequestCheck that is returned with an error refuses every request.
 func NewOriginCheck(cfg Config) (*RequestCheck, error) {
 	var f faults
 	p := alone(identify{Resolver: &clientip.Resolver{}})
@@ -125,9 +125,10 @@ func (h *hostRule) check(r *http.Request) error {
 }
 
 // NewHostCheck returns a check of the Host header. It stops DNS rebinding if no list of
-// origins does. An entry without a port matches any port, and a star stands for exactly one
-// label. An empty list is an error, and so is nil. A RequestCheck that is returned with an error
-// refuses every request.
+// origins does. An entry is a host with or without a port, such as "app.example.com". An entry
+// without a port matches any port, and a star stands for exactly one label. A request for
+// another host gets a 421. An empty list is an error, and so is nil. A RequestCheck that is
+// returned with an error refuses every request.
 func NewHostCheck(hosts []string) (*RequestCheck, error) {
 	if hosts == nil {
 		hosts = []string{} // nil leaves the check out in a Config only
@@ -144,7 +145,7 @@ func NewHostCheck(hosts []string) (*RequestCheck, error) {
 type Proxies struct {
 	// Trusted lists the prefixes, such as "10.0.0.0/8", and the addresses of the proxies
 	// whose headers the guard believes. "unix" stands for the peers of a unix socket. They
-	// are refused if it is not listed.
+	// are refused if it is not listed. The default, nil, trusts no proxy.
 	Trusted []string
 
 	// Header is the name of the header that carries the client's address. The default is
@@ -155,7 +156,8 @@ type Proxies struct {
 	// ClientName, if set, returns the name under which all limits, bans and logs count the
 	// client, such as a tenant whose users share an address. If it returns "", the client is
 	// its address. The guard has not checked the request yet. So ClientName must use only
-	// what the client cannot forge.
+	// what the client cannot forge. If it panics, the request gets a 503. The default, nil,
+	// names no client.
 	ClientName func(*http.Request) string
 }
 

@@ -30,7 +30,7 @@ type PenaltyConfig struct {
 
 	// Max is how long the longest ban of a client lasts. Each ban lasts twice as long as
 	// the one before, up to Max. The default is one hour, or First if that is
-	// longer. A Max that is shorter than First is an error. It cannot be Off.
+	// longer. It cannot be Off, and it must not be shorter than First.
 	Max time.Duration
 
 	// Decay is the time without a ban after which one doubling is forgotten. The
@@ -85,8 +85,8 @@ func (c *Conn) offended(why *reason.Reason, weight float64) {
 	}
 }
 
-// offended counts the refusal of a handshake towards a ban, if the client itself has
-// certainly caused it.
+// offended counts the refusal of a handshake towards a ban, unless a foreign page or another
+// client may have caused the refusal.
 func (a *admission) offended(d *denied) {
 	if a.known && !d.blameless {
 		a.g.offend(a.client, d.Reason, handshakeOffences[d.Reason])

@@ -15,15 +15,24 @@ import (
 // Pieces are steps of a Guard that can stand in front of other middleware. The Guard's
 // handler behind them does not take them a second time, in whatever order they stand.
 type Pieces struct {
+	// Origin checks the Origin header and the fetch metadata.
 	Origin *RequestCheck
-	Host   *RequestCheck // nil if Config.Hosts is nil
-	TLS    *RequestCheck
-	Auth   *Authenticator
-	Cap    *ConnCap
+
+	// Host checks the Host header. It is nil if Config.Hosts is nil.
+	Host *RequestCheck
+
+	// TLS refuses clear text.
+	TLS *RequestCheck
+
+	// Auth finds and verifies the credential. With TokenSources.FirstMessage it passes
+	// requests that have no credential yet.
+	Auth *Authenticator
+
+	// Cap reserves a slot among the connections.
+	Cap *ConnCap
 }
 
-// Pieces returns the Guard's steps. With TokenSources.FirstMessage, Auth passes requests that
-// have no credential yet.
+// Pieces returns the steps of the Guard that can stand alone.
 func (g *Guard) Pieces() Pieces {
 	p := Pieces{Origin: &RequestCheck{g, stepOrigin}, TLS: &RequestCheck{g, stepTLS}, Auth: &Authenticator{g}, Cap: &ConnCap{g}}
 	if g.policy.Load().host.list != nil {
@@ -33,13 +42,15 @@ func (g *Guard) Pieces() Pieces {
 }
 
 // RequestCheck judges a request's origin, host or transport, and consumes nothing.
+// [NewOriginCheck], [NewHostCheck] and [NewTLSCheck] make one that stands alone, and
+// [Guard.Pieces] returns those of a Guard. Many goroutines may use it at the same time.
 type RequestCheck struct {
-	g    *Guard
-	step string
+	g    *Guard // read-only
+	step string // read-only
 }
 
-// newCheck returns a RequestCheck that stands alone. If err is not nil, the RequestCheck refuses every
-// request with the reason why, because some callers ignore the error.
+// newCheck returns a RequestCheck that stands alone. If err is not nil, the RequestCheck
+// refuses every request with the reason why, because some callers ignore the error.
 func newCheck(p *policy, step string, why *reason.Reason, err error) (*RequestCheck, error) {
 	if err != nil {
 		p.broken = why
@@ -63,8 +74,8 @@ func (c *RequestCheck) steps() []step {
 	return map[string][]step{stepOrigin: {originStep}, stepHost: {hostStep}, stepTLS: {tlsStep}}[c.step]
 }
 
-// Check returns nil, or an error that wraps reason.Origin, reason.FetchMetadata,
-// reason.Host or reason.InsecureTransport.
+// Check returns nil if r passes. Otherwise it returns an error that wraps reason.Origin,
+// reason.FetchMetadata, reason.Host or reason.InsecureTransport.
 func (c *RequestCheck) Check(r *http.Request) error {
 	a := c.g.endpoint.admission(r)
 	a.marks.passed = nil // r may have changed since
@@ -86,7 +97,8 @@ func (c *RequestCheck) Handler(next http.Handler) http.Handler {
 	})
 }
 
-// piece runs the steps of a piece. It answers and reports a refusal, and returns false.
+// piece runs the steps of a piece. It returns false if one refuses, and has then answered and
+// reported the refusal.
 func (a *admission) piece(w http.ResponseWriter, steps []step) bool {
 	done := false
 	defer func() {
@@ -118,9 +130,9 @@ type mark struct {
 // marks records the steps that the pieces in front of a handler have taken. It is read-only
 // once it is in a context.
 type marks struct {
-	passed     []mark
-	principals []found
-	leases     []*Lease
+	passed     []mark   // the steps that have let the request pass
+	principals []found  // the Principals that Authenticators have found, the last one last
+	leases     []*Lease // the slots that ConnCaps have reserved
 }
 
 // found is the Principal that an Authenticator has found.

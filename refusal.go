@@ -18,33 +18,49 @@ import (
 // StatusCode is a close code of RFC 6455 §7.4, as in coder/websocket.
 type StatusCode = websocket.StatusCode
 
-// Errors for hooks to return, wrapped or not. Package reason has all reasons.
+// These are errors for hooks to return, wrapped or not. Package reason has all reasons.
 var (
-	ErrUnauthenticated error = reason.Unauthenticated // the credential is not valid
-	ErrForbidden       error = reason.Forbidden       // the principal may not do this
-	ErrUnavailable     error = reason.Unavailable     // the hook cannot decide now: a 503 or 1013 that counts against no client
+	// ErrUnauthenticated says that the credential is not valid. It is reason.Unauthenticated.
+	ErrUnauthenticated error = reason.Unauthenticated
 
 	// ErrExpired says that a credential is genuine, but expired, not valid yet, or revoked by
-	// its issuer. It is a 401, as ErrUnauthenticated is, but no guess: it counts against no
-	// client.
+	// its issuer. The client gets a 401, as with ErrUnauthenticated. The refusal is no guess,
+	// and counts against no client.
 	ErrExpired error = innocent("the credential is genuine, but not valid now")
 
-	// ErrNoCredential says that the request presents no credential. It is a 401 and counts
-	// against no client.
+	// ErrNoCredential says that the request presents no credential. The client gets a 401,
+	// and the refusal counts against no client.
 	ErrNoCredential error = innocent("no credential")
+
+	// ErrForbidden says that the principal may not do this. It is reason.Forbidden.
+	ErrForbidden error = reason.Forbidden
+
+	// ErrUnavailable says that the hook cannot decide now. It is reason.Unavailable. The
+	// client gets a 503, or 1013 if the connection is open, and the refusal counts against
+	// no client. An error of a Validator cannot say that. It refuses the message.
+	ErrUnavailable error = reason.Unavailable
 )
 
-// CloseError says why a connection ended. Read and Write return it, and it is the cause of
-// the connection's context. A handler may return one. errors.Is finds the sentinel of
-// package reason in it, and io.EOF if the peer has closed with 1000 or 1001.
+// CloseError says why a connection has ended. Read, Write and Send return it, and it is the
+// cause of the connection's context. A handler may return one, to choose the close code.
+// errors.Is finds the value of package reason in it, and io.EOF if the peer has closed with
+// 1000 or 1001.
 type CloseError struct {
-	Code   StatusCode // 1005: the peer gave none; 1006: no close frame came
-	Reason string     // the token of a reason, or the text that the application or the peer has chosen
-	Remote bool       // the peer or the network ended the connection
+	// Code is the close code (RFC 6455 §7.4). It is 1005 if the peer's close frame has no
+	// code, and 1006 if the connection ended without a close frame.
+	Code StatusCode
+
+	// Reason is the text of the close frame. It is the token of a reason, or the text that
+	// the application or the peer has chosen.
+	Reason string
+
+	// Remote says that the peer or the network has ended the connection.
+	Remote bool
 
 	err *reason.Reason
 }
 
+// Error returns the code and the reason, which is escaped and cut.
 func (e *CloseError) Error() string {
 	who := "closed"
 	if e.Remote {
@@ -57,7 +73,8 @@ func (e *CloseError) Error() string {
 	return s
 }
 
-// Unwrap returns the guard's sentinel, and io.EOF for a peer's 1000 or 1001.
+// Unwrap returns the value of package reason, and io.EOF if the peer has closed with 1000 or
+// 1001.
 func (e *CloseError) Unwrap() []error {
 	var errs []error
 	if e.err != nil {
@@ -69,7 +86,7 @@ func (e *CloseError) Unwrap() []error {
 	return errs
 }
 
-// Timeout reports whether a deadline of the guard ended the connection.
+// Timeout reports whether a timeout of the guard has ended the connection, with 3008.
 func (e *CloseError) Timeout() bool {
 	return e.err != nil && e.err.Timeout()
 }
@@ -82,12 +99,12 @@ type denied struct {
 	status int           // 0: the status of the Reason
 	retry  time.Duration // Retry-After; 0: none, or the default of 429 and 503
 	allow  string        // Allow of a 405; empty: GET
-	detail string
-	cause  error
+	detail string        // for the event only
+	cause  error         // the error of a hook or of a parser; nil: none
 
 	// blameless says that the client need not have done anything wrong, because others can
-	// cause the refusal, or because the credential is genuine. It counts towards no failure
-	// and no ban.
+	// cause the refusal, or because the credential is genuine. The refusal counts towards no
+	// failure and no ban.
 	blameless bool
 }
 

@@ -9,10 +9,10 @@ import (
 
 // registry has the authenticated sessions and the revocations.
 type registry struct {
-	mu     sync.Mutex // no other lock is taken while it is held, except the clock's of accepted credentials
-	who    map[identity]map[*session]struct{}
-	void   map[identity]revocation
-	tidyAt int // the number of entries of void at which expired ones are dropped
+	mu     sync.Mutex                         // no other lock is taken while it is held, except the clock's of accepted credentials
+	who    map[identity]map[*session]struct{} // guarded by mu: the sessions by each identity
+	void   map[identity]revocation            // guarded by mu: the revocations
+	tidyAt int                                // guarded by mu: the number of entries of void at which expired ones are dropped
 }
 
 func newRegistry() *registry {
@@ -21,7 +21,7 @@ func newRegistry() *registry {
 
 // identity names a subject or one login, which can be revoked.
 type identity struct {
-	login bool
+	login bool // id is a Principal.SessionID; otherwise it is a Subject
 	id    string
 }
 

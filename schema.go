@@ -16,10 +16,11 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// Schema is a compiled JSON Schema. It is safe for concurrent use.
+// Schema is a compiled JSON Schema. [CompileSchema] makes one. Many goroutines may use it at
+// the same time.
 type Schema struct {
-	s      *jsonschema.Schema
-	errors sync.Map // from *jsonschema.Error, one for each place in the schema, to *MessageError
+	s      *jsonschema.Schema // read-only
+	errors sync.Map           // from *jsonschema.Error, one for each place in the schema, to *MessageError
 }
 
 // CompileSchema compiles a JSON Schema of draft 4, 6, 7, 2019-09 or 2020-12. The draft is
@@ -29,26 +30,29 @@ type Schema struct {
 func CompileSchema(src []byte) (*Schema, error) { return SchemaConfig{}.Compile(src) }
 
 // SchemaConfig compiles schemas that refer to other schemas. It also has checks that a JSON
-// Schema cannot express.
+// Schema cannot express. The zero value compiles as CompileSchema does.
 type SchemaConfig struct {
 	// Resources has schemas that references may lead to. A key is the absolute URL of its
-	// schema, without a fragment.
+	// schema, without a fragment. The default is none.
 	Resources map[string][]byte
 
 	// Files has schemas that references may lead to, such as an embed.FS. Each *.json file in
-	// it is known by the absolute URL of its "$id".
+	// it is known by the absolute URL of its "$id". The default is none.
 	Files fs.FS
 
-	// RefusePrototypeKeys refuses the names __proto__, constructor and prototype at any
-	// depth.
+	// RefusePrototypeKeys refuses messages with the names __proto__, constructor and
+	// prototype at any depth, because a program in JavaScript may merge them into its
+	// objects. The default is false.
 	RefusePrototypeKeys bool
 
-	// RefuseCaseVariants refuses names that differ from a declared one in letter case only.
-	// encoding/json takes such a name for the declared one.
+	// RefuseCaseVariants refuses messages with names that differ from a declared one in
+	// letter case only, because encoding/json takes such a name for the declared one. The
+	// default is false.
 	RefuseCaseVariants bool
 
-	// RefuseControls refuses control characters in strings, escaped or not. These are C0
-	// except tab and line ends, DEL, C1 and the bidi controls.
+	// RefuseControls refuses messages with control characters in strings, escaped or not.
+	// These are C0 except tab and line ends, DEL, C1 and the bidi controls. They change what
+	// a log or a page shows. The default is false.
 	RefuseControls bool
 }
 
@@ -174,15 +178,29 @@ func messageError(err error) *MessageError {
 // property names in Pointer, which are escaped and truncated. Error replaces names that the
 // schema does not declare with *.
 type MessageError struct {
-	Reason  string // a token, such as "schema", "duplicate_key" or "depth"
-	Offset  int    // the offset of the fault in bytes, if no keyword has refused the message; -1: not known
-	Pointer string // the JSON pointer to the value that does not fit (RFC 6901); empty unless Explain was asked
-	Keyword string // the place of the keyword in the schema
+	// Reason is a token for the fault, such as "schema", "duplicate_key" or "depth". It is
+	// more exact than the token of the reason that Unwrap returns.
+	Reason string
 
-	place string // Pointer, for a log
+	// Offset is where in the message the fault is, in bytes. It is -1 if a keyword of the
+	// schema has refused the message, and if the error comes from Schema.Validate, which does
+	// not look for the place.
+	Offset int
+
+	// Pointer is the JSON pointer (RFC 6901) to the value that does not fit. It is empty if
+	// the value is the whole message, and if the error comes from Validate and not from
+	// Explain.
+	Pointer string
+
+	// Keyword is the place of the keyword in the schema that has refused the message, such as
+	// "#/properties/text/maxLength". It is empty if no keyword has.
+	Keyword string
+
+	place string // Pointer without the names that the schema does not declare, for a log
 	err   *reason.Reason
 }
 
+// Error returns a text for the log, without any part of the message.
 func (e *MessageError) Error() string {
 	switch {
 	case e.Keyword != "" && e.place != "":

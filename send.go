@@ -10,21 +10,23 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// SendConfig bounds what [Conn.Send] and [Conn.SendLatest] queue. The zero value is a default
-// in each field. None of the limits can be Off. Conn.Write queues nothing.
+// SendConfig limits what [Conn.Send] and [Conn.SendLatest] queue. The zero value is a default
+// in each field. Conn.Write queues nothing.
 type SendConfig struct {
 	// MaxMessages is how many messages the queue of one connection holds. The default is 256.
-	// A client for which the queue is full is closed with 1008 queue_full.
+	// It cannot be Off. If the queue is full, the guard closes the connection with 1008
+	// queue_full.
 	MaxMessages int
 
 	// MaxBytes is how many bytes of payload the queue of one connection holds. The default is
-	// 1 MiB. An empty queue takes one message of any size. A client for which the queue is
-	// full is closed with 1008 queue_full.
+	// 1 MiB. It cannot be Off. An empty queue takes one message of any size. If the queue is
+	// full, the guard closes the connection with 1008 queue_full.
 	MaxBytes int64
 
 	// MaxTotalBytes is how many bytes of payload all queues of the Guard hold together. The
-	// default is 256 MiB. When there are more, the guard closes the clients that have taken
-	// nothing for longest with 1008 queue_full, until the total is within the limit.
+	// default is 256 MiB. It cannot be Off. When there are more, the guard closes the
+	// connections whose clients have taken nothing for longest with 1008 queue_full, until
+	// the total is within the limit.
 	MaxTotalBytes int64
 
 	// DropNewest makes Send return reason.QueueFull for a message that does not fit into the
@@ -46,8 +48,8 @@ func (s SendConfig) resolve(f *faults) SendConfig {
 type queues struct {
 	total atomic.Int64 // bytes in the queues of all connections
 
-	mu      sync.Mutex
-	waiting list.List // of *Conn with something queued; the front has made no progress for longest
+	mu      sync.Mutex // a queue's mu may be held; no other lock is taken while it is held
+	waiting list.List  // guarded by mu: the *Conns with a queued message; the front has made no progress for longest
 }
 
 // queue is the part of a connection that holds what Send has yet to write. A message
@@ -62,9 +64,10 @@ type queue struct {
 	dropped  atomic.Uint64 // messages that DropNewest refused
 }
 
+// queued is a message in a queue.
 type queued struct {
 	typ MessageType
-	msg []byte // a copy, once it is in a queue
+	msg []byte // the caller's until it is in a queue, and a copy afterwards
 	key string // set by SendLatest; empty: none
 }
 

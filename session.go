@@ -15,13 +15,13 @@ import (
 type sessions struct {
 	g *Guard
 
-	mu       sync.Mutex // no other lock is taken while it is held
-	conns    []*Conn
-	sweeper  chan struct{} // closed to stop the sweeper; nil while there are no connections
-	sweepers int           // running sweepers; a stopped one counts until it has returned
-	draining bool
-	entering int           // handshakes under way
-	drained  chan struct{} // closed when draining and no connection is left
+	mu       sync.Mutex    // no other lock is taken while it is held
+	conns    []*Conn       // guarded by mu
+	sweeper  chan struct{} // guarded by mu: closed to stop the sweeper; nil while there are no connections
+	sweepers int           // guarded by mu: the running sweepers; a stopped one counts until it has returned
+	draining bool          // guarded by mu
+	entering int           // guarded by mu: the handshakes under way
+	drained  chan struct{} // closed under mu when draining and no connection is left
 	paced    chan struct{} // closed when the goroutine that drains has returned
 }
 

@@ -20,19 +20,20 @@ import (
 // that one of them has sold, with the Principal that the seller's login returned. The Guards
 // should have the same rates, because each of them refills a shared bucket at its own rate.
 type State struct {
+	// Read-only after NewState. Each part has a lock of its own.
 	slots    *slots
 	inFlight *counter
 	rates    buckets
 	accepted *seen.Memory // credentials that were accepted
 	rejected *seen.Memory // credentials that were refused, each for one client
 	again    *counter     // clients over their failures that present an accepted credential
-	verified verified
+	verified verified     // has a lock of its own
 	tickets  *tickets
 	bans     *penalty.Box
 	registry *registry
 
 	revalidating chan struct{} // a place for each Revalidate that runs
-	explained    atomic.Int64  // refusals that are being answered with a close code
+	explained    atomic.Int64  // how many refusals are being answered with a close code
 }
 
 // buckets are the buckets of clients and subjects. Each call of a table brings its limits.

@@ -8,36 +8,40 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// Table is a Validator that judges JSON messages by their type. A message that names none of
-// its types is refused with reason.UnknownType.
+// Table is a Validator that judges JSON messages by their type. It refuses a message that
+// names none of its types, or that could be read as naming two, with reason.UnknownType.
 type Table struct {
 	// Pointer is the JSON pointer (RFC 6901) to the string that names the type. The default
 	// is "/type".
 	Pointer string
 
-	// Types has a Rule for each type of message.
+	// Types has a Rule for each type of message. At least one type is required.
 	Types map[string]Rule
 }
 
 // Rule is what a Table requires of the messages of one type.
 type Rule struct {
-	// Validator judges the message, such as a *Schema. The default, nil, accepts
-	// every message that is strict JSON.
+	// Validator judges the message. A *Schema is a Validator, and a *Table is an error here.
+	// The message is strict JSON already. The default, nil, accepts every message that is
+	// strict JSON.
 	Validator Validator
 
-	// Scope is the scope that the Principal must have. Without it the connection is
-	// closed with 3003 forbidden. The default, "", requires none.
+	// Scope is the scope that the Principal must have. A message of a client without the
+	// scope closes the connection with 3003 forbidden, unless MessageConfig.OnForbidden says
+	// otherwise. The default, "", requires no scope.
 	Scope string
 
-	// MaxBytes is how long the message may be. The default, 0, is the limit of the
-	// connection. A longer message is refused with reason.MessageTooBig.
+	// MaxBytes is how many bytes the message may have. The default, 0, is the limit of
+	// MessageConfig.MaxBytes, which also holds for a larger MaxBytes. It cannot be Off. A
+	// longer message is refused with reason.MessageTooBig, as MessageConfig.OnInvalid says.
 	MaxBytes int64
 
-	// Cost is how many messages the message counts as in Rates. The default, 0, counts as 1.
+	// Cost is how many messages the message counts as in Rates. A message whose Cost is above
+	// the burst of a rate never passes. The default, 0, counts as 1. It cannot be Off.
 	Cost int
 }
 
-// Validate judges a message by its type. It does not look at the Scope.
+// Validate judges a message by its type. It does not look at the Scope, and it charges no Cost.
 func (t *Table) Validate(msg []byte) error {
 	var f faults
 	own := t.resolve("Table", &f)
@@ -48,15 +52,16 @@ func (t *Table) Validate(msg []byte) error {
 	return explain(r.Validator, msg, r.Validate(msg))
 }
 
-// table is a Table in use.
+// table is a compiled Table. It is read-only.
 type table struct {
-	path   []string
-	rules  map[string]*rule
-	scoped bool // some type needs a scope
+	path   []string         // Table.Pointer, split
+	rules  map[string]*rule // by the name of the type
+	scoped bool             // some type needs a scope
 }
 
+// rule is the Rule of one type of message. It is read-only.
 type rule struct {
-	kind string
+	kind string // the name of the type
 	Rule
 }
 

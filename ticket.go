@@ -21,13 +21,14 @@ import (
 
 // TicketConfig configures one-time tickets. A page buys a ticket over HTTP with its session,
 // and connects with the ticket in the query. A ticket works once, so a ticket in a log is
-// worthless. In each field 0 is the default.
+// worthless. The zero value is a default in each field.
 type TicketConfig struct {
 	// Param is the name of the query parameter that has the ticket. The default is
 	// "ticket".
 	Param string
 
-	// TTL is how long a ticket can be used. The default is 30 s. It cannot be Off.
+	// TTL is how long a ticket can be used after its sale. The default is 30 s. It cannot be
+	// Off. A handshake with an older ticket gets a 401.
 	TTL time.Duration
 
 	// MaxPerSubject is how many unused tickets of this process one subject may have. The
@@ -38,8 +39,9 @@ type TicketConfig struct {
 	// and Off means no limit. Further requests for a ticket get a 503.
 	MaxTotal int
 
-	// Store holds the tickets if several instances share them. The default holds them in
-	// memory. While a Store fails, requests for a ticket and handshakes with one get a 503.
+	// Store holds the tickets if several instances share them. The default, nil, holds them in
+	// the memory of this one, in the State of the Guard. While a Store fails, or if it takes
+	// longer than VerifyTimeout, requests for a ticket and handshakes with one get a 503.
 	Store store.Once
 }
 
@@ -60,15 +62,16 @@ func (cfg TicketConfig) resolve(f *faults) *TicketConfig {
 type tickets struct {
 	memory *store.MemoryOnce // the store of configurations without one
 
-	mu       sync.Mutex
-	sold     map[string]*sale
-	subjects map[string]int
-	queue    []*sale       // by expiry
-	ttl      time.Duration // the TTL of the last sale
-	longest  time.Duration // the longest TTL of all sales
+	mu       sync.Mutex       // no other lock is taken while it is held
+	sold     map[string]*sale // guarded by mu: the outstanding tickets by their key
+	subjects map[string]int   // guarded by mu: the outstanding tickets of each subject
+	queue    []*sale          // guarded by mu: in the order of their expiry
+	ttl      time.Duration    // guarded by mu: the TTL of the last sale
+	longest  time.Duration    // guarded by mu: the longest TTL of all sales
 }
 
-// outstanding returns for how long a ticket that was sold already can still be used.
+// outstanding returns the longest time for which a ticket that was sold already can still be
+// used.
 func (t *tickets) outstanding() time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -87,9 +90,10 @@ func (t *tickets) store(cfg *TicketConfig) store.Once {
 	return t.memory
 }
 
+// sale is a ticket that was sold. tickets.mu guards it.
 type sale struct {
-	key, subject string
-	until        time.Time
+	key, subject string    // read-only
+	until        time.Time // when the ticket expires at the latest
 }
 
 // ticket is the value that a store keeps of a ticket.

@@ -14,12 +14,15 @@ import (
 // at the same time. It must neither change msg nor keep it, because the guard reuses the
 // bytes, for messages of other connections too.
 //
-// An error refuses the message. The reason is reason.InvalidJSON, reason.InvalidUTF8,
-// reason.JSONLimit or ErrForbidden if the error wraps that, and reason.Schema otherwise. If
-// the error wraps a reason of [reason.New], the client and the events get its token and its
-// close code. A panic of Validate, or of a method of its error, closes the connection with
-// 1011. A *[Schema] is a Validator.
+// A *[Schema] and a *[Table] are Validators.
 type Validator interface {
+	// Validate returns nil if the message is good. An error refuses the message.
+	//
+	// The reason of the refusal is reason.InvalidJSON, reason.InvalidUTF8, reason.JSONLimit,
+	// reason.Forbidden, reason.UnknownType or reason.MessageTooBig if the error wraps that,
+	// and reason.Schema otherwise. If the error wraps a reason of reason.New, the client and
+	// the events get its token and its close code. A panic of Validate or of a method of the
+	// error, and an error that wraps reason.Internal, close the connection with 1011.
 	Validate(msg []byte) error
 }
 
@@ -65,8 +68,8 @@ type MessageConfig struct {
 	Validators map[string]Validator
 
 	// OnInvalid is what happens to a message that Validator or Validators refuse. ActionClose,
-	// the default, closes the connection. ActionReply answers with a notice and reads on.
-	// ActionDelay is an error.
+	// the default, closes the connection. ActionReply drops the message, answers it with a
+	// notice, and leaves the connection open. ActionDelay is an error.
 	OnInvalid Action
 
 	// ReportOnly reports a message that Validator or Validators refuse, and delivers it.

@@ -261,16 +261,18 @@ func (s *State) revalidate(ctx context.Context, cfg *AuthConfig, p Principal) (P
 // AuthConfig in use has its own answers, because it has its own Verifier. Reconfigure puts
 // another AuthConfig in use.
 type verified struct {
-	mu      sync.Mutex
-	all     map[question]answer // made when needed
-	cleared uint64
+	mu      sync.Mutex          // no other lock is taken while it is held
+	all     map[question]answer // guarded by mu; made when needed
+	cleared uint64              // guarded by mu: how many times clear was called
 }
 
+// question is a token and the AuthConfig whose Verifier was asked about it.
 type question struct {
 	asked *AuthConfig // owned by a policy
 	token [sha256.Size]byte
 }
 
+// answer is the Principal of a token, and the time until which it may be used.
 type answer struct {
 	principal Principal
 	until     time.Time

@@ -1,29 +1,3 @@
-// Package wsguard makes a WebSocket endpoint safe by default.
-//
-// A [Guard] wraps one handler. It refuses handshakes in clear text, from foreign
-// origins, without a valid credential or over a limit; lets only messages of the
-// right form, type, size, rate and schema pass; notices peers that are silent,
-// slow or gone; ends every connection once, with one cause and one close code;
-// and reports all of it to log/slog.
-//
-//	guard, err := wsguard.New(wsguard.Config{
-//		Origins:      []string{"https://app.example.com"},
-//		Subprotocols: []string{"chat"}, // new WebSocket(url, ["chat", "bearer." + token])
-//		Auth:         wsguard.AuthConfig{Verifier: verifier},
-//	})
-//	…
-//	http.Handle("/ws", guard.Handler(func(ctx context.Context, c *wsguard.Conn) error {
-//		typ, msg, err := c.Read(ctx) // msg is valid until the next Read
-//		…
-//	}))
-//
-// Zero values are the secure defaults, and [Off] switches a limit off. The names of fields
-// that weaken security begin with Insecure. Most users need [New], [Guard.Handler],
-// [Conn.Read], [Conn.Write] or [Conn.Send], and [Guard.Shutdown].
-//
-// Five guards can also stand alone in front of any handler: a [RequestCheck] of the origin, of
-// the host or of the transport, an [Authenticator], and a [ConnCap]. Package reason has
-// the reasons of refusals and closes. Package audit has the events that a Guard reports.
 package wsguard
 
 import (
@@ -46,7 +20,8 @@ type Config struct {
 	// Origins lists the origins that may connect (RFC 6454, RFC 6455 §10.2). An entry has a
 	// scheme, a host and, unless it is the default, a port, as in "https://app.example.com".
 	// A star stands for exactly one label, as in "https://*.example.com". There are no other
-	// patterns.
+	// patterns. A browser whose origin is not listed gets a 403. An empty list is an error,
+	// unless AllowMissingOrigin is set.
 	//
 	// "null" must be listed to be allowed. It is the origin of every sandboxed
 	// frame, on a page of any site. So New refuses it together with
@@ -54,7 +29,7 @@ type Config struct {
 	Origins []string
 
 	// AllowMissingOrigin admits handshakes that have neither an Origin nor a cookie, which
-	// programs send. It needs Hosts. By default they get a 403.
+	// programs send. It needs Hosts. The default is false, and such a handshake gets a 403.
 	AllowMissingOrigin bool
 
 	// ReportOnly reports what the caps, the rates, the penalties, the message checks and the
@@ -63,17 +38,19 @@ type Config struct {
 	// Each of these fields may be set alone. Use them to put a Guard in front of a running
 	// service: the events that have Report set say what the Guard would have done. Origins,
 	// credentials and the scopes of messages are still checked, because an attacker could
-	// use it if they were not. They have fields of their own, whose names begin with
+	// profit if they were not. They have fields of their own, whose names begin with
 	// InsecureReportOnly. The default is false.
 	ReportOnly bool
 
-	// InsecureReportOnlyOrigins reports a foreign origin instead of refusing it. Credentials that
-	// the browser sends by itself are still refused from a foreign page. A handshake with a
-	// TokenSources.Cookie gets a 401, and Guard.TicketHandler does not call login. Attach and
-	// the application see the request as it came.
+	// InsecureReportOnlyOrigins reports a foreign or missing origin instead of refusing it.
+	// Credentials that the browser sends by itself are still refused from a foreign page. A
+	// handshake with a TokenSources.Cookie gets a 401, and Guard.TicketHandler does not call
+	// login. Attach and the application see the request as it came. While this field is set,
+	// violations ban no client. The default is false.
 	InsecureReportOnlyOrigins bool
 
-	// Proxies names the proxies in front of the server.
+	// Proxies names the proxies in front of the server, whose headers the guard believes. The
+	// default is no proxy. The client is then the peer of the TCP connection.
 	Proxies Proxies
 
 	// InsecureAllowHTTP admits clear text from every peer, even over the network and even if
@@ -86,13 +63,28 @@ type Config struct {
 	// list that is not nil is an error.
 	Hosts []string
 
-	Auth      AuthConfig
-	Caps      CapConfig
-	Rates     RateConfig
+	// Auth says how clients authenticate. It must say who may connect, with a Verifier, with
+	// Tickets, or with InsecureAnonymous.
+	Auth AuthConfig
+
+	// Caps limits how many connections there may be.
+	Caps CapConfig
+
+	// Rates limits messages, payload bytes and handshakes.
+	Rates RateConfig
+
+	// Penalties says which clients are banned for their violations. The default bans nobody.
 	Penalties PenaltyConfig
-	Messages  MessageConfig
-	Timeouts  TimeoutConfig
-	Send      SendConfig
+
+	// Messages says which messages the endpoint accepts. The default is text messages of at
+	// most 32 KiB with any content.
+	Messages MessageConfig
+
+	// Timeouts limits how long a connection may be silent, may last, and may block a write.
+	Timeouts TimeoutConfig
+
+	// Send limits what Conn.Send and Conn.SendLatest queue.
+	Send SendConfig
 
 	// Subprotocols lists the names for Sec-WebSocket-Protocol that the endpoint
 	// serves, the preferred one first. Letter case matters. The guard selects the first
@@ -109,7 +101,7 @@ type Config struct {
 	// connection has ended and its handler has returned, or when the upgrade fails. An error
 	// refuses the handshake with a 403, or with a 503 if it wraps ErrUnavailable or the error
 	// of the request's context. That context ends after Auth.VerifyTimeout, and Attach must
-	// return then.
+	// return then. The default, nil, attaches nothing.
 	//
 	// After a credential in the first message, Attach runs on the connection's goroutine,
 	// and its errors close the connection with 3003 or 1013. The request then has no context
@@ -117,16 +109,19 @@ type Config struct {
 	// and the fields that belong to the handshake or to one hop.
 	Attach func(*http.Request, Principal) (any, error)
 
-	// CloseCodes replaces the close codes of some reasons, as reason.GraphQL does. By default
-	// each reason has its own code.
+	// CloseCodes replaces the close codes of some reasons. reason.GraphQL and reason.Policy
+	// return maps for it. A code that must not be sent is an error (RFC 6455 §7.4), and so is
+	// a reason that no close frame of the guard has. The default, nil, leaves each reason its
+	// own code.
 	CloseCodes map[*reason.Reason]StatusCode
 
-	// Logger gets the events. Repeated warnings of one kind and reason are
-	// sampled. The default is slog.Default().
+	// Logger gets the events. Of the warnings of one kind and reason it gets at most 5 per
+	// second, with a burst of 20, and a later line counts the others. The default is
+	// slog.Default().
 	Logger *slog.Logger
 
 	// OnEvent is called with every event, on the goroutine that has caused it. It must not
-	// block. The default, nil, is no call.
+	// block. If it panics, the event is lost. The default, nil, is no call.
 	OnEvent func(audit.Event)
 
 	// State has what several Guards count together, such as connections, rates, failed
@@ -137,24 +132,25 @@ type Config struct {
 
 // Guard guards WebSocket endpoints. It is safe for concurrent use.
 type Guard struct {
-	born     time.Time // the sweeper's times count from here
-	state    *State
-	events   *sink
-	sessions *sessions
-	queues   queues
-	endings  chan struct{}
-	crowd    crowd
-	evicted  atomic.Uint64 // as last reported
-	endpoint *Endpoint
-	policy   atomic.Pointer[policy]
+	born     time.Time              // the sweeper's times count from here; read-only
+	state    *State                 // read-only; has locks of its own
+	events   *sink                  // read-only; has a lock of its own
+	sessions *sessions              // read-only; has a lock of its own
+	queues   queues                 // has a lock of its own
+	endings  chan struct{}          // a place for each ending that waits for its peer; read-only
+	crowd    crowd                  // has a lock of its own
+	evicted  atomic.Uint64          // the number of evicted buckets that was reported last
+	endpoint *Endpoint              // the first endpoint, which Handler, Accept and Wrap use; read-only
+	policy   atomic.Pointer[policy] // stored under setting
 
-	setting sync.Mutex       // one Reconfigure at a time; no other lock is taken by those that hold it, except sessions.mu and the State's
+	setting sync.Mutex       // one Reconfigure at a time; sessions.mu and the locks of the State may be taken while it is held
 	cfg     Config           // guarded by setting
-	further []EndpointConfig // guarded by setting: of the further endpoints
+	further []EndpointConfig // guarded by setting: those of the further endpoints
 	wraps   bool             // guarded by setting: Wrap has been called
 }
 
-// New returns a Guard, or every mistake in cfg at once, each a *ConfigError.
+// New returns a Guard, or an error that has every mistake in cfg at once, each as a
+// *[ConfigError].
 func New(cfg Config) (*Guard, error) {
 	g := &Guard{
 		born:    time.Now(),
@@ -175,8 +171,8 @@ func New(cfg Config) (*Guard, error) {
 
 // Reconfigure replaces the Config for all further handshakes and messages. Connections that
 // are open keep their timeouts, queue limits and frame limits. Buckets keep their debts. If
-// cfg has a mistake, Reconfigure returns an error and changes nothing. It ignores State,
-// Logger and OnEvent of cfg, and it cannot switch Tickets on or off.
+// cfg has a mistake, Reconfigure returns an error and changes nothing. Switching
+// Auth.Tickets on or off is a mistake. Reconfigure ignores State, Logger and OnEvent of cfg.
 func (g *Guard) Reconfigure(cfg Config) error {
 	g.setting.Lock()
 	defer g.setting.Unlock()
@@ -238,26 +234,32 @@ func ownTable(v Validator) Validator {
 	return &Table{Pointer: t.Pointer, Types: maps.Clone(t.Types)}
 }
 
-// EndpointConfig has the settings that endpoints of one Guard need not share. Its fields are
-// as in [Config]. Attach defaults to that of the Guard. The other fields have the defaults of
-// the package.
+// EndpointConfig has the settings that endpoints of one Guard need not share. The Config of
+// the Guard has the settings of its first endpoint.
 type EndpointConfig struct {
+	// Subprotocols is as in [Config]. The default is none, whatever the Guard has.
 	Subprotocols []string
-	Messages     MessageConfig
-	Attach       func(*http.Request, Principal) (any, error)
+
+	// Messages is as in [Config]. Its defaults are those of the package, whatever the Guard
+	// has. Config.ReportOnly of the Guard applies to it.
+	Messages MessageConfig
+
+	// Attach is as in [Config]. The default, nil, is the Attach of the Guard.
+	Attach func(*http.Request, Principal) (any, error)
 }
 
-// Endpoint is an endpoint of a Guard, with messages of its own.
+// Endpoint is an endpoint of a Guard. It has its own subprotocols, messages and Attach, and
+// shares everything else with the other endpoints of the Guard.
 type Endpoint struct {
-	g     *Guard
-	index int // in policy.endpoints; read-only
+	g     *Guard // read-only
+	index int    // in policy.endpoints; read-only
 }
 
 // policy returns the endpoint's newest policy.
 func (e *Endpoint) policy() *endpointPolicy { return e.g.policy.Load().endpoints[e.index] }
 
-// Endpoint returns a further endpoint of g, or every mistake in cfg at once, each
-// a *ConfigError.
+// Endpoint returns a further endpoint of g, or an error that has every mistake in cfg at once,
+// each as a *[ConfigError].
 func (g *Guard) Endpoint(cfg EndpointConfig) (*Endpoint, error) {
 	g.setting.Lock()
 	defer g.setting.Unlock()
@@ -303,7 +305,7 @@ func (g *Guard) Accept(w http.ResponseWriter, r *http.Request) (*Conn, error) {
 	return g.endpoint.Accept(w, r)
 }
 
-// Handler is Guard.Handler for this endpoint.
+// Handler is like [Guard.Handler] for this endpoint.
 func (e *Endpoint) Handler(fn func(ctx context.Context, c *Conn) error) http.Handler {
 	if fn == nil {
 		panic("wsguard: nil handler")
@@ -317,7 +319,7 @@ func (e *Endpoint) Handler(fn func(ctx context.Context, c *Conn) error) http.Han
 	})
 }
 
-// Accept is Guard.Accept for this endpoint.
+// Accept is like [Guard.Accept] for this endpoint.
 func (e *Endpoint) Accept(w http.ResponseWriter, r *http.Request) (*Conn, error) {
 	ctx := r.Context()
 	c, r, err := e.accept(w, r, 1)

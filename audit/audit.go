@@ -1,5 +1,24 @@
-// Package audit has what a wsguard.Guard tells about itself: what happened, who is
-// connected, and who is banned.
+// Package audit has the values in which a wsguard.Guard reports about itself. An [Event] says
+// what has happened, a [Session] describes a connection, and a [Ban] a client that is banned.
+//
+// # Usage
+//
+// A Guard writes each event to its slog.Logger. Set Config.OnEvent of package wsguard to get
+// the events in the program as well, for example to count them:
+//
+//	cfg.OnEvent = func(e audit.Event) {
+//		switch {
+//		case e.Kind == audit.Refusal && errors.Is(e.Err, reason.Origin):
+//			foreignOrigins.Add(1)
+//		case e.Kind == audit.Close:
+//			messages.Add(e.MessagesIn)
+//		}
+//	}
+//
+// OnEvent runs on the goroutine that has caused the event, so it must not block. The log
+// leaves out repeated warnings, and OnEvent gets every event.
+//
+// Guard.Admin of package wsguard lists the Sessions and the Bans.
 package audit
 
 import (
@@ -9,73 +28,192 @@ import (
 	"github.com/coder/websocket"
 )
 
-// Kind is what happened.
+// Kind says what an [Event] is about.
 type Kind string
 
-// Kinds of events.
+// The kinds of events.
 const (
-	Open      Kind = "open"      // a connection is open and authenticated
-	Refresh   Kind = "refresh"   // a connection has a newer credential
-	Close     Kind = "close"     // a connection has ended; Err says why
-	Refusal   Kind = "refusal"   // a handshake, or a ticket, was refused
-	Violation Kind = "violation" // a message was refused, or would have been; a Close may follow
-	Banned    Kind = "ban"       // a client is banned; Reason is its last offence
-	Warning   Kind = "warning"   // something is wrong on the server's side
+	// Open says that a connection is open and authenticated. If the credential comes in the
+	// first message, Open follows when the guard has accepted it.
+	Open Kind = "open"
+
+	// Refresh says that Conn.Refresh has given a connection a newer credential.
+	Refresh Kind = "refresh"
+
+	// Close says that a connection has ended. Event.Err is the cause. Each connection has one
+	// Close. A connection that ends before it is authenticated has a Close and no Open.
+	Close Kind = "close"
+
+	// Refusal says that a handshake or the sale of a ticket was refused.
+	Refusal Kind = "refusal"
+
+	// Violation says that a guard has refused a message or a credential of Conn.Refresh. If
+	// Event.Report is set, a guard in report-only mode has let pass what it would have
+	// refused, which may also be a handshake. A message of the application that
+	// MessageConfig.Outbound has refused is a Violation, too. If the violation ends the
+	// connection, a Close follows.
+	Violation Kind = "violation"
+
+	// Banned says that a client is banned from now on.
+	Banned Kind = "ban"
+
+	// Warning says that something is wrong on the server's side.
+	Warning Kind = "warning"
 )
 
-// Event is something that happened. What a peer chose is escaped and cut to 256
-// bytes. No event holds a payload or a credential.
+// Event is something that has happened. Strings that a peer has chosen are escaped and cut to
+// about 256 bytes. No event holds a payload or a credential.
 type Event struct {
-	Kind    Kind
-	Time    time.Time
-	ConnID  string // empty for a refusal
-	Subject string // empty: anonymous, or not known yet
-	Client  string // its address, after the name that ClientName gave it
-	Origin  string
-	Host    string
-	Err     error  // errors.Is finds the sentinel of package reason
-	Reason  string // its token: "origin", "rate_limited", "schema", …
-	Detail  string // for people; it may have the text of an error of the application's
-	Status  int    // of a refusal, in HTTP
-	Report  bool   // only reported, and let pass
-	Stack   []byte // of a panic
+	// Kind says what the event is about.
+	Kind Kind
 
-	// Of Close. PeerCode is 0 when the peer sent no close frame. Code is also
-	// what a refusal was told by, where AuthConfig.MaxExplained lets it.
-	Code, PeerCode websocket.StatusCode
-	Remote         bool // the peer began it
-	Duration       time.Duration
+	// Time is when the guard has reported the event.
+	Time time.Time
+
+	// ConnID is the ID of the connection, as Conn.ID returns it. It is empty if the event is
+	// about a handshake, a client or the server.
+	ConnID string
+
+	// Subject is the subject of the connection or of the handshake. It is empty if the client
+	// is anonymous or has not been authenticated yet.
+	Subject string
+
+	// Client is the address of the client. If Proxies.ClientName has named the client, Client
+	// is "NAME at ADDRESS". For a ban by Admin.Ban it is the client that Ban was given.
+	Client string
+
+	// Origin is the Origin header of the handshake.
+	Origin string
+
+	// Host is the Host header of the handshake.
+	Host string
+
+	// Err is the reason as an error. errors.Is finds the value of package reason in it. For a
+	// Close it is the *wsguard.CloseError. It is nil for Open, for Refresh, and for warnings
+	// other than "panic".
+	Err error
+
+	// Reason is the token of the reason, such as "origin", "rate_limited" or "schema". For a
+	// Banned event it is the token of the client's last offence, or "by_hand" for Admin.Ban.
+	// For a Warning it is "one_client", "evicted", "revocations" or "panic". It is empty for
+	// Open, for Refresh, and for the Close of a connection whose handler has returned nil.
+	Reason string
+
+	// Detail says more, for people. It may have the text of an error that the application
+	// has returned. Programs should use Err or Reason instead.
+	Detail string
+
+	// Status is the HTTP status of a Refusal. It is 101 if Code has told the refusal, and 0
+	// if a handler behind Guard.Wrap has closed the connection without a response. Other
+	// kinds have no status.
+	Status int
+
+	// Report says that the guard only reports, and has let pass what it objects to.
+	Report bool
+
+	// Stack is the stack of the goroutine if the application's handler has panicked.
+	Stack []byte
+
+	// Code is the close code of a Close (RFC 6455 §7.4). It is 1005 if the peer's close frame
+	// has no code, and 1006 if the connection ended without a close frame. For a Refusal it
+	// is the close code that AuthConfig.MaxExplained has sent instead of a status, or 0.
+	Code websocket.StatusCode
+
+	// PeerCode is the code of the peer's close frame if that frame has ended the connection.
+	// It is 0 for every other end, even if the peer has answered the guard's close frame.
+	PeerCode websocket.StatusCode
+
+	// Remote says for a Close that the peer or the network has ended the connection.
+	Remote bool
+
+	// Duration is how long the connection of a Close was open.
+	Duration time.Duration
+
+	// Stats has the counts of the connection of a Close.
 	Stats
 }
 
-// Stats are a connection's counts.
+// Stats has the counts of a connection.
 type Stats struct {
-	MessagesIn, MessagesOut uint64
-	BytesIn, BytesOut       uint64 // payload
-	Violations              uint64 // messages refused or reported
-	ViolationsWithoutNotice uint64 // of them, for whom the notices were used up
-	Dropped                 uint64 // messages that a full queue refused
+	// MessagesIn counts the messages of the peer that the application got.
+	MessagesIn uint64
+
+	// MessagesOut counts the messages that the application has sent.
+	MessagesOut uint64
+
+	// BytesIn counts the payload bytes of MessagesIn.
+	BytesIn uint64
+
+	// BytesOut counts the payload bytes of MessagesOut.
+	BytesOut uint64
+
+	// Violations counts what the guard has refused of the peer, or in report-only mode would
+	// have refused.
+	Violations uint64
+
+	// ViolationsWithoutNotice counts the notices that the guard did not send to the peer. A
+	// connection gets at most one notice of each kind per second, with a burst of 20. Behind
+	// Guard.Wrap, at most 16 notices wait for the end of a message.
+	ViolationsWithoutNotice uint64
+
+	// Dropped counts the messages that Conn.Send refused because the queue was full, with
+	// SendConfig.DropNewest.
+	Dropped uint64
 }
 
-// Session is a connection that is open and authenticated.
+// Session describes a connection that is open and authenticated.
 type Session struct {
-	ID          string // Conn.ID
-	Subject     string
-	SessionID   string // of the login
-	Scopes      []string
-	Expires     time.Time
-	Client      netip.Addr
-	Origin      string
+	// ID is the ID of the connection, as Conn.ID returns it. Admin.Kick takes it.
+	ID string
+
+	// Subject is Principal.Subject. It is empty for an anonymous connection.
+	Subject string
+
+	// SessionID is Principal.SessionID, which names the login. Admin.SignOut takes it. It may
+	// be empty.
+	SessionID string
+
+	// Scopes has a copy of Principal.Scopes.
+	Scopes []string
+
+	// Expires is when the credential expires. The zero Time means never.
+	Expires time.Time
+
+	// Client is the address of the client. Behind a trusted proxy it is the address that the
+	// proxy reports.
+	Client netip.Addr
+
+	// Origin is the Origin header of the handshake, escaped and cut to about 256 bytes. It is
+	// empty if there was none.
+	Origin string
+
+	// Subprotocol is the subprotocol that was negotiated, or "".
 	Subprotocol string
-	Since       time.Time
-	LastMessage time.Time // either way; at first, when it was opened
-	Stats       Stats
+
+	// Since is when the connection was opened.
+	Since time.Time
+
+	// LastMessage is when the last message of the peer or of the application was
+	// transferred. It is the time of the opening if there was none. Pings and pongs do not
+	// count.
+	LastMessage time.Time
+
+	// Stats has the counts of the connection so far.
+	Stats Stats
 }
 
-// Ban is a client that gets nothing but 429.
+// Ban describes a client that is banned. Its handshakes get a 429.
 type Ban struct {
-	Client  string // an address, a prefix, or what ClientName said
-	Until   time.Time
-	Strikes int    // bans in a row; 0: by hand
-	Reason  string // token of the last offence, or what Admin.Ban was given
+	// Client is an address, a prefix, or a name that Proxies.ClientName has returned.
+	Client string
+
+	// Until is when the ban ends.
+	Until time.Time
+
+	// Strikes is how many bans of the client are remembered, this one included. It is 0 for a
+	// ban by Admin.Ban.
+	Strikes int
+
+	// Reason is the token of the last offence, or the text that Admin.Ban was given.
+	Reason string
 }

@@ -1,18 +1,23 @@
 // Package reason has a value for each reason to refuse a handshake, to refuse a message,
 // or to close a connection.
 //
-// errors.Is finds a reason in every error of package wsguard:
+// # Usage
+//
+// A reason is an error. errors.Is finds it in the errors of the methods of a Conn and in the
+// events of a Guard:
 //
 //	_, _, err := c.Read(ctx)
 //	if errors.Is(err, reason.Idle) {
 //		…
 //	}
 //
-// The events of a Guard have the reason in Event.Err and its token in Event.Reason. A
-// close frame of the guard has the token as its text. docs/close-codes.md has all reasons
-// by their numbers.
+// The comment of each reason says what the client sees, and what the client should do. The
+// events of a Guard have the reason in Event.Err and its token in Event.Reason. A close frame
+// of the guard has the token as its text. docs/close-codes.md lists all reasons by their
+// numbers.
 //
-// An application makes its own reasons with [New].
+// A hook of the application can return a reason, and [New] makes reasons of the application's
+// own.
 package reason
 
 import (
@@ -23,25 +28,26 @@ import (
 	"github.com/coder/websocket"
 )
 
-// Reason is a reason to refuse or to close. It is an error. Compare it with the variables
-// of this package by errors.Is.
+// Reason is a reason to refuse a handshake or a message, or to close a connection. It is an
+// error. Use errors.Is to compare an error with the variables of this package.
 type Reason struct {
+	// All fields are read-only.
 	token  string
-	text   string // follows "wsguard: "
-	status int
-	code   websocket.StatusCode
-	own    bool // New made it
+	text   string               // follows "wsguard: "
+	status int                  // 0: no handshake is refused for this reason
+	code   websocket.StatusCode // 0: no close frame has this reason
+	own    bool                 // New has made it
 }
 
-// Error returns "wsguard: " and a short description.
+// Error returns "wsguard: " and a short description of the reason.
 func (r *Reason) Error() string { return "wsguard: " + r.text }
 
-// Token returns a stable name, such as "rate_limited". It is the text of the close frame,
-// and it stands in events and in the log. Only the token of HandlerDone is empty.
+// Token returns the stable name of the reason, such as "rate_limited". It is the text of the
+// close frame, and it stands in events and in the log. Only the token of HandlerDone is empty.
 func (r *Reason) Token() string { return r.token }
 
 // Status returns the HTTP status of a handshake that is refused for this reason, or 0 if
-// the reason refuses none. A few reasons have another status in some cases; their
+// the reason refuses none. A few reasons have another status in some cases. Their
 // comments say so.
 func (r *Reason) Status() int { return r.status }
 
@@ -50,11 +56,10 @@ func (r *Reason) Status() int { return r.status }
 // but not what Code returns.
 func (r *Reason) Code() websocket.StatusCode { return r.code }
 
-// Timeout reports whether the close code is 3008, the code of the reasons that are
-// deadlines of the guard.
+// Timeout reports whether the reason is a timeout of the guard. Its close code is then 3008.
 func (r *Reason) Timeout() bool { return r.code == timeout }
 
-// Own reports whether the application has made the reason with New.
+// Own reports whether the application has made the reason with [New].
 func (r *Reason) Own() bool { return r.own }
 
 const timeout websocket.StatusCode = 3008
@@ -67,16 +72,18 @@ const maxToken = 40
 //
 //	var RoomClosed = reason.New("room_closed", "the room is closed", 4004)
 //
-// The connection is then closed with code and with token as the text. Before the upgrade
-// Attach refuses the handshake with 403 instead. What is counted and reported is the same
-// as without a reason of one's own. If an error wraps several reasons, the first that
-// errors.As finds counts, and Internal or Unavailable count before an own one.
+// The guard then closes the connection with code, and with token as the text. Before the
+// upgrade, Attach refuses the handshake with 403 instead. The guard counts and reports the
+// refusal as it does without a reason of the application's own. If an error wraps several
+// reasons of New, the first that errors.As finds counts. In an error of a Validator, Authorize
+// or Attach, Internal takes precedence over them. In an error of Authorize or Attach, so does
+// Unavailable.
 //
-// The token has 1 to 40 characters: lower-case ASCII letters, digits and underscores, of
-// which the first is a letter. It must not be the token of a reason of this package. The
-// text is printable ASCII. The code is from 3000 to 4999, or it is a code that a reason of
-// this package has. New panics if one of them is not so. Make reasons once, in package
-// variables: what is counted or logged by token is kept for each token.
+// The token has 1 to 40 characters. They are lower-case ASCII letters, digits and underscores,
+// and the first is a letter. It must not be the token of a reason of this package. The text is
+// printable ASCII. The code is from 3000 to 4999, or it is a code that a reason of this package
+// has. New panics if one of them is not so. Make reasons once, in package variables, because
+// the guard counts and logs under each token for as long as it runs.
 func New(token, text string, code websocket.StatusCode) *Reason {
 	letter := func(c rune) bool { return c >= 'a' && c <= 'z' }
 	switch {
@@ -99,7 +106,7 @@ var (
 	codes  = map[websocket.StatusCode]bool{}
 )
 
-// define returns a reason of this package.
+// define returns a reason of this package, and notes its token and its code for New.
 func define(token, text string, status int, code websocket.StatusCode) *Reason {
 	tokens[token] = true
 	if code != 0 {
@@ -108,12 +115,12 @@ func define(token, text string, status int, code websocket.StatusCode) *Reason {
 	return &Reason{token: token, text: text, status: status, code: code}
 }
 
-// Reasons to refuse a handshake. Those that have a close code as well can also end a
+// These are reasons to refuse a handshake. Those that have a close code as well can also end a
 // connection.
 var (
-	// Draining says that the server shuts down: Guard.Shutdown has been called. New
-	// handshakes get a 503, open connections are closed with 1012. The client should
-	// connect again after a random delay, and will reach another server.
+	// Draining says that the server shuts down, because Guard.Shutdown has been called. New
+	// handshakes get a 503, and open connections are closed with 1012. The client should
+	// connect again after a random delay.
 	Draining = define("draining", "shutting down", 503, 1012)
 
 	// HTTPVersion says that the handshake did not come over HTTP/1.1. HTTP/2 and later get
@@ -122,7 +129,7 @@ var (
 
 	// NotHijackable says that a middleware has wrapped the ResponseWriter in something
 	// that has neither Hijack nor Unwrap, or that the hijack has failed. The status is 501.
-	// The client can do nothing about it; the operator must mend the middleware.
+	// The client can do nothing about it. The operator must mend the middleware.
 	NotHijackable = define("not_hijackable", "the ResponseWriter cannot be hijacked", 501, 0)
 
 	// Body says that the handshake has a body. The status is 400. The client is broken.
@@ -156,11 +163,12 @@ var (
 
 	// ClientAddress says that the address of the client is not known, because the header
 	// of a trusted proxy is missing or malformed. The status is 403. The client can do
-	// nothing about it; the operator must look at the proxy.
+	// nothing about it. The operator must look at the proxy.
 	ClientAddress = define("client_address", "the client's address is not known", 403, 0)
 
-	// Banned says that the client is banned. The status is 429, or the connection is closed
-	// with 1013. The client should wait as long as Retry-After says.
+	// Banned says that the client is banned. The status is 429, and the client should wait as
+	// long as Retry-After says. A connection behind Guard.Wrap whose client is banned during
+	// the handshake is closed with 1013.
 	Banned = define("banned", "banned", 429, 0)
 
 	// Host says that the server does not answer under the name in the Host header. The
@@ -216,18 +224,18 @@ var (
 	Revoked = define("revoked", "credential revoked", 401, 3000)
 
 	// Unavailable says that the guard cannot decide now, because a hook or a store fails or
-	// is too slow. The status is 503, the close code 1013. It is nobody's fault, and the
-	// client should connect again later.
+	// is too slow. The status is 503, the close code 1013. It counts against no client, and
+	// the client should connect again later.
 	Unavailable = define("unavailable", "cannot decide now", 503, 1013)
 
-	// Tickets says that the subject has too many tickets that nobody has used. The status
-	// is 429, or 503 if all subjects together have. The client should use a ticket, or
-	// wait until one expires.
+	// Tickets says that the subject has too many unused tickets. The status is 429, or 503 if
+	// all subjects together have too many. The client should use a ticket, or wait until one
+	// expires.
 	Tickets = define("tickets", "too many tickets outstanding", 429, 0)
 
-	// Forbidden says that the application does not allow it. Attach refuses the handshake
-	// with 403; Attach after a first-message credential, Authorize and the scope of a Rule
-	// close the connection with 3003. The client should not try again.
+	// Forbidden says that the application does not allow it. If Attach refuses a handshake,
+	// the status is 403. Attach after a first-message credential, Authorize and the scope of
+	// a Rule close the connection with 3003. The client should not try again.
 	Forbidden = define("forbidden", "not allowed", 403, 3003)
 
 	// Handler says that the handler behind Guard.Wrap has refused the handshake. The status
@@ -235,15 +243,15 @@ var (
 	Handler = define("handler", "refused by the handler behind Guard.Wrap", 502, 0)
 )
 
-// Reasons to close a connection. Config.CloseCodes of package wsguard changes their codes,
-// except those of Closed, PeerClosed and ConnectionLost.
+// These are reasons to close a connection. Config.CloseCodes of package wsguard changes their
+// codes, except those of Closed, PeerClosed and ConnectionLost.
 var (
 	// HandlerDone says that the application's function has returned nil. The close code is
 	// 1000, and the text is empty. What the client does next is up to the application.
 	HandlerDone = define("", "handler returned", 0, 1000)
 
-	// Closed says that the application has closed the connection, with a code and a text
-	// of its choice. The code is 1000 unless it says so. The token is in the event only.
+	// Closed says that the application has closed the connection. It has chosen the code and
+	// the text of the close frame. The token is in the event only.
 	Closed = define("closed", "closed by the application", 0, 1000)
 
 	// PeerClosed says that the client has sent a close frame. It is answered with the
@@ -296,8 +304,8 @@ var (
 	// later and send more slowly.
 	RateLimited = define("rate_limited", "rate limit exceeded", 0, 1008)
 
-	// ControlFlood says that pings and pongs come faster than Messages.ControlFrames allows. The
-	// close code is 1008. The client should send fewer.
+	// ControlFlood says that pings and pongs come faster than Messages.ControlFrames allows.
+	// The close code is 1008. The client should send fewer.
 	ControlFlood = define("control_flood", "too many control frames", 0, 1008)
 
 	// Fragments says that a message has more frames than Messages.MaxFragments. The close
@@ -308,8 +316,9 @@ var (
 	// code is 1008. The client should connect again when its network is better.
 	MessageTimeout = define("message_timeout", "message not complete in time", 0, 1008)
 
-	// WriteTimeout says that the client does not read what it is sent. The close code is
-	// 1008, but the client seldom gets it. It should connect again and read faster.
+	// WriteTimeout says that the client does not read, so that a write took longer than
+	// Timeouts.Write. The close code is 1008, but the client seldom gets it. It should
+	// connect again and read faster.
 	WriteTimeout = define("write_timeout", "peer reads too slowly", 0, 1008)
 
 	// QueueFull says that the client reads more slowly than the application sends, so that
@@ -347,13 +356,13 @@ var (
 	// code is 3003, unless Kick was given another. The client should not connect again.
 	Kicked = define("kicked", "kicked", 0, 3003)
 
-	// Internal says that something is broken on this side: a handler has returned an error
-	// or panicked, or a hook has. The close code is 1011. The client should connect again,
-	// and wait longer each time.
+	// Internal says that something is broken on the server's side. A handler has returned an
+	// error, or a handler or a hook has panicked. The close code is 1011. The client should
+	// connect again, and wait longer each time.
 	Internal = define("internal_error", "internal error", 0, 1011)
 )
 
-// GraphQL returns a value for Config.CloseCodes of package wsguard: the close codes that
+// GraphQL returns a map for Config.CloseCodes of package wsguard. It has the close codes that
 // clients of the graphql-transport-ws protocol know.
 func GraphQL() map[*Reason]websocket.StatusCode {
 	return map[*Reason]websocket.StatusCode{
@@ -365,8 +374,8 @@ func GraphQL() map[*Reason]websocket.StatusCode {
 	}
 }
 
-// Policy returns a value for Config.CloseCodes of package wsguard: 1008 in place of each
-// code of 3000 and above.
+// Policy returns a map for Config.CloseCodes of package wsguard. It replaces each code of 3000
+// and above by 1008, policy violation (RFC 6455 §7.4.1).
 func Policy() map[*Reason]websocket.StatusCode {
 	codes := map[*Reason]websocket.StatusCode{}
 	for _, r := range []*Reason{

@@ -1,5 +1,32 @@
-// Package store says what the instances of a service have to share, and has the
-// form of it that lives in the memory of one.
+// Package store has the interface of a store that the instances of a service share, and a
+// store in the memory of one instance.
+//
+// # Usage
+//
+// A Guard keeps its one-time tickets in memory. If several instances of a service sell and
+// accept tickets, give each of them a [Once] that they share, in the configuration of package
+// wsguard:
+//
+//	Auth: wsguard.AuthConfig{
+//		Tickets: &wsguard.TicketConfig{Store: shared},
+//	}
+//
+// In Redis, Put is SET with an expiry, and Take is GETDEL:
+//
+//	func (s *redisOnce) Put(ctx context.Context, key string, value []byte, ttl time.Duration) error {
+//		return s.client.Set(ctx, "ticket:"+key, value, ttl).Err()
+//	}
+//
+//	func (s *redisOnce) Take(ctx context.Context, key string) ([]byte, bool, error) {
+//		value, err := s.client.GetDel(ctx, "ticket:"+key).Bytes()
+//		if errors.Is(err, redis.Nil) {
+//			return nil, false, nil
+//		}
+//		return value, err == nil, err
+//	}
+//
+// The keys are hashes of the tickets, so the store cannot redeem one. The values have the
+// subject, the scopes and the times of the buyer.
 package store
 
 import (
@@ -10,51 +37,56 @@ import (
 	"time"
 )
 
-// Once keeps values that can be taken a single time, such as tickets. It is safe
-// for concurrent use. wsguard bounds how long it waits for one, and treats an
-// error as "cannot decide now": nobody is let in.
+// Once stores values each of which can be taken a single time, such as tickets. Many goroutines
+// call it at the same time. Package wsguard waits for an answer no longer than
+// AuthConfig.VerifyTimeout. If a call takes longer or returns an error, the guard cannot decide
+// and refuses the request with a 503.
 type Once interface {
-	// Put keeps value under key, which is new, for ttl. It returns ErrFull
-	// when there is no room.
+	// Put stores value under key for ttl. The key is new. The error wraps ErrFull if there is
+	// no room.
 	Put(ctx context.Context, key string, value []byte, ttl time.Duration) error
 
-	// Take removes the value and returns it. Of several takers at once one
-	// gets it; the others get ok == false, as for a key that is not there or
-	// no longer.
+	// Take removes the value of key and returns it. ok is false if there is no value, if its
+	// ttl has passed, or if another call has taken it. Of several calls for one key at the
+	// same time, exactly one gets the value.
 	Take(ctx context.Context, key string) (value []byte, ok bool, err error)
 }
 
-// ErrFull says that a store has no room.
+// ErrFull says that a store has no room. Package wsguard then answers the sale of a ticket with
+// a 503 tickets.
 var ErrFull = errors.New("store: full")
 
-// MemoryOnce is a Once in the memory of one instance.
+// MemoryOnce is a [Once] in the memory of one instance. The zero value is ready to use and has
+// no limit. Many goroutines may use it at the same time.
 type MemoryOnce struct {
-	max int // 0: no limit
+	max int // guarded by mu; 0: no limit
 
-	mu    sync.Mutex
-	all   map[string]*once
-	queue queue
+	mu    sync.Mutex       // no other lock is taken while it is held
+	all   map[string]*once // guarded by mu; made when needed
+	queue queue            // guarded by mu
 }
 
+// once is a stored value. The mu of its store guards it.
 type once struct {
 	key   string
-	value []byte
+	value []byte // a copy, which Take hands out
 	until time.Time
 	index int // in queue
 }
 
-// NewOnce returns a store of at most max values; 0 is no limit, as in the zero
-// MemoryOnce.
+// NewOnce returns a store that holds at most max values. A max of 0 is no limit.
 func NewOnce(max int) *MemoryOnce { return &MemoryOnce{max: max} }
 
-// SetMax changes how many values there may be. What is there stays.
+// SetMax changes how many values the store may hold. Values that are stored already stay, even
+// if there are more than max.
 func (m *MemoryOnce) SetMax(max int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.max = max
 }
 
-// Put keeps a copy of value.
+// Put stores a copy of value under key for ttl, in place of a value that key may have. It
+// returns [ErrFull] if the store holds as many values as it may. It never looks at the context.
 func (m *MemoryOnce) Put(_ context.Context, key string, value []byte, ttl time.Duration) error {
 	now := time.Now()
 	m.mu.Lock()
@@ -77,7 +109,8 @@ func (m *MemoryOnce) Put(_ context.Context, key string, value []byte, ttl time.D
 	return nil
 }
 
-// Take removes the value and returns it.
+// Take removes the value of key and returns it, unless its ttl has passed. It never looks at
+// the context.
 func (m *MemoryOnce) Take(_ context.Context, key string) ([]byte, bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -94,7 +127,7 @@ func (m *MemoryOnce) drop(o *once) {
 	heap.Remove(&m.queue, o.index)
 }
 
-// queue is a heap by the end of life.
+// queue is a heap. Its first value is the one that expires first.
 type queue []*once
 
 func (q queue) Len() int           { return len(q) }

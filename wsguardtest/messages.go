@@ -1,4 +1,16 @@
-// Package wsguardtest has helpers for the tests of those who use wsguard.
+// Package wsguardtest has helpers for the tests of programs that use wsguard.
+//
+// # Usage
+//
+// [Messages] checks that a schema or a table of message types accepts the messages that it
+// must accept, and refuses the others:
+//
+//	func TestMessages(t *testing.T) {
+//		wsguardtest.Messages(t, table, os.DirFS("testdata/messages"))
+//	}
+//
+// The messages are files. Those below valid/ must pass, and those below invalid/ must be
+// refused.
 package wsguardtest
 
 import (
@@ -17,33 +29,30 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// Messages checks a corpus of messages against what is to judge them: a
-// *[wsguard.Schema], a *[wsguard.Table] or any other Validator. What is wrong
-// fails the test, each with the file, the message's type, and the reason, the
-// pointer and the keyword of its refusal.
+// Messages checks that v judges a corpus of messages as it should. v may be a
+// *[wsguard.Schema], a *[wsguard.Table] or any other Validator. Each message that v judges
+// otherwise is an error of the test. The error names the file, the type of the message, and the
+// reason, the pointer and the keyword of its refusal.
 //
-//	func TestMessages(t *testing.T) {
-//		wsguardtest.Messages(t, table, os.DirFS("testdata/messages"))
-//	}
-//
-// Every file below valid/ is a message that must pass, and every file below
-// invalid/ one that must be refused, whatever its extension. A file NAME.reason
-// next to invalid/NAME.json says why: a token, of the [wsguard.MessageError] or
-// of package reason, and, if it matters, a space and the pointer.
+// Every file below valid/ is a message that must pass, and every file below invalid/ one that
+// must be refused, whatever its extension. A file NAME.reason next to invalid/NAME.json says
+// for which reason. It has a token, either of the [wsguard.MessageError] or of package reason.
+// If the place matters, a space and the JSON pointer follow. Without that file, the message may
+// be refused for any reason.
 //
 //	valid/say.json          {"type":"say","text":"hello"}
 //	invalid/say/long.json   {"type":"say","text":"hello, hello, hello"}
 //	invalid/say/long.reason schema /text
 //
-// Without that file, any reason will do. A corpus written in Go is a
-// [testing/fstest.MapFS].
+// A corpus may be a directory, an embed.FS, or a [testing/fstest.MapFS] that is written in Go.
 //
-// A corpus that shows nothing fails as well: one without valid or without invalid
-// messages, and one without a valid message of each of a Table's types. So does
-// a Validator that panics or changes a message. Names that begin with a dot are
-// skipped; any others beside valid and invalid are mistakes.
+// The test also fails if the corpus has no valid or no invalid message, if it has no valid
+// message of a type of a Table, or if v panics or changes a message. Messages skips files and
+// directories whose names begin with a dot. Any other name next to valid and invalid is an
+// error.
 //
-// A Rule's Scope and the limits of a MessageConfig are not the Validator's.
+// Messages checks neither the Scope of a Rule nor the limits of a MessageConfig, because a
+// Validator does not judge them.
 func Messages(t testing.TB, v wsguard.Validator, corpus fs.FS) {
 	t.Helper()
 	if v == nil {
@@ -74,16 +83,17 @@ const (
 	whySuffix = ".reason"
 )
 
+// checker checks one corpus. The goroutine of the test owns it.
 type checker struct {
 	t     testing.TB
 	v     wsguard.Validator
-	table *wsguard.Table // v, if it is one
+	table *wsguard.Table // v, if it is a Table; nil: it is not
 	fsys  fs.FS
-	shown map[string]bool // types with a valid message
+	shown map[string]bool // the types that a valid message has
 }
 
-// top finds what nobody would look at: a misspelt directory, a message beside
-// the two.
+// top finds files and directories that no test would look at, such as a directory whose name
+// is misspelt.
 func (c *checker) top() {
 	c.t.Helper()
 	entries, err := fs.ReadDir(c.fsys, ".")
@@ -99,7 +109,7 @@ func (c *checker) top() {
 
 func hidden(name string) bool { return strings.HasPrefix(name, ".") }
 
-// messages checks those below dir, and returns how many there are.
+// messages checks the messages below dir, and returns how many there are.
 func (c *checker) messages(dir string) (n int) {
 	c.t.Helper()
 	reasons := map[string]string{} // by the file's name without its extension
@@ -174,8 +184,8 @@ func (c *checker) invalid(name string, msg []byte, want string) {
 	}
 }
 
-// kind is the type that a Table finds in a message. It is asked of the Table's
-// own Validate, one type at a time, so that it is what a Guard would find.
+// kind returns the type that the Table finds in a message, or "". It calls the Validate method
+// of a Table for one type at a time, so that the type is the one that a Guard would find.
 func (c *checker) kind(msg []byte) string {
 	if c.table == nil {
 		return ""
@@ -189,8 +199,8 @@ func (c *checker) kind(msg []byte) string {
 	return ""
 }
 
-// judge is v.Validate as a Guard calls it, and notices what a Guard cannot: that
-// the application would get other bytes than came.
+// judge calls v.Validate as a Guard does. It also notices if v changes the message, which a
+// Guard cannot notice. The application would then get other bytes than the peer has sent.
 func (c *checker) judge(msg []byte) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -205,8 +215,8 @@ func (c *checker) judge(msg []byte) (err error) {
 	return err
 }
 
-// tokens are the names of a refusal: the most exact first, then the one that the
-// close frame has.
+// tokens returns the names of a refusal. The most exact name comes first, and the token of the
+// close frame last.
 func tokens(err error) []string {
 	var names []string
 	var m *wsguard.MessageError
@@ -215,7 +225,7 @@ func tokens(err error) []string {
 	}
 	var r *reason.Reason
 	if !errors.As(err, &r) {
-		r = reason.Schema // so it counts, to a Guard
+		r = reason.Schema // a Guard refuses the message for this reason
 	}
 	return append(names, r.Token())
 }

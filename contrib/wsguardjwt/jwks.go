@@ -27,14 +27,15 @@ const (
 	maxKeyIDBytes = 256
 )
 
-// remote is a JWK Set that is fetched when somebody needs it.
+// remote is a JWK Set that is fetched when a token needs it.
 //
-// jwkset parses the keys. Its HTTP storage, which keyfunc is made of, is not
-// used: it refreshes from a goroutine of its own, reads a body of any size,
-// gives the whole set up for one key that it does not like, lets a verifier
-// wait for its rate limit, fetches as often as there are waiters, and cannot
-// tell "no such key" from "could not ask".
+// The package jwkset parses the keys. Its HTTP storage, on which keyfunc stands, is not used. It
+// refreshes the keys from a goroutine of its own and reads a body of any size. It drops the
+// whole set because of one key that it does not accept. It lets a verifier wait for its rate
+// limit, fetches as often as there are waiters, and cannot tell "no such key" from "could not
+// ask".
 type remote struct {
+	// Read-only after newRemote.
 	client   *http.Client
 	issuer   string // not empty: url is discovered
 	insecure bool   // clear text is allowed
@@ -42,14 +43,14 @@ type remote struct {
 	maxAge   time.Duration
 	log      *slog.Logger
 
-	mu       sync.Mutex
-	url      string      // of the set; empty: not discovered yet
-	keys     []publicKey // nil: none
-	fetched  time.Time   // when keys came
-	tried    time.Time   // when the last fetch ended
-	failures int         // since keys came
-	err      error       // of the last fetch
-	flight   chan struct{}
+	mu       sync.Mutex    // no other lock is taken while it is held
+	url      string        // guarded by mu: the URL of the set; empty: not discovered yet
+	keys     []publicKey   // guarded by mu; nil: none
+	fetched  time.Time     // guarded by mu: when keys came
+	tried    time.Time     // guarded by mu: when the last fetch ended
+	failures int           // guarded by mu: the failed fetches since keys came
+	err      error         // guarded by mu: the error of the last fetch
+	flight   chan struct{} // guarded by mu: closed when the fetch that is under way ends; nil: none is
 }
 
 // publicKey is a key that fits at least one of the algorithms.
@@ -63,7 +64,7 @@ func newRemote(cfg Config) *remote {
 	r := &remote{
 		client: &http.Client{
 			Transport: cfg.Transport,
-			// Where a redirect leads nobody has checked.
+			// The URL of a redirect has not been checked.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 		url:      cfg.JWKSURL,
@@ -103,7 +104,7 @@ func (r *remote) find(ctx context.Context, kid, alg string) ([]jwt.VerificationK
 				return nil, err
 			}
 		case usable && failed == nil:
-			return nil, jwt.ErrTokenUnverifiable // asked within the last minute: there is no such key
+			return nil, jwt.ErrTokenUnverifiable // the set was fetched within the last minute and has no such key
 		default:
 			return nil, noKeys(failed)
 		}
@@ -152,9 +153,9 @@ func (r *remote) usable(now time.Time) bool {
 	return len(r.keys) > 0 && now.Sub(r.fetched) < r.maxAge
 }
 
-// lookup returns the keys that a token may have been signed with, and whether
-// the set knows the kid. One that is known and fits nothing is no reason to ask
-// again. Without a kid there must be no choice (OpenID Connect Core §10.1).
+// lookup returns the keys that a token may have been signed with, and whether the set has the
+// kid. If it has, fetching the set again is of no use, even if no key fits. Without a kid, only
+// one key may fit (OpenID Connect Core §10.1).
 func (r *remote) lookup(kid, alg string) (keys []jwt.VerificationKey, known bool) {
 	for _, k := range r.keys {
 		if kid != "" && kid != k.kid {
@@ -171,9 +172,9 @@ func (r *remote) lookup(kid, alg string) (keys []jwt.VerificationKey, known bool
 	return keys, known
 }
 
-// begin returns the fetch that is under way, starts one if it is time to, or
-// returns nil. No caller's context bounds it, because a caller that hangs up would waste the
-// one fetch that a minute has.
+// begin returns the fetch that is under way, or starts one. It returns nil if it is too early
+// for another fetch. The context of a caller does not bound a fetch, because a caller that
+// leaves would waste the one fetch of a minute.
 func (r *remote) begin(now time.Time) chan struct{} {
 	if r.flight != nil {
 		return r.flight
@@ -197,8 +198,8 @@ func (r *remote) begin(now time.Time) chan struct{} {
 	return flight
 }
 
-// land ends the fetch that is under way. The transport's error is not asked
-// anything: its methods are the application's.
+// land ends the fetch that is under way. It calls no method of the transport's error, because
+// the error may be the application's.
 func (r *remote) land(keys []publicKey, err error) {
 	r.mu.Lock()
 	flight := r.flight
@@ -216,12 +217,12 @@ func (r *remote) land(keys []publicKey, err error) {
 	r.mu.Unlock()
 	close(flight)
 	if err != nil {
-		defer func() { _ = recover() }() // the logger is the application's, too
+		defer func() { _ = recover() }() // the logger is the application's, and may panic
 		r.log.Warn("wsguardjwt: cannot fetch keys", "error", err)
 	}
 }
 
-// noKeysError is a set without a key to use.
+// noKeysError is the error of a set that has no usable key.
 type noKeysError struct{ of int }
 
 func (e *noKeysError) Error() string {
@@ -288,8 +289,8 @@ func (r *remote) discover(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("jwks_uri %w", err)
 	}
-	// That loopback may do without is for the issuer that was configured, not
-	// for where one elsewhere points to.
+	// A loopback issuer may do without TLS. An issuer elsewhere must not point to a loopback
+	// URL without TLS.
 	if u.Scheme != "https" && !strings.HasPrefix(strings.ToLower(r.issuer), "http:") {
 		return "", errors.New("jwks_uri is not https")
 	}
@@ -327,8 +328,8 @@ func (r *remote) get(ctx context.Context, at string, into any) error {
 	return nil
 }
 
-// parse returns the key if it can be used. That one cannot is no fault of the
-// set: issuers publish keys for other purposes, too.
+// parse returns the key if it can be used. A key that cannot be used is no fault of the set,
+// because issuers also publish keys for other purposes.
 func (r *remote) parse(raw json.RawMessage) (k publicKey, ok bool) {
 	var m jwkset.JWKMarshal
 	if json.Unmarshal(raw, &m) != nil || len(m.KID) > maxKeyIDBytes {
@@ -337,7 +338,7 @@ func (r *remote) parse(raw json.RawMessage) (k publicKey, ok bool) {
 	switch {
 	case m.USE != "" && m.USE != jwkset.UseSig,
 		len(m.KEYOPS) > 0 && !slices.Contains(m.KEYOPS, jwkset.KeyOpsVerify),
-		m.D != "" || m.K != "": // a secret that everybody can read
+		m.D != "" || m.K != "": // a secret that is published is none
 		return k, false
 	}
 	m.X5C, m.X5U, m.X5T, m.X5TS256 = nil, "", "", "" // certificates say nothing that we ask for

@@ -22,8 +22,8 @@ const (
 // algorithm says what a key must be (RFC 7518 §3.1, RFC 8037 §3.1).
 type algorithm struct {
 	family string
-	secret int            // HMAC: its bytes at least
-	curve  elliptic.Curve // ECDSA: golang-jwt does not compare it
+	secret int            // HMAC: how many bytes the secret has at least
+	curve  elliptic.Curve // ECDSA: the curve, which golang-jwt does not compare
 }
 
 var algorithms = map[string]algorithm{
@@ -42,10 +42,10 @@ var algorithms = map[string]algorithm{
 	"EdDSA": {family: familyEdDSA},
 }
 
-// Verifying takes longer with every bit, and nobody uses more.
+// A longer key takes longer to verify with, and is not in use anywhere.
 const minRSABits, maxRSABits = 2048, 8192
 
-// fits says why a key is not one for an algorithm, or nothing.
+// fits returns why a key cannot be used with the algorithm, or "".
 func (a algorithm) fits(key any) (why string) {
 	switch k := key.(type) {
 	case []byte:
@@ -87,10 +87,10 @@ func (a algorithm) fits(key any) (why string) {
 	return ""
 }
 
-// static are keys by algorithm.
+// static has the configured keys by algorithm. It is read-only.
 type static map[string][]jwt.VerificationKey
 
-// staticKeys says what is wrong with keys, or nothing.
+// staticKeys returns the keys by algorithm, or what is wrong with them.
 func staticKeys(keys []any, algs []string) (static, string) {
 	if len(keys) > maxStaticKeys {
 		return nil, "are more than eight"

@@ -1,6 +1,8 @@
-// Package wsguardjwt verifies JSON Web Tokens (RFC 7519) for wsguard: with keys
-// that are given, with those at the URL of a JWK Set, or with those that an
-// OpenID Connect issuer publishes.
+// Package wsguardjwt verifies JSON Web Tokens (RFC 7519) for wsguard. It takes the keys from
+// its configuration, from the URL of a JWK Set, or from an OpenID Connect issuer that publishes
+// them.
+//
+// # Usage
 //
 //	verifier, err := wsguardjwt.New(wsguardjwt.Config{
 //		Issuer:   "https://login.example.com", // its keys are discovered
@@ -14,13 +16,18 @@
 //		Auth:    wsguard.AuthConfig{Verifier: verifier.Verify},
 //	})
 //
-// It does what RFC 8725 asks for: the algorithms are the configuration's, never
-// the token's; issuer, audience and expiry are always checked; and what a
-// header says about where keys are (jku, jwk, x5u, x5c) is not looked at. Keys
-// are fetched when a token needs them, in bounded time and size, and at most once
-// a minute whatever is sent; while there are none, after 5 seconds at first. No
-// goroutine stays in the background: one runs while keys are being fetched, for
-// 10 seconds at most.
+// # What is checked
+//
+// The package follows RFC 8725. The configuration chooses the algorithms, and the token never
+// does. Issuer, audience and expiry are always checked. The Verifier ignores the fields of a
+// header that say where keys are (jku, jwk, x5u, x5c).
+//
+// # Fetching keys
+//
+// The Verifier fetches keys when a token needs them, over https and in bounded time and size.
+// It fetches them at most once a minute, whatever tokens come. While there are no keys, it tries
+// again after 5 seconds at first, and then less and less often. No goroutine stays in the
+// background. One runs while keys are being fetched, for 10 seconds at most.
 package wsguardjwt
 
 import (
@@ -40,62 +47,79 @@ import (
 	"github.com/wsguard/wsguard"
 )
 
-// Config says which tokens are accepted. Issuer and Audience are required;
-// every other zero value is a default. Without Keys and JWKSURL, the keys are
-// discovered from the Issuer (OpenID Connect Discovery 1.0).
+// Config says which tokens are accepted. Issuer and Audience are required. The zero value of
+// every other field is its default. Without Keys and JWKSURL, the Verifier discovers the keys
+// of the Issuer (OpenID Connect Discovery 1.0).
 type Config struct {
-	Issuer   string   // the iss claim, to the letter; an https URL where keys are discovered
-	Audience []string // one of these must be in the aud claim, to the letter
+	// Issuer is the iss claim that a token must have. It is compared to the letter. If the
+	// keys are discovered, it must be an https URL, or an http URL of a loopback host.
+	Issuer string
 
-	// Algorithms that are accepted, all of one family: HS256, HS384, HS512;
-	// RS256 (the default), RS384, RS512, PS256, PS384, PS512; ES256, ES384,
-	// ES512; or EdDSA, which is Ed25519. A mixed list would let a public key
-	// be taken for a secret.
+	// Audience lists names of this service. The aud claim of a token must have one of them,
+	// to the letter.
+	Audience []string
+
+	// Algorithms lists the algorithms that are accepted. They must be of one family, because
+	// a mixed list would let a public key be taken for a secret. The families are HS256,
+	// HS384 and HS512; RS256, RS384, RS512, PS256, PS384 and PS512; ES256, ES384 and ES512;
+	// and EdDSA, which is Ed25519. The default is RS256.
 	Algorithms []string
 
-	// Keys are tried in turn, whatever kid a token names: *rsa.PublicKey of
-	// 2,048 to 8,192 bits, *ecdsa.PublicKey, ed25519.PublicKey, or a []byte for
-	// HMAC, random and as long as the hash (RFC 7518 §3.2): 32 bytes for HS256.
-	// At most eight.
+	// Keys lists the keys to verify with, at most eight. The Verifier tries them in turn,
+	// whatever kid a token names. A key is an *rsa.PublicKey of 2,048 to 8,192 bits, an
+	// *ecdsa.PublicKey, an ed25519.PublicKey, or a []byte with the secret for HMAC. A secret
+	// must be random and at least as long as the hash (RFC 7518 §3.2), which is 32 bytes for
+	// HS256. The default is to fetch the keys. HMAC requires Keys.
 	Keys []any
 
-	// JWKSURL is where the JWK Set is: https, or http from loopback. A token
-	// must name its key's kid unless only one key fits. An unknown kid has the
-	// set fetched anew, at most once a minute. While that does not succeed,
-	// tokens that cannot be judged are wsguard.ErrUnavailable: a 503.
+	// JWKSURL is the URL of the JWK Set. It must be an https URL, or an http URL of a
+	// loopback host. A token must name the kid of its key, unless only one key fits. If a
+	// kid is not in the set, the Verifier fetches the set again, at most once a minute. While
+	// that fails, tokens that it cannot judge get wsguard.ErrUnavailable, which is a 503. The
+	// default is to discover the URL from the Issuer. Keys and JWKSURL exclude each other.
 	JWKSURL string
 
-	// MaxKeyAge is how long fetched keys are used without a word from the
-	// issuer, and how long at most a withdrawn one is: 5 minutes to 24 hours,
-	// default 1 hour. After a quarter of it, a token that comes has them
-	// fetched anew, and does not wait for it.
+	// MaxKeyAge is how long the Verifier uses fetched keys if it cannot fetch them again. It
+	// is also how long a key that the issuer has withdrawn may still be used at most. After a
+	// quarter of MaxKeyAge, the next token makes the Verifier fetch the keys again, and does
+	// not wait for them. The default is 1 hour. It must be between 5 minutes and 24 hours.
 	MaxKeyAge time.Duration
 
-	InsecureAllowHTTP bool // fetch keys in clear text from hosts that are not loopback
+	// InsecureAllowHTTP allows the Verifier to fetch keys in clear text from hosts that are
+	// not loopback. The default is false.
+	InsecureAllowHTTP bool
 
-	// Transport fetches the keys; default http.DefaultTransport. There are 10
-	// seconds for it, and no redirect is followed.
+	// Transport fetches the keys. A fetch may take 10 seconds, and no redirect is followed.
+	// The default is http.DefaultTransport.
 	Transport http.RoundTripper
 
-	// Leeway is how far the issuer's clock may be ahead: it is granted to nbf
-	// and iat, never to exp, for the connection ends then. At most 30 seconds;
-	// default 10 seconds, wsguard.Off none.
+	// Leeway is how far the issuer's clock may be ahead. It applies to nbf and iat. It does
+	// not apply to exp, because the connection ends then. The default is 10 seconds, and
+	// wsguard.Off is no leeway. It must be at most 30 seconds.
 	Leeway time.Duration
 
-	// Type is the typ header that a token must have, such as "at+jwt" (RFC
-	// 9068), which keeps ID tokens out. Default: none, "JWT" or "at+jwt".
+	// Type is the typ header that a token must have, such as "at+jwt" (RFC 9068), which keeps
+	// ID tokens out. By default a token may have no typ, "JWT" or "at+jwt".
 	Type string
 
-	SessionClaim  string // whose value is Principal.SessionID, where there is one; default "sid"
-	MaxTokenBytes int    // a longer token is not looked at; default 8 KiB
+	// SessionClaim is the name of the claim that has the Principal.SessionID. A token need
+	// not have it. The default is "sid".
+	SessionClaim string
 
-	// Principal, if set, has the last word on a token that is valid. p is what
-	// would be returned, with Subject from sub, SessionID, Scopes from scope
-	// or scp, Expires from exp and IssuedAt from iat. Expires can only
-	// become earlier. Numbers among the claims are json.Number. An error refuses the token, as wsguard.Verifier says.
+	// MaxTokenBytes is how many bytes a token may have. A longer token is refused before it
+	// is parsed. The default is 8 KiB. It cannot be Off.
+	MaxTokenBytes int
+
+	// Principal, if set, decides about a token that is valid. p is the Principal that Verify
+	// would return. Its Subject is the claim sub, its Scopes come from scope or scp, its
+	// Expires is exp, and its IssuedAt is iat. Principal may change p, but the guard takes
+	// the earlier of the two Expires. Numbers among the claims are json.Number. An error
+	// refuses the token, as wsguard.Verifier says. The default, nil, returns p.
 	Principal func(ctx context.Context, claims map[string]any, p wsguard.Principal) (wsguard.Principal, error)
 
-	Logger *slog.Logger // told, at Warn, why keys could not be fetched; default slog.Default()
+	// Logger is told at level Warn why keys could not be fetched. The default is
+	// slog.Default().
+	Logger *slog.Logger
 }
 
 const (
@@ -104,11 +128,12 @@ const (
 	maxNameBytes  = 255 // of a subject (OpenID Connect Core §2) and of a session ID
 )
 
-// Verifier verifies tokens. It is safe for concurrent use.
+// Verifier verifies tokens. [New] makes one. Many goroutines may use it at the same time.
 type Verifier struct {
-	cfg    Config // resolved
+	// Read-only after New.
+	cfg    Config // with its defaults, and without Keys
 	parser *jwt.Parser
-	keys   keySource
+	keys   keySource // has a lock of its own
 }
 
 // keySource finds the keys that a token may have been signed with.
@@ -117,8 +142,8 @@ type keySource interface {
 	ready(ctx context.Context) error
 }
 
-// New returns a Verifier, or every mistake in cfg at once, each a
-// *wsguard.ConfigError. It fetches nothing; see [Verifier.Ready].
+// New returns a Verifier, or an error that has every mistake in cfg at once, each as a
+// *wsguard.ConfigError. It fetches nothing. Use [Verifier.Ready] to fetch the keys.
 func New(cfg Config) (*Verifier, error) {
 	var faults []error
 	fault := func(field string, value any, reason string) {
@@ -228,14 +253,15 @@ func New(cfg Config) (*Verifier, error) {
 	return v, nil
 }
 
-// Ready returns nil when there are keys to verify with. If there are none it
-// has them fetched and waits, or says what failed: for programs that would
-// rather not start without them, and for readiness probes.
+// Ready returns nil if there are keys to verify with. If there are none, it fetches them and
+// waits. It returns an error if that fails or if ctx ends first. Use it in a program that must
+// not start without keys, and in a readiness probe.
 func (v *Verifier) Ready(ctx context.Context) error { return v.keys.ready(ctx) }
 
-// Verify is a wsguard.Verifier. Its errors wrap wsguard.ErrUnauthenticated and
-// golang-jwt's reason, such as jwt.ErrTokenExpired, or wsguard.ErrUnavailable.
-// They hold nothing of the token.
+// Verify is a wsguard.Verifier. The error of a token that is refused wraps
+// wsguard.ErrUnauthenticated and the reason of golang-jwt, such as jwt.ErrTokenExpired. The
+// error of a token that cannot be judged now wraps wsguard.ErrUnavailable. Neither contains any
+// part of the token.
 func (v *Verifier) Verify(ctx context.Context, token string) (wsguard.Principal, error) {
 	if err := ctx.Err(); err != nil {
 		return wsguard.Principal{}, &unavailable{err}
@@ -282,7 +308,7 @@ func (v *Verifier) Verify(ctx context.Context, token string) (wsguard.Principal,
 	return p, nil
 }
 
-// principal is what the claims of a valid token say.
+// principal returns the Principal that the claims of a valid token describe.
 func (v *Verifier) principal(claims jwt.MapClaims) (wsguard.Principal, error) {
 	var p wsguard.Principal
 	p.Subject, _ = claims["sub"].(string)
@@ -320,8 +346,8 @@ func (v *Verifier) principal(claims jwt.MapClaims) (wsguard.Principal, error) {
 	return p, nil
 }
 
-// scopes takes a list as well as a string: issuers disagree on which of the two
-// scope and scp are. Anything else is no token to guess about.
+// scopes returns the scopes of a claim, which may be a list or a string with spaces. Issuers
+// disagree on which of the two scope and scp are. A token with anything else is refused.
 func scopes(claim any) (list []string, ok bool) {
 	switch claim := claim.(type) {
 	case string:
@@ -339,8 +365,8 @@ func scopes(claim any) (list []string, ok bool) {
 	return nil, false
 }
 
-// typeFits keeps tokens out that were made for something else (RFC 8725 §3.11),
-// such as a logout+jwt.
+// typeFits reports whether the typ header of a token is accepted. That keeps tokens out that
+// were made for another purpose, such as a logout+jwt (RFC 8725 §3.11).
 func (v *Verifier) typeFits(header map[string]any) bool {
 	typ, there := header["typ"].(string)
 	typ = strings.TrimPrefix(strings.ToLower(typ), "application/") // RFC 7515 §4.1.9
@@ -350,8 +376,8 @@ func (v *Verifier) typeFits(header map[string]any) bool {
 	return !there || typ == "jwt" || typ == "at+jwt"
 }
 
-// wellFormed reports whether token is three segments of base64url. The decoder
-// would skip line breaks, and so take many spellings for one token.
+// wellFormed reports whether token consists of three segments of base64url. The decoder skips
+// line breaks, so without this check one token would have many spellings.
 func wellFormed(token string) bool {
 	dots, last := 0, -1
 	for i := range len(token) {
@@ -370,10 +396,9 @@ func wellFormed(token string) bool {
 	return dots == 2 && last < len(token)-1
 }
 
-// golang-jwt reads JSON as encoding/json does: of two claims of one name the
-// last counts, as other parsers may not agree. wsguard's schemas are strict
-// about names, UTF-8 and sizes, and say here what the types are. A time beyond
-// the year 9999 would overflow.
+// These schemas make the JSON of a token strict about names, UTF-8, sizes and types. golang-jwt
+// reads JSON as encoding/json does. Of two claims with one name the last counts there, and other
+// parsers may take the first. A time after the year 9999 would overflow.
 var (
 	headerSchema = mustCompile(`{"type": "object", "properties": {
 		"alg": {"type": "string"}, "kid": {"type": "string", "minLength": 1, "maxLength": 256}, "typ": {"type": "string"}, "crit": false}}`)
@@ -386,7 +411,7 @@ var (
 func mustCompile(schema string) *wsguard.Schema {
 	s, err := wsguard.CompileSchema([]byte(schema))
 	if err != nil {
-		panic(err) // a constant: a test runs it
+		panic(err) // the schema is a constant, and the tests compile it
 	}
 	return s
 }
@@ -410,7 +435,8 @@ func (u *unavailable) Error() string { return "wsguardjwt: cannot decide now: " 
 
 func (u *unavailable) Unwrap() []error { return []error{wsguard.ErrUnavailable, u.why} }
 
-// refuse keeps of an error what it means. Its text could hold the token's.
+// refuse returns an error with the meaning of err, and without its text, which may have parts
+// of the token.
 func refuse(err error) error {
 	var u *unavailable
 	if errors.As(err, &u) {
@@ -427,8 +453,8 @@ func refuse(err error) error {
 	return refusal{jwt.ErrTokenUnverifiable}
 }
 
-// isPublicKey reports whether a secret is what is in a file of a key: the
-// public one everybody knows, and no secret for HMAC looks like that.
+// isPublicKey reports whether a secret is the content of a key file. Everybody knows a public
+// key, so it must not be the secret of HMAC. No random secret looks like a key file.
 func isPublicKey(secret []byte) bool {
 	if block, _ := pem.Decode(secret); block != nil {
 		return true

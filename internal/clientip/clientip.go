@@ -1,11 +1,11 @@
 // Package clientip finds the address of the client behind a request.
 //
-// There is no safe guess. Any client can send X-Forwarded-For, so a header is
-// read only when the peer of the connection is a proxy that was named as trusted,
-// and only the one header that was named. Within it, each proxy vouches for the
-// address that it appended and for nothing to the left of it, so the list is read
-// from the right and reading stops at the first address that is not a trusted
-// proxy. That address is the client. The client may have written everything to the left of it.
+// There is no safe guess. Any client can send X-Forwarded-For. So a header is
+// read only if the peer of the connection is a proxy that was named as trusted,
+// and only the one header that was named. Each proxy vouches for the address that
+// it appended, and for nothing to the left of it. So the list is read from the
+// right, up to the first address that is not a trusted proxy. That address is the
+// client. The client may have written everything to the left of it.
 package clientip
 
 import (
@@ -18,8 +18,8 @@ import (
 
 var (
 	// ErrPeer means that RemoteAddr is not an address with a port. net/http always
-	// writes one; an address alone was put there by a middleware, often from a
-	// header that nobody checked.
+	// writes one. A middleware has written an address without a port, often from a
+	// header that it has not checked.
 	ErrPeer = errors.New("wsguard: the peer's address is unreadable")
 
 	// ErrUnixPeer means that the request came over a unix socket, where every peer
@@ -27,8 +27,8 @@ var (
 	ErrUnixPeer = errors.New("wsguard: the peer is a unix socket, which is not trusted")
 
 	// ErrNoAddr means that a trusted peer on a unix socket named no readable
-	// client. Over TCP the peer's own address would be the answer; here there is
-	// none.
+	// client. Over TCP, the client would then be the peer. A peer on a unix socket
+	// has no address.
 	ErrNoAddr = errors.New("wsguard: the proxy on the unix socket names no client address")
 )
 
@@ -41,8 +41,8 @@ const (
 
 // A Fault names a part of the configuration that cannot be used.
 type Fault struct {
-	Header bool   // Value is the header's name, not a trusted entry
-	Value  string // as it was written
+	Header bool   // Value is the name of the header, and not an entry of trusted
+	Value  string // the name or the entry, as the configuration has it
 	Reason string // a phrase that names the fault and, if that is known, a value to use instead
 }
 
@@ -55,7 +55,7 @@ type Resolver struct {
 	form    form
 }
 
-// form is how the configured header is written.
+// form is the syntax of the configured header.
 type form int
 
 const (
@@ -67,15 +67,15 @@ const (
 // Parse makes a Resolver. An entry of trusted is a prefix (10.0.0.0/8), a single
 // address, or the word unix for peers on a unix socket.
 //
-// header is the one source that is read when the peer is trusted. Empty means
-// X-Forwarded-For. Forwarded is read as RFC 7239 has it. Any other header must
-// have exactly one line with exactly one address (X-Real-IP, CF-Connecting-IP);
-// the proxy must overwrite it, not pass it on.
+// header is the one header that is read if the peer is trusted. An empty header
+// means X-Forwarded-For. Forwarded is read as RFC 7239 says. Any other header,
+// such as X-Real-IP or CF-Connecting-IP, must have exactly one line with exactly
+// one address. The proxy must overwrite it, and must not pass it on.
 //
-// A set of prefixes that leaves no address of a family out is a fault, as the
-// prefix of length 0 is.
+// Prefixes that together cover all addresses of a family are a fault, like the
+// prefix of length 0.
 //
-// Every fault is returned, not just the first, and then the Resolver is nil.
+// Parse returns every fault. If there is one, the Resolver is nil.
 func Parse(trusted []string, header string) (*Resolver, []Fault) {
 	var faults []Fault
 	r := &Resolver{header: "X-Forwarded-For"}
@@ -139,11 +139,11 @@ func parseTrusted(s string) (p netip.Prefix, reason string) {
 	return p, ""
 }
 
-// mapped holds the IPv4 addresses written as IPv6. A peer there counts as IPv4.
+// mapped has the IPv4 addresses that are written as IPv6. Such a peer counts as IPv4.
 var mapped = netip.MustParsePrefix("::ffff:0.0.0.0/96")
 
-// trustInAll returns a fault for each family of addresses of which the prefixes
-// together leave none out. That is the same as a single prefix of length 0.
+// trustInAll returns a fault for each family of which the prefixes together cover
+// all addresses. They do the same as a single prefix of length 0.
 func trustInAll(trusted []netip.Prefix) (faults []Fault) {
 	var v4, v6 []netip.Prefix
 	for _, p := range trusted {
@@ -211,11 +211,11 @@ func checkHeader(name string, proxied bool) string {
 	return ""
 }
 
-// Proxied tells whether any proxy is trusted.
+// Proxied reports whether any proxy is trusted.
 func (r *Resolver) Proxied() bool { return r.unix || len(r.trusted) > 0 }
 
-// PeerTrusted tells whether the request's peer is a trusted proxy, so that what
-// it says about the request (X-Forwarded-Proto) may be believed.
+// PeerTrusted reports whether the request's peer is a trusted proxy. Its headers
+// about the request, such as X-Forwarded-Proto, may then be believed.
 func (r *Resolver) PeerTrusted(req *http.Request) bool {
 	a, unix, err := Peer(req.RemoteAddr)
 	if unix {
@@ -227,20 +227,21 @@ func (r *Resolver) PeerTrusted(req *http.Request) bool {
 // Client returns the address of the request's client, IPv4 as IPv4 and without a
 // zone.
 //
-// A peer that is not trusted is the client, whatever its headers say. Behind a
-// trusted peer, the lines of the header are read as one list, from the last
-// element to the first, past trusted addresses, up to the first that is not
-// trusted: the client. If all are trusted, the leftmost is the client.
+// A peer that is not trusted is the client, whatever its headers say. If the peer
+// is trusted, Client reads the lines of the header as one list, from the last
+// element to the first, past trusted addresses. The first address that is not
+// trusted is the client. If all are trusted, the leftmost one is the client.
 //
 // Reading also stops at an element that is not an address (unknown, an obfuscated
 // identifier, an empty element, unix:), and at the bounds of 32 elements and 8 KiB.
-// The client is then the last trusted address before it, the nearest one that
-// something vouches for; without a header it is the peer. Nothing to the left is
-// believed, so a client gains nothing by sending rubbish. For the header of a
-// single address, any doubt (two lines, a list) makes the peer the client.
+// The client is then the last trusted address that was read, because that is the
+// nearest address for which a proxy vouches. Without a header it is the peer.
+// Nothing to the left is believed, so a client gains nothing by sending rubbish. A
+// header for a single address that has two lines or a list makes the peer the
+// client.
 //
-// It returns [ErrPeer], [ErrUnixPeer] or [ErrNoAddr] if there is no address to
-// stand on.
+// Client returns [ErrPeer], [ErrUnixPeer] or [ErrNoAddr] if there is no such
+// address.
 func (r *Resolver) Client(req *http.Request) (netip.Addr, error) {
 	peer, unix, err := Peer(req.RemoteAddr)
 	switch {
@@ -260,12 +261,12 @@ func (r *Resolver) Client(req *http.Request) (netip.Addr, error) {
 
 // Scheme is what a trusted proxy says about the scheme that the client used.
 type Scheme struct {
-	// Values are the lines of X-Forwarded-Proto or, of Forwarded, the proto
-	// parameter of one element. Nil means that the proxy names no scheme.
+	// Values has the lines of X-Forwarded-Proto, or the proto parameter of one
+	// element of Forwarded. Nil means that the proxy names no scheme.
 	Values []string
 }
 
-// Named reports whether the proxy names a scheme, be it an empty one.
+// Named reports whether the proxy names a scheme, which may be empty.
 func (s Scheme) Named() bool { return len(s.Values) > 0 }
 
 // Secure reports whether the proxy names a scheme and each one that it names is
@@ -279,14 +280,14 @@ func (s Scheme) Secure() bool {
 	return s.Named()
 }
 
-// Scheme returns what the peer of a request, which must be a trusted proxy, says
-// about the scheme that the client used: all of X-Forwarded-Proto or, if the
-// Resolver reads Forwarded, the proto parameter of the element that the client's
-// address comes from. A proto elsewhere is about another hop, or was written by
-// the client.
+// Scheme returns what the peer of a request says about the scheme that the client
+// used. The peer must be a trusted proxy. Scheme returns all of X-Forwarded-Proto.
+// If the Resolver reads Forwarded, it returns the proto parameter of the element
+// that the client's address comes from. The proto of another element is about
+// another hop, or the client has written it.
 //
 // An element that ends the walk because it has no readable address comes from a
-// trusted proxy, too. Its proto counts if it is not secure, and only then.
+// trusted proxy, too. Its proto counts only if it is not secure.
 func (r *Resolver) Scheme(req *http.Request) Scheme {
 	if r.form != formForwarded {
 		return Scheme{req.Header["X-Forwarded-Proto"]}
@@ -298,7 +299,7 @@ func (r *Resolver) Scheme(req *http.Request) Scheme {
 	return Scheme{}
 }
 
-// secure reports whether all elements of a list are https or wss, in any case.
+// secure reports whether all elements of a list are https or wss, in any letter case.
 func secure(list string) bool {
 	for v := range strings.SplitSeq(list, ",") {
 		if v = trim(v); !isWord(v, "https") && !isWord(v, "wss") {
@@ -308,11 +309,11 @@ func secure(list string) bool {
 	return true
 }
 
-// isWord reports whether s is word, in any case. EqualFold alone would take a
-// letter outside ASCII for an s.
+// isWord reports whether s is word, in any letter case. EqualFold alone would take
+// a letter outside ASCII for an s.
 func isWord(s, word string) bool { return len(s) == len(word) && strings.EqualFold(s, word) }
 
-// Trusts reports whether an address is a proxy's that is believed.
+// Trusts reports whether an address is that of a trusted proxy.
 func (r *Resolver) Trusts(a netip.Addr) bool {
 	for _, p := range r.trusted {
 		if p.Contains(a) {
@@ -322,10 +323,11 @@ func (r *Resolver) Trusts(a netip.Addr) bool {
 	return false
 }
 
-// walk reads all lines of the header from the right: a proxy may add a line of its
-// own (HAProxy does), and the first line is then what the client sent. known is the
-// address to fall back to, and is not valid for a peer without one. Of Forwarded,
-// walk also returns the proto parameter that is about the client's own hop.
+// walk reads all lines of the header from the right, because a proxy may add a line
+// of its own, as HAProxy does. The first line is then what the client sent. known is
+// the address to fall back to. It is not valid for a peer without an address. For
+// Forwarded, walk also returns the proto parameter that is about the client's own
+// hop.
 func (r *Resolver) walk(lines []string, known netip.Addr) (netip.Addr, proto) {
 	if r.form == formSingle {
 		if len(lines) == 1 && len(lines[0]) <= maxBytes {
@@ -363,8 +365,9 @@ func (r *Resolver) walk(lines []string, known netip.Addr) (netip.Addr, proto) {
 	return known, said
 }
 
-// Peer reads a request's RemoteAddr: the address, IPv4 as IPv4 and without a zone,
-// or unix for what net/http writes when the listener is a unix socket.
+// Peer returns the address in a request's RemoteAddr, IPv4 as IPv4 and without a
+// zone. unix is true for the RemoteAddr that net/http writes if the listener is a
+// unix socket.
 func Peer(remoteAddr string) (addr netip.Addr, unix bool, err error) {
 	if remoteAddr == "" || remoteAddr[0] == '@' || remoteAddr[0] == '/' {
 		return netip.Addr{}, true, nil
@@ -376,13 +379,13 @@ func Peer(remoteAddr string) (addr netip.Addr, unix bool, err error) {
 	return plain(ap.Addr()), false, nil
 }
 
-// Key is what limits of one client count by: the address for IPv4; the /64 for
-// IPv6, all of which is one subscriber's to take addresses from (RFC 6177).
-// An invalid address has the zero Prefix.
+// Key returns the prefix by which limits count a client. For IPv4 it is the
+// address. For IPv6 it is the /64, because one subscriber can take any address of
+// it (RFC 6177). For an invalid address it is the zero Prefix.
 func Key(a netip.Addr) netip.Prefix { return prefix(a, 64) }
 
-// Net48 is the network around a client: the /48 for IPv6, the most that one site
-// is usually given; for IPv4 the address, as in [Key].
+// Net48 returns the network around a client. For IPv6 it is the /48, which is
+// usually the largest prefix of one site. For IPv4 it is the address, as in [Key].
 func Net48(a netip.Addr) netip.Prefix { return prefix(a, 48) }
 
 func prefix(a netip.Addr, bits6 int) netip.Prefix {
@@ -390,10 +393,10 @@ func prefix(a netip.Addr, bits6 int) netip.Prefix {
 	if a.Is4() {
 		bits6 = 32
 	}
-	p, _ := a.Prefix(bits6) // an error only for the zero Addr, with the zero Prefix
+	p, _ := a.Prefix(bits6) // the zero Addr is an error, and has the zero Prefix
 	return p
 }
 
-// plain makes two spellings of one address equal: ::ffff:192.0.2.1 is 192.0.2.1,
-// and a zone names the server's interface, not the client.
+// plain makes two spellings of one address equal. It turns ::ffff:192.0.2.1 into
+// 192.0.2.1, and drops the zone, which names an interface of the server.
 func plain(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }

@@ -44,10 +44,10 @@ func (w *walker) next() (element string, ok bool) {
 
 // lastComma finds the last comma that separates elements.
 //
-// With quoted strings, too, it reads from the right. The last proxy's element is
-// well-formed, so its quotes pair up and the comma before it is found, however
-// many quotes the client left open in front. Read from the left, one open quote
-// of the client would swallow what the proxy appended.
+// It reads from the right, also where there are quoted strings. The element of the
+// last proxy is well-formed, so its quotes pair up. So the comma before it is found,
+// however many quotes the client has left open. From the left, one open quote of the
+// client would hide what the proxy appended.
 func lastComma(s string, quoted bool) int {
 	if !quoted {
 		return strings.LastIndexByte(s, ',')
@@ -68,21 +68,21 @@ func lastComma(s string, quoted bool) int {
 	return -1
 }
 
-// proto is a parameter of that name.
+// proto is the proto parameter of an element.
 type proto struct {
 	value string
-	named bool // it is there, and may be empty
+	named bool // the parameter is there, and may be empty
 }
 
 // parseForwarded reads the for and the proto parameter of one forwarded-element
-// (RFC 7239, section 4). A second for makes the element malformed: one of the two
-// may come from the client, by way of a proxy that copies its Host unquoted. For
-// the same reason a proto that is not secure prevails over one that is. Without
-// for, with unknown or with an obfuscated identifier there is no address; of a
-// malformed element nothing is returned. White space around the semicolons is not
-// in the grammar, but in the field.
+// (RFC 7239, section 4). A second for makes the element malformed, because one of
+// the two may come from the client, through a proxy that copies its Host unquoted.
+// For the same reason a proto that is not secure prevails over one that is secure.
+// There is no address without for, with unknown, and with an obfuscated identifier.
+// A malformed element has neither an address nor a proto. The grammar has no white
+// space around the semicolons, but some proxies write it.
 func parseForwarded(s string) (a netip.Addr, p proto, ok bool) {
-	found := false // a for, readable or not
+	found := false // there was a for, readable or not
 	for {
 		if s = strings.TrimLeft(s, "; \t"); s == "" {
 			return a, p, a.IsValid()
@@ -119,7 +119,7 @@ func parseForwarded(s string) (a netip.Addr, p proto, ok bool) {
 	}
 }
 
-// isToken checks against RFC 9110, section 5.6.2.
+// isToken reports whether s is a token of RFC 9110, section 5.6.2.
 func isToken(s string) bool {
 	for i := range len(s) {
 		c := s[i]
@@ -130,8 +130,9 @@ func isToken(s string) bool {
 	return s != ""
 }
 
-// cutQuoted cuts a quoted string behind its opening quote. A value with an escape
-// in it is no address and no scheme, so it is kept as it is.
+// cutQuoted splits a text after an opening quote into the quoted string and the
+// rest. It does not decode escapes, because a value with an escape is neither an
+// address nor a scheme.
 func cutQuoted(s string) (value, rest string, ok bool) {
 	for i := 0; i < len(s); i++ {
 		switch s[i] {
@@ -145,7 +146,7 @@ func cutQuoted(s string) (value, rest string, ok bool) {
 }
 
 // parseForwardedNode reads a node (RFC 7239, section 6). Unlike in X-Forwarded-For,
-// IPv6 must have its brackets: without them, the last group could be the port that
+// IPv6 must have its brackets. Without them, the last group could be the port that
 // the grammar allows there. The port may be obfuscated.
 func parseForwardedNode(s string) (netip.Addr, bool) {
 	if i := strings.LastIndex(s, ":_"); i >= 0 && isObfuscated(s[i+2:]) {
@@ -191,7 +192,7 @@ func parseNode(s string) (netip.Addr, bool) {
 	return a.Unmap(), true
 }
 
-// validPort takes the ports that proxies write, 0 among them.
+// validPort reports whether s is a port as proxies write it. They also write 0.
 func validPort(s string) bool {
 	if len(s) < 1 || len(s) > 5 {
 		return false
@@ -206,5 +207,5 @@ func validPort(s string) bool {
 	return n <= 65535
 }
 
-// trim cuts the optional white space of RFC 9110, section 5.6.3, and no other.
+// trim cuts the optional white space of RFC 9110, section 5.6.3, and no other space.
 func trim(s string) string { return strings.Trim(s, " \t") }

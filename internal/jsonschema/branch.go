@@ -5,25 +5,25 @@ import (
 	"math/bits"
 )
 
-// A look asks of a value what can be told only when its end is known: the same bytes are read again, and fuel is spent.
+// A look is a check that needs to know where the value ends. It reads the same bytes again, and spends fuel.
 type look struct {
 	kind     lookKind
-	kinds    uint8 // of values that it concerns
+	kinds    uint8 // bits of the valueKinds that the look concerns
 	err      *Error
 	branches []branch
 	choice   *choice
 	step     *step
-	then     *step // nil: nothing
+	then     *step // nil: no check
 	els      *step
-	name     int32 // the name that must be there
+	name     int32 // the name that the object must have for lookDepend
 	text     string
-	min, max int // contains; max -1: none
+	min, max int // for lookContains; max -1: none
 	minErr   *Error
 	maxErr   *Error
 	rule     *valueRule
 	node     *node
-	marks    bool  // contains: what it finds is evaluated
-	props    *step // what unevaluatedProperties asks of the members that are left; nil: nothing
+	marks    bool  // for lookContains: the items that it finds are evaluated
+	props    *step // judges the members that are left for unevaluatedProperties; nil: no check
 	items    *step
 }
 
@@ -39,42 +39,43 @@ const (
 	lookUnique                   // uniqueItems
 	lookValue                    // enum and const of arrays and objects
 	lookLeft                     // unevaluatedProperties, unevaluatedItems
-	lookTree                     // the evaluator's
+	lookTree                     // a schema that the evaluator judges
 )
 
-// A branch is one way of an anyOf or oneOf.
+// A branch is one schema of an anyOf or oneOf.
 type branch struct {
 	step *step
-	need uint64 // names that must have been seen, as the object's own rule numbers them
-	only bool   // nothing else is asked
+	need uint64 // bits of the names that the object must have, as the object's own rule numbers them
+	only bool   // the branch has no other check
 }
 
-// A choice knows which branches the first byte of a value leaves, or one member of an object. Where it leaves one, that
-// branch and what stands beside it are judged in one pass.
+// A choice knows which branches are possible after the first byte of a value, or after one member of an object. If only
+// one is possible, that branch and the rest of the step are judged in one pass.
 type choice struct {
 	byKind  [7][]int32
-	key     string // of the member; "": there is none
+	key     string // the name of the member; "": there is none
 	values  *nameSet
 	byValue [][]int32
-	other   []int32 // another string
-	foreign []int32 // no string
+	other   []int32 // the branches that are possible after another string
+	foreign []int32 // those after a value that is no string
 	absent  []int32
-	names   *presence // which names are there decides; nil: they do not
-	joined  []*step   // by branch; nil: it must be looked at again
+	names   *presence // tells branches apart by the names of the object; nil: names do not tell them apart
+	joined  []*step   // by branch: the step joined with the branch; nil: a look judges the branch
 }
 
-// A presence tells branches apart by the names that they ask for and those that they refuse. Sets of branches, and of
-// names, are bits of a word.
+// A presence tells branches apart by the names that they require and the names that they refuse. A set of branches or of
+// names is a word with a bit for each.
 type presence struct {
 	names    *nameSet
 	refusing []uint64 // by name: the branches that refuse it
 	strict   uint64   // the branches that refuse all other names
-	needs    []uint64 // by branch: the names that it asks for
+	needs    []uint64 // by branch: the names that it requires
 	all      uint64
 	single   [][]int32
 }
 
-// candidates lists the branches that the names of the object at i leave, if that is at most one, and where it stopped.
+// candidates returns the branches that are possible with the names of the object at i, if that is at most one, and the
+// offset at which it has stopped.
 func (p *presence) candidates(msg []byte, i int, all []int32) ([]int32, int) {
 	alive, seen := p.all, uint64(0)
 	j := skipSpace(msg, i+1)
@@ -117,7 +118,7 @@ func (p *presence) candidates(msg []byte, i int, all []int32) ([]int32, int) {
 	return all, j
 }
 
-// candidates lists the branches that may accept the value.
+// candidates returns the branches that may accept the value.
 func (c *choice) candidates(v *vm, i int, kind valueKind) (list []int32, ok bool) {
 	if kind == isObject && c.names != nil {
 		list, at := c.names.candidates(v.msg, i, c.byKind[kind])
@@ -144,7 +145,7 @@ func (c *choice) candidates(v *vm, i int, kind valueKind) (list []int32, ok bool
 	for _, b := range text {
 		if b == '\\' {
 			if _, _, f := scanString(v.msg, at+1); f != faultNone {
-				return c.other, true // and the walk will find the fault
+				return c.other, true // the walk finds the fault
 			}
 			s := v.scratch()
 			s.text = unescape(s.text[:0], text)
@@ -158,7 +159,7 @@ func (c *choice) candidates(v *vm, i int, kind valueKind) (list []int32, ok bool
 	return c.other, true
 }
 
-// look judges a value that needs more than one pass, or a choice before the first.
+// look judges a value that needs more than one pass, or a choice before the first pass.
 func (v *vm) look(n *step, i int) int {
 	if uint(i) >= uint(len(v.msg)) {
 		return v.stop(faultSyntax, len(v.msg))
@@ -205,7 +206,7 @@ func (v *vm) lookAt(n *step, i int, kind valueKind) int {
 			if len(list) == 1 {
 				b = list[0]
 			} else if of := c.byKind[kind]; len(of) > 0 {
-				b = of[0] // none will do: this one says why
+				b = of[0] // no branch accepts, and this one has the error
 			}
 			if s := c.joined[b]; s != nil {
 				r := v.value(s, i)
@@ -251,7 +252,7 @@ func (v *vm) lookAt(n *step, i int, kind valueKind) int {
 	return end
 }
 
-// retry judges bytes that have been read before, and charges for as many as were read.
+// retry judges bytes that have been read before, and charges fuel for those that it reads.
 func (v *vm) retry(s *step, i, end int) int {
 	if s.free {
 		return end
@@ -265,7 +266,7 @@ func (v *vm) retry(s *step, i, end int) int {
 	if r == stopped {
 		return r
 	}
-	if v.sc != nil { // what a branch has left behind that was refused
+	if v.sc != nil { // drop what a refused branch has left there
 		v.sc.words, v.sc.names = v.sc.words[:words], v.sc.names[:names]
 	}
 	spent := 1
@@ -337,8 +338,8 @@ func (v *vm) ask(n *step, l *look, i, end int, kind valueKind, seen uint64, list
 	return v.fail(errInternal, i)
 }
 
-// branches tries those of an anyOf or oneOf that are left. Where none accepts, the fault that lies deepest is the one of
-// the branch that was meant.
+// branches tries the branches of an anyOf or oneOf that are possible. If none accepts, it reports the fault that lies
+// deepest, because the peer probably meant that branch.
 func (v *vm) branches(l *look, i, end int, kind valueKind, seen uint64, list []int32) int {
 	var best fault
 	tried, ok := false, false
@@ -377,7 +378,7 @@ func (v *vm) branches(l *look, i, end int, kind valueKind, seen uint64, list []i
 			if v.collect != i+1 {
 				return end
 			}
-			ok = true // and what the others evaluate counts, too
+			ok = true // try the others as well, because what they evaluate counts, too
 			continue
 		}
 		if ok {
@@ -389,7 +390,7 @@ func (v *vm) branches(l *look, i, end int, kind valueKind, seen uint64, list []i
 		return end
 	}
 	if !tried {
-		// All were left out at a glance. The first says why.
+		// No branch was possible, so none was tried. The first has the error.
 		b := &l.branches[0]
 		if len(list) > 0 {
 			b = &l.branches[list[0]]
@@ -445,7 +446,7 @@ func (v *vm) contains(l *look, i, end int) int {
 // mark notes that the member or item of that number has been evaluated.
 func (v *vm) mark(n int) { v.sc.words[v.marks+n>>6] |= 1 << (n & 63) }
 
-// attempt is retry for a branch that may fail: what it has marked is then forgotten.
+// attempt is like retry for a branch that may fail. If the branch fails, attempt drops the marks that it has made.
 func (v *vm) attempt(s *step, i, end int) int {
 	if v.collect != i+1 {
 		return v.retry(s, i, end)
@@ -463,8 +464,9 @@ func (v *vm) attempt(s *step, i, end int) int {
 	return r
 }
 
-// left judges what a schema object and its branches have not evaluated of an object or array. The bytes are read by that
-// schema object alone, with marks for each member, and then once more for those without.
+// left judges the members of an object, or the items of an array, that a schema object and its branches have not
+// evaluated. It reads the bytes by that schema object alone, and marks what is evaluated. Then it reads the bytes once
+// more and judges what has no mark.
 func (v *vm) left(l *look, i, end int, kind valueKind) int {
 	var rest *step
 	switch kind {
@@ -524,7 +526,7 @@ func (v *vm) pastMember(j int, kind valueKind) int {
 	return skipValue(v.msg, j)
 }
 
-// among holds an array or object against an enum or const.
+// among compares an array or object with the values of an enum or const.
 func (v *vm) among(l *look, i, end int) int {
 	if v.msg[i] == '{' && l.rule.kinds&(1<<isObject) == 0 || v.msg[i] == '[' && l.rule.kinds&(1<<isArray) == 0 {
 		return v.fail(l.rule.err, i)
@@ -537,7 +539,7 @@ func (v *vm) among(l *look, i, end int) int {
 	}, i, end)
 }
 
-// tree has a node of the tree judge a value, for what the engine does not know.
+// tree judges a value by a node of the tree, for keywords that the engine does not know.
 func (v *vm) tree(n *node, i, end int) int {
 	return v.evaluate(func(e *evaluator) *fault {
 		e.parse(string(v.msg[i:end]))
@@ -553,7 +555,7 @@ func (v *vm) tree(n *node, i, end int) int {
 	}, i, end)
 }
 
-// refusal returns the one error of a keyword that the evaluator asks about.
+// refusal returns the error of a keyword for the evaluator. There is one for each place in the schema.
 func (e *engine) refusal(n *node, keyword string) *Error {
 	type place struct {
 		id      int
@@ -567,12 +569,12 @@ func (e *engine) refusal(n *node, keyword string) *Error {
 	return err.(*Error)
 }
 
-// evaluate lends the fuel that is left to an evaluator.
+// evaluate runs an evaluator with the fuel that is left.
 func (v *vm) evaluate(f func(e *evaluator) *fault, i, end int) (r int) {
 	e := evaluators.Get().(*evaluator)
 	e.begin(v.prog.tree, v.fuel)
 	defer func() {
-		if p := recover(); p != nil { // the evaluator is not trusted with another message
+		if p := recover(); p != nil { // the evaluator may be broken, so it is not used again
 			v.fuel = e.fuel
 			switch p {
 			case stopFuel:

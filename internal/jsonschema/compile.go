@@ -12,8 +12,8 @@ import (
 type engine struct {
 	root     *step
 	tree     *program
-	refusals sync.Map        // of the evaluator
-	names    map[string]bool // that stand in the schema's sources, as keywords or as what they are for
+	refusals sync.Map        // the errors of the evaluator
+	names    map[string]bool // the names that stand anywhere in the schema's sources
 }
 
 // learn adds the names of a source.
@@ -40,21 +40,21 @@ var (
 	anyObjectRule = objectRule{maxProps: -1}
 )
 
-// A part is a schema object that has a say in a step.
+// A part is a schema object that is joined into a step.
 type part struct {
 	n     *node
-	drop  uint8 // its anyOf or oneOf is looked after elsewhere
-	left  bool  // it is judged apart, with what it leaves unevaluated
-	whole bool  // the evaluator judges it
+	drop  uint8 // the keywords of the object that another part of the program judges
+	left  bool  // the object is judged apart, together with what it leaves unevaluated
+	whole bool  // the evaluator judges the object
 }
 
-// apart reports whether a part is no part of the one pass.
+// apart reports whether a part is judged outside of the one pass.
 func (p *part) apart() bool { return p.left || p.whole }
 
 const (
 	dropAny = 1 << iota
 	dropOne
-	dropLeft // what it leaves unevaluated
+	dropLeft // unevaluatedProperties and unevaluatedItems
 )
 
 type compiler struct {
@@ -65,8 +65,8 @@ type compiler struct {
 	steps  []*step
 	errs   map[string]*Error
 	texts  map[string]*textPattern
-	marks  bool // unevaluated* is somewhere
-	budget int  // of steps made of several schema objects that the schema does not have side by side itself
+	marks  bool // the schema has unevaluatedProperties or unevaluatedItems
+	budget int  // how many more steps may join schema objects that stand in different places of the schema
 }
 
 func compileEngine(p *program, opt *Options, limits Limits) *engine {
@@ -82,14 +82,14 @@ func compileEngine(p *program, opt *Options, limits Limits) *engine {
 		}
 	}
 	if p.context {
-		// What a dynamic reference means depends on the way to it, which a step does not know.
+		// The meaning of a dynamic reference depends on the way to it, which a step does not know.
 		e.root = c.join(part{n: p.root, whole: true})
 	} else {
 		e.root = c.join(part{n: p.root})
 	}
 	if c.endless() {
-		// Never seen, but a walk without an end would end the process. Without joins there are only the tree's own ways,
-		// of which none leads back.
+		// No schema is known that gets here. But a walk without an end would end the process. Without joins, the steps
+		// lead only where the tree does, and the tree has no way back.
 		for _, s := range c.steps {
 			s.choice = nil
 		}
@@ -101,7 +101,7 @@ func compileEngine(p *program, opt *Options, limits Limits) *engine {
 	return e
 }
 
-// error returns the one error of a keyword.
+// error returns the error of a keyword. There is one for each place in the schema.
 func (c *compiler) error(n *node, keyword string) *Error {
 	loc := n.location(keyword)
 	if c.errs[loc] == nil {
@@ -110,7 +110,7 @@ func (c *compiler) error(n *node, keyword string) *Error {
 	return c.errs[loc]
 }
 
-// pattern returns the one textPattern of an expression: its table may be large.
+// pattern returns the textPattern of an expression. There is one for each expression, because its table may be large.
 func (c *compiler) pattern(p *pattern) *textPattern {
 	expr := p.re.String()
 	if c.texts[expr] == nil {
@@ -123,7 +123,7 @@ func newRefusal(loc string) *Error {
 	return &Error{Kind: KindSchema, Token: TokenSchema, Offset: -1, KeywordLocation: loc}
 }
 
-// inPlace lists what a schema object's references and allOf lead to, for the same value.
+// inPlace returns the schema objects that the references and the allOf of a schema object apply to the same value.
 func (c *compiler) inPlace(n *node) []*node {
 	var list []*node
 	if n.ref != nil {
@@ -138,7 +138,8 @@ func (c *compiler) inPlace(n *node) []*node {
 	return append(list, n.allOf...)
 }
 
-// recursive and dynamic resolve what the evaluator resolves on its way, where the way makes no difference.
+// recursive and dynamic resolve dynamic references for which the way makes no difference. The evaluator resolves the
+// others.
 func (c *compiler) recursive(n *node) *node {
 	if n.recursiveRef.res.recursive == n.recursiveRef && c.prog.root.res.recursive != nil {
 		return c.prog.root.res.recursive
@@ -155,7 +156,7 @@ func (c *compiler) dynamic(n *node) *node {
 	return n.dynamicRef
 }
 
-// flatten lists all that judges the same value without a choice.
+// flatten returns the parts that judge the same value without a choice.
 func (c *compiler) flatten(parts []part) []part {
 	var flat []part
 	added, drops := map[int]bool{}, map[int]uint8{}
@@ -183,11 +184,11 @@ func (c *compiler) flatten(parts []part) []part {
 	for _, p := range parts {
 		add(p)
 	}
-	// What has been dropped must be remembered, lest another part lead to it again.
+	// Remember the dropped objects, so that no other part leads to them again.
 	return slices.DeleteFunc(flat, func(p part) bool { return !p.apart() && p.drop == 0 && p.n.silent(0) })
 }
 
-// static reports whether what n leaves unevaluated can be told from the schema alone.
+// static reports whether the schema alone says what n leaves unevaluated.
 func (c *compiler) static(n *node) bool {
 	seen := map[int]bool{}
 	var walk func(u *node) bool
@@ -214,7 +215,7 @@ func (c *compiler) static(n *node) bool {
 	return walk(n)
 }
 
-// beside lists n and all that judges the same value without a choice.
+// beside returns n and the schema objects that judge the same value without a choice.
 func (c *compiler) beside(n *node) []*node {
 	var list []*node
 	var walk func(u *node)
@@ -231,7 +232,7 @@ func (c *compiler) beside(n *node) []*node {
 	return list
 }
 
-// silent reports whether n asks nothing by itself.
+// silent reports whether n itself refuses no value.
 func (n *node) silent(drop uint8) bool {
 	return n.always == 0 && n.types == 0 && n.constant == nil && n.enum == nil && n.minLen < 0 && n.maxLen < 0 && n.pattern == nil &&
 		n.format == nil && !n.base64 && !n.json && n.min == nil && n.max == nil && n.exMin == nil && n.exMax == nil && n.multipleOf == nil &&
@@ -239,7 +240,7 @@ func (n *node) silent(drop uint8) bool {
 		(len(n.oneOf) == 0 || drop&dropOne != 0) && (n.unevaluatedProps == nil && n.unevaluatedItems == nil || drop&dropLeft != 0)
 }
 
-// bare reports whether n asks for names and types, and nothing else.
+// bare reports whether n checks names and types, and nothing else.
 func (n *node) bare() bool {
 	m := *n
 	m.types, m.names, m.object = 0, nil, false
@@ -277,8 +278,8 @@ func (c *compiler) join(parts ...part) *step {
 	return s
 }
 
-// joined makes one step of schemas that stand in different places but judge the same value, or several if there are
-// already too many such.
+// joined makes one step of schemas that stand in different places and judge the same value. If there are too many such
+// steps already, it makes several steps.
 func (c *compiler) joined(nodes []*node) (*step, []*step) {
 	parts := make([]part, len(nodes))
 	for i, n := range nodes {
@@ -477,7 +478,7 @@ func (c *compiler) numbers(s *step, flat []part) *numberRule {
 // narrow finds a range of whole numbers that pass the bounds. It leaves ranged false if the bounds leave no whole number,
 // and if one of them is a fraction or too large.
 func (r *numberRule) narrow() {
-	const most = 1 << 42 // times a million is still an int64
+	const most = 1 << 42 // a million times as much still fits an int64
 	r.low, r.high, r.ranged = -most, most, true
 	r.whole = r.vals == nil && r.multiples == nil
 	for k := range r.bounds {
@@ -510,14 +511,14 @@ func (r *numberRule) narrow() {
 	r.ranged = r.low <= r.high
 }
 
-// A cover is what one of the joined schemas says of the members of an object.
+// A cover has the rules of one of the joined schemas for the members of an object.
 type cover struct {
 	names map[string]name
 	pats  []patternProp
 	kind  extra
 	node  *node
 	deny  *Error
-	marks bool // names and patterns only cover: their own schemas are asked elsewhere
+	marks bool // the names and patterns only cover members, and their schemas are judged elsewhere
 }
 
 func (c *compiler) covers(flat []part) []cover {
@@ -573,7 +574,7 @@ func (c *compiler) object(s *step, flat []part) {
 			}
 		}
 	}
-	// The names that a branch asks for are worth knowing before it is tried, if there is room for them.
+	// Number the names that branches require, if there is room, so that they are known before a branch is tried.
 	asked := c.asked(s)
 	if len(index)+len(asked) <= 64 {
 		for _, k := range asked {
@@ -762,7 +763,7 @@ func (c *compiler) array(flat []part) *arrayRule {
 	return r
 }
 
-// branches lists what must be asked of the same bytes again.
+// branches adds the looks of a schema object, which read the same bytes again.
 func (c *compiler) branches(s *step, flat []part) {
 	add := func(l look) { s.looks = append(s.looks, l) }
 	for _, p := range flat {
@@ -791,7 +792,7 @@ func (c *compiler) branches(s *step, flat []part) {
 		if len(n.oneOf) > 0 && p.drop&dropOne == 0 {
 			add(look{kind: lookOne, kinds: allKinds, node: n, branches: c.ways(n.oneOf), err: c.error(n, "oneOf")})
 		}
-		if n.ifs != nil && (n.then != nil || n.els != nil || c.marks) { // alone, it only marks what it evaluates
+		if n.ifs != nil && (n.then != nil || n.els != nil || c.marks) { // an if alone only marks what it evaluates
 			l := look{kind: lookIf, kinds: allKinds, step: c.join(part{n: n.ifs})}
 			if n.then != nil {
 				l.then = c.join(part{n: n.then})
@@ -812,7 +813,7 @@ func (c *compiler) ways(nodes []*node) []branch {
 	return list
 }
 
-// wanted returns the names without which a branch accepts no object, and whether it asks anything else of one.
+// wanted returns the names without which a branch accepts no object, and whether the branch has any other check of one.
 func (c *compiler) wanted(n *node) (names []string, only bool) {
 	only = true
 	for _, p := range c.flatten([]part{{n: n}}) {
@@ -841,7 +842,7 @@ func (c *compiler) asked(s *step) (names []string) {
 	return slices.Compact(names)
 }
 
-// nodes lists the branches of an anyOf or oneOf as they stand in the tree.
+// nodes returns the branches of an anyOf or oneOf as they stand in the tree.
 func (l *look) nodes() []*node {
 	switch l.kind {
 	case lookAny:
@@ -916,7 +917,7 @@ func newChoice(branches []branch) *choice {
 	return c
 }
 
-// newPresence finds out whether names tell branches apart, and how many of them are left on average, about.
+// newPresence finds out whether names tell branches apart, and about how many branches are possible on average.
 func newPresence(branches []branch, objects []int32) (p *presence, left float64) {
 	index := map[string]bool{}
 	for _, i := range objects {
@@ -958,7 +959,7 @@ func newPresence(branches []branch, objects []int32) (p *presence, left float64)
 			}
 		}
 	}
-	// Two branches are apart if one asks for a name that the other refuses.
+	// Two branches exclude each other if one requires a name that the other refuses.
 	together := 0
 	for x, a := range objects {
 		for _, b := range objects[:x] {
@@ -974,7 +975,7 @@ func newPresence(branches []branch, objects []int32) (p *presence, left float64)
 	return p, 1 + 2*float64(together)/float64(len(objects))
 }
 
-// tells returns the strings that a member must have, or nil where it may be something else.
+// tells returns the strings that a member may have, or nil if it may have another value.
 func (p *prop) tells() []string {
 	if p.step == nil || p.step.kinds != 1<<isString || p.step.str == nil || len(p.step.str.vals) == 0 {
 		return nil
@@ -982,7 +983,7 @@ func (p *prop) tells() []string {
 	return p.step.str.vals[0].strings.names
 }
 
-// divide sorts the branches by the values of the key, and returns how many are left on average.
+// divide sorts the branches by the values of the key, and returns how many are possible on average.
 func (c *choice) divide(branches []branch) float64 {
 	values := map[string]int{}
 	var names []string
@@ -1029,7 +1030,7 @@ func (c *choice) divide(branches []branch) float64 {
 	return float64(sum) / float64(len(names))
 }
 
-// choose joins what stands beside a choice with each of its branches, so that one pass is enough.
+// choose joins the rest of a step with each branch of its choice, so that one pass is enough.
 func (c *compiler) choose(s *step, flat []part) {
 	for k := range s.looks {
 		l := &s.looks[k]
@@ -1054,13 +1055,13 @@ func (c *compiler) choose(s *step, flat []part) {
 			l.choice.joined[i] = c.join(append(slices.Clone(rest), part{n: n})...)
 		}
 		s.choice = l.choice
-		// The look that chose comes first, so that its candidates are found only once.
+		// The look of the choice comes first, so that its candidates are found only once.
 		s.looks[0], s.looks[k] = s.looks[k], s.looks[0]
 		return
 	}
 }
 
-// next lists the steps that a step leads to.
+// next returns the steps that a step leads to.
 func (s *step) next(yield func(*step)) {
 	each := func(list ...*step) {
 		for _, t := range list {
@@ -1131,8 +1132,8 @@ func (c *compiler) endless() bool {
 	return slices.ContainsFunc(c.steps, visit)
 }
 
-// recursion marks the steps that look again and are reached from within themselves (Tarjan's strongly connected
-// components). Without their verdicts kept, each level of a message would multiply the work of the next.
+// recursion marks the steps that have looks and are reached from within themselves (Tarjan's strongly connected
+// components). Their verdicts are kept. Otherwise each level of a message would multiply the work of the next.
 func (c *compiler) recursion() {
 	n := len(c.steps)
 	index, low, on := make([]int, n), make([]int, n), make([]bool, n)

@@ -9,8 +9,8 @@ import (
 
 func itoa(i int) string { return strconv.Itoa(i) }
 
-// A decimal is dig × 10^exp, exactly. dig has no zero at either end, so each number has one form; zero has no digits.
-// Nothing here takes a power of ten apart, so a huge exponent costs what a small one does.
+// A decimal is dig × 10^exp, exactly. dig has no zero at either end, so each number has one form. The number zero has no
+// digits. No function computes a power of ten, so a huge exponent costs no more than a small one.
 type decimal struct {
 	neg bool
 	exp int
@@ -108,7 +108,7 @@ func (d decimal) multipleOf(o decimal) bool {
 	}
 	k := d.exp - o.exp
 	if k < 0 {
-		return false // d's last digit is no zero, so no power of ten divides it
+		return false // the last digit of d is not zero, so no power of ten divides it
 	}
 	if len(o.dig) > 18 {
 		m, _ := new(big.Int).SetString(string(o.dig), 10)

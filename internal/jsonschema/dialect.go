@@ -6,29 +6,29 @@ import (
 	v5 "github.com/santhosh-tekuri/jsonschema/v5"
 )
 
-// A keywordKind says what stands behind a keyword, so that the linter knows where further schemas are.
+// A keywordKind says what the value of a keyword is, so that the linter knows where further schemas are.
 type keywordKind uint8
 
 const (
 	kwPlain     keywordKind = iota + 1 // an assertion, or something that v5 reads by itself
-	kwNote                             // says nothing about which messages are accepted
+	kwNote                             // an annotation, which accepts and refuses nothing
 	kwRef                              // a URI reference to another schema
 	kwCount                            // a non-negative integer
-	kwFormat                           //
-	kwEnum                             //
+	kwFormat                           // the name of a format
+	kwEnum                             // a list of values
 	kwSchema                           // a schema
-	kwSchemaMap                        // names to schemas
-	kwList                             // schemas
-	kwItems                            // a schema, or schemas
-	kwDepends                          // names to a schema or a list of names
-	kwDefs                             // names to schemas that apply only where a reference says so
+	kwSchemaMap                        // a map from names to schemas
+	kwList                             // a list of schemas
+	kwItems                            // a schema, or a list of schemas
+	kwDepends                          // a map from names to a schema or a list of names
+	kwDefs                             // a map from names to schemas that apply only through a reference
 )
 
 type dialect struct {
 	name     string
 	draft    *v5.Draft
 	id       string // the keyword that gives a schema its URI
-	loneRef  bool   // $ref hides every keyword beside it
+	loneRef  bool   // $ref hides every other keyword of its object
 	keywords map[string]keywordKind
 }
 
@@ -79,7 +79,7 @@ func init() {
 		"$recursiveAnchor", "$recursiveRef", "additionalItems")
 }
 
-// dialectOf knows the five dialects by their $schema, with or without the empty fragment, over http or https.
+// dialectOf returns the dialect that a $schema names, or nil. The URL may be http or https, and may have an empty fragment.
 func dialectOf(uri string) *dialect {
 	uri = strings.TrimSuffix(uri, "#")
 	rest, ok := strings.CutPrefix(uri, "https://")
@@ -92,7 +92,7 @@ func dialectOf(uri string) *dialect {
 	return dialects[rest]
 }
 
-// nearest returns the keyword that a misspelt one was probably meant to be, or "".
+// nearest returns the keyword that is spelled most like a misspelt one, or "".
 func (d *dialect) nearest(word string) string {
 	best, dist := "", 3
 	for k := range d.keywords {
@@ -103,7 +103,7 @@ func (d *dialect) nearest(word string) string {
 	return best
 }
 
-// editDistance is Levenshtein's, without case; it gives up at most.
+// editDistance returns the Levenshtein distance of two words, without letter case. It stops counting at most.
 func editDistance(a, b string, most int) int {
 	a, b = strings.ToLower(a), strings.ToLower(b)
 	if d := len(a) - len(b); d > most || -d > most || len(a) > 64 {

@@ -2,15 +2,15 @@ package jsonschema
 
 import "strings"
 
-// Bounds on what is looked at: nobody has paid for more yet.
+// Bounds on the part of a message that Discriminator looks at, because no rate has charged for the message yet.
 const (
 	maxKind    = 1024 // bytes of the string
 	maxMembers = 256
 )
 
-// Discriminator returns the string at a path of member names and array indices, without a look at the rest of msg: it is
-// for choosing who judges msg. It fails when there is no such string, or when a reader could see another one: the name is
-// there twice, or once more in another case, which encoding/json takes for the same.
+// Discriminator returns the string at a path of member names and array indices, without a look at the rest of msg. It is
+// for choosing the schema that judges msg. It fails if there is no such string, and if a reader could see another one.
+// That is so if the name is there twice, or once more in another letter case, which encoding/json takes for the same.
 func Discriminator(msg []byte, path []string) (kind []byte, ok bool) {
 	i := skipSpace(msg, 0)
 	for _, name := range path {
@@ -84,14 +84,14 @@ func onlyMember(msg []byte, i int, name string) int {
 
 // compareName reports whether a string is a name, and whether encoding/json would take it for it.
 func compareName(raw []byte, name string) (is, like bool) {
-	// What is longer than the name with all of it escaped is another.
+	// A string that is longer than the name with every byte escaped is another name.
 	if len(raw)-2 > 6*len(name) {
 		return false, false
 	}
 	var buf [64]byte
 	text, ok := Unquote(raw, buf[:])
 	if !ok {
-		return false, true // nobody knows: better none than this one
+		return false, true // parsers may read it differently, so it must not be this name
 	}
 	return string(text) == name, strings.EqualFold(string(text), name)
 }

@@ -6,12 +6,12 @@ import (
 	"sync/atomic"
 )
 
-// A step judges a value by everything that stands side by side in the schema for it: keywords of a schema object and of
-// all that its $ref and allOf lead to, made into one. It is immutable but for the order of names, which it learns.
+// A step judges a value by all schema objects that apply to it without a choice. These are a schema object and all those
+// that its $ref and allOf lead to, joined into one. A step is immutable, except for the order of names, which it learns.
 type step struct {
-	kinds  uint8 // bits of valueKind that pass
-	free   bool  // nothing is asked but strict JSON
-	plain  bool  // nothing but what is below: no second look
+	kinds  uint8 // bits of the valueKinds that pass
+	free   bool  // every value of strict JSON passes
+	plain  bool  // one pass over the value is enough
 	texts  bool  // plain, and only strings pass
 	lists  bool  // plain, and only arrays pass
 	nums   bool  // plain, and only numbers pass
@@ -21,15 +21,16 @@ type step struct {
 	num    *numberRule
 	obj    *objectRule
 	arr    *arrayRule
-	choice *choice // branches of which the first bytes often leave only one
-	looks  []look  // what has to be asked of the same bytes again
-	memo   bool    // it is reached again from within, with more than one way to go: verdicts are kept
+	choice *choice // branches of which the first bytes often leave only one; nil: none
+	looks  []look  // the checks that read the same bytes again
+	memo   bool    // the step is reached again from within itself in several ways, so its verdicts are kept
 	id     int32
 	idle   bool   // plain, but for choice and looks
-	folds  *folds // names that may not come in another case; nil: none
+	folds  *folds // the names that must not come in another letter case; nil: none
 }
 
-// A typeRule says which kinds one of the joined schemas accepts. The walk asks it only for whom to blame.
+// A typeRule says which kinds one of the joined schemas accepts. The walk uses it only to find the error of a value that
+// the step refuses.
 type typeRule struct {
 	kinds uint8
 	err   *Error
@@ -39,18 +40,18 @@ type objectRule struct {
 	props    []prop
 	set      *nameSet
 	first    atomic.Pointer[prop] // the name that came first in other messages
-	simple   bool                 // nothing rare below
-	all      bool                 // evaluates all that there may be
-	many     bool                 // more than 64 names: those seen are in scratch.words
-	required uint64               // of the first 64
-	needs    []int32              // the required ones, in order
+	simple   bool                 // none of the rare checks below is set
+	all      bool                 // the rule evaluates every member
+	many     bool                 // there are more than 64 names, so scratch.words has those that were seen
+	required uint64               // the required names among the first 64
+	needs    []int32              // the required names, in order
 	minProps int
 	maxProps int // -1: none
 	minErr   *Error
 	maxErr   *Error
 	groups   []group
-	closed   *Error // every name that is not declared is refused, whatever it is
-	judged   bool   // names are values, too:
+	closed   *Error // the error of each name that is not declared; nil: such names are judged by groups
+	judged   bool   // names or regex judges the names as values
 	names    []*step
 	regex    *Error
 	depends  []dependRule
@@ -59,20 +60,20 @@ type objectRule struct {
 // A prop is a name that the schema knows.
 type prop struct {
 	literal
-	exact  bool // literal stands in JSON as it is, and is short enough for the limits
-	simple bool // nothing rare below
-	marks  bool // by this rule the member is evaluated
+	exact  bool // literal needs no escape in JSON, and is short enough for the limits
+	simple bool // none of the rare checks below is set
+	marks  bool // the rule evaluates the member
 	bad    scanFault
 	bit    uint64
 	idx    int32
 	step   *step
-	more   []*step // further steps, where joining them was too dear
+	more   []*step // further steps, if joining them with step costs too much
 	deny   *Error
-	needed *Error               // it is required
+	needed *Error               // the error of a message without the name; nil: it is not required
 	next   atomic.Pointer[prop] // the name that came next in other messages
 }
 
-// A group is what one of the joined schemas says of names that are not declared.
+// A group has the rules of one of the joined schemas for names that are not declared.
 type group struct {
 	pats []groupPattern
 	kind extra
@@ -82,7 +83,7 @@ type group struct {
 
 type groupPattern struct {
 	*textPattern
-	step *step // nil: the name is covered, and that is all
+	step *step // judges the member; nil: the pattern only covers the name
 }
 
 type dependRule struct {
@@ -92,8 +93,8 @@ type dependRule struct {
 }
 
 type arrayRule struct {
-	all      bool // evaluates all items
-	marks    int  // evaluates so many
+	all      bool // the rule evaluates all items
+	marks    int  // how many items the rule evaluates
 	prefix   []itemRule
 	rest     itemRule
 	minItems int
@@ -108,14 +109,14 @@ type itemRule struct {
 	deny *Error
 }
 
-// A fault is what refused a message. Its text is made when somebody asks.
+// A fault says what has refused a message. Its text is made only when it is needed.
 type fault struct {
 	err   *Error
-	off   int32 // where the value, or the name, begins
+	off   int32 // the offset at which the value or the name begins
 	depth int32
-	path  string // from there on, where the evaluator judged
+	path  string // the rest of the pointer, if the evaluator has judged
 
-	logPath string // likewise, without the peer's names
+	logPath string // path without the peer's names
 }
 
 // A vm walks one message. It lives on the stack of Validate.
@@ -124,17 +125,17 @@ type vm struct {
 	sc       *scratch
 	prog     *engine
 	limits   Limits
-	seen     uint64 // names that the object has which has just ended
+	seen     uint64 // the names of the object that has just ended
 	fuel     int
 	depth    int
 	fault    fault
-	at       int // how far a branch came that was refused
+	at       int // how far the branch came that was refused last
 	explain  bool
 	collect  int  // the offset of the value whose evaluated members are marked, plus one; 0: none
-	marks    int  // where in scratch.words the marks are
-	marked   int  // how many words
-	all      bool // everything is evaluated
-	base     int  // where the value begins of which branches are asked
+	marks    int  // the index of the marks in scratch.words
+	marked   int  // how many words the marks have
+	all      bool // every member or item is evaluated
+	base     int  // the offset of the value that the branches judge
 	again    bool // these bytes have been read strictly before
 	protos   bool
 	controls bool
@@ -151,7 +152,7 @@ func (v *vm) fail(err *Error, off int) int {
 	return refused
 }
 
-// failed is fail for what was known only at the end.
+// failed is like fail, for a fault that was known only at the end of the value.
 func (v *vm) failed(err *Error, off, end int) int {
 	v.fail(err, off)
 	v.at = end
@@ -165,7 +166,7 @@ func (v *vm) charge(n int) bool {
 
 func (v *vm) empty() int { v.fuel = 0; return v.stop(faultFuel, 0) }
 
-// kindOf tells the kind of a value by its first byte, plus one.
+// kindOf has the kind of a value plus one, by the first byte of the value.
 var kindOf = func() (t [256]valueKind) {
 	t['n'], t['f'], t['t'], t['"'], t['['], t['{'], t['-'] = isNull+1, isFalse+1, isTrue+1, isString+1, isArray+1, isObject+1, isNumber+1
 	for c := '0'; c <= '9'; c++ {
@@ -204,7 +205,7 @@ func (v *vm) value(n *step, i int) int {
 	return v.own(n, i)
 }
 
-// own judges a value by what can be told in one pass.
+// own judges a value by the checks that need one pass only.
 func (v *vm) own(n *step, i int) int {
 	if uint(i) >= uint(len(v.msg)) {
 		return v.stop(faultSyntax, len(v.msg))
@@ -264,7 +265,7 @@ func (v *vm) own(n *step, i int) int {
 
 // numeral judges the number at i.
 func (v *vm) numeral(n *step, i int) int {
-	// Most numbers are a few digits, perhaps a point, and a few digits more.
+	// Most numbers have a few digits, perhaps a point, and a few more digits.
 	if msg, r := v.msg, n.num; i+17 <= len(msg) && r != nil && r.whole && v.limits.NumberBytes > 16 {
 		value, k := digits(load(msg, i))
 		if k == 8 {
@@ -290,7 +291,7 @@ func (v *vm) numeral(n *step, i int) int {
 	return v.number(n.num, num, i, end)
 }
 
-// wrongKind finds whom to blame for a value of this kind.
+// wrongKind finds the error for a value of this kind.
 func (v *vm) wrongKind(n *step, i int, kind valueKind) int {
 	for k := range n.types {
 		if n.types[k].kinds&(1<<kind) == 0 {
@@ -398,7 +399,7 @@ func (v *vm) array(r *arrayRule, i int) int {
 	return j
 }
 
-// scalar reads a value that is refused anyhow, if it is no container: its own syntax comes first.
+// scalar reads a value that is refused in any case, if it is no container. A fault of its syntax comes first.
 func (v *vm) scalar(i int) int {
 	if i < len(v.msg) && (v.msg[i] == '{' || v.msg[i] == '[') {
 		return i
@@ -406,7 +407,8 @@ func (v *vm) scalar(i int) int {
 	return v.own(anything, i)
 }
 
-// anyObject reads an object of which the schema says nothing. A few names are kept here, more of them in scratch.
+// anyObject reads an object about which the schema says nothing. It keeps a few names on its stack, and more of them in
+// scratch.
 func (v *vm) anyObject(n *step, i int) int {
 	if v.again {
 		return skipValue(v.msg, i)
@@ -530,7 +532,7 @@ func (v *vm) object(n *step, r *objectRule, i int) int {
 	count := 0
 	folds := n.folds
 	if v.again && i == v.base {
-		folds = nil // the names have been looked at, by all that is declared in any branch
+		folds = nil // the names have been compared with all that any branch declares
 	}
 	words := -1
 	collect := v.collect == i+1
@@ -547,7 +549,7 @@ func (v *vm) object(n *step, r *objectRule, i int) int {
 		for {
 			var p *prop
 			key := j
-			// Nearly always the name is the one that came next in the last message, and nothing rare is asked of it.
+			// Nearly always the name is the one that came next in the last message, and it needs no rare check.
 			for r.simple && !collect && guess != nil && j < len(msg) && msg[j] == '"' && guess.at(msg, j+1) && seen&guess.bit == 0 {
 				p = guess
 				if j += 1 + len(p.text); j >= len(msg) || msg[j] != ':' || !p.simple {
@@ -711,7 +713,7 @@ end:
 	return j
 }
 
-// closing asks what can be told only when an object has ended.
+// closing runs the checks that need the whole object.
 func (v *vm) closing(r *objectRule, i, j int, seen uint64, count, words int) int {
 	has := func(idx int32) bool {
 		if words < 0 {
@@ -744,7 +746,7 @@ func (v *vm) closing(r *objectRule, i, j int, seen uint64, count, words int) int
 	return j
 }
 
-// wordsFor takes cleared words for so many names, and returns where they are.
+// wordsFor takes cleared words with a bit for each of the names, and returns the index of the first word.
 func (v *vm) wordsFor(names int) int {
 	s := v.scratch()
 	at := len(s.words)
@@ -761,8 +763,8 @@ func (v *vm) noted(words, idx int) (before bool) {
 	return before
 }
 
-// learn notes that p came after last. A peer that mixes the order makes others look names up by hash, no more; writing
-// it down now and then only keeps it from making the processors quarrel about the line.
+// learn notes that p came after last. A peer that mixes the order can only make others look names up by hash. learn
+// writes seldom, so that such a peer cannot make the processors compete for the cache line.
 func learn(r *objectRule, last, p *prop) {
 	if !p.exact {
 		return
@@ -776,8 +778,8 @@ func learn(r *objectRule, last, p *prop) {
 	}
 }
 
-// key reads the name at j, which was not the one to be expected, and returns where it ends and the index of a name that
-// the schema knows, or -1 of one that was noted as unknown.
+// key reads the name at j, which is not the expected one. It returns where the name ends, and its index if the schema
+// knows it. The index is -1 for another name, which key has noted.
 func (v *vm) key(f *folds, r *objectRule, j int, kf *keyFrame) (int, int) {
 	msg := v.msg
 	if j >= len(msg) || msg[j] != '"' {
@@ -785,7 +787,7 @@ func (v *vm) key(f *folds, r *objectRule, j int, kf *keyFrame) (int, int) {
 	}
 	end, flags := v.str(j)
 	if end < 0 {
-		// The first fault in byte order wins, and the name may have been too long before it was wrong.
+		// The first fault in byte order counts, and the name may have been too long before it was wrong.
 		if at := int(v.fault.off); at > j && unescapedLen(msg[j+1:at], v.limits.KeyBytes) > v.limits.KeyBytes {
 			return v.stop(faultKeyBytes, j), 0
 		}
@@ -824,7 +826,7 @@ func (v *vm) key(f *folds, r *objectRule, j int, kf *keyFrame) (int, int) {
 		return end, -1
 	}
 	if r.closed != nil {
-		return end, -1 // about to be refused
+		return end, -1 // the caller refuses it
 	}
 	if v.track(kf, name, from, to, own) {
 		return v.stop(faultDuplicate, j), 0
@@ -838,8 +840,8 @@ func (v *vm) variant(f *folds, name []byte) (yes bool) {
 	return yes
 }
 
-// unknown judges the value at j of a member whose name, msg[key:end], is not declared. It marks the member of that number,
-// if it is not negative, where a pattern covers it.
+// unknown judges the value at j of a member whose name, msg[key:end], is not declared. If a pattern covers the name, it
+// marks the member of that number, unless the number is negative.
 func (v *vm) unknown(r *objectRule, key, end, j, member int) int {
 	msg := v.msg
 	name := msg[key+1 : end-1]
@@ -851,7 +853,7 @@ func (v *vm) unknown(r *objectRule, key, end, j, member int) int {
 			break
 		}
 	}
-	// Which steps apply must be known before any runs, since a value may overwrite the name.
+	// Find the steps that apply before any of them runs, because judging the value may overwrite the name.
 	var few [8]*step
 	steps := few[:0]
 	for k := range r.groups {
@@ -890,7 +892,7 @@ func (v *vm) unknown(r *objectRule, key, end, j, member int) int {
 	return v.further(steps[1:], j, stop)
 }
 
-// further asks more steps of a value that one has accepted.
+// further judges a value that one step has accepted by more steps.
 func (v *vm) further(steps []*step, i, end int) int {
 	was, depth := v.again, v.depth
 	v.again = true
@@ -904,7 +906,7 @@ func (v *vm) further(steps []*step, i, end int) int {
 	return end
 }
 
-// judgeName asks what propertyNames asks. A name is a string like any other.
+// judgeName judges a name by propertyNames, as a string.
 func (v *vm) judgeName(r *objectRule, key, end int) int {
 	for _, s := range r.names {
 		if e := v.value(s, key); e < 0 {

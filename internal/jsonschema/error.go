@@ -12,10 +12,10 @@ import (
 type Kind uint8
 
 const (
-	KindSyntax   Kind = iota + 1 // not strict JSON: close 1007
-	KindLimit                    // beyond a cap, or too dear to judge: close 1008
-	KindSchema                   // JSON, but not what the schema asks for: close 1008
-	KindInternal                 // the validator failed, not the message: close 1011
+	KindSyntax   Kind = iota + 1 // the message is not strict JSON; close with 1007
+	KindLimit                    // the message exceeds a limit, or costs too much to judge; close with 1008
+	KindSchema                   // the message is JSON and does not fit the schema; close with 1008
+	KindInternal                 // the validator has failed; close with 1011
 )
 
 // String returns a word for logs.
@@ -35,48 +35,55 @@ func (k Kind) String() string {
 
 // Tokens name the fault for logs, metrics and replies. They are stable and never made of the peer's bytes.
 const (
-	TokenEmpty           = "empty"             // KindSyntax: nothing, or only white space
-	TokenBOM             = "bom"               // KindSyntax: a byte order mark
-	TokenSyntax          = "syntax"            // KindSyntax: against the grammar of RFC 8259
-	TokenTrailing        = "trailing_data"     // KindSyntax: something after the value
-	TokenControl         = "control_character" // KindSyntax: an unescaped U+0000 to U+001F in a string
-	TokenUTF8            = "invalid_utf8"      // KindSyntax
-	TokenSurrogate       = "lone_surrogate"    // KindSyntax: \ud800 without its other half
-	TokenDuplicate       = "duplicate_key"     // KindSyntax: twice the same name in one object, after unescaping
-	TokenSize            = "size"              // KindLimit: a message beyond 1 GiB
-	TokenDepth           = "depth"             // KindLimit: Limits.Depth
-	TokenKeys            = "keys"              // KindLimit: Limits.Keys
-	TokenKeyBytes        = "key_bytes"         // KindLimit: Limits.KeyBytes
-	TokenNumberBytes     = "number_bytes"      // KindLimit: Limits.NumberBytes
-	TokenExponent        = "exponent"          // KindLimit: Limits.Exponent
-	TokenFuel            = "fuel"              // KindLimit: too dear to judge, see Options.Fuel
-	TokenSchema          = "schema"            // KindSchema: by a keyword
-	TokenPrototypeKey    = "prototype_key"     // KindSchema: Limits.RefusePrototypeKeys
-	TokenCaseVariant     = "case_variant"      // KindSchema: Options.RefuseCaseVariants
-	TokenControlInString = "control_in_string" // KindSchema: Limits.RefuseControls
-	TokenLoop            = "loop"              // KindInternal: a dynamic reference that leads back to itself
-	TokenInternalPanic   = "panic"             // KindInternal
+	// Tokens of KindSyntax.
+	TokenEmpty     = "empty"             // there is nothing, or only white space
+	TokenBOM       = "bom"               // there is a byte order mark
+	TokenSyntax    = "syntax"            // the message breaks the grammar of RFC 8259
+	TokenTrailing  = "trailing_data"     // something follows the value
+	TokenControl   = "control_character" // a string has an unescaped U+0000 to U+001F
+	TokenUTF8      = "invalid_utf8"      // the message is not UTF-8
+	TokenSurrogate = "lone_surrogate"    // \ud800 comes without its other half
+	TokenDuplicate = "duplicate_key"     // an object has a name twice, after unescaping
+
+	// Tokens of KindLimit.
+	TokenSize        = "size"         // the message has more than 1 GiB
+	TokenDepth       = "depth"        // it exceeds Limits.Depth
+	TokenKeys        = "keys"         // it exceeds Limits.Keys
+	TokenKeyBytes    = "key_bytes"    // it exceeds Limits.KeyBytes
+	TokenNumberBytes = "number_bytes" // it exceeds Limits.NumberBytes
+	TokenExponent    = "exponent"     // it exceeds Limits.Exponent
+	TokenFuel        = "fuel"         // it costs more to judge than Options.Fuel allows
+
+	// Tokens of KindSchema.
+	TokenSchema          = "schema"            // a keyword has refused the message
+	TokenPrototypeKey    = "prototype_key"     // Limits.RefusePrototypeKeys has refused a name
+	TokenCaseVariant     = "case_variant"      // Options.RefuseCaseVariants has refused a name
+	TokenControlInString = "control_in_string" // Limits.RefuseControls has refused a string
+
+	// Tokens of KindInternal.
+	TokenLoop          = "loop"  // a dynamic reference leads back to itself
+	TokenInternalPanic = "panic" // the validator has panicked
 )
 
-// An Error says why a message was refused. It holds nothing of the message but the sanitised pointer.
+// An Error says why a message was refused. It holds nothing of the message except the pointer, which is sanitised.
 type Error struct {
 	Kind   Kind
 	Token  string // one of the Token constants
-	Offset int    // byte offset of a fault that no keyword found, if Scan or Explain was asked; otherwise -1
+	Offset int    // the byte offset of a fault that no keyword has found; -1 for other faults and from Validate
 
-	// InstancePointer, which Explain works out, is the JSON pointer (RFC 6901) of the value that a schema refused, ""
-	// being the whole message. Its names are the peer's: it is cut at 256 bytes, and control and bidi characters are
+	// InstancePointer is the JSON pointer (RFC 6901) of the value that a keyword has refused. "" is the whole message.
+	// Only Explain sets it. Its names are the peer's. So it is cut at 256 bytes, and control and bidi characters are
 	// escaped.
 	InstancePointer string
 
-	// LogPointer is InstancePointer for a log: a name that the schema does not have anywhere, which may be anything, is *.
+	// LogPointer is InstancePointer for a log. A name that stands nowhere in the schema may be anything, so * replaces it.
 	LogPointer string
 
-	// KeywordLocation is where in the schema the keyword stands that refused, such as #/properties/id/type.
+	// KeywordLocation is the place of the keyword in the schema that has refused, such as #/properties/id/type.
 	KeywordLocation string
 }
 
-// Error returns a text fit for a log. Nothing in it is the peer's.
+// Error returns a text for a log, without any part of the message.
 func (e *Error) Error() string {
 	switch e.Kind {
 	case KindSyntax, KindLimit, KindSchema:
@@ -86,7 +93,7 @@ func (e *Error) Error() string {
 		if e.KeywordLocation == "" {
 			break
 		}
-		if e.InstancePointer == "" { // the whole message, or nobody has asked where
+		if e.InstancePointer == "" { // it is the whole message, or the error is not from Explain
 			return fmt.Sprintf("wsguard: message refused: %s, by %s", e.Kind, e.KeywordLocation)
 		}
 		return fmt.Sprintf("wsguard: message refused: %s at %q, by %s", e.Kind, e.LogPointer, e.KeywordLocation)
@@ -94,19 +101,19 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("wsguard: message refused: %s (%s)", e.Kind, e.Token)
 }
 
-// maxPointer bounds what an Error carries of the peer's keys.
+// maxPointer is how many bytes of the peer's keys an Error has at most.
 const maxPointer = 256
 
 // bounded collects text up to maxPointer bytes and drops the rest.
 type bounded struct {
 	b     []byte
 	full  bool
-	known map[string]bool // nil: every name is written; else only these
+	known map[string]bool // the names that are written; nil: all
 }
 
 const ellipsis = "…"
 
-// add appends a piece that must not be cut in two, or nothing from here on.
+// add appends a piece that must not be cut in two. If it does not fit, add drops it and everything after it.
 func (b *bounded) add(s string) {
 	if b.full {
 		return
@@ -118,7 +125,7 @@ func (b *bounded) add(s string) {
 	b.b = append(b.b, s...)
 }
 
-// text appends s with everything escaped that could change how a log line or a terminal shows what follows.
+// text appends s. It escapes everything that could change how a log or a terminal shows the text after it.
 func (b *bounded) text(s string) {
 	for i := 0; i < len(s) && !b.full; {
 		r, size := utf8.DecodeRuneInString(s[i:])

@@ -2,7 +2,7 @@ package jsonschema
 
 import "unicode/utf8"
 
-// A stop ends a walk from any depth. A limit is not a verdict: inside not or anyOf it must never count as "no match".
+// A stop ends a walk from any depth. A limit is no verdict. Inside not or anyOf it must never count as "no match".
 type stop uint8
 
 const (
@@ -11,7 +11,7 @@ const (
 	stopVariant
 )
 
-// maxFrames bounds the stack of a walk when the depth cap is raised.
+// maxFrames bounds the stack of a walk if the limit of the depth is raised.
 const maxFrames = 1 << 16
 
 type treeFault struct {
@@ -26,16 +26,16 @@ type verdict struct {
 	ok    bool
 }
 
-// An evaluator walks one message. It is reused, never shared.
+// An evaluator walks one message at a time. It is used again for other messages.
 type evaluator struct {
 	tree
 	prog   *program
 	fuel   int
 	frames int
 	fault  treeFault
-	scope  []*schemaResource // the resources entered on the way here, outermost first
+	scope  []*schemaResource // the resources on the way to the current node, the outermost first
 	memo   map[uint64]verdict
-	words  []uint64 // free memory for marks
+	words  []uint64 // memory for marks
 	spend  func(int)
 }
 
@@ -54,7 +54,7 @@ func (e *evaluator) begin(p *program, fuel int) {
 	}
 }
 
-// location is where in the schema a keyword of the node stands.
+// location returns the place of a keyword of the node in the schema.
 func (n *node) location(keyword string) string {
 	if keyword == "" {
 		return n.loc
@@ -65,12 +65,12 @@ func (n *node) location(keyword string) string {
 	return string(b.b)
 }
 
-// release gives the evaluator back without anything of the message, unless it has grown beyond what is worth keeping.
+// release gives the evaluator back to the pool without any part of the message, unless it has grown too large to keep.
 func (e *evaluator) release() {
 	if cap(e.vals) > 1<<13 || len(e.memo) > 1<<10 || cap(e.tree.text) > 1<<16 || cap(e.idx) > 1<<13 {
 		return
 	}
-	clear(e.vals) // what lies beyond its length was cleared by the message that put it there
+	clear(e.vals) // earlier messages have cleared the values beyond its length
 	if len(e.memo) > 0 {
 		clear(e.memo)
 	}
@@ -84,7 +84,7 @@ func (e *evaluator) fail(n *node, val int32, keyword string) bool {
 	return false
 }
 
-// marks are the members or items that a schema has evaluated, for unevaluated*.
+// marks has the members or items that a schema has evaluated, for unevaluatedProperties and unevaluatedItems.
 type marks struct {
 	bits []uint64
 	all  bool
@@ -121,15 +121,15 @@ func (e *evaluator) newMarks(val int32) *marks {
 	return m
 }
 
-// eval judges value val by n. m, if not nil, is empty and takes what n evaluates. again counts how often in a row the
-// same value has been handed on.
+// eval judges value val by n. If m is not nil, it is empty and gets marks for what n evaluates. again counts how many
+// times in a row nodes have passed the same value to each other.
 func (e *evaluator) eval(n *node, val int32, m *marks, again int) bool {
 	e.charge(1)
 	if n.always != 0 {
 		return n.always > 0 || e.fail(n, val, "")
 	}
 	if again > len(e.prog.nodes)+1 {
-		panic(stopLoop) // some node has judged this value before it was asked again
+		panic(stopLoop) // more nodes than there are have judged this value, so one has judged it twice
 	}
 	if e.frames++; e.frames > maxFrames {
 		panic(stopFuel)
@@ -152,8 +152,8 @@ func (e *evaluator) eval(n *node, val int32, m *marks, again int) bool {
 	return ok
 }
 
-// remembered keeps what a recursive node said of a value. Without it, each level of an expression that several branches
-// try multiplies the work of the next, and messages that are quite ordinary would run out of fuel.
+// remembered keeps the verdict of a recursive node on a value. Without it, each level of an expression that several
+// branches try would multiply the work of the next, and ordinary messages would run out of fuel.
 func (e *evaluator) remembered(n *node, val int32, again int) bool {
 	key := uint64(n.id)<<32 | uint64(uint32(val))
 	if v, ok := e.memo[key]; ok {
@@ -233,8 +233,8 @@ func (e *evaluator) body(n *node, val int32, m *marks, again int) bool {
 	return true
 }
 
-// variants stops at a name that differs only in case from one that is declared. Of the value that the evaluator was
-// asked about, the engine has seen the names.
+// variants stops at a name that differs only in letter case from one that is declared. It is not called for the value that
+// the engine has passed to the evaluator, because the engine has compared the names of that value.
 func (e *evaluator) variants(f *folds, val int32) {
 	for c := e.vals[val].first; c >= 0; c = e.vals[c].next {
 		e.charge(1)
@@ -270,7 +270,8 @@ func (e *evaluator) among(set *valueSet, val int32) bool {
 	return false
 }
 
-// matches runs a pattern. RE2 is linear in the text, but each character may meet all that is live in the pattern.
+// matches runs a pattern. RE2 is linear in the text, but it may try all live instructions of the pattern for each
+// character.
 func (e *evaluator) matches(p *pattern, s string) bool {
 	e.charge(1 + sixteenths(len(s), p.width))
 	return p.re.MatchString(s)
@@ -479,7 +480,7 @@ func (e *evaluator) array(n *node, val int32, m *marks) bool {
 	return true
 }
 
-// hand passes the same value to another node, and keeps what that evaluates only if it accepts.
+// hand passes the same value to another node. It keeps the marks of that node only if the node accepts the value.
 func (e *evaluator) hand(n *node, val int32, m *marks, again int) bool {
 	if m == nil {
 		return e.eval(n, val, nil, again+1)
@@ -559,8 +560,8 @@ func (e *evaluator) reapply(n *node, val int32, m *marks, again int) bool {
 	return true
 }
 
-// dynamic follows $dynamicRef: the outermost resource on the way here that has the anchor decides, if the reference led
-// to such an anchor in the first place.
+// dynamic follows $dynamicRef. If the reference leads to a dynamic anchor, the outermost resource on the way that has this
+// anchor decides.
 func (e *evaluator) dynamic(n *node) *node {
 	if n.dynamicName != "" {
 		for _, r := range e.scope {
@@ -573,7 +574,7 @@ func (e *evaluator) dynamic(n *node) *node {
 	return n.dynamicRef
 }
 
-// recursive follows $recursiveRef of 2019-09, which knows one anchor without a name.
+// recursive follows $recursiveRef of 2019-09, which has one anchor without a name.
 func (e *evaluator) recursive(n *node) *node {
 	if n.recursiveRef.res.recursive == n.recursiveRef {
 		for _, r := range e.scope {

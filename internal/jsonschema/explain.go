@@ -1,7 +1,7 @@
 package jsonschema
 
-// pointer writes the JSON pointer of what begins at off, a value or a name, and then path. All before off is valid JSON;
-// what comes after may be anything. Names that are not known are left out, if known is not nil.
+// pointer writes the JSON pointer of the value or the name that begins at off, and then path. The bytes before off are valid
+// JSON, and the bytes after it may be anything. If known is not nil, names that are not in known are replaced.
 func pointer(msg []byte, off int, path string, known map[string]bool) string {
 	b := bounded{known: known}
 	i := skipSpace(msg, 0)

@@ -8,16 +8,17 @@ import (
 	v5 "github.com/santhosh-tekuri/jsonschema/v5"
 )
 
-// A format judges text, and knows what that costs.
+// A format judges text. It has the cost of that.
 type format struct {
 	ok   func(text []byte) bool
-	cost int // in sixteenths of a unit of fuel for each byte
+	cost int // sixteenths of a unit of fuel for each byte
 }
 
 func (f *format) price(n int) int { return 4 + sixteenths(n, f.cost) }
 
-// formats are those of v5. What common messages hold is judged here, without an allocation; the rest, and whatever is
-// not plainly right, is v5's to judge. It is not asked for hostnames and addresses, where it is too lenient.
+// formats has the formats of v5. The code here judges the texts of common messages, without an allocation. v5 judges the
+// rarer formats, and texts that are not plainly right. It does not judge hostnames and addresses, for which it is too
+// lenient.
 var formats = func() map[string]*format {
 	m := map[string]*format{}
 	for name, f := range v5.Formats {
@@ -46,8 +47,8 @@ var formats = func() map[string]*format {
 	quick("uri", func(s []byte) bool { return plainURI(s, true) }, func(s []byte) bool { return bytes.IndexByte(s, ':') <= 0 })
 	quick("uri-reference", func(s []byte) bool { return plainURI(s, false) }, func(s []byte) bool { return bytes.IndexByte(s, '\\') >= 0 })
 	m["email"] = &format{isEmail, 8}
-	// To parse is to judge. v5 compiles as well, and a peer's nested repeats then cost megabytes. A class such as \pL is
-	// a long table.
+	// Parsing is enough to judge an expression. v5 also compiles it, and nested repeats of a peer then cost megabytes. A
+	// class such as \pL is a long table.
 	m["regex"] = &format{func(text []byte) bool { return isRegex(string(text)) }, 16 * 24}
 	return m
 }()
@@ -66,7 +67,7 @@ func number2(s []byte, i int) int {
 	return int(a)*10 + int(b)
 }
 
-// isDate is full-date of RFC 3339.
+// isDate reports whether s is a full-date of RFC 3339.
 func isDate(s []byte) bool {
 	if len(s) != 10 || s[4] != '-' || s[7] != '-' {
 		return false
@@ -84,7 +85,7 @@ func isDate(s []byte) bool {
 	return day <= 28
 }
 
-// isTime is full-time of RFC 3339; a leap second stands only at 23:59:60 UTC.
+// isTime reports whether s is a full-time of RFC 3339. A leap second is valid only at 23:59:60 UTC.
 func isTime(s []byte) bool {
 	if len(s) < 9 || s[2] != ':' || s[5] != ':' {
 		return false
@@ -133,7 +134,7 @@ func isDateTime(s []byte) bool {
 	return len(s) >= 20 && s[10]|0x20 == 't' && isDate(s[:10]) && isTime(s[11:])
 }
 
-// isDuration is that of RFC 3339, appendix A.
+// isDuration reports whether s is a duration of RFC 3339, appendix A.
 func isDuration(s []byte) bool {
 	if len(s) < 2 || s[0] != 'P' {
 		return false
@@ -151,7 +152,8 @@ func isDuration(s []byte) bool {
 	return ok && n > 0 && len(s) == 0
 }
 
-// units reads numbers, each with one of the letters, of which none may be left out between two.
+// units reads numbers that are followed by one of the letters each. The letters are in their order, and none may be
+// left out between two of them.
 func units(s []byte, letters string) (n int, rest []byte, ok bool) {
 	at := -1
 	for len(s) > 0 && s[0] != 'T' {
@@ -188,7 +190,7 @@ func isPeriod(s []byte) bool {
 	return isDuration(from) && isDateTime(to)
 }
 
-// isHostname is RFC 1123, section 2.1.
+// isHostname reports whether s is a host name of RFC 1123, section 2.1.
 func isHostname(s []byte) bool {
 	if n := len(s); n > 0 && s[n-1] == '.' {
 		s = s[:n-1]

@@ -6,8 +6,9 @@ import (
 	"sync"
 )
 
-// A scratch is what a walk needs beyond its own frame, for objects with names that the schema does not know, names with
-// escapes, and values judged more than once. It is had from a pool when it is first needed.
+// A scratch is the memory that a walk needs outside its own frame. It needs it for objects with names that the schema does
+// not know, for names with escapes, and for values that are judged more than once. The walk takes it from a pool when it
+// first needs it.
 type scratch struct {
 	keys  []keyEntry
 	heads []int32 // index+1 of the newest name with these hash bits
@@ -27,7 +28,7 @@ type keyEntry struct {
 	own      bool // in names
 }
 
-// An outcome is what a recursive node said of a value: where the value ends, or the fault.
+// An outcome is the verdict of a recursive node on a value. It has the end of the value, or the fault.
 type outcome struct {
 	end   int32
 	fault fault
@@ -42,7 +43,7 @@ func (v *vm) scratch() *scratch {
 	return v.sc
 }
 
-// release gives the scratch back, unless it has grown beyond what is worth keeping.
+// release gives the scratch back to the pool, unless it has grown too large to keep.
 func (v *vm) release() {
 	s := v.sc
 	v.sc = nil
@@ -68,7 +69,7 @@ type keyFrame struct {
 	linked bool   // its names are in the chains
 }
 
-// linear is how many names are searched one by one. Beyond, they are in chains.
+// linear is how many names of an object are searched one by one. The names of a larger object are in chains.
 const linear = 24
 
 var (
@@ -81,7 +82,7 @@ func fold64(a, b uint64) uint64 {
 	return hi ^ lo
 }
 
-// hashBytes is keyed per process, so no peer knows which names collide.
+// hashBytes has a key of the process, so that no peer knows which names collide.
 func hashBytes(b []byte) uint64 {
 	n := len(b)
 	if n <= 16 {
@@ -172,7 +173,7 @@ func (s *scratch) link(i int) {
 	s.keys[i].next, *h = *h, int32(i+1)
 }
 
-// grow makes more chains, and puts in again what was in some.
+// grow makes more chains, and puts the names of the old ones into them.
 func (s *scratch) grow() {
 	s.heads = make([]int32, max(128, 4*len(s.heads)))
 	for i := range s.keys {

@@ -6,17 +6,17 @@ import (
 	"unicode/utf8"
 )
 
-// What a walk returns in place of an offset. A refusal can be one branch's own; a stop is the whole message's: syntax, a
-// limit or fuel, which no anyOf and no not may swallow.
+// These are values that a walk returns in place of an offset. A refusal may concern one branch only. A stop concerns the
+// whole message, because of its syntax, a limit or its fuel. No anyOf and no not may ignore a stop.
 const (
 	refused = -1
 	stopped = -2
 )
 
-// What is known of a string after reading it once.
+// These bits say what is known of a string that has been read once.
 const (
-	escaped  = 1 << iota // has a backslash
-	nonASCII             // has a byte of 0x80 or more
+	escaped  = 1 << iota // the string has a backslash
+	nonASCII             // the string has a byte of 0x80 or more
 )
 
 const (
@@ -24,7 +24,7 @@ const (
 	highs = 0x8080808080808080
 )
 
-// load reads eight bytes at i, which must be there.
+// load reads eight bytes at i. The message must be long enough.
 func load(b []byte, i int) uint64 { return binary.LittleEndian.Uint64(b[i : i+8]) }
 
 // special marks, in the high bit of each byte, a quote, a backslash, a control or a byte outside ASCII.
@@ -102,8 +102,8 @@ func scanString(msg []byte, i int) (end int, flags uint8, f scanFault) {
 			i++
 		default:
 			flags |= nonASCII
-			// Text of other scripts has its letters in runs, with single spaces between: look at the next byte
-			// before going back to words of eight.
+			// Text of other scripts has its letters in runs, with single spaces between them. So look at the next
+			// byte before reading words of eight again.
 			for {
 				switch {
 				case c >= 0xC2 && c < 0xE0 && i+1 < len(msg) && msg[i+1]&0xC0 == 0x80:
@@ -162,7 +162,7 @@ func scanEscape(msg []byte, i int) (int, scanFault) {
 	return i + 1, faultSyntax
 }
 
-// hex4 reads four hexadecimal digits at i; bad is the offset of what is none, or -1.
+// hex4 reads four hexadecimal digits at i. bad is the offset of the first byte that is no such digit, or -1.
 func hex4(msg []byte, i int) (r rune, bad int) {
 	for k := i; k < i+4; k++ {
 		if k >= len(msg) {
@@ -293,7 +293,8 @@ func (v *vm) word(i int, word string) int {
 	return i + len(word)
 }
 
-// A number as it was read: neg, mant × 10^exp if it is small, which is to say of at most 18 digits.
+// A number is a JSON number as it was read. If it is small, which means at most 18 digits, it is mant × 10^exp, with the
+// sign neg.
 type number struct {
 	mant  uint64
 	exp   int32

@@ -13,10 +13,10 @@ import (
 	v5 "github.com/santhosh-tekuri/jsonschema/v5"
 )
 
-// A SchemaFault is one thing wrong with a schema. Compile joins all that it finds.
+// A SchemaFault is one fault of a schema. Compile joins all faults that it finds.
 type SchemaFault struct {
 	Resource string // the URL of the resource, "" for the schema itself
-	Pointer  string // JSON pointer into it
+	Pointer  string // the JSON pointer to the place in the resource
 	Reason   string
 }
 
@@ -24,22 +24,23 @@ func (f *SchemaFault) Error() string {
 	return fmt.Sprintf("schema %s#%s: %s", f.Resource, f.Pointer, f.Reason)
 }
 
-// rootURL is the base of a schema without an $id. The scheme is nobody's, so that no relative reference leads to a file.
+// rootURL is the base of a schema without an $id. Nothing else uses the scheme, so that no relative reference leads to a
+// file.
 const rootURL = "wsguard-schema:///root"
 
 // A document is a schema's source, or that of a resource.
 type document struct {
-	key     string // the URL it was given under
-	url     string // the same, or its $id
+	key     string // the URL under which it was given
+	url     string // its $id, or key if it has none
 	raw     []byte
 	doc     any
 	dialect *dialect
-	custom  bool // its $schema is a resource, not one of the five
-	// assertsFormat is set where a custom metaschema has the vocabulary of that name.
+	custom  bool // its $schema is a resource, and not one of the five dialects
+	// assertsFormat says that a custom metaschema has the vocabulary format-assertion.
 	assertsFormat bool
 }
 
-// name is how faults call the document.
+// name returns the name of the document in faults.
 func (d *document) name() string {
 	if d.key == rootURL {
 		return ""
@@ -47,17 +48,17 @@ func (d *document) name() string {
 	return d.key
 }
 
-// A position is where a schema stands in a document: "URL#pointer", the pointer not percent-encoded.
+// A position is the place of a schema in a document, as "URL#pointer". The pointer is not percent-encoded.
 type position = string
 
 type linter struct {
 	opt    *Options
-	docs   []*document // the schema itself first
+	docs   []*document // the first is the schema itself
 	faults []error
 	fatal  bool // v5 must not see these sources
 
-	resource map[position]position // the schema resource (nearest $id) that a position belongs to
-	bases    map[string]bool       // every URI that a document or an $id has
+	resource map[position]position // the schema resource of each position, which is that of the nearest $id
+	bases    map[string]bool       // the URIs of all documents and of all $ids
 	anchors  []anchor
 	refs     []reference
 }
@@ -65,7 +66,7 @@ type linter struct {
 // An anchor is a place that a dynamic reference may lead to.
 type anchor struct {
 	doc *document
-	at  string // pointer
+	at  string // the JSON pointer to the place
 }
 
 type reference struct {
@@ -79,13 +80,13 @@ func (l *linter) fault(d *document, at, format string, a ...any) {
 	l.faults = append(l.faults, &SchemaFault{d.name(), sanitise(at), fmt.Sprintf(format, a...)})
 }
 
-// fatally reports a fault with which v5 must not meet.
+// fatally reports a fault because of which v5 must not see the schema.
 func (l *linter) fatally(d *document, at, format string, a ...any) {
 	l.fatal = true
 	l.fault(d, at, format, a...)
 }
 
-// schemaLimits are for sources, which their author wrote: wide, but still finite.
+// schemaLimits has the limits of a schema's source. They are wide, because the application has chosen the schema.
 var schemaLimits = Limits{Depth: 256, Keys: -1, KeyBytes: 4096, NumberBytes: -1, Exponent: -1}
 
 // read checks that raw is strict JSON and a schema of a known dialect.
@@ -161,7 +162,7 @@ func (l *linter) byKey(key string) *document {
 	return nil
 }
 
-// numbers refuses what v5 drops, misreads or panics at, wherever it stands.
+// numbers refuses numbers that v5 drops, misreads or panics at, in any place.
 func (l *linter) numbers(d *document, v any, at string) {
 	switch v := v.(type) {
 	case json.Number:
@@ -180,8 +181,8 @@ func (l *linter) numbers(d *document, v any, at string) {
 	}
 }
 
-// maxCount is the largest count that a schema may have. Every JSON reader holds integers up to 2^53 exactly, and v5
-// converts a count to int, which on a 32-bit platform would make a small or a negative number of a large one.
+// maxCount is the largest count that a schema may have. Every JSON reader holds integers up to 2^53 exactly. v5 converts a
+// count to int, which would turn a large count into a small or negative number on a 32-bit platform.
 const maxCount = min(1<<53, math.MaxInt)
 
 // schema walks one schema. base is its base URI, res the position of the schema resource around it.
@@ -189,7 +190,7 @@ func (l *linter) schema(d *document, v any, at, base string, res position) {
 	m, ok := v.(map[string]any)
 	if !ok {
 		l.resource[d.url+"#"+at] = res
-		return // a boolean; anything else is the metaschema's to refuse
+		return // it is a boolean, or the metaschema refuses it
 	}
 	lone := false
 	if d.dialect.loneRef {
@@ -282,7 +283,7 @@ func (l *linter) keyword(d *document, m map[string]any, k, at, base string, res 
 	}
 }
 
-// references refuses what leads out of the given sources, and says where it stands, which v5 does not.
+// references refuses references that lead out of the given sources. Unlike v5, it reports their places.
 func (l *linter) references() {
 	for _, r := range l.refs {
 		target := resolve(r.base, r.ref)
@@ -297,7 +298,7 @@ func (l *linter) references() {
 	}
 }
 
-// leads reports whether a JSON pointer into one of the documents leads to something. Other fragments are v5's to resolve.
+// leads reports whether a JSON pointer into one of the documents leads to something. v5 resolves other fragments.
 func (l *linter) leads(target string) bool {
 	u, at := locate(target)
 	if at == "" || at[0] != '/' {
@@ -342,7 +343,7 @@ func token(name string) string {
 	return strings.ReplaceAll(strings.ReplaceAll(name, "~", "~0"), "/", "~1")
 }
 
-// bound shortens what a message quotes of a schema.
+// bound shortens the part of a schema that an error quotes.
 func bound(s string) string {
 	if len(s) > 128 {
 		s = s[:128] + ellipsis
@@ -355,7 +356,7 @@ func withoutFragment(uri string) string {
 	return u
 }
 
-// resolve is RFC 3986 as v5 does it, or "".
+// resolve resolves a reference by RFC 3986 as v5 does. It returns "" if that is not possible.
 func resolve(base, ref string) string {
 	if strings.HasPrefix(ref, "urn:") {
 		return ref

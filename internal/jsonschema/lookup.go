@@ -6,8 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// What follows finds its way through bytes that may not be JSON: it believes what it needs to, comes to an end whatever
-// it reads, and leaves it to a strict walk to refuse the message.
+// The functions of this file search bytes that may not be JSON. They check no more than they need, and they return
+// whatever the bytes are. A strict walk refuses a message that is not JSON.
 
 // quoteOrEscape marks quotes and backslashes, exactly for the lowest mark.
 func quoteOrEscape(w uint64) uint64 {
@@ -60,7 +60,7 @@ func skipValue(msg []byte, i int) int {
 				open := ^((t ^ ones*'{' + ones*0x7F) | w) & highs
 				shut := ^((t ^ ones*'}' + ones*0x7F) | w) & highs
 				quote := ^((w&^highs ^ ones*'"' + ones*0x7F) | w) & highs
-				before := quote&-quote - 1 // what stands before the first quote, or all
+				before := quote&-quote - 1 // the bytes before the first quote, or all bytes
 				if ends := bits.OnesCount64(shut & before); depth > ends {
 					depth += bits.OnesCount64(open&before) - ends
 					if quote == 0 {
@@ -172,7 +172,7 @@ func sameName(raw []byte, name string) bool {
 	return name == ""
 }
 
-// index reads an array index of RFC 6901: no sign, no leading zero.
+// index reads an array index of RFC 6901, which has no sign and no leading zero.
 func index(s string) (int, bool) {
 	if s == "" || len(s) > 9 || len(s) > 1 && s[0] == '0' {
 		return 0, false
@@ -187,8 +187,8 @@ func index(s string) (int, bool) {
 	return n, true
 }
 
-// Unquote returns the text of a JSON string: a part of raw where there is no escape, otherwise in buf, which grows as
-// needed. It is false if raw is no string of strict JSON.
+// Unquote returns the text of a JSON string. Without an escape, the text is a part of raw. Otherwise it is in buf, which
+// grows as needed. Unquote returns false if raw is no string of strict JSON.
 func Unquote(raw, buf []byte) ([]byte, bool) {
 	if len(raw) < 2 || raw[0] != '"' {
 		return nil, false

@@ -7,17 +7,17 @@ import (
 	"unicode/utf8"
 )
 
-// A nameSet finds a name among those of a schema. They are known beforehand, so each gets a place of its own: one
-// multiplication, one comparison, and nothing that a peer could choose makes it more.
+// A nameSet finds a name among those of a schema. The names are known beforehand, so each has a place of its own. A look-up
+// is one multiplication and one comparison, and no name of a peer makes it more.
 type nameSet struct {
 	names []string
 	table []uint16 // index+1
 	mul   uint64
 	shift uint8
-	byMap map[string]int // where some names cannot be told apart by their ends and length
+	byMap map[string]int // has the names if their ends and lengths do not tell all of them apart; nil otherwise
 }
 
-// ends is what tells most names apart: the first and the last eight bytes, and the length.
+// ends has the first and the last eight bytes of a name, and its length. They tell most names apart.
 func ends(b []byte) (first, last uint64) {
 	n := len(b)
 	switch {
@@ -90,12 +90,12 @@ func (s *nameSet) find(b []byte) int {
 	return -1
 }
 
-// A literal is a string of a schema, to be compared with a message's where it stands.
+// A literal is a string of a schema that is compared with the bytes of a message.
 type literal struct {
 	text  string // with its closing quote
 	word  uint64 // its first eight bytes
 	mask  uint64
-	short bool // the word is all of it
+	short bool // word has all of text
 }
 
 func newLiteral(s string) literal {
@@ -107,7 +107,7 @@ func newLiteral(s string) literal {
 	return l
 }
 
-// plainText reports whether s stands in JSON as it is.
+// plainText reports whether s needs no escape in JSON.
 func plainText(s string) bool {
 	for i := 0; i < len(s); i++ {
 		if s[i] < 0x20 || s[i] == '"' || s[i] == '\\' {
@@ -130,7 +130,7 @@ func (l *literal) at(msg []byte, i int) bool {
 	return i+len(l.text) <= len(msg) && string(msg[i:i+len(l.text)]) == l.text
 }
 
-// foldName appends a name with each letter replaced by the least of those that encoding/json takes for the same.
+// foldName appends a name. It replaces each letter by the least of those that encoding/json takes for the same.
 func foldName(dst, name []byte) []byte {
 	for i := 0; i < len(name); {
 		c := name[i]
@@ -147,7 +147,7 @@ func foldName(dst, name []byte) []byte {
 		for {
 			next := unicode.SimpleFold(r)
 			if next <= r {
-				r = next // the orbit has come round to its least
+				r = next // the least letter of the orbit
 				break
 			}
 			r = next
@@ -157,13 +157,13 @@ func foldName(dst, name []byte) []byte {
 	return dst
 }
 
-// folds are the names that an object's schema declares, in whatever branch.
+// folds has the names that an object's schema declares, in any branch.
 type folds struct {
-	set      *nameSet // folded
-	declared *nameSet // as written
+	set      *nameSet // the names, folded
+	declared *nameSet // the names as they are written
 }
 
-// newFolds returns nil where nothing is declared.
+// newFolds returns nil if the schema declares no names.
 func newFolds(nodes ...*node) *folds {
 	seen := map[*node]bool{}
 	names := map[string]bool{}
@@ -193,7 +193,7 @@ func newFolds(nodes ...*node) *folds {
 	return &folds{newNameSet(sortedNames(folded)), newNameSet(sortedNames(names))}
 }
 
-// variant reports whether a name differs only in case from one that is declared, and is not declared itself.
+// variant reports whether a name differs only in letter case from one that is declared, and is not declared itself.
 func (f *folds) variant(buf, name []byte) ([]byte, bool) {
 	buf = foldName(buf[:0], name)
 	return buf, f.set.find(buf) >= 0 && f.declared.find(name) < 0
@@ -210,8 +210,8 @@ func prototypeKey(name []byte) bool {
 	return false
 }
 
-// controlAt returns the offset of the first character between from and to that a string should not hold, or -1: C0 but
-// tab and line ends, DEL, C1, and what turns the direction of text, written out or as an escape.
+// controlAt returns the offset of the first control character between from and to, or -1. Control characters are C0 except
+// tab and line ends, DEL, C1, and the marks that turn the direction of text. They may be escaped or not.
 func controlAt(msg []byte, from, to int) int {
 	for i := from; i < to; {
 		c := msg[i]

@@ -6,7 +6,7 @@ import (
 	"unicode"
 )
 
-// A textPattern is a regular expression, and where it is simple a way to match it without RE2's machine.
+// A textPattern is a regular expression. If it is simple, it can be matched without RE2's machine.
 type textPattern struct {
 	*pattern
 	runs  *bytePattern
@@ -21,10 +21,10 @@ func newTextPattern(p *pattern) *textPattern {
 	return t
 }
 
-// cost is what RE2 may spend on a text of n bytes: each character may meet all that is live in the pattern.
+// cost returns the fuel that RE2 may spend on a text of n bytes. For each character, it may try all live instructions.
 func (t *textPattern) cost(n int) int { return 1 + sixteenths(n, t.width) }
 
-// match reports what it spent, or would have spent if that is beyond most.
+// match also returns the fuel that it has spent. If that would exceed most, match returns what it would have spent.
 func (t *textPattern) match(text []byte, most int) (ok bool, spent int) {
 	spent = 1 + len(text)/32
 	if t.runs != nil {
@@ -41,16 +41,16 @@ func (t *textPattern) match(text []byte, most int) (ok bool, spent int) {
 	return t.re.Match(text), spent
 }
 
-// A bytePattern is an anchored row of ASCII classes, each repeated, such as ^[a-z][a-z0-9_]{0,31}$. What may repeat
-// shares no character with what may follow, so there is never a choice.
+// A bytePattern is an anchored sequence of repeated ASCII classes, such as ^[a-z][a-z0-9_]{0,31}$. A class that may repeat
+// shares no character with the class that may follow. So there is never a choice.
 type bytePattern struct {
 	runs []classRun
-	end  bool // must reach the end of the text
+	end  bool // the match must reach the end of the text
 }
 
 type classRun struct {
 	class    [256]bool
-	min, max int // max -1: no end
+	min, max int // how many times the class repeats; max -1: without a limit
 }
 
 func newBytePattern(expr string) *bytePattern {
@@ -93,7 +93,7 @@ func newBytePattern(expr string) *bytePattern {
 		}
 	}
 	if !p.end {
-		// Without an end, a run need take no more than it must.
+		// If the match need not reach the end, the last class takes no more characters than it must.
 		for i := len(p.runs) - 1; i >= 0; i-- {
 			p.runs[i].max = p.runs[i].min
 			if p.runs[i].min > 0 {
@@ -183,22 +183,22 @@ func (p *bytePattern) match(text []byte) bool {
 	return !p.end || len(text) == 0
 }
 
-// An automaton is a deterministic one, of at most 256 states, over the bytes of UTF-8 text: a character outside ASCII is
+// An automaton is deterministic, has at most 256 states, and reads the bytes of UTF-8 text. A character outside ASCII is
 // one step, at its first byte.
 type automaton struct {
 	next   [][256]uint8
-	accept []bool // at the end of the text
+	accept []bool // by state: the text matches if it ends here
 	start  uint8
 }
 
 const (
-	dead   = iota // no text that goes on like this fits
-	sure          // every text that goes on like this fits
-	unsure        // only RE2 can tell
+	dead   = iota // no text that begins in this way matches
+	sure          // every text that begins in this way matches
+	unsure        // only RE2 knows whether the text matches
 	first         // the states of the pattern itself
 )
 
-// newAutomaton returns nil where the pattern has too many states, or looks at its neighbours.
+// newAutomaton returns nil if the pattern needs too many states, or looks at neighbouring characters.
 func newAutomaton(expr string) *automaton {
 	re, err := syntax.Parse(expr, syntax.Perl)
 	if err != nil {
@@ -220,7 +220,7 @@ func newAutomaton(expr string) *automaton {
 	}
 	states := map[string]uint8{}
 	var sets [][]uint32
-	// follow adds what is live without reading on. In a text that has ended, end is true.
+	// follow adds the instructions that are live without reading another character. end says that the text has ended.
 	follow := func(from []uint32, begin, end bool) (set []uint32, matched bool) {
 		seen := make([]bool, len(prog.Inst))
 		var visit func(pc uint32)
@@ -240,7 +240,7 @@ func newAutomaton(expr string) *automaton {
 				if (need&syntax.EmptyBeginText == 0 || begin) && (need&syntax.EmptyEndText == 0 || end) {
 					visit(in.Out)
 				} else if need&syntax.EmptyEndText != 0 && (need&syntax.EmptyBeginText == 0 || begin) {
-					set = append(set, pc) // perhaps the text ends here
+					set = append(set, pc) // the text may end here
 				}
 			case syntax.InstMatch:
 				matched = true
@@ -265,7 +265,7 @@ func newAutomaton(expr string) *automaton {
 			key = append(key, byte(pc), byte(pc>>8), byte(pc>>16))
 		}
 		if begin {
-			key = append(key, '^') // where the text begins, it may also end
+			key = append(key, '^') // an empty text ends where it begins
 		}
 		if id, ok := states[string(key)]; ok {
 			return id, true
@@ -285,7 +285,7 @@ func newAutomaton(expr string) *automaton {
 		sets = append(sets, set)
 		return id, true
 	}
-	// An unanchored pattern may begin at each character anew.
+	// An unanchored pattern may begin at each character.
 	search := prog.StartCond()&syntax.EmptyBeginText == 0
 	ok := false
 	if a.start, ok = add([]uint32{uint32(prog.Start)}, true); !ok {
@@ -327,7 +327,7 @@ func newAutomaton(expr string) *automaton {
 	return a
 }
 
-// uniform reports whether all characters outside ASCII are the same to each instruction of the set.
+// uniform reports whether each instruction of the set treats all characters outside ASCII alike.
 func uniform(prog *syntax.Prog, set []uint32) bool {
 	for _, pc := range set {
 		in := &prog.Inst[pc]
@@ -358,7 +358,7 @@ func uniform(prog *syntax.Prog, set []uint32) bool {
 	return true
 }
 
-// match is not known where the text has a character that only RE2 can tell.
+// match returns known == false if the text has a character about which only RE2 can decide.
 func (a *automaton) match(text []byte) (ok, known bool) {
 	next, s := a.next, a.start
 	for _, c := range text {

@@ -12,41 +12,41 @@ import (
 	v5 "github.com/santhosh-tekuri/jsonschema/v5"
 )
 
-// A node is one schema object, made out of v5's once and never changed afterwards. It stays close to v5's tree; an
-// engine over raw bytes can be compiled from it, and whatever that cannot do is judged by walking the node itself.
+// A node is one schema object. It is made from v5's once and never changed afterwards, and it stays close to v5's tree. The
+// engine over raw bytes is compiled from nodes. The evaluator walks the nodes that the engine cannot judge.
 type node struct {
 	id     int
-	loc    string // where it stands, for errors
-	always int8   // 1: accepts everything, -1: nothing
-	memo   bool   // a reference leads back to it from within, so its verdicts are worth keeping
+	loc    string // its place in the schema, for errors
+	always int8   // 1: it accepts everything; -1: it accepts nothing; 0: the other fields say what it accepts
+	memo   bool   // a reference leads back to it from within, so its verdicts are kept
 
-	types    uint8 // bits of valueKind; 0: any
-	integer  bool  // numbers only if integer
+	types    uint8 // bits of the valueKinds that it accepts; 0: all
+	integer  bool  // it accepts no number that is not an integer
 	constant *valueSet
 	enum     *valueSet
 
-	// strings
+	// Keywords for strings.
 	minLen, maxLen int // -1: none
 	pattern        *pattern
 	format         *format
-	base64, json   bool // contentEncoding, contentMediaType, which draft 7 asserts
+	base64, json   bool // contentEncoding and contentMediaType, which draft 7 asserts
 
-	// numbers
+	// Keywords for numbers.
 	min, max, exMin, exMax, multipleOf *decimal
 
-	// objects
+	// Keywords for objects.
 	object             bool
 	minProps, maxProps int // -1: none
 	names              map[string]name
 	required           int
 	patternProps       []patternProp
-	extra              extra // members that neither a name nor a pattern has covered
+	extra              extra // what happens to members that neither a name nor a pattern covers
 	extraProps         *node
 	propertyNames      *node
 	regexNames         bool
 	depends            []depend
 
-	// arrays
+	// Keywords for arrays.
 	array              bool
 	minItems, maxItems int // -1: none
 	unique             bool
@@ -58,12 +58,12 @@ type node struct {
 	maxContains        int // -1: none
 	containsMarks      bool
 
-	// the same value again
+	// Keywords that judge the same value again.
 	ref, not, ifs, then, els *node
 	allOf, anyOf, oneOf      []*node
 	recursiveRef             *node
 	dynamicRef               *node
-	dynamicName              string // the anchor that $dynamicRef looks for; "": a plain reference
+	dynamicName              string // the anchor that $dynamicRef looks for; "": it is a plain reference
 
 	unevaluatedProps, unevaluatedItems *node
 
@@ -73,14 +73,14 @@ type node struct {
 type extra uint8
 
 const (
-	extraUnsaid extra = iota // accepted, and not evaluated
+	extraUnsaid extra = iota // the member is accepted, and not evaluated
 	extraAllowed
 	extraDenied
 	extraSchema
 )
 
 type name struct {
-	node     *node // nil: only required
+	node     *node // judges the member; nil: the member is only required
 	required bool
 }
 
@@ -89,7 +89,7 @@ type patternProp struct {
 	node *node
 }
 
-// A depend is what the presence of one member asks for.
+// A depend says what an object with a member must fulfil.
 type depend struct {
 	name     string
 	keyword  string
@@ -97,13 +97,14 @@ type depend struct {
 	node     *node
 }
 
-// A pattern knows what RE2 may cost: each character against as many instructions as can be live at once.
+// A pattern is a regular expression of RE2, with its cost. For each character, RE2 may try as many instructions as can be
+// live at the same time.
 type pattern struct {
 	re    *regexp.Regexp
 	width int
 }
 
-// plainWidth is the width of a pattern whose next character always decides what comes next.
+// plainWidth is the width of a pattern in which the next character always decides which instruction follows.
 const plainWidth = 8
 
 func newPattern(re *regexp.Regexp) *pattern {
@@ -121,8 +122,9 @@ func newPattern(re *regexp.Regexp) *pattern {
 	return p
 }
 
-// deterministic reports whether an anchored program has at most one instruction live that takes a character. Such are
-// most patterns of identifiers and dates, and counted repeats make them long: their length says nothing of their cost.
+// deterministic reports whether an anchored program always has at most one live instruction that takes a character. Most
+// patterns of identifiers and dates are like that. Counted repeats make them long, so their length does not say what
+// they cost.
 func deterministic(prog *syntax.Prog) bool {
 	if prog.StartCond()&syntax.EmptyBeginText == 0 {
 		return false
@@ -167,7 +169,7 @@ func deterministic(prog *syntax.Prog) bool {
 	return true
 }
 
-// overlap reports whether some character fits both instructions; it may say so when none does.
+// overlap reports whether some character fits both instructions. It may return true even if none does.
 func overlap(a, b *syntax.Inst) bool {
 	ra, rb := ranges(a), ranges(b)
 	if ra == nil || rb == nil {
@@ -187,7 +189,7 @@ func ranges(in *syntax.Inst) []rune {
 	switch {
 	case in.Op == syntax.InstRuneAny || in.Op == syntax.InstRuneAnyNotNL || len(in.Rune) > 64:
 		return nil
-	case len(in.Rune) == 1: // also folded case, which the flag in Arg says
+	case len(in.Rune) == 1: // the flag in Arg says whether the letter case is folded
 		if syntax.Flags(in.Arg)&syntax.FoldCase != 0 {
 			return nil
 		}
@@ -196,7 +198,7 @@ func ranges(in *syntax.Inst) []rune {
 	return in.Rune
 }
 
-// A valueSet answers whether a value is among those of an enum, in a time that does not depend on how many there are.
+// A valueSet reports whether a value is one of those of an enum. The time does not depend on how many values there are.
 type valueSet struct {
 	tree   tree
 	byHash map[uint64][]int32
@@ -214,23 +216,23 @@ func newValueSet(values []any) *valueSet {
 	return s
 }
 
-// A schemaResource is what dynamic references distinguish: a document, or a part of it with an $id of its own.
+// A schemaResource is a document, or a part of one that has an $id of its own. Dynamic references distinguish resources.
 type schemaResource struct {
 	id        int
-	dynamic   map[string]*node // by $dynamicAnchor
-	recursive *node            // its root, where that has $recursiveAnchor: true
+	dynamic   map[string]*node // the nodes by their $dynamicAnchor
+	recursive *node            // the root of the resource, if it has $recursiveAnchor: true; nil otherwise
 }
 
 type program struct {
 	root      *node
 	nodes     []*node
 	resources []*schemaResource
-	dynamic   bool     // there are references that depend on the way that led to them
-	folds     []*folds // by node, where variants of names are refused
-	context   bool     // and the way makes a difference, since it leads through several resources
+	dynamic   bool     // there are references that depend on the way to them
+	folds     []*folds // by node; nil: variants of names are not refused
+	context   bool     // dynamic, and the way makes a difference because there are several resources
 }
 
-// A source is hooked into every node that v5 compiles, for what v5 does not export.
+// A source is attached to every node that v5 compiles. It has the parts of the schema that v5 does not export.
 type source struct{ keywords map[string]any }
 
 func (source) Validate(v5.ValidationContext, any) error { return nil }
@@ -398,13 +400,13 @@ func (b *builder) strings(n *node, s *v5.Schema, sourced bool) {
 	}
 	if s.Draft == v5.Draft7 {
 		n.base64 = s.ContentEncoding == "base64"
-		// An encoding that nobody decodes leaves a content type unchecked.
+		// A content type is not checked if the content has an encoding that is not decoded.
 		n.json = s.ContentMediaType == "application/json" && (n.base64 || s.ContentEncoding == "")
 	}
 }
 
 func (b *builder) assertsFormat(s *v5.Schema, sourced bool) bool {
-	if !b.l.opt.AnnotateFormat || !sourced { // a metaschema of v5 asserts
+	if !b.l.opt.AnnotateFormat || !sourced { // the metaschemas of v5 assert formats
 		return true
 	}
 	if s.Draft != v5.Draft2019 && s.Draft != v5.Draft2020 {
@@ -515,7 +517,7 @@ func sortedNames[T any](m map[string]T) []string {
 	return keys
 }
 
-// anchors compiles what only a dynamic reference leads to, until nothing new turns up.
+// anchors compiles the nodes to which only a dynamic reference leads, until there are no new ones.
 func (b *builder) anchors() error {
 	for done := map[anchor]bool{}; b.prog.dynamic; {
 		found := false
@@ -541,14 +543,14 @@ func (b *builder) anchors() error {
 func escapePointer(at string) string {
 	parts := strings.Split(at, "/")
 	for i, p := range parts {
-		if !strings.HasPrefix(p, "$") { // keywords are not escaped; names are, and PathEscape leaves $ alone
+		if !strings.HasPrefix(p, "$") { // v5 escapes names but no keywords, and PathEscape escapes no $
 			parts[i] = url.PathEscape(p)
 		}
 	}
 	return strings.Join(parts, "/")
 }
 
-// again lists the nodes that judge the same value as n does.
+// again returns the nodes to which n passes the same value.
 func (n *node) again(yield func(*node)) {
 	each := func(list ...*node) {
 		for _, c := range list {
@@ -566,7 +568,7 @@ func (n *node) again(yield func(*node)) {
 	}
 }
 
-// loop returns a node that leads back to itself without going into the value. v5 finds most of them, not all.
+// loop returns a node that leads back to itself for the same value, or nil. v5 finds most of these nodes, but not all.
 func (p *program) loop() *node {
 	const open, closed = 1, 2
 	state := make([]uint8, len(p.nodes))

@@ -2,17 +2,17 @@ package jsonschema
 
 import "math/bits"
 
-// A stringRule is what a schema asks of strings.
+// A stringRule has the rules of a schema for strings.
 type stringRule struct {
-	only    *literal // the one string that passes, where nothing else is asked
+	only    *literal // the only string that passes, if there is no other rule; nil otherwise
 	vals    []valueRule
 	min     int
 	max     int // -1: none
 	minErr  *Error
 	maxErr  *Error
-	lengths bool       // nothing else is asked
-	checks  []textRule // patterns, formats, contents
-	differs bool       // some of them look at the text after unescaping
+	lengths bool       // there is no other rule than min and max
+	checks  []textRule // the patterns, formats and contents
+	differs bool       // some of checks look at the text after unescaping
 }
 
 // A textRule is a pattern, a format or a content.
@@ -28,7 +28,7 @@ func (v *vm) text(r *stringRule, i int) int {
 	if r.only != nil && r.only.at(v.msg, i+1) {
 		return i + 1 + len(r.only.text)
 	}
-	// This is str, as far as strings go that are nothing but printable ASCII.
+	// This is str for strings of printable ASCII.
 	msg := v.msg
 	end, flags := 0, uint8(0)
 	for j := i + 1; j+8 <= len(msg); j += 8 {
@@ -94,20 +94,20 @@ type valueRule struct {
 	kinds   uint8
 	err     *Error
 	strings *nameSet
-	numbers map[number]bool // in their shortest form
-	few     []number        // the same, where they are few
-	long    []decimal       // those of more than 18 digits
-	set     *valueSet       // all, for arrays and objects
+	numbers map[number]bool // the small numbers in their shortest form
+	few     []number        // the same numbers, if there are few; nil otherwise
+	long    []decimal       // the numbers of more than 18 digits
+	set     *valueSet       // all values, for arrays and objects
 }
 
-// A numberRule is what a schema asks of numbers.
+// A numberRule has the rules of a schema for numbers.
 type numberRule struct {
 	integer   *Error
 	vals      []valueRule
 	bounds    []boundRule
 	low, high int64 // if ranged: the whole numbers from low to high pass the bounds, and low <= high
 	ranged    bool  // otherwise each bound is compared
-	whole     bool  // ranged, and nothing else is asked of whole numbers
+	whole     bool  // ranged, and there is no other rule for whole numbers
 	multiples []boundRule
 }
 
@@ -125,7 +125,7 @@ var pow10 = func() (t [20]uint64) {
 	return t
 }()
 
-// shortest takes the zeros off the end.
+// shortest removes the zeros at the end of the mantissa.
 func (n number) shortest() number {
 	if n.mant == 0 {
 		return number{small: true}
@@ -186,7 +186,7 @@ func cmpMagnitude(a, b uint64, shift int) int {
 	return 0
 }
 
-// multipleOf reports whether a is a multiple of b, both small; known is false where the exact way must be gone.
+// multipleOf reports whether a is a multiple of b, which are both small. If known is false, only exact arithmetic can tell.
 func (a *number) multipleOf(b *number) (yes, known bool) {
 	if a.mant == 0 {
 		return true, true
@@ -229,7 +229,7 @@ func (v *vm) number(r *numberRule, n number, i, end int) int {
 			}
 		}
 	}
-	// What most messages hold is well within: a few digits before the point, and few after it.
+	// Most numbers have a few digits before the point and a few after it, and need no exact arithmetic.
 	if r.ranged && n.small && n.exp <= 0 && n.exp >= -6 {
 		a, p := int64(n.mant), int64(pow10[-n.exp])
 		if n.neg {

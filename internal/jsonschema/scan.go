@@ -5,13 +5,13 @@ import "math"
 // Limits bounds what a message may cost before anything is built from it. In each field 0 means the default and a
 // negative number means no cap.
 type Limits struct {
-	Depth       int // nested arrays and objects; default 64, at most 10,000
-	Keys        int // names in one object; default 256
-	KeyBytes    int // bytes of one name after unescaping; default 256
-	NumberBytes int // characters of one number; default 64
-	Exponent    int // absolute value of a written exponent, whatever its leading zeros; default 400
+	Depth       int // how deeply arrays and objects may be nested; the default is 64, the largest value 10,000
+	Keys        int // how many names one object may have; the default is 256
+	KeyBytes    int // how many bytes one name may have after unescaping; the default is 256
+	NumberBytes int // how many characters one number may have; the default is 64
+	Exponent    int // the absolute value that a written exponent may have, without leading zeros; the default is 400
 
-	// RefusePrototypeKeys refuses the names __proto__, constructor and prototype, wherever they stand.
+	// RefusePrototypeKeys refuses the names __proto__, constructor and prototype at any depth.
 	RefusePrototypeKeys bool
 
 	// RefuseControls refuses strings and names that hold U+0000 to U+001F other than tab, line feed and carriage return
@@ -20,12 +20,12 @@ type Limits struct {
 	RefuseControls bool
 }
 
-// DefaultLimits returns the caps that apply where nothing else is said.
+// DefaultLimits returns the default of each limit.
 func DefaultLimits() Limits {
 	return Limits{Depth: 64, Keys: 256, KeyBytes: 256, NumberBytes: 64, Exponent: 400}
 }
 
-// maxExponent is where exponents saturate. Comparing two of them needs no power of ten, so the cap can be high.
+// maxExponent is the value at which exponents saturate. Comparing two of them needs no power of ten, so it can be high.
 const maxExponent = 1 << 30
 
 // addDigit appends a decimal digit to the absolute value of an exponent, and saturates at maxExponent. Ten times
@@ -34,7 +34,7 @@ func addDigit(e int, digit byte) int {
 	return int(min(int64(e)*10+int64(digit-'0'), maxExponent))
 }
 
-// maxDepth is that of encoding/json. Trees are walked by recursion, and Go ends a process whose stack overflows.
+// maxDepth is the limit of encoding/json. Trees are walked by recursion, and Go ends a process whose stack overflows.
 const maxDepth = 10000
 
 // maxMessage keeps offsets within 31 bits.
@@ -64,11 +64,11 @@ func (l *Limits) resolve() Limits {
 	}
 }
 
-// Scan reports whether msg is one JSON value that every parser reads in the same way: RFC 8259 to the letter, UTF-8
-// without a byte order mark, no name twice in an object after unescaping, no lone surrogate, nothing after the value,
-// and within lim (nil means the defaults). A NUL is refused like every raw control character; the escape \u0000 is valid
-// JSON and passes, unless lim refuses controls. It returns nil or an *Error for the first fault in byte order, and
-// allocates nothing on accept.
+// Scan returns nil if msg is one JSON value that every parser reads in the same way, or an *Error for the first fault in
+// byte order. Such a value follows RFC 8259 to the letter. It is UTF-8 without a byte order mark. No object has a name
+// twice, after unescaping. It has no lone surrogate, nothing follows it, and it is within lim. A nil lim means the
+// defaults. Scan refuses a NUL like every raw control character. The escape \u0000 is valid JSON and passes, unless lim
+// refuses controls. Scan allocates nothing for a message that passes.
 func Scan(msg []byte, lim *Limits) error {
 	l := lim.resolve()
 	v := vm{msg: msg, limits: l, protos: l.RefusePrototypeKeys, controls: l.RefuseControls}
@@ -84,7 +84,7 @@ func Scan(msg []byte, lim *Limits) error {
 	return &e
 }
 
-// A scanFault is what refuses a message whatever the schema says, and ends every branch.
+// A scanFault is a fault that refuses a message whatever the schema says. It ends every branch.
 type scanFault uint8
 
 const (

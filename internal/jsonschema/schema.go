@@ -28,16 +28,17 @@ type Options struct {
 	// DefaultDialect is the $schema of sources that have none. "" means 2020-12.
 	DefaultDialect string
 
-	// RefuseCaseVariants refuses a name that differs only in case from one that the object's schema declares, as
-	// encoding/json compares names: it would write "ADMIN" into the field of "admin", which the schema has not seen.
-	// What any branch of an anyOf and the like declares for the same object is declared, and may stand there as it is.
+	// RefuseCaseVariants refuses a name that differs only in letter case from one that the object's schema declares.
+	// encoding/json compares names without case. So it would write "ADMIN" into the field of "admin", and the schema of
+	// "admin" would not have judged that value. A name that any branch of an anyOf or the like declares for the same
+	// object is declared, and is accepted as it is.
 	RefuseCaseVariants bool
 
-	// What follows loosens the reading to what the specifications allow. It is for their test suite.
+	// The following fields accept everything that the specifications allow. They are for the official test suite.
 
-	AnnotateFormat       bool // 2019-09 and 2020-12: format says nothing unless the metaschema asserts it
-	AllowUnknownKeywords bool // also keywords of other drafts, and those that a $ref hides
-	AllowUnknownFormats  bool // they accept everything
+	AnnotateFormat       bool // format checks nothing in 2019-09 and 2020-12, unless the metaschema asserts it
+	AllowUnknownKeywords bool // keywords may be unknown, of another draft, or hidden by a $ref
+	AllowUnknownFormats  bool // a format may be unknown, and then accepts everything
 	AllowMetaschemas     bool // $schema may name one of Resources
 }
 
@@ -45,15 +46,15 @@ type Options struct {
 // every message gets is free. A unit is a branch tried, 16 bytes read again for it, 32 bytes run through a simple
 // pattern, fewer through one that needs RE2, or a step of the evaluator.
 //
-// The base lets a small message run a large schema; the slope is what a large message has beyond it. Both are far above
-// what ordinary schemas use: most branches are never tried, a failing one ends early, verdicts of recursive steps are
-// kept, and the size of an enum costs nothing. What runs out is a thousand branches tried for each of thousands of items,
-// or slow patterns on long strings. A unit takes 5 to 90 ns, so that 32 KiB, which may use 2,162,688 units, are done
-// within about 0.2 s. DefaultFuel is at most maxFuel.
+// The base lets a small message run a large schema. The slope is what a large message has in addition. Both are far above
+// what ordinary schemas use. Most branches are never tried, a branch that fails ends early, verdicts of recursive steps
+// are kept, and the size of an enum costs nothing. A message runs out of fuel if a thousand branches are tried for each of
+// thousands of items, or if slow patterns run on long strings. A unit takes 5 to 90 ns. So a message of 32 KiB, which may
+// use 2,162,688 units, is judged within about 0.2 s. DefaultFuel is at most maxFuel.
 func DefaultFuel(n int) int { return int(min(64<<10+64*int64(n), maxFuel)) }
 
 const (
-	// maxFuel is the largest default. Twice as much fits an int, so that adding costs cannot overflow.
+	// maxFuel is the largest default. Twice as much fits an int, so that a sum of costs cannot overflow.
 	maxFuel = math.MaxInt / 4
 	// maxCost is where a single cost saturates. It is more than any message has.
 	maxCost = math.MaxInt / 2
@@ -70,14 +71,19 @@ type Schema struct {
 	fuel   int
 }
 
-// Compile reads a JSON Schema. It refuses everything that would make the schema mean something else than it seems to,
-// or that would hurt later: sources that are not strict JSON or not valid against their metaschema, unknown dialects,
-// keywords and formats, an empty enum, numbers beyond 64 characters or an exponent of 400, references out of
-// Options.Resources or into something that is no schema, and references that lead back to themselves. The error joins
-// one *SchemaFault for each fault found.
+// Compile reads a JSON Schema. It refuses everything that would make the schema mean something else than it seems to, or
+// that would do harm later:
+//   - sources that are not strict JSON, or not valid against their metaschema
+//   - unknown dialects, keywords and formats
+//   - an empty enum
+//   - numbers of more than 64 characters, or with an exponent above 400
+//   - references to a schema that is not among Options.Resources, or to something that is no schema
+//   - references that lead back to themselves
+//
+// The error joins one *SchemaFault for each fault.
 func Compile(src []byte, opt Options) (s *Schema, err error) {
 	l := &linter{opt: &opt, resource: map[position]position{}, bases: map[string]bool{}}
-	// v5 panics at what its own tests do not cover; a schema is read at start, but not always by who wrote it.
+	// v5 panics at some schemas that its own tests do not cover. A program may compile schemas that others wrote.
 	defer func() {
 		if r := recover(); r != nil {
 			s, err = nil, errors.Join(append(l.faults, &SchemaFault{Reason: bound(fmt.Sprintf("cannot be compiled: %v", r))})...)
@@ -128,7 +134,7 @@ func (l *linter) compile(src []byte) *program {
 		l.references()
 	}
 	if l.fatal {
-		return nil // v5 would panic, hang or repeat what has been said
+		return nil // v5 would panic, hang or report the same faults again
 	}
 	if root.custom {
 		def = root.dialect
@@ -172,7 +178,8 @@ func (l *linter) build(root *document, def *dialect) *program {
 	return b.prog
 }
 
-// schemasOnly refuses references into an enum, an example or a map of schemas: nobody has checked what stands there.
+// schemasOnly refuses references into an enum, an example or a map of schemas, because nothing has checked the values
+// there.
 func (b *builder) schemasOnly() {
 	if b.l.opt.AllowUnknownKeywords {
 		return
@@ -231,14 +238,14 @@ func (l *linter) fromV5(root *document, err error) {
 
 var evaluators = sync.Pool{New: func() any { return new(evaluator) }}
 
-// Validate reports whether msg is strict JSON and what the schema asks for, in one pass as far as the schema allows. It
-// returns nil or an *Error that is one and the same for each place in the schema and each token, so that a caller may
-// keep what it makes of it: it names no place in the message, which Explain does. Nothing is allocated, unless the schema has what only the evaluator judges. Validate does
-// not panic, whatever msg is.
+// Validate returns nil if msg is strict JSON that fits the schema, or an *Error. It makes one pass as far as the schema
+// allows. There is one *Error for each place in the schema and each token, so that a caller may keep what it derives from
+// one. The error names no place in the message. Explain does. Validate allocates nothing, unless the schema needs the
+// evaluator. It panics for no msg.
 //
-// The first fault in byte order is the one reported; a fault of syntax at a value comes before its type. What is known
-// only at the end of a value, such as required or that no branch of an anyOf accepts, counts as being there. Of several
-// failing branches the one is reported whose fault lies deepest.
+// The error is the first fault in byte order. A fault of syntax at a value comes before a fault of its type. Some faults
+// are known only at the end of a value, such as a required name that is missing, or an anyOf of which no branch accepts
+// the value. They count as faults at that end. If several branches fail, the fault that lies deepest is reported.
 func (s *Schema) Validate(msg []byte) error {
 	v := vm{msg: msg, prog: s.prog, limits: s.limits, fuel: s.fuelFor(msg), protos: s.limits.RefusePrototypeKeys, controls: s.limits.RefuseControls}
 	if s.judge(&v) >= 0 {
@@ -247,7 +254,7 @@ func (s *Schema) Validate(msg []byte) error {
 	return v.fault.err
 }
 
-// Explain is Validate for a caller that wants to know where in the message the fault is. It returns nil if there is none.
+// Explain is like Validate, but its error also says where in the message the fault is.
 func (s *Schema) Explain(msg []byte) *Error {
 	v := vm{msg: msg, prog: s.prog, limits: s.limits, fuel: s.fuelFor(msg), protos: s.limits.RefusePrototypeKeys, controls: s.limits.RefuseControls,
 		explain: true}
@@ -276,7 +283,7 @@ func (s *Schema) judge(v *vm) (r int) {
 	done := false
 	defer func() {
 		if !done && recover() != nil {
-			r = v.stop(faultPanic, 0) // and what was in use is not used again
+			r = v.stop(faultPanic, 0) // the memory that was in use is not used again
 		}
 	}()
 	r = v.run(s.prog.root)

@@ -11,8 +11,8 @@ type itemHash struct {
 	off, end int32
 }
 
-// unique reports whether no two items of the array at i mean the same. Equal hashes are compared; since the hash is
-// seeded, that is once for an array that has a double, and almost never otherwise.
+// unique reports whether no two items of the array at i mean the same. It compares items whose hashes are equal. The hash
+// is seeded, so that happens once for an array with a duplicate, and almost never otherwise.
 func (v *vm) unique(l *look, i, end int) int {
 	if !v.charge(1 + (end-i)/8) {
 		return v.empty()
@@ -89,8 +89,8 @@ func (v *vm) same(x, y []byte) bool {
 	return t.same(0, &t, n, func(int) {})
 }
 
-// hash hashes what the value at i means, and returns where it ends: 1 and 1.0 are the same, and so are strings however
-// they are escaped and objects whose members are in another order.
+// hash hashes the meaning of the value at i, and returns where the value ends. 1 and 1.0 have the same hash, and so have
+// strings that are escaped differently and objects whose members are in another order.
 func (v *vm) hash(i int) (uint64, int) {
 	msg := v.msg
 	switch c := msg[i]; c {

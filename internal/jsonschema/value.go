@@ -19,8 +19,8 @@ const (
 	isObject
 )
 
-// A value is one JSON value in a tree. Values know their parents, so that a fault needs to remember only where it
-// happened: nothing is built of the peer's keys while the walk goes on.
+// A value is one JSON value in a tree. Values know their parents, so that a fault needs to remember only its value. The
+// walk builds no text of the peer's keys.
 type value struct {
 	s      string // a string's text, or a number as it was written
 	key    string // the name, in an object
@@ -132,11 +132,11 @@ func (t *tree) str(s string, i int) (string, int) {
 	return string(t.text), i + 1
 }
 
-// graft adds a value that encoding/json decoded with UseNumber: the const and enum values of a schema.
+// graft adds a value that encoding/json has decoded with UseNumber. It is a const or an enum value of a schema.
 func (t *tree) graft(v any) int32 {
 	b, err := json.Marshal(v)
 	if err != nil {
-		panic(err) // v came out of a decoder
+		panic(err) // not reached, because v comes from a decoder
 	}
 	other := tree{}
 	other.parse(string(b))
@@ -162,8 +162,8 @@ func (t *tree) find(object int32, name string) int32 {
 	return -1
 }
 
-// hashOf hashes what a value means: 1 and 1.0 are the same, and so are objects whose members are in another order. It
-// is kept in the value, so that asking for each level of a tree stays linear. spend is told what it costs.
+// hashOf hashes the meaning of a value. 1 and 1.0 have the same hash, and so have objects whose members are in another
+// order. The value keeps its hash, so that hashing each level of a tree stays linear. hashOf calls spend with its cost.
 func (t *tree) hashOf(i int32, spend func(int)) uint64 {
 	if h := t.vals[i].hash; h != 0 {
 		return h
@@ -266,8 +266,8 @@ func (t *tree) members(object int32) []int32 {
 	return m
 }
 
-// unique reports whether no two items of an array mean the same. Equal hashes are compared; since the hash is seeded,
-// that is once for an array that has a double, and almost never otherwise.
+// unique reports whether no two items of an array mean the same. It compares items whose hashes are equal. The hash is
+// seeded, so that happens once for an array with a duplicate, and almost never otherwise.
 func (t *tree) unique(array int32, spend func(int)) bool {
 	t.idx = t.idx[:0]
 	for c := t.vals[array].first; c >= 0; c = t.vals[c].next {
@@ -293,7 +293,7 @@ func (t *tree) unique(array int32, spend func(int)) bool {
 	return true
 }
 
-// pointer writes the JSON pointer of a value, sanitised and bounded, as the function of this name does.
+// pointer writes the JSON pointer of a value, sanitised and bounded, like the function pointer.
 func (t *tree) pointer(i int32, known map[string]bool) string {
 	var path []int32
 	for ; i >= 0 && t.vals[i].parent >= 0; i = t.vals[i].parent {

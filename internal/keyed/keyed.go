@@ -1,7 +1,7 @@
 // Package keyed keeps token buckets under keys, in bounded memory.
 //
 // A table is made once, with room for a number of keys, and never replaced. It
-// knows no limits: each call brings its own. A bucket stores what its key owes, in
+// has no limits of its own, because each call brings a limit. A bucket stores what its key owes, in
 // tokens, and when something was last taken from it. The limit of the next call
 // turns the time since then into tokens and decides. So debts stay when a limit changes,
 // and callers with different limits can share a table.
@@ -9,21 +9,22 @@
 // # Two lanes
 //
 // Each key has two buckets, which are called lanes. [Table.Take2] decides about
-// both of them at once. All other methods use the first lane. A lane without a
-// limit takes nothing and pays nothing off; what it owes is kept for the next call
-// that has a limit, but the key counts as full.
+// both of them at once. All other methods use the first lane. A call without a
+// limit for a lane takes nothing from it and pays nothing off. The lane keeps its
+// debt for the next call that has a limit, but the key counts as full.
 //
 // # Precision
 //
 // A key takes 24 bytes, its hash included: 42 bits of hash, 2 bits of marks, 60
-// bits of time in nanoseconds, and 44 bits for what each lane owes. A token has
-// 2^27 units. A debt is a whole number of units that is rounded up to 40 significant bits. Whole tokens are exact, so a burst is exactly its number of
-// takes at any rate.
+// bits of time in nanoseconds, and 44 bits for the debt of each lane. A token has
+// 2^27 units. A debt is a whole number of units that is rounded up to 40
+// significant bits. Whole tokens are exact, so a burst allows exactly its number
+// of takes at any rate.
 //
 // All rounding is against the key, so a table never admits more than the limit
-// says. A take that is admitted can cost too much by less than one unit, which is
-// 2^-27 tokens, and one part in 2^39 of what is owed. A take that is refused
-// changes nothing. These bounds hold for any rate, for bursts of up to 2^34 tokens,
+// says. A take that is admitted can cost less than one unit too much, which is
+// 2^-27 tokens, and one part in 2^39 of the debt. A take that is refused changes
+// nothing. These bounds hold for any rate, for bursts of up to 2^34 tokens,
 // and for 36 years. A larger burst counts as 2^34 tokens, and so does a larger debt.
 //
 // # Bounded memory
@@ -31,15 +32,16 @@
 // A table is a set-associative cache. It begins small and grows to its cap. A key
 // is known by its hash under a secret seed.
 //
-// When there is no more room, the table forgets what matters least. Full buckets
-// go first, then the one that is nearest to being full. Buckets that have refused
-// stay; they take at most half of the table. Beyond that half the /48 around an
-// IPv6 key is penalised in its place: all keys of that network that have no bucket
-// yet share one empty bucket. IPv4 addresses and strings have no such network.
-// Their buckets are then kept like any other, and go last because they are empty.
-// A key for which there is no place shares one bucket with all others like it.
+// When there is no more room, the table forgets the buckets that matter least. It
+// forgets full buckets first, and then the one that is nearest to being full.
+// Buckets that have refused a take stay. They take at most half of the table.
+// Beyond that half, the table penalises the /48 around an IPv6 key in place of the
+// key. All keys of that network that have no bucket yet then share one empty
+// bucket. IPv4 addresses and strings have no such network. Their buckets are then
+// kept like any other, and are forgotten last because they are empty. A key for
+// which there is no place shares one bucket with all others like it.
 //
-// How full a bucket is depends on the limit of the call that looks for room.
+// The limit of the call that looks for room decides how full a bucket is.
 package keyed
 
 import (
@@ -49,14 +51,14 @@ import (
 	"time"
 )
 
-// Limit is a bucket: it holds at most Burst tokens and gains PerSecond. There is
-// no limit unless PerSecond is positive.
+// Limit is the limit of a bucket. The bucket holds at most Burst tokens, and
+// PerSecond tokens flow in. There is no limit unless PerSecond is positive.
 type Limit struct{ PerSecond, Burst float64 }
 
 // Table is a set of token buckets. It is safe for concurrent use.
 //
-// Time never goes back: a now that is before the latest that a part of the table
-// has seen counts as that one. A table serves for 36 years.
+// Time never steps back. A now that is earlier than the latest one that a part of
+// the table has seen counts as that one. A table serves for 36 years.
 type Table struct {
 	born     time.Time
 	seed     maphash.Seed
@@ -89,7 +91,7 @@ func New(keys int) *Table {
 // Key is a key of one table.
 type Key struct {
 	hash   uint64
-	parent uint64 // of the network that is penalised in its place; 0: none
+	parent uint64 // the hash of the network that is penalised in its place; 0: none
 }
 
 // String returns the key of a string.
@@ -117,13 +119,13 @@ func (t *Table) of(key Key) *shard {
 	return &t.shard[key.hash%shards]
 }
 
-// elapsed is the table's time, in nanoseconds.
+// elapsed returns the table's time, in nanoseconds.
 func (t *Table) elapsed(now time.Time) int64 {
 	return min(max(int64(now.Sub(t.born)), 0), horizon)
 }
 
-// Take takes n tokens from key's bucket. When there are not enough, it takes
-// none and returns how long to wait for them.
+// Take takes n tokens from key's bucket. If there are not enough, it takes none and
+// returns how long to wait for them.
 func (t *Table) Take(key Key, n float64, limit Limit, now time.Time) (wait time.Duration, ok bool) {
 	at := look{lane: [2]lane{newLane(limit)}}
 	return t.take(key, pair{at.lane[0].cost(n)}, &at, now, true)
@@ -136,7 +138,7 @@ func (t *Table) Take2(key Key, a, b float64, la, lb Limit, now time.Time) (wait 
 	return t.take(key, pair{at.lane[0].cost(a), at.lane[1].cost(b)}, &at, now, true)
 }
 
-// Peek is Take without taking.
+// Peek returns what Take would return, and takes nothing.
 func (t *Table) Peek(key Key, n float64, limit Limit, now time.Time) (wait time.Duration, ok bool) {
 	at := look{lane: [2]lane{newLane(limit)}}
 	return t.take(key, pair{at.lane[0].cost(n)}, &at, now, false)
@@ -164,13 +166,13 @@ func (t *Table) take(key Key, cost pair, at *look, now time.Time, really bool) (
 		s.mu.Unlock()
 		return wait, false
 	}
-	if cost == (pair{}) { // nothing is kept for it
+	if cost == (pair{}) { // the table stores nothing for such a call
 		s.mu.Unlock()
 		return 0, true
 	}
 	if p < 0 {
-		// Peek asks too whether there is a place. Where there is none, another
-		// bucket decides.
+		// Peek also asks whether there is a place. If there is none, another bucket
+		// decides.
 		if p = s.place(key.hash, at, really); p < 0 {
 			s.mu.Unlock()
 			return t.overflow.take(cost, at, ns, really)
@@ -216,10 +218,11 @@ func (t *Table) Charge(key Key, n float64, limit Limit, now time.Time) {
 	}
 }
 
-// Spend takes n tokens from key's own bucket and reports whether they were there.
-// When there are fewer, it takes the rest. Unlike Take it penalises no key, and it never uses
-// a bucket that several keys share. So the takes of one key never count against another. A table should be used by Spend alone or not at all, because
-// buckets that Take has penalised may leave it no place.
+// Spend takes n tokens from key's own bucket and reports whether they were there. If
+// there are fewer, it takes the rest. Unlike Take it penalises no key, and it never
+// uses a bucket that several keys share. So the takes of one key never count against
+// another. A table that Spend uses should be used by Spend alone, because buckets
+// that Take has penalised may leave it no place.
 func (t *Table) Spend(key Key, n float64, limit Limit, now time.Time) (ok bool) {
 	at := look{lane: [2]lane{newLane(limit)}}
 	cost := at.lane[0].cost(n)
@@ -244,8 +247,8 @@ func (t *Table) Spend(key Key, n float64, limit Limit, now time.Time) (ok bool) 
 	return ok
 }
 
-// Give puts n tokens back that Take took with the same limit. What was taken from
-// a bucket that several keys share stays taken.
+// Give puts n tokens back that Take took with the same limit. It puts nothing back
+// into a bucket that several keys share.
 func (t *Table) Give(key Key, n float64, limit Limit) { t.Give2(key, n, 0, limit, Limit{}) }
 
 // Give2 puts back what Take2 took with the same limits.
@@ -275,17 +278,17 @@ func (t *Table) Forget(key Key) {
 	}
 }
 
-// Stats say how a table is doing.
+// Stats counts the buckets of a table that are not full.
 type Stats struct {
-	Keys       int    // whose bucket is not full
-	Penalised  int    // of them, kept because they were refused; networks included
-	Networks   int    // of them, a /48 penalised in place of the keys in it
-	Evicted    uint64 // buckets forgotten that were not full
-	Overflowed uint64 // decisions by the bucket of those without a place
+	Keys       int    // the keys whose bucket is not full
+	Penalised  int    // how many of Keys are kept because they were refused, networks included
+	Networks   int    // how many of Penalised are a /48, in place of the keys in it
+	Evicted    uint64 // the buckets that were forgotten although they were not full
+	Overflowed uint64 // the decisions by the bucket of the keys without a place
 }
 
-// Stats counts the buckets that are not full under these limits. It looks at
-// every bucket, so it is for a scrape now and then.
+// Stats counts the buckets that are not full under these limits. It looks at every
+// bucket, so call it seldom.
 func (t *Table) Stats(la, lb Limit, now time.Time) (st Stats) {
 	ns := t.elapsed(now)
 	at := look{lane: [2]lane{newLane(la), newLane(lb)}}
@@ -302,7 +305,7 @@ func (t *Table) Stats(la, lb Limit, now time.Time) (st Stats) {
 	return st
 }
 
-// Evicted returns how many buckets were dropped that were not full.
+// Evicted returns how many buckets were forgotten although they were not full.
 func (t *Table) Evicted() (n uint64) {
 	for i := range t.shard {
 		s := &t.shard[i]

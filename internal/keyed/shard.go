@@ -7,8 +7,8 @@ import (
 
 const (
 	shards = 64
-	ways   = 8  // of a set, which is what a key can lie in
-	choice = 16 // of sets, of which a key has two
+	ways   = 8  // how many entries a set has; a key lies in one of two sets
+	choice = 16 // how many sets there are in a group; both sets of a key are in one group
 )
 
 // An entry is three words, and eight entries are a set. A set begins with the tags
@@ -37,7 +37,7 @@ const (
 // shard is a part of a table. An entry whose bucket is full is free. mem has no
 // pointers, and nothing in it is ever moved except by grow.
 type shard struct {
-	mu      sync.Mutex // guards what follows, except maxSets; overflow.mu may be taken while it is held
+	mu      sync.Mutex // guards all fields below, except maxSets; overflow.mu may be taken while it is held
 	mem     []uint64
 	sets    uint64 // a power of two of them
 	maxSets int    // read-only after New
@@ -53,7 +53,7 @@ func (s *shard) look(at *look, ns int64) {
 	at.now = s.clock
 }
 
-// tags are those of a set.
+// tags returns the tags of a set.
 func (s *shard) tags(set int) *[ways]uint64 { return (*[ways]uint64)(s.mem[set:]) }
 
 // state returns where the time of an entry is. Its debt comes after it.

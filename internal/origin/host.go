@@ -23,7 +23,7 @@ type Hosts struct {
 //	[::1]:8080             an IPv6 address in brackets, with or without a port
 //	*.example.com          exactly one label before example.com, under the rules of [ParseList]
 //
-// Every bad entry is returned, not just the first, and then the Hosts is nil.
+// ParseHosts returns every bad entry. If there is one, the Hosts is nil.
 func ParseHosts(entries []string) (*Hosts, []Fault) {
 	var faults []Fault
 	h := &Hosts{exact: make(map[hostPort]struct{}), wild: make(map[hostPort]struct{})}
@@ -44,7 +44,7 @@ func ParseHosts(entries []string) (*Hosts, []Fault) {
 	return h, nil
 }
 
-// Len is the number of different entries.
+// Len returns the number of different entries.
 func (h *Hosts) Len() int {
 	if h == nil {
 		return 0
@@ -53,11 +53,11 @@ func (h *Hosts) Len() int {
 }
 
 // Match reports whether host, a request's Host, is in the set. defaultPort is
-// the port that a Host without one means: "443" where the client speaks TLS, "80"
-// where it does not. With an empty defaultPort a Host without a port matches only
+// the port that a Host without one means. It is "443" if the client speaks TLS, and
+// "80" if it does not. With an empty defaultPort, a Host without a port matches only
 // entries without one. A malformed Host matches nothing.
 //
-// A Host that is already in lower case costs no allocation.
+// Match allocates nothing for a Host in lower case.
 func (h *Hosts) Match(host, defaultPort string) bool {
 	if h == nil {
 		return false
@@ -119,8 +119,8 @@ func parseHostEntry(s string) (k hostPort, wild bool, reason string) {
 	return hostPort{host, port}, wild, ""
 }
 
-// fold refuses the bytes that stand nowhere in an origin or a Host, and turns
-// letters to lower case.
+// fold refuses bytes that no origin and no Host can have, and turns letters to lower
+// case.
 func fold(s string) (lower, reason string) {
 	if s == "" {
 		return "", "is empty"
@@ -165,9 +165,9 @@ func cutWildcard(s string) (rest string, wild bool, reason string) {
 	return rest, wild, ""
 }
 
-// splitHostPort splits host, host:port, [ip6] or [ip6]:port and checks both
-// parts. It takes nothing before the host and nothing behind the port, so the
-// reasons for what people write there are given here too. s is in lower case.
+// splitHostPort splits host, host:port, [ip6] or [ip6]:port and checks both parts. It
+// refuses user information, paths and the like around them, and says why. s is in
+// lower case.
 func splitHostPort(s string) (host, port, reason string) {
 	if i := strings.IndexAny(s, `/?#@\`); i >= 0 {
 		switch {
@@ -210,14 +210,15 @@ func splitHostPort(s string) (host, port, reason string) {
 	return host, port, ""
 }
 
-// maxHost is the length of the longest Host: a name of 255 bytes, a colon and a port.
+// maxHost is the length of the longest Host, which is a name of 255 bytes, a colon and
+// a port.
 const maxHost = 261
 
-// CheckHost returns a phrase that says why s is no value for a Host header, or "".
-// It takes host and host:port as RFC 3986, section 3.2, has them, but an IP literal
-// must be an IPv6 address, and a port at most 65535. It is wider than [Hosts.Match],
-// which takes only what a browser sends for one of its entries. The empty Host is
-// legal (RFC 9112, section 3.2); a port behind an empty name is not.
+// CheckHost returns a phrase that says why s is no value for a Host header, or "". It
+// accepts host and host:port as RFC 3986, section 3.2, defines them. An IP literal must
+// be an IPv6 address, and a port must be at most 65535. CheckHost accepts more than
+// [Hosts.Match], which accepts only what a browser sends for one of its entries. The
+// empty Host is legal (RFC 9112, section 3.2). A port after an empty name is not.
 func CheckHost(s string) string {
 	if s == "" {
 		return ""
@@ -286,8 +287,8 @@ func isPort(s string) bool {
 
 func validPort(s string) bool { return s != "" && s[0] != '0' && isPort(s) }
 
-// checkIP6 wants the one form that browsers send. Each other spelling of the
-// same address would be a second key.
+// checkIP6 accepts the one form of an address that browsers send. Each other spelling
+// of the same address would be a second key.
 func checkIP6(s string) string {
 	a, err := netip.ParseAddr(s)
 	switch {
@@ -303,8 +304,8 @@ func checkIP6(s string) string {
 	return ""
 }
 
-// checkName takes a DNS name or a dotted IPv4 address. An underscore is no part
-// of a host name (RFC 1123), but names with one exist and browsers open them.
+// checkName accepts a DNS name or a dotted IPv4 address. It also accepts an
+// underscore. RFC 1123 does not, but such names exist and browsers open them.
 func checkName(s string) string {
 	switch {
 	case s == "":
@@ -341,8 +342,8 @@ func checkName(s string) string {
 	return ""
 }
 
-// endsInNumber tells whether a browser reads the host as an IPv4 address, however
-// odd it looks (https://url.spec.whatwg.org/#ends-in-a-number-checker).
+// endsInNumber reports whether a browser reads the host as an IPv4 address, however
+// odd the host looks (https://url.spec.whatwg.org/#ends-in-a-number-checker).
 func endsInNumber(s string) bool {
 	last := s[strings.LastIndexByte(s, '.')+1:]
 	if hex, ok := strings.CutPrefix(last, "0x"); ok {
@@ -351,8 +352,8 @@ func endsInNumber(s string) bool {
 	return strings.Trim(last, "0123456789") == ""
 }
 
-// checkSuffix refuses what must not stand behind a wildcard. host has been
-// checked.
+// checkSuffix refuses a host that must not stand after a wildcard. host has been
+// checked already.
 func checkSuffix(host string) string {
 	if host[0] == '[' || endsInNumber(host) {
 		return "has a wildcard before an IP address"
@@ -367,14 +368,14 @@ func checkSuffix(host string) string {
 	return ""
 }
 
-// registry has the second-level labels under which country registries sell
-// names: co.uk, com.au, ac.jp.
+// registry has the second-level labels under which country registries sell names, as
+// in co.uk, com.au and ac.jp.
 var registry = map[string]bool{
 	"ac": true, "co": true, "com": true, "edu": true, "gov": true, "mil": true, "net": true, "org": true,
 }
 
-// anybody has the suffixes of the common hosting services, where the neighbour's
-// label is a stranger's. All are on https://publicsuffix.org/list/. It catches
+// anybody has the suffixes of common hosting services, where the label next to one's
+// own belongs to a stranger. All are on https://publicsuffix.org/list/. The map finds
 // the frequent mistake and does not replace that list.
 var anybody = map[string]bool{
 	"appspot.com":           true,

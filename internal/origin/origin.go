@@ -1,31 +1,31 @@
 // Package origin parses and matches web origins (RFC 6454) and the names in a
 // Host header (RFC 9110, section 7.2).
 //
-// Both sides go through the same parser: an entry of an allow-list once, at
-// construction, and the header of each request. What comes out is a tuple, and
-// only whole tuples are compared. There is no prefix, suffix or substring
-// comparison, which is where the well-known bypasses come from.
+// Both sides go through the same parser. It parses an entry of an allow-list once,
+// at construction, and the header of each request. The result is a tuple, and only
+// whole tuples are compared. The well-known bypasses come from comparisons of
+// prefixes, suffixes and substrings, and there are none here.
 //
-// The parser takes one spelling of a host and refuses the others. Only the case
-// of letters and the default port may differ, because that is all in which two
-// honest spellings of an origin differ. An address in another notation
-// (127.1, 0x7f.0.0.1, [0:0:0:0:0:0:0:1]) is malformed, not equal.
+// The parser takes one spelling of a host and refuses the others. Only the case of
+// letters and the default port may differ, because honest spellings of an origin
+// differ in nothing else. An address in another notation, such as 127.1, 0x7f.0.0.1
+// or [0:0:0:0:0:0:0:1], is malformed and equals no other.
 package origin
 
 import "strings"
 
 // maxLen bounds an Origin header, a Host header and an entry, in bytes. A name
-// has at most 253 bytes (RFC 1035), so nothing honest comes near.
+// has at most 253 bytes (RFC 1035), so an honest header is much shorter.
 const maxLen = 512
 
 // A Fault names one entry that cannot be part of a list.
 type Fault struct {
-	Value  string // the entry as it was written
-	Reason string // a phrase that says what is wrong with it and, where that is known, what to write instead
+	Value  string // the entry, as the configuration has it
+	Reason string // a phrase that names the fault and, if that is known, a value to use instead
 }
 
-// tuple is an origin in canonical form: lower case, and no port where the port
-// is the scheme's own. For a wildcard, host is what stands behind "*.".
+// tuple is an origin in canonical form. It is in lower case, and it has no port if the
+// port is the default of the scheme. For a wildcard, host is the part after "*.".
 type tuple struct{ scheme, host, port string }
 
 // List is a set of origins. It does not change once it is parsed. A nil List and
@@ -46,12 +46,12 @@ type List struct {
 //	chrome-extension://id          another scheme, without wildcards
 //	null                           the opaque origin: sandboxed frames, file: pages, some redirects
 //
-// A wildcard never stands for the apex, for two labels, or for a suffix under
-// which anybody can register a name (*.com, *.co.uk, *.github.io). The last is
-// only known for the common ones: the whole Public Suffix List changes weekly
-// and is not built in.
+// A wildcard never stands for the domain itself, for two labels, or in front of a
+// suffix under which everyone can register a name (*.com, *.co.uk, *.github.io). Only
+// the common suffixes of that kind are known, because the whole Public Suffix List
+// changes weekly and is not built in.
 //
-// Every bad entry is returned, not just the first, and then the List is nil.
+// ParseList returns every bad entry. If there is one, the List is nil.
 func ParseList(entries []string) (*List, []Fault) {
 	var faults []Fault
 	l := &List{exact: make(map[tuple]struct{}), wild: make(map[tuple]struct{})}
@@ -76,7 +76,7 @@ func ParseList(entries []string) (*List, []Fault) {
 	return l, nil
 }
 
-// Len is the number of different entries.
+// Len returns the number of different entries.
 func (l *List) Len() int {
 	if l == nil {
 		return 0
@@ -88,12 +88,11 @@ func (l *List) Len() int {
 	return n
 }
 
-// Match reports whether header, the value of a request's only Origin header, is
-// in the list. What is not a well-formed origin is in no list. That no second
-// Origin header exists is the caller's to check.
+// Match reports whether header is in the list. It must be the value of a request's
+// only Origin header, which the caller must check. A header that is not a
+// well-formed origin is in no list.
 //
-// A header that is already in lower case, as browsers send it, costs no
-// allocation.
+// Match allocates nothing for a header in lower case, as browsers send it.
 func (l *List) Match(header string) bool {
 	if l == nil {
 		return false
@@ -111,8 +110,8 @@ func (l *List) Match(header string) bool {
 	if len(l.wild) == 0 {
 		return false
 	}
-	// What follows the first label must be a suffix of the list, whole. An
-	// address cannot match here: no suffix ends in a number or a bracket.
+	// The part after the first label must be one of the suffixes of the list. An
+	// address cannot match, because no suffix ends in a number or a bracket.
 	_, behind, ok := strings.Cut(t.host, ".")
 	if !ok {
 		return false
@@ -172,8 +171,8 @@ func parseOrigin(s string) (tuple, string) {
 	return canonical(scheme, host, port), ""
 }
 
-// Same reports whether two values of an Origin header are the same origin,
-// however they are written.
+// Same reports whether two values of an Origin header are the same origin, perhaps
+// in different spellings.
 func Same(a, b string) bool {
 	if a == b {
 		return true
@@ -191,9 +190,9 @@ func canonical(scheme, host, port string) tuple {
 	return tuple{scheme, host, port}
 }
 
-// noPage lists schemes that look plausible in an allow-list and could never
-// match: the scheme of the socket instead of the page's, and those whose pages
-// have an opaque origin (https://html.spec.whatwg.org/#origin).
+// noPage lists schemes that look plausible in an allow-list and could never match.
+// These are the schemes of the socket, in place of the page's, and the schemes whose
+// pages have an opaque origin (https://html.spec.whatwg.org/#origin).
 var noPage = map[string]bool{
 	"ws": true, "wss": true, "ftp": true,
 	"file": true, "data": true, "blob": true, "about": true, "javascript": true,

@@ -5,22 +5,22 @@ import (
 	"time"
 )
 
-// entry is a ban, or the memory of one.
+// entry is a ban, or a ban that is over and kept for its strikes. The mu of its box guards it.
 type entry struct {
 	key     Key
 	until   time.Time
 	reason  string
 	strikes int
 	manual  bool
-	pool    int
-	at      int // in it
+	pool    int // the pool that the entry is in, or noPool
+	at      int // its index in the pool
 }
 
 func (e *entry) ban() Ban {
 	return Ban{Prefix: e.key.prefix, Name: e.key.name, Until: e.until, Strikes: e.strikes, Reason: e.reason, Manual: e.manual}
 }
 
-// remembered is how many strikes still count.
+// remembered returns how many strikes still count.
 func (e *entry) remembered(now time.Time, decay time.Duration) int {
 	past := now.Sub(e.until)
 	if past <= 0 || decay <= 0 {
@@ -62,7 +62,7 @@ func (b *Box) remove(e *entry) {
 	b.held.Add(-1)
 }
 
-// place puts an entry into a pool, or to another place in it.
+// place sets the end of an entry's ban. It puts an entry that is in no pool into pool.
 func (b *Box) place(e *entry, pool int, until time.Time) {
 	e.until = until
 	if e.pool == noPool {
@@ -80,7 +80,7 @@ func (b *Box) unpool(e *entry) {
 	}
 }
 
-// pool is a heap: the ban that ends soonest is the first.
+// pool is a heap. Its first entry is the ban that ends soonest.
 type pool []*entry
 
 func (p pool) Len() int           { return len(p) }

@@ -6,10 +6,10 @@ import "net/netip"
 type Key struct {
 	prefix netip.Prefix
 	name   string
-	exact  bool // the prefix itself, not the client within it
+	exact  bool // the ban is about the prefix itself, and not about the client in it
 }
 
-// Addr is the client at an address.
+// Addr returns the key of the client at an address.
 func Addr(a netip.Addr) Key {
 	a = a.Unmap().WithZone("")
 	if !a.IsValid() {
@@ -18,24 +18,24 @@ func Addr(a netip.Addr) Key {
 	return Key{prefix: netip.PrefixFrom(a, a.BitLen())}
 }
 
-// Net is all in a prefix, of any length but 0.
+// Net returns the key of all addresses in a prefix. The length must not be 0.
 func Net(p netip.Prefix) Key {
 	if a := p.Addr(); a.Is4In6() {
 		if p.Bits() < 96 {
-			return Key{} // not only IPv4, and not all of that is
+			return Key{} // the prefix has more than IPv4 addresses
 		}
 		p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
 	}
 	return Key{prefix: p.Masked(), exact: true}
 }
 
-// Name is a client under a name of the application's.
+// Name returns the key of a client to which the application has given a name.
 func Name(s string) Key { return Key{name: s} }
 
 func (k Key) valid() bool { return k.name != "" || k.prefix.IsValid() }
 
-// client is what bans k: for an IPv6 address the /64, all of which is one
-// subscriber's.
+// client returns the key under which k is banned. For an IPv6 address it is the /64, because one
+// subscriber has all of it.
 func (k Key) client() Key {
 	if !k.exact && k.name == "" && k.prefix.IsValid() && k.prefix.Addr().Is6() {
 		k.prefix, _ = k.prefix.Addr().Prefix(64)
@@ -51,7 +51,7 @@ func (k Key) Client() (p netip.Prefix, name string) {
 	return k.prefix, k.name
 }
 
-// network is the /48 around a key of a site.
+// network returns the key of the /48 around a /64.
 func (k Key) network() Key {
 	k.prefix, _ = k.prefix.Addr().Prefix(48)
 	return k
@@ -61,10 +61,10 @@ func (k Key) network() Key {
 const (
 	poolHost    = iota // IPv4 addresses and names
 	poolSite           // IPv6 prefixes longer than a /48
-	poolNetwork        // and of a /48 or shorter
+	poolNetwork        // IPv6 prefixes of a /48 or shorter
 	pools
 
-	noPool = -1 // by hand
+	noPool = -1 // the pool of a ban by hand
 )
 
 func (k Key) pool() int {
@@ -77,7 +77,7 @@ func (k Key) pool() int {
 	return poolNetwork
 }
 
-// room is how many bans there may be in a pool.
+// room returns how many bans a pool may have.
 func (b *Box) room(pool int) int {
 	if pool == poolHost {
 		return b.max / 2
@@ -85,7 +85,7 @@ func (b *Box) room(pool int) int {
 	return b.max / 4
 }
 
-// family is 0 for IPv4 and 1 for IPv6.
+// family returns 0 for an IPv4 address and 1 for an IPv6 address.
 func family(a netip.Addr) int {
 	if a.Is4() {
 		return 0
@@ -93,15 +93,15 @@ func family(a netip.Addr) int {
 	return 1
 }
 
-// lengths are those of the prefixes in a map, so that a client can be looked up
-// under each.
+// lengths has the lengths of the prefixes in a map, so that a client can be looked up under each
+// of them.
 type lengths struct {
-	used  []int
-	count [129]int
+	used  []int    // the lengths that some prefix has
+	count [129]int // how many prefixes have each length
 }
 
-// fits tells whether one more length would be too many. The longest that
-// strikes lead to are there anyway.
+// fits reports whether a prefix of this length may be added by hand. It may if another prefix
+// has that length, or if there are not too many lengths yet.
 func (l *lengths) fits(bits int) bool { return l.count[bits] > 0 || len(l.used) < maxLengths }
 
 func (l *lengths) add(bits int) {

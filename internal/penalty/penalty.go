@@ -35,45 +35,48 @@ import (
 
 // Config says how long a strike bans.
 type Config struct {
-	First time.Duration // the first ban
-	Max   time.Duration // the longest; one that is shorter than First is First
-	Decay time.Duration // after each such time without a ban one doubling is forgotten; 0: never
+	First time.Duration // how long the first ban lasts
+	Max   time.Duration // how long the longest ban lasts; at least First
+	Decay time.Duration // the time without a ban after which one doubling is forgotten; 0: never
 }
 
 // Bounds on bans by hand.
 const (
-	MaxManual  = 1024 // bans
-	maxLengths = 16   // lengths of prefixes of one family: each is a look-up for each client
+	MaxManual = 1024 // how many bans
+
+	// maxLengths is how many lengths the prefixes of one family may have. Each length costs
+	// a look-up for each client.
+	maxLengths = 16
 )
 
-// What Ban can return.
+// Errors of Ban.
 var (
 	ErrKey  = errors.New("wsguard: neither an address, a prefix of some length, nor a name")
 	ErrFull = errors.New("wsguard: too many bans by hand")
 )
 
-// Ban is a ban.
+// Ban describes a ban.
 type Ban struct {
 	Prefix  netip.Prefix // not valid for a name
-	Name    string
-	Until   time.Time
-	Strikes int    // bans in a row, this one included; 0 by hand
-	Reason  string // what Strike or Ban was given
-	Manual  bool
+	Name    string       // empty for a prefix
+	Until   time.Time    // when the ban ends
+	Strikes int          // the strikes that are remembered, this one included; 0 by hand
+	Reason  string       // the reason that Strike or Ban was given
+	Manual  bool         // the ban is by hand
 }
 
 // Box stores bans. It is safe for concurrent use, has no goroutine and reads no clock.
 type Box struct {
-	held atomic.Int64 // entries; when there are none nothing is locked
-	max  int          // bans that strikes have led to; read-only after New
+	held atomic.Int64 // the number of entries; Banned takes no lock while it is 0
+	max  int          // how many bans strikes can lead to; read-only after New
 
-	mu      sync.RWMutex // guards what follows
-	nets    map[netip.Prefix]*entry
-	names   map[string]*entry
-	lengths [2]lengths // of nets, IPv4 and IPv6
-	pools   [pools]pool
-	manual  int
-	stats   Stats
+	mu      sync.RWMutex            // no other lock is taken while it is held
+	nets    map[netip.Prefix]*entry // guarded by mu
+	names   map[string]*entry       // guarded by mu
+	lengths [2]lengths              // guarded by mu: the lengths of nets, for IPv4 and IPv6
+	pools   [pools]pool             // guarded by mu: the entries that strikes have led to
+	manual  int                     // guarded by mu: the number of bans by hand
+	stats   Stats                   // guarded by mu
 }
 
 // New returns an empty box with room for bans, at least 8. A ban takes about 200
@@ -82,7 +85,7 @@ func New(bans int) *Box {
 	return &Box{max: max(bans, 8), nets: map[netip.Prefix]*entry{}, names: map[string]*entry{}}
 }
 
-// Banned tells whether a client is banned, and until when. It costs nothing while the box is
+// Banned reports whether a client is banned, and until when. It takes no lock while the box is
 // empty.
 func (b *Box) Banned(k Key, now time.Time) (until time.Time, banned bool) {
 	if b.held.Load() == 0 {
@@ -146,7 +149,7 @@ func (b *Box) strike(k Key, reason string, cfg Config, now time.Time) *entry {
 	pool := k.pool()
 	e := b.entry(k)
 	if e == nil && pool == poolSite && len(b.pools[poolSite]) >= b.room(poolSite) {
-		// Those whose end has passed are kept for their strikes only.
+		// A ban that is over is kept for its strikes only.
 		if first := b.pools[poolSite][0]; now.Before(first.until) {
 			k, pool = k.network(), poolNetwork
 			e = b.entry(k)
@@ -154,7 +157,7 @@ func (b *Box) strike(k Key, reason string, cfg Config, now time.Time) *entry {
 			b.remove(first)
 		}
 	}
-	if e != nil && e.manual { // over, or there would be no strike
+	if e != nil && e.manual { // it is over, because a client that is banned gets no strike
 		b.remove(e)
 		e = nil
 	}
@@ -181,7 +184,8 @@ func (b *Box) strike(k Key, reason string, cfg Config, now time.Time) *entry {
 	return e
 }
 
-// forget drops entries without strikes left: a few each time will do.
+// forget drops at most one entry of each pool that has no strikes left. Each strike calls it, so
+// the pools do not keep old entries.
 func (b *Box) forget(cfg Config, now time.Time) {
 	for i := range b.pools {
 		if p := b.pools[i]; len(p) > 0 && p[0].until.Before(now) && p[0].remembered(now, cfg.Decay) == 0 {
@@ -190,7 +194,7 @@ func (b *Box) forget(cfg Config, now time.Time) {
 	}
 }
 
-// lasts is how long the ban of so many strikes is.
+// lasts returns how long the ban of a client with so many strikes lasts.
 func (c Config) lasts(strikes int) time.Duration {
 	d, longest := c.First, max(c.First, c.Max)
 	for ; strikes > 1 && d < longest; strikes-- {
@@ -202,8 +206,8 @@ func (c Config) lasts(strikes int) time.Duration {
 	return d
 }
 
-// Ban bans by hand: a client, a name, or a prefix with all that is in it. A ban
-// that is there already is replaced.
+// Ban bans a client, a name, or all addresses of a prefix by hand. It replaces the ban that k
+// has already.
 func (b *Box) Ban(k Key, d time.Duration, reason string, now time.Time) error {
 	if k = k.client(); !k.valid() || k.name == "" && k.prefix.Bits() == 0 || d <= 0 {
 		return ErrKey
@@ -244,8 +248,8 @@ func (b *Box) purge(now time.Time) {
 	}
 }
 
-// Lift ends the ban of exactly k and forgets its strikes. It reports whether there
-// was a ban. The ban of a wider prefix that k is in stays.
+// Lift ends the ban of exactly k and forgets its strikes. It reports whether there was a ban. The
+// ban of a wider prefix that contains k stays.
 func (b *Box) Lift(k Key, now time.Time) bool {
 	k = k.client()
 	b.mu.Lock()
@@ -258,7 +262,7 @@ func (b *Box) Lift(k Key, now time.Time) bool {
 	return now.Before(e.until)
 }
 
-// All lists the bans, those that end soonest first.
+// All returns the bans that are in force, those that end soonest first.
 func (b *Box) All(now time.Time) []Ban {
 	b.mu.RLock()
 	bans := make([]Ban, 0, len(b.nets)+len(b.names))
@@ -280,12 +284,12 @@ func (b *Box) All(now time.Time) []Ban {
 
 // Stats say how full the box is.
 type Stats struct {
-	Entries   int    // bans, and those over that are kept for their strikes
-	Displaced uint64 // bans that ended early for want of room
-	Unplaced  uint64 // bans that did not begin for want of room
+	Entries   int    // the bans, and bans that are over and kept for their strikes
+	Displaced uint64 // bans that ended early, because another one needed the room
+	Unplaced  uint64 // bans that did not begin, because there was no room
 }
 
-// Stats returns them.
+// Stats returns how full the box is.
 func (b *Box) Stats() Stats {
 	b.mu.RLock()
 	defer b.mu.RUnlock()

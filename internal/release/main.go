@@ -2,7 +2,7 @@
 // they will be tagged.
 //
 // A nested module finds the root by a replace directive. Such a directive works in
-// the tree only: a user who installs the module gets the versions that it requires.
+// the tree only. A user who installs the module gets the versions that it requires.
 //
 // The command packs the tree as a module proxy in the file system, at the version
 // of the newest section of CHANGELOG.md. It installs the root and each module below

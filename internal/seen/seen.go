@@ -20,18 +20,18 @@ const Size = 65_536
 // Memory holds the moment at which each credential was first seen. It begins
 // small, and takes about 4.5 MB when it is full. It is safe for concurrent use.
 //
-// The moments of a Memory are its own: each is later than the one before, even
-// where the clock has not moved between them. So two of them tell which of two
-// calls came first.
+// A Memory has a clock of its own. Each moment of it is later than the one before,
+// even if the system's clock has not moved between them. So two moments tell which
+// of two calls came first.
 type Memory struct {
 	age  time.Duration // read-only after New
 	born time.Time     // read-only after New
 	seed [32]byte      // read-only after New
 
-	mu    sync.Mutex    // protects what follows; no other lock is taken while it is held
+	mu    sync.Mutex    // guards all fields below; no other lock is taken while it is held
 	last  time.Duration // the latest moment, counted from born
 	known map[Key]sight
-	ring  []Key // the keys of known; from oldest on, in the order in which they came in
+	ring  []Key // the keys of known in the order in which they came in, the oldest at first
 	first int   // index of the oldest in ring
 }
 
@@ -79,9 +79,9 @@ func (m *Memory) Now() time.Time {
 	return m.time(m.tick())
 }
 
-// Note returns the moment at which a credential was first seen. That is now if
-// the Memory does not know the credential, and from then on it does. dated says
-// that the credential has an issue time: one that had none before counts as new.
+// Note returns the moment at which a credential was first seen. If the Memory does not
+// know the credential, that moment is now, and the Memory remembers it. dated says that
+// the credential has an issue time. A credential that had none before counts as new.
 func (m *Memory) Note(k Key, dated bool) time.Time {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -116,8 +116,8 @@ func (m *Memory) tick() time.Duration {
 	return m.last
 }
 
-// time returns a moment as a time. Its monotonic part orders the moments of this
-// Memory; its wall clock is that of today, also when the machine has slept since.
+// time returns a moment as a time. Its monotonic part orders the moments of this Memory.
+// Its wall clock is that of today, even if the machine has slept since.
 func (m *Memory) time(at time.Duration) time.Time {
 	now := time.Now()
 	return now.Add(at - now.Sub(m.born))

@@ -30,8 +30,8 @@ func Wrap(g *wsguard.Guard, next http.Handler) http.Handler {
 // handlers as they are.
 const Bare = "WRAPTEST_BARE"
 
-// Guarded wraps next in a Guard that tests of other projects can pass: clients
-// without an Origin and without a credential may connect.
+// Guarded wraps next in a Guard that tests of other projects can pass. It admits
+// clients without an Origin and without a credential.
 func Guarded(next http.Handler) http.Handler {
 	if os.Getenv(Bare) != "" {
 		return next

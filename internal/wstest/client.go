@@ -36,8 +36,8 @@ const (
 // tells it to, answers nothing by itself (no pong, no echoed close frame), and
 // reports each violation of RFC 6455 in what it reads.
 //
-// One goroutine may read while another writes. No method fails the test: that
-// is the caller's to do, on the test's goroutine.
+// One goroutine may read while another writes. No method fails the test. The
+// caller must do that, on the test's goroutine.
 type Client struct {
 	// Timeout bounds each call as a whole, in the fake time of a bubble too, so
 	// that a test fails instead of hanging. Zero means [DefaultTimeout]. A
@@ -47,7 +47,7 @@ type Client struct {
 
 	conn   net.Conn
 	br     *bufio.Reader
-	broken error // why what follows on the connection cannot be parsed any more
+	broken error // why the rest of the connection cannot be parsed; nil: it can
 
 	// The message whose first fragments ReadMessage has read.
 	begun   bool
@@ -73,9 +73,9 @@ func NewClient(t testing.TB, conn net.Conn) *Client {
 	return &Client{conn: conn, br: bufio.NewReader(conn)}
 }
 
-// Conn returns the connection. What the server has sent may already sit in the
-// client's buffer: to read with the client's methods or from Conn is an either
-// or.
+// Conn returns the connection. The client's buffer may already hold bytes of the
+// server. So a test must read either with the client's methods or from Conn, and
+// not with both.
 func (c *Client) Conn() net.Conn { return c.conn }
 
 // Close closes the connection without a close frame.
@@ -84,7 +84,7 @@ func (c *Client) Close() error { return c.conn.Close() }
 // Write writes b as it is.
 func (c *Client) Write(b []byte) (int, error) {
 	c.conn.SetWriteDeadline(c.deadline())
-	defer c.conn.SetWriteDeadline(time.Time{}) // none of the client's stays behind
+	defer c.conn.SetWriteDeadline(time.Time{}) // leave no deadline of the client behind
 	return c.conn.Write(b)
 }
 
@@ -129,21 +129,21 @@ type HandshakeOptions struct {
 }
 
 // Handshake sends a correct upgrade request for path with header added to it,
-// and returns the response as [Client.HandshakeWith] does. A server that wants
-// an Origin is to find it in header.
+// and returns the response as [Client.HandshakeWith] does. If the server needs an
+// Origin, header must have it.
 func (c *Client) Handshake(path string, header http.Header) (*http.Response, error) {
 	return c.HandshakeWith(HandshakeOptions{Path: path, Header: header})
 }
 
 // HandshakeWith sends the request that o describes and returns the response,
-// with its body already read. A refusal is a response like any other; a 101
-// that does not prove that the server understood the request is an error.
+// with its body already read. A refusal is a response like any other. A 101 that
+// does not prove that the server understood the request is an error.
 func (c *Client) HandshakeWith(o HandshakeOptions) (*http.Response, error) {
 	req, key := o.request(c.conn.RemoteAddr().String())
 	c.conn.SetDeadline(c.deadline())
 	defer c.conn.SetDeadline(time.Time{})
-	// A server may refuse, and close, before it has read everything: a Write
-	// that fails does not mean that there is no response.
+	// A server may refuse, and close, before it has read everything. So there may
+	// be a response even if the Write fails.
 	_, writeErr := c.conn.Write(req)
 	res, err := c.readResponse(o.Method)
 	if err != nil {
@@ -276,11 +276,12 @@ func (e *CloseError) Error() string {
 	return fmt.Sprintf("wstest: the server closed with %d %q", e.Code, e.Reason)
 }
 
-// ReadFrame reads the server's next frame. One that no server may send (masked,
-// with a length not in its shortest form, a reserved opcode, a fragmented or
-// long control frame) is an error that wraps [ErrProtocol]. RSV is the caller's
-// to judge, who knows whether an extension was negotiated. The error at the end
-// of the connection wraps [io.EOF], within a frame [io.ErrUnexpectedEOF].
+// ReadFrame reads the server's next frame. A frame that no server may send is an
+// error that wraps [ErrProtocol]. Such a frame is masked, has a length that is not
+// in its shortest form, has a reserved opcode, or is a fragmented or long control
+// frame. The caller must judge RSV, because it knows whether an extension was
+// negotiated. The error at the end of the connection wraps [io.EOF]. Within a frame
+// it wraps [io.ErrUnexpectedEOF].
 func (c *Client) ReadFrame() (Frame, error) {
 	defer c.reading()()
 	return c.readFrame()
@@ -347,8 +348,8 @@ func frameError(err error, within bool) error {
 	return fmt.Errorf("wstest: reading a frame: %w", err)
 }
 
-// ReadMessage reads the server's next message, its opcode being OpText or
-// OpBinary. It joins fragments and skips pings and pongs. A close frame is a
+// ReadMessage reads the server's next message. Its opcode is OpText or OpBinary. It
+// joins fragments and skips pings and pongs. For a close frame it returns a
 // *[CloseError].
 func (c *Client) ReadMessage() (opcode byte, payload []byte, err error) {
 	defer c.reading()()
@@ -380,8 +381,8 @@ func (c *Client) ReadMessage() (opcode byte, payload []byte, err error) {
 	}
 }
 
-// ReadClose reads frames, skipping those that are none, until a close frame or
-// an error. The code is 1005 if the frame has no status.
+// ReadClose skips frames until a close frame or an error. The code is 1005 if the
+// close frame has no status.
 func (c *Client) ReadClose() (code int, reason string, err error) {
 	defer c.reading()()
 	for {
@@ -399,8 +400,8 @@ func (c *Client) ReadClose() (code int, reason string, err error) {
 	}
 }
 
-// parseClose returns a *CloseError, or what is wrong with the payload of a
-// close frame (RFC 6455, sections 5.5.1 and 7.4).
+// parseClose returns a *CloseError, or another error if the payload of the close
+// frame is malformed (RFC 6455, sections 5.5.1 and 7.4).
 func parseClose(p []byte) error {
 	switch len(p) {
 	case 0:
@@ -419,8 +420,8 @@ func parseClose(p []byte) error {
 	return &CloseError{Code: code, Reason: reason}
 }
 
-// ReadEOF discards what the server sends until it ends the connection, and
-// returns nil if the end is an orderly one.
+// ReadEOF discards bytes until the server ends the connection. It returns nil if
+// the end is orderly.
 func (c *Client) ReadEOF() error {
 	defer c.reading()()
 	_, err := io.Copy(io.Discard, c.br)

@@ -39,8 +39,8 @@ type Frame struct {
 	LengthBytes int
 }
 
-// AppendFrame appends f as it goes on the wire. What a frame's bits cannot
-// express, such as an opcode above 15, is a mistake in the test and panics.
+// AppendFrame appends the bytes of f. It panics if the bits of a frame cannot
+// express f, as for an opcode above 15, because that is a mistake of the test.
 func AppendFrame(dst []byte, f Frame) []byte {
 	if f.RSV > 7 || f.Opcode > 15 {
 		panic(fmt.Sprintf("wstest: no such frame: RSV %d, opcode %d", f.RSV, f.Opcode))
@@ -83,7 +83,7 @@ func AppendFrame(dst []byte, f Frame) []byte {
 	return dst
 }
 
-// minimalForm returns how many bytes of extended length RFC 6455 wants.
+// minimalForm returns how many bytes of extended length RFC 6455 requires.
 func minimalForm(length uint64) int {
 	switch {
 	case length <= 125:
@@ -114,8 +114,9 @@ func Ping(b []byte) Frame { return clientFrame(OpPing, b) }
 // Pong returns a client's pong.
 func Pong(b []byte) Frame { return clientFrame(OpPong, b) }
 
-// CloseFrame returns a client's close frame. Code 1005 stands for one without a
-// status, as in RFC 6455; any other code is sent as it is, sendable or not.
+// CloseFrame returns a client's close frame. Code 1005 stands for a frame without a
+// status, as in RFC 6455. Any other code is sent as it is, even if no peer may send
+// it.
 func CloseFrame(code int, reason string) Frame {
 	if code < 0 || code > math.MaxUint16 || code == noStatus && reason != "" {
 		panic(fmt.Sprintf("wstest: no such close frame: %d %q", code, reason))

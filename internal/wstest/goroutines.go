@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// KeepAlive keeps conn reachable until the test ends. A connection that nobody
-// references is closed by the garbage collector, so that a test of a peer which
-// "stops reading" would pass because the peer went away. [Dial] and [NewClient]
+// KeepAlive keeps conn reachable until the test ends. The garbage collector closes
+// a connection without references. So a test of a peer that stops reading could pass
+// only because the peer was closed. [Dial] and [NewClient]
 // do this by themselves.
 func KeepAlive(t testing.TB, conn any) {
 	t.Cleanup(func() { runtime.KeepAlive(conn) })
@@ -22,8 +22,8 @@ const goroutineGrace = 30 * time.Second
 // that did not run when CheckGoroutines was called, and prints their stacks.
 // Goroutines of package testing and of the runtime do not count.
 //
-// Cleanups run last in, first out: call it before everything whose cleanup
-// stops a goroutine. It cannot tell whose a goroutine is, so it is not for
+// Cleanups run in reverse order. So call it before everything whose cleanup stops a
+// goroutine. It does not know which test has started a goroutine, so it is not for
 // tests that run in parallel with others.
 func CheckGoroutines(t testing.TB) {
 	t.Helper()
@@ -71,9 +71,8 @@ func goroutines() map[string]string {
 	return stacks
 }
 
-// ignored reports whether a goroutine was started by the machinery around a
-// test. The function that starts a goroutine tells: it is a frame of nobody
-// else's stack.
+// ignored reports whether package testing or the runtime has started a goroutine.
+// The last part of the stack names the function that has started it.
 func ignored(stack string) bool {
 	_, creator, ok := strings.Cut(stack, "\ncreated by ")
 	if !ok {

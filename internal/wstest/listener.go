@@ -33,9 +33,9 @@ func NewListener(opts PipeOptions) *Listener {
 	return l
 }
 
-// Dial connects from the next port of the listener's client address. Like a
-// TCP handshake it needs no Accept to succeed, so it never blocks: ctx only
-// matters if it has ended already. After Close it fails with ECONNREFUSED.
+// Dial connects from the next port of the listener's client address. Like a TCP
+// handshake it succeeds without an Accept, so it never blocks. It fails if ctx has
+// ended already. After Close it fails with ECONNREFUSED.
 func (l *Listener) Dial(ctx context.Context) (*PipeConn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, l.dialError(err)
@@ -99,8 +99,8 @@ func (l *Listener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// Close ends Accept and Dial. Connections that nobody has accepted are reset,
-// as the kernel does.
+// Close ends Accept and Dial. It resets connections that were not accepted, as the
+// kernel does.
 func (l *Listener) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -153,8 +153,8 @@ func (s *Server) Dial(t testing.TB) *Client {
 	return NewClient(t, conn)
 }
 
-// testLog writes to the log of a test while it runs: a handler may outlive the
-// test, whose log panics then.
+// testLog writes to the log of a test while the test runs. A handler may outlive the
+// test, and the log of a test that has ended panics.
 type testLog struct {
 	mu sync.Mutex
 	t  testing.TB // nil after the end

@@ -14,6 +14,6 @@
 //   - [Log] records what was logged.
 //   - [Nightly] keeps a long test out of the run of every commit.
 //
-// Nothing here waits longer than a bounded time unless a test asks for it: a
-// server that hangs fails its test instead of hanging it.
+// Nothing here waits longer than a bounded time unless a test asks for it. So a
+// server that hangs makes its test fail, and the test does not hang.
 package wstest
