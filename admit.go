@@ -42,16 +42,16 @@ var (
 	banStep          = step{"ban", reasons{reason.Banned}, func(a *admission) error { return a.g.banned(a.client) }}
 	hostStep         = step{stepHost, reasons{reason.Host}, (*admission).checkHost}
 	tlsStep          = step{stepTLS, reasons{reason.InsecureTransport}, (*admission).checkTLS}
-	originStep       = step{stepOrigin, reasons{reason.Origin, reason.FetchMetadata}, (*admission).checkOrigin}
-	originPostStep   = step{stepOrigin, reasons{reason.Origin}, (*admission).checkOriginOfPost}
-	askOriginStep    = step{"ask origin", nil, (*admission).askOrigin}
+	originStep       = step{stepOrigin, reasons{reason.Origin, reason.FetchMetadata, reason.Unavailable, reason.InFlight}, (*admission).checkOrigin}
+	originPostStep   = step{stepOrigin, reasons{reason.Origin, reason.Unavailable, reason.InFlight}, (*admission).checkOriginOfPost}
+	askOriginStep    = step{"ask origin", reasons{reason.Unavailable, reason.InFlight}, (*admission).askOrigin}
 	subprotocolStep  = step{"subprotocol", reasons{reason.Subprotocol}, (*admission).chooseSubprotocol}
 	subjectRateStep  = step{stepSubject, reasons{reason.HandshakeRate}, (*admission).chargeSubject}
 	rateStep         = step{stepRate, reasons{reason.HandshakeRate}, (*admission).chargeRate}
 	flightStep       = step{"in flight", reasons{reason.InFlight}, (*admission).takePlace}
 	slotStep         = step{stepSlot, reasons{reason.MaxConns, reason.MaxClientConns}, (*admission).takeSlot}
 	shareStep        = step{"share of the unauthenticated", reasons{reason.MaxConns}, (*admission).takeShare}
-	credentialStep   = step{stepCredential, reasons{reason.Guessing, reason.Unauthenticated, reason.Unavailable}, (*admission).authenticate}
+	credentialStep   = step{stepCredential, reasons{reason.Guessing, reason.Unauthenticated, reason.Unavailable, reason.MaxConns}, (*admission).authenticate}
 	loginStep        = step{"login", reasons{reason.Guessing, reason.Unauthenticated, reason.Unavailable}, (*admission).askLogin}
 	subjectStep      = step{"subject slot", reasons{reason.MaxSubjectConns}, (*admission).takeSubjectSlot}
 	knownSubjectStep = step{"subject slot", reasons{reason.MaxSubjectConns}, (*admission).takeKnownSubjectSlot}
@@ -99,8 +99,7 @@ type admission struct {
 
 	client      client
 	from        string // the Origin, as a connection keeps it
-	known       bool   // the origin is right, so no foreign page has caused the request
-	asked       bool   // askOrigin has evaluated the origin without refusing
+	known       bool   // the origin is right, so no foreign page has caused the request; false for InsecureAnyOrigin
 	ownPage     bool   // a page of a listed origin sends the request
 	subprotocol string
 	sought      bool // cred and credErr are set
@@ -190,14 +189,14 @@ func (a *admission) address() (err error) {
 }
 
 func (a *admission) checkHost() error {
-	if a.marks.has(a.g, stepHost) {
+	if a.passed(stepHost) {
 		return nil
 	}
 	return a.host.check(a.r)
 }
 
 func (a *admission) checkTLS() error {
-	if a.marks.has(a.g, stepTLS) {
+	if a.passed(stepTLS) {
 		return nil
 	}
 	return a.checkTransport(a.r)
@@ -207,12 +206,15 @@ func (a *admission) checkOrigin() error { return a.judgeOrigin(a.origin.check) }
 
 func (a *admission) checkOriginOfPost() error { return a.judgeOrigin(a.origin.checkPost) }
 
-func (a *admission) judgeOrigin(check func(*http.Request) error) error {
-	a.ownPage = a.policy.ownPage(a.r)
-	err := check(a.r)
-	a.known = err == nil
+func (a *admission) judgeOrigin(check func(page, *http.Request) error) error {
+	p, err := a.pageOf()
+	if err != nil {
+		return err
+	}
+	err = check(p, a.r)
+	a.ownPage, a.known = p == pageOwn, err == nil && p != pageAny
 	switch {
-	case a.marks.has(a.g, stepOrigin):
+	case a.passed(stepOrigin):
 		return nil // the piece in front has reported it if need be
 	case err != nil && a.origin.report:
 		a.g.report(a.r, err)
@@ -224,8 +226,15 @@ func (a *admission) judgeOrigin(check func(*http.Request) error) error {
 // askOrigin evaluates the origin for a piece in front of the origin step, and refuses
 // nothing. A request that a foreign page has sent is charged to a bucket of its own.
 func (a *admission) askOrigin() error {
-	a.ownPage = a.policy.ownPage(a.r)
-	a.asked, a.known = true, a.origin.none || a.origin.check(a.r) == nil
+	if a.origin.none {
+		a.ownPage, a.known = a.ownPageInFront(), true
+		return nil
+	}
+	p, err := a.pageOf()
+	if err != nil {
+		return err
+	}
+	a.ownPage, a.known = p == pageOwn, p != pageAny && a.origin.check(p, a.r) == nil
 	return nil
 }
 
@@ -236,10 +245,10 @@ func (a *admission) chooseSubprotocol() (err error) {
 
 // chargeRate charges the handshake, or the sale of a ticket, to its client.
 func (a *admission) chargeRate() error {
-	if a.marks.has(a.g, stepRate) {
+	if a.passed(stepRate) {
 		return nil
 	}
-	err := a.g.state.rates.handshake(a.client, a.asked && !a.known, a.rates.Handshakes)
+	err := a.g.state.rates.handshake(a.client, !a.known, a.rates.Handshakes)
 	if err != nil && a.rates.ReportOnly {
 		a.g.report(a.r, err)
 		return nil
@@ -250,10 +259,10 @@ func (a *admission) chargeRate() error {
 // chargeSubject charges an authenticated handshake, or sale of a ticket, to its subject in
 // place of its client.
 func (a *admission) chargeSubject() error {
-	if a.await || a.principal.anonymous() || a.marks.has(a.g, stepSubject) {
+	if a.await || a.principal.anonymous() || a.passed(stepSubject) {
 		return nil
 	}
-	err := a.g.state.rates.authenticated(a.client, a.asked && !a.known, a.principal.Subject, a.rates.Handshakes)
+	err := a.g.state.rates.authenticated(a.client, !a.known, a.principal.Subject, a.rates.Handshakes)
 	if err != nil && a.rates.ReportOnly {
 		a.g.report(a.r, err)
 		return nil
@@ -279,7 +288,7 @@ func (a *admission) takeSlot() error {
 	for _, l := range a.marks.leases {
 		if l.slots == a.g.state.slots {
 			a.lease = l // a piece in front has it
-			if a.marks.has(a.g, stepSlot) {
+			if a.passed(stepSlot) {
 				return nil
 			}
 			return a.reportOver(l.over(a.caps)) // a Guard with other caps has taken it
@@ -300,21 +309,34 @@ func (a *admission) takeSlot() error {
 
 // stranger reports whether no credential is presented.
 func (a *admission) stranger() bool {
-	if p, known := a.marks.principal(a.g); known {
+	if p, known := a.found(); known {
 		return p.anonymous()
 	}
+	if _, known := PrincipalOf(a.r); known { // found by a piece that stands alone
+		return false
+	}
 	a.seek()
-	return a.credErr == nil && a.cred.kind == sourceNone
+	return a.credErr == nil && a.cred.kind == sourceNone && (a.auth.cfg.Authenticate == nil || presented(a.r) == "")
 }
 
 // takeShare counts a handshake toward MaxUnauthenticated if it presents no credential and
 // the first message may be one.
 func (a *admission) takeShare() error {
-	if _, known := a.marks.principal(a.g); known || !a.auth.cfg.Sources.FirstMessage {
+	if _, known := a.found(); known || !a.auth.cfg.Sources.FirstMessage {
 		return nil
 	}
 	a.seek()
-	if a.await = a.credErr == nil && a.cred.kind == sourceNone; !a.await {
+	if a.credErr != nil || a.cred.kind != sourceNone || a.auth.cfg.Authenticate != nil {
+		return nil
+	}
+	return a.awaitCredential()
+}
+
+// awaitCredential makes the first message the credential, and counts the handshake toward
+// MaxUnauthenticated.
+func (a *admission) awaitCredential() error {
+	a.await = true
+	if a.lease == nil { // in a piece; the Guard behind counts it
 		return nil
 	}
 	return a.reportOver(a.lease.await(a.caps))

@@ -118,6 +118,16 @@ type TokenSources struct {
 	// returns, after the guard has accepted that message.
 	FirstMessage bool
 
+	// CustomHeader is the name of a header whose whole value is the credential, such as
+	// X-API-Key. Programs can set it, and scripts of a page cannot. Authorization has a field
+	// of its own, Header. The default, "", is none.
+	CustomHeader string
+
+	// TicketsOnly accepts no credential in a handshake but a ticket. Guard.TicketHandler
+	// still asks the Verifier or a login. It excludes all other sources and needs
+	// AuthConfig.Tickets. The default is false.
+	TicketsOnly bool
+
 	// InsecureQuery is the name of a query parameter that has the credential. The
 	// guard removes it before Attach sees the URL. Proxies in front have seen it and may
 	// have logged it.
@@ -140,6 +150,7 @@ const (
 	sourceQuery
 	sourceFirstMessage
 	sourceTicket
+	sourceCustomHeader
 )
 
 func (t TokenSources) list() (sources []source) {
@@ -148,6 +159,9 @@ func (t TokenSources) list() (sources []source) {
 	}
 	if t.Subprotocol != "" {
 		sources = append(sources, source{sourceSubprotocol, t.Subprotocol})
+	}
+	if t.CustomHeader != "" {
+		sources = append(sources, source{sourceCustomHeader, http.CanonicalHeaderKey(t.CustomHeader)})
 	}
 	if t.Cookie != "" {
 		sources = append(sources, source{sourceCookie, t.Cookie})
@@ -171,6 +185,22 @@ type AuthConfig struct {
 	// Sources says where in a handshake the guard looks for a credential. The default is the
 	// Authorization header, and a subprotocol that begins with "bearer.".
 	Sources TokenSources
+
+	// Authenticate returns the Principal of a request by the application's own means, such as
+	// session middleware, HTTP Basic, a client certificate or the header of an identity
+	// proxy. The guard asks it if a handshake presents no credential in the other places. A
+	// ticket beside a session cookie is one credential.
+	//
+	// A browser may send what Authenticate reads with the requests of every page. So the guard
+	// asks only for a page of an allowed origin, and for a program that sends neither an
+	// Origin nor a Cookie, under AllowMissingOrigin. Other handshakes present no credential.
+	// Authenticate cannot be combined with InsecureAnyOrigin. An Authenticator of
+	// NewAuthenticator needs the Handler of a NewOriginCheck in front of it.
+	//
+	// Errors are as those of a Verifier. ErrNoCredential says that the request is nobody's,
+	// and counts as no failure. The call must return within VerifyTimeout. The default, nil,
+	// asks nobody.
+	Authenticate func(*http.Request) (Principal, error)
 
 	// InsecureAnonymous admits handshakes without a credential. A credential that is
 	// presented must still be valid. The default is false, and a handshake without a
@@ -246,11 +276,16 @@ type authRule struct {
 
 func newAuthRule(cfg AuthConfig, f *faults) authRule {
 	none := cfg.Sources == TokenSources{}
-	if cfg.Verifier == nil && !none {
+	switch {
+	case cfg.Sources.TicketsOnly:
+		if cfg.Tickets == nil || cfg.Sources != (TokenSources{TicketsOnly: true}) {
+			f.add("Auth.Sources.TicketsOnly", "", "needs Tickets, and excludes all other sources")
+		}
+	case cfg.Verifier == nil && !none:
 		f.add("Auth.Verifier", "", "a token source without a Verifier")
 	}
-	if cfg.Verifier == nil && cfg.Tickets == nil && !cfg.InsecureAnonymous {
-		f.add("Auth.Verifier", "", "say who may connect: a Verifier, Tickets, or InsecureAnonymous")
+	if cfg.Verifier == nil && cfg.Tickets == nil && cfg.Authenticate == nil && !cfg.InsecureAnonymous {
+		f.add("Auth.Verifier", "", "say who may connect: a Verifier, Authenticate, Tickets, or InsecureAnonymous")
 	}
 	if cfg.Verifier != nil && none {
 		cfg.Sources = TokenSources{Header: true, Subprotocol: "bearer."}
@@ -260,6 +295,9 @@ func newAuthRule(cfg AuthConfig, f *faults) authRule {
 	}
 	if n := cfg.Sources.Cookie; n != "" && !isToken(n) {
 		f.add("Auth.Sources.Cookie", n, "not a cookie's name: it would never match")
+	}
+	if n := cfg.Sources.CustomHeader; n != "" && (!isToken(n) || isPlainHeader(http.CanonicalHeaderKey(n)) || notCustom[http.CanonicalHeaderKey(n)]) {
+		f.add("Auth.Sources.CustomHeader", n, "not the name of a header for credentials, such as X-API-Key")
 	}
 	rule := authRule{sources: cfg.Sources.list()}
 	if cfg.Tickets != nil {
@@ -337,7 +375,7 @@ func (a *admission) seek() {
 func (a *admission) authenticate() error {
 	p, known := Principal{}, false
 	if a.r != nil {
-		p, known = a.marks.principal(a.g)
+		p, known = a.found()
 	}
 	var err error
 	switch {
@@ -367,10 +405,12 @@ func (a *admission) demand() (Principal, error) {
 	}
 	switch a.cred.kind {
 	case sourceNone:
+		if p, err := a.askAuthenticate(); err != ErrNoCredential {
+			return p, err
+		}
 		switch {
 		case a.auth.cfg.Sources.FirstMessage:
-			a.await = true
-			return Principal{}, nil
+			return Principal{}, a.awaitCredential()
 		case a.auth.cfg.InsecureAnonymous:
 			return Principal{}, nil
 		}
@@ -396,7 +436,7 @@ func foreignCookie() error {
 func (a *Authenticator) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		in := a.g.endpoint.admission(r)
-		if in.marks.has(a.g, stepCredential) {
+		if in.passed(stepCredential) {
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -404,9 +444,13 @@ func (a *Authenticator) Handler(next http.Handler) http.Handler {
 			return
 		}
 		in.unwind() // the place in flight
-		m := in.marks.pass(a.g, stepRate)
+		steps := []string{stepRate}
 		if !in.await { // else the Guard behind waits for the first message
-			m = m.pass(a.g, stepCredential).pass(a.g, stepSubject).find(a.g, in.principal)
+			steps = append(steps, stepCredential, stepSubject)
+		}
+		m := in.pass(in.stripped, steps...)
+		if !in.await {
+			m = m.find(a.g, in.principal)
 		}
 		next.ServeHTTP(w, m.on(in.stripped))
 	})
@@ -415,10 +459,11 @@ func (a *Authenticator) Handler(next http.Handler) http.Handler {
 var authenticatorSteps = []step{addressStep, banStep, askOriginStep, rateStep, flightStep, credentialStep, subjectRateStep}
 
 // PrincipalOf returns the Principal that an [Authenticator] or [Guard.Wrap] in front of the
-// handler has found for r, and whether there is one.
+// handler has found for r. It returns false if there is none or if the client is anonymous.
 func PrincipalOf(r *http.Request) (Principal, bool) {
 	if m := marksOf(r); len(m.principals) > 0 {
-		return m.principals[len(m.principals)-1].principal, true
+		p := m.principals[len(m.principals)-1].principal
+		return p, !p.anonymous()
 	}
 	return Principal{}, false
 }

@@ -335,7 +335,7 @@ func (c *ConnCap) Acquire(r *http.Request) (*Lease, error) {
 func (c *ConnCap) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a := c.g.endpoint.admission(r)
-		if a.marks.has(c.g, stepSlot) {
+		if a.passed(stepSlot) {
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -343,7 +343,7 @@ func (c *ConnCap) Handler(next http.Handler) http.Handler {
 		if !a.piece(w, []step{addressStep, askOriginStep, slotStep, knownSubjectStep}) {
 			return
 		}
-		m := a.marks.pass(c.g, stepSlot)
+		m := a.pass(r, stepSlot)
 		m.leases = a.leases
 		next.ServeHTTP(w, m.on(r))
 	})

@@ -226,6 +226,13 @@ func find(r *http.Request, sources []source) (credential, error) {
 			for _, v := range lines {
 				add(s, bearerIn(v))
 			}
+		case sourceCustomHeader:
+			lines := r.Header[s.name]
+			p := shown{n: len(lines), ok: true}
+			for _, v := range lines {
+				p.token = strings.Trim(v, " \t")
+			}
+			add(s, p)
 		case sourceSubprotocol:
 			real, p, similar := 0, shown{ok: true}, 0
 			for _, entry := range wire.HeaderTokens(r.Header, "Sec-Websocket-Protocol") {
@@ -307,6 +314,10 @@ func (a *authRule) strip(r *http.Request) *http.Request {
 	}
 	return out
 }
+
+// notCustom has the headers that cannot be TokenSources.CustomHeader, besides those of
+// isPlainHeader.
+var notCustom = map[string]bool{"Authorization": true, "Cookie": true, "Proxy-Authorization": true, "Host": true, "Transfer-Encoding": true}
 
 // bearer returns the token of the Authorization header.
 func bearer(r *http.Request) (string, error) {

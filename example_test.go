@@ -48,8 +48,8 @@ func ExampleNew_faults() {
 	fmt.Println(err)
 	// Output:
 	// wsguard: Origins: https://app.example.com/: has a path, if only a slash; leave it out
-	// wsguard: Origins: *: would let every site in; list the origins (InsecureReportOnlyOrigins only reports)
-	// wsguard: Auth.Verifier: say who may connect: a Verifier, Tickets, or InsecureAnonymous
+	// wsguard: Origins: *: would let every site in; list the origins, or set InsecureAnyOrigin
+	// wsguard: Auth.Verifier: say who may connect: a Verifier, Authenticate, Tickets, or InsecureAnonymous
 	// wsguard: Rates.Messages: {PerSecond:5 Burst:0}: a rate without a burst: say how many may come at once
 }
 

@@ -173,9 +173,10 @@ func (e *endpointPolicy) callAttach(r *http.Request, p Principal) (value any, er
 
 // detached returns the copy of a request that Attach gets after the handshake's handler has
 // returned. The copy has no context values, because routers reuse them for other users. It
-// has no credentials, and no headers of the hop or of the handshake. It shares no memory
+// has no credentials, which the header custom may have, and no headers of the hop or of the
+// handshake. It shares no memory
 // with the parts that it leaves out.
-func detached(r *http.Request) *http.Request {
+func detached(r *http.Request, custom string) *http.Request {
 	kept := *r
 	kept.Method, kept.Proto, kept.Host = strings.Clone(r.Method), strings.Clone(r.Proto), strings.Clone(r.Host)
 	u := *r.URL
@@ -189,7 +190,7 @@ func detached(r *http.Request) *http.Request {
 	// deleted afterwards would stay in memory.
 	kept.Header = http.Header{}
 	for name, values := range r.Header {
-		if !strings.HasPrefix(name, "Sec-Websocket-") && !notKept[name] {
+		if !strings.HasPrefix(name, "Sec-Websocket-") && !notKept[name] && name != custom {
 			kept.Header[name] = values
 		}
 	}

@@ -56,7 +56,7 @@ func newEnv(t *testing.T, cfg wsguard.Config) *env {
 	if len(cfg.Origins) == 0 && !cfg.AllowMissingOrigin {
 		cfg.Origins = []string{appOrigin}
 	}
-	if cfg.Auth.Verifier == nil && cfg.Auth.Tickets == nil {
+	if cfg.Auth.Verifier == nil && cfg.Auth.Tickets == nil && cfg.Auth.Authenticate == nil {
 		cfg.Auth.InsecureAnonymous = true
 	}
 	if cfg.Logger == nil {

@@ -2,9 +2,12 @@ package wsguard
 
 import (
 	"cmp"
+	"context"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/wsguard/wsguard/internal/clientip"
 	"github.com/wsguard/wsguard/internal/origin"
@@ -15,9 +18,11 @@ import (
 // handshake.
 type originRule struct {
 	list    *origin.List
+	same    bool // SameOrigin or InsecureSameOrigin
+	any     bool // InsecureAnyOrigin
+	hook    *originHook
 	missing bool // AllowMissingOrigin
 	report  bool // InsecureReportOnlyOrigins
-	null    bool // Origins lists null
 	none    bool // there is no origin step, because a piece of another kind stands alone
 }
 
@@ -26,37 +31,109 @@ func newOriginRule(cfg Config, f *faults) originRule {
 	for _, b := range bad {
 		f.add("Origins", b.Value, b.Reason)
 	}
-	if len(cfg.Origins) == 0 && !cfg.AllowMissingOrigin {
-		f.add("Origins", "", "list at least one origin: an empty list would refuse every browser")
+	o := originRule{
+		list: list, same: cfg.SameOrigin || cfg.InsecureSameOrigin, any: cfg.InsecureAnyOrigin,
+		missing: cfg.AllowMissingOrigin, report: cfg.InsecureReportOnlyOrigins,
 	}
-	return originRule{list: list, missing: cfg.AllowMissingOrigin, report: cfg.InsecureReportOnlyOrigins, null: list.Match("null")}
+	if cfg.OriginFunc != nil {
+		o.hook = &originHook{ask: cfg.OriginFunc}
+	}
+	if len(cfg.Origins) == 0 && !o.missing && !o.same && !o.any && o.hook == nil {
+		f.add("Origins", "", "list at least one origin, or set SameOrigin or OriginFunc: an empty list would refuse every browser")
+	}
+	if cfg.SameOrigin && cfg.Hosts == nil {
+		f.add("SameOrigin", "", "needs a Hosts list: with DNS rebinding any page is of the same origin; InsecureSameOrigin does without")
+	}
+	return o
 }
 
-// NewOriginCheck returns a check of the Origin header and the fetch metadata (RFC 6455 §10.2).
-// It uses the fields Origins, AllowMissingOrigin and InsecureReportOnlyOrigins of cfg. A
-// RequestCheck that is returned with an error refuses every request.
+// opaque returns the entry whose origin pages of other sites, or other files, share. It is ""
+// if there is none.
+func (o *originRule) opaque() string {
+	for _, entry := range []string{"null", "file://"} {
+		if o.list.Match(entry) {
+			return entry
+		}
+	}
+	return ""
+}
+
+// NewOriginCheck returns a check of the Origin header and the fetch metadata. It uses the
+// fields Origins, SameOrigin, InsecureSameOrigin, InsecureAnyOrigin, OriginFunc,
+// AllowMissingOrigin, InsecureReportOnlyOrigins, Hosts and Proxies of cfg. It returns an error
+// if one of them has a fault. A RequestCheck that is returned with an error refuses every
+// request.
 func NewOriginCheck(cfg Config) (*RequestCheck, error) {
 	var f faults
-	p := alone(identify{Resolver: &clientip.Resolver{}})
+	p := alone(cfg.Proxies.resolver(&f))
 	p.origin = newOriginRule(cfg, &f)
+	p.host = newHostRule(cfg.Hosts, &f)
 	return newCheck(p, stepOrigin, reason.Origin, f.err())
 }
 
-// page reports whether a page of a listed origin sends the request. InsecureReportOnlyOrigins
-// does not change that. The guard accepts a cookie, which a browser sends by itself, from
-// such a page only. The origin null is that of every sandboxed frame, so page returns false
-// for it.
-func (o *originRule) page(r *http.Request) bool {
-	origins := r.Header["Origin"]
-	return len(origins) == 1 && origins[0] != "null" && o.list.Match(origins[0])
+// page says what kind of page sends a request.
+type page int
+
+const (
+	pageMissing page = iota // the request has no Origin, so no page sends it
+	pageSeveral             // the request has several, which no browser sends
+	pageForeign             // the origin is not allowed
+	pageOwn                 // the origin is listed, the same as the server's, or accepted by OriginFunc
+	pageOpaque              // the origin is listed, but pages of other sites or other files share it
+	pageAny                 // InsecureAnyOrigin admits the origin
+)
+
+// pageOf returns what kind of page sends the request of the admission. The error is that of an
+// OriginFunc that did not answer.
+func (a *admission) pageOf() (page, error) {
+	origins := a.r.Header["Origin"]
+	switch {
+	case len(origins) > 1:
+		return pageSeveral, nil
+	case len(origins) == 0 || origins[0] == "":
+		return pageMissing, nil
+	}
+	o, from := &a.origin, origins[0]
+	switch {
+	case o.list.Match(from):
+		if from == "null" || from == "file://" {
+			return pageOpaque, nil
+		}
+		return pageOwn, nil
+	case o.same && origin.IsOf(from, a.schemeOf(a.r), a.r.Host) && a.host.check(a.r) == nil:
+		return pageOwn, nil
+	}
+	ok, err := a.askHook(from)
+	switch {
+	case err != nil:
+		return pageForeign, err
+	case ok:
+		return pageOwn, nil
+	case o.any:
+		return pageAny, nil
+	}
+	return pageForeign, nil
 }
 
-// check judges a handshake.
-func (o *originRule) check(r *http.Request) error {
-	switch origins := r.Header["Origin"]; {
-	case len(origins) > 1:
-		return deny(reason.Origin, "several Origin headers")
-	case len(origins) == 0 || origins[0] == "":
+// schemeOf returns the scheme that the client used, as a trusted proxy says or as the
+// connection shows.
+func (p *policy) schemeOf(r *http.Request) string {
+	secure := r.TLS != nil
+	if p.client.PeerTrusted(r) {
+		if s := p.client.Scheme(r); s.Named() {
+			secure = s.Secure()
+		}
+	}
+	if secure {
+		return "https"
+	}
+	return "http"
+}
+
+// check judges a handshake that a page of this kind sends.
+func (o *originRule) check(p page, r *http.Request) error {
+	switch p {
+	case pageMissing:
 		if !o.missing {
 			return deny(reason.Origin, "no Origin header")
 		}
@@ -66,7 +143,9 @@ func (o *originRule) check(r *http.Request) error {
 		if slices.Contains(r.Header["Sec-Fetch-Site"], "cross-site") {
 			return deny(reason.FetchMetadata, "cross-site and no Origin header")
 		}
-	case !o.list.Match(origins[0]):
+	case pageSeveral:
+		return deny(reason.Origin, "several Origin headers")
+	case pageForeign:
 		return deny(reason.Origin, "")
 	}
 	// Browsers that send fetch metadata send this mode for a WebSocket only;
@@ -82,19 +161,101 @@ func (o *originRule) check(r *http.Request) error {
 // checkPost judges the origin of a POST that buys a ticket. Unlike check, it does not look at
 // the fetch metadata, which differ for such a request. It admits a request without an Origin
 // if it has no cookie.
-func (o *originRule) checkPost(r *http.Request) error {
-	var err error
-	switch origins := r.Header["Origin"]; {
-	case len(origins) > 1:
-		err = deny(reason.Origin, "several Origin headers")
-	case len(origins) == 1 && origins[0] != "":
-		if !o.list.Match(origins[0]) {
-			err = deny(reason.Origin, "")
-		}
-	case len(r.Header["Cookie"]) > 0:
-		err = deny(reason.Origin, "a cookie and no Origin header")
+func (o *originRule) checkPost(p page, r *http.Request) error {
+	switch {
+	case p == pageSeveral:
+		return deny(reason.Origin, "several Origin headers")
+	case p == pageForeign:
+		return deny(reason.Origin, "")
+	case p == pageMissing && len(r.Header["Cookie"]) > 0:
+		return deny(reason.Origin, "a cookie and no Origin header")
 	}
-	return err
+	return nil
+}
+
+// originHook calls OriginFunc and keeps its answers. A policy has its own.
+type originHook struct {
+	ask func(ctx context.Context, origin, host string) (bool, error)
+
+	mu   sync.Mutex // no other lock is taken while it is held
+	kept map[originQuestion]originAnswer
+}
+
+type originQuestion struct{ origin, host string }
+
+type originAnswer struct {
+	ok    bool
+	until time.Time
+}
+
+// How long the answers of an OriginFunc are kept, and how many of them.
+const (
+	keepOrigins = time.Minute
+	maxOrigins  = 1024
+)
+
+// askHook asks OriginFunc about an origin that is not listed, in bounded time and with a place
+// in flight. Without an OriginFunc, and for an origin that is no tuple, the answer is no.
+func (a *admission) askHook(from string) (bool, error) {
+	h := a.origin.hook
+	tuple, ok := origin.Canonical(from)
+	if h == nil || !ok {
+		return false, nil
+	}
+	q := originQuestion{tuple, strings.ToLower(a.r.Host)}
+	if ok, kept := h.get(q); kept {
+		return ok, nil
+	}
+	if !a.client.valid() { // a piece that has not found it
+		a.client, _ = a.policy.client.of(a.r)
+	}
+	if a.fl == nil {
+		if err := a.takePlace(); err != nil {
+			return false, err
+		}
+		defer a.land()
+	}
+	a.fl.hold()
+	ok, err := within(a.ctx, a.auth.cfg.VerifyTimeout, a.fl.done, func(ctx context.Context) (bool, error) {
+		return h.ask(ctx, q.origin, q.host)
+	})
+	if err != nil {
+		return false, deny(reason.Unavailable, "OriginFunc: "+errorText(err))
+	}
+	h.keep(q, ok)
+	return ok, nil
+}
+
+func (h *originHook) get(q originQuestion) (ok, kept bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	answer, kept := h.kept[q]
+	return answer.ok, kept && time.Now().Before(answer.until)
+}
+
+// keep keeps an answer. It makes room by dropping an arbitrary refusal, so that a flood of
+// foreign origins does not make the hook be asked about the good ones again.
+func (h *originHook) keep(q originQuestion, ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.kept == nil {
+		h.kept = map[originQuestion]originAnswer{}
+	}
+	if _, again := h.kept[q]; !again && len(h.kept) >= maxOrigins {
+		h.drop()
+	}
+	h.kept[q] = originAnswer{ok, time.Now().Add(keepOrigins)}
+}
+
+// drop drops a refusal, or any answer if there is none. The caller holds mu.
+func (h *originHook) drop() {
+	var any originQuestion
+	for q, answer := range h.kept {
+		if any = q; !answer.ok || !time.Now().Before(answer.until) {
+			break
+		}
+	}
+	delete(h.kept, any)
 }
 
 // hostRule has the setting of a Config for the Host header.

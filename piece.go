@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -78,7 +80,8 @@ func (c *RequestCheck) steps() []step {
 // reason.FetchMetadata, reason.Host or reason.InsecureTransport.
 func (c *RequestCheck) Check(r *http.Request) error {
 	a := c.g.endpoint.admission(r)
-	a.marks.passed = nil // r may have changed since
+	a.marks.passed = nil // it judges r anew
+	defer a.unwind()
 	return a.run(c.steps())
 }
 
@@ -87,11 +90,12 @@ func (c *RequestCheck) Handler(next http.Handler) http.Handler {
 	steps := c.steps()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a := c.g.endpoint.admission(r)
-		if !a.marks.has(c.g, c.step) {
+		if !a.passed(c.step) {
 			if !a.piece(w, steps) {
 				return
 			}
-			r = a.marks.pass(c.g, c.step).on(r)
+			a.unwind() // the place in flight of OriginFunc
+			r = a.pass(r, c.step).on(r)
 		}
 		next.ServeHTTP(w, r)
 	})
@@ -120,11 +124,35 @@ func (a *admission) piece(w http.ResponseWriter, steps []step) bool {
 // pass. It is unexported, so that no other package can set it.
 type markKey struct{}
 
-// mark names a step that has been taken, and the Guard that the step belongs to. Each Guard
-// has a policy of its own.
+// scope is what a request was when a mark was made. A request that was made inside with another
+// Origin, Host or credential does not profit from the mark.
+type scope struct {
+	origin, host string
+	credential   string // of the Guard's sources, in a request from which Authenticator.Handler has removed it where it ends up in logs
+}
+
+// mark names a step that has been taken, the Guard that the step belongs to, and what it was
+// taken for. Each Guard has a policy of its own.
 type mark struct {
 	by   *Guard
 	step string
+	of   scope
+	own  bool // for the origin step: a page of an allowed origin sends the request
+}
+
+// holds reports whether the mark holds for a request that is now.
+func (m mark) holds(now scope) bool {
+	switch m.step {
+	case stepHost:
+		return m.of.host == now.host
+	case stepOrigin:
+		return m.of.host == now.host && m.of.origin == now.origin
+	case stepRate:
+		return m.of.origin == now.origin
+	case stepCredential, stepSubject:
+		return m.of.credential == now.credential || now.credential == "" // a middleware may remove it
+	}
+	return true
 }
 
 // marks records the steps that the pieces in front of a handler have taken. It is read-only
@@ -148,29 +176,50 @@ func marksOf(r *http.Request) marks {
 	return marks{}
 }
 
-// principal returns the Principal that the Authenticator of the Guard by has found.
-func (m marks) principal(by *Guard) (Principal, bool) {
-	for _, f := range m.principals {
-		if f.by == by {
-			return f.principal, true
-		}
+// scopeOf returns what r is now.
+func (a *admission) scopeOf(r *http.Request) scope {
+	s := scope{origin: strings.Join(r.Header["Origin"], ","), host: r.Host}
+	switch cred, err := find(r, a.auth.sources); {
+	case err != nil:
+		s.credential = "unreadable"
+	case cred.kind != sourceNone:
+		s.credential = strconv.Itoa(int(cred.kind)) + cred.token
+	case a.auth.cfg.Authenticate != nil:
+		s.credential = presented(r)
 	}
-	return Principal{}, false
+	return s
 }
 
-// has reports whether a step has been taken for the request. A mark of another Guard counts
-// for nothing.
-func (m marks) has(by *Guard, step string) bool { return slices.Contains(m.passed, mark{by, step}) }
+// passed reports whether a piece of the Guard in front has taken a step for the request. A
+// mark of another Guard counts for nothing.
+func (a *admission) passed(step string) bool {
+	i := slices.IndexFunc(a.marks.passed, func(m mark) bool { return m.by == a.g && m.step == step })
+	return i >= 0 && a.marks.passed[i].holds(a.scopeOf(a.r))
+}
 
-// pass returns m with one more step that has been taken.
-func (m marks) pass(by *Guard, step string) marks {
-	m.passed = append(slices.Clip(m.passed), mark{by, step})
+// found returns the Principal that the Guard's Authenticator in front has found.
+func (a *admission) found() (Principal, bool) {
+	i := slices.IndexFunc(a.marks.principals, func(f found) bool { return f.by == a.g })
+	if i < 0 || !a.passed(stepCredential) {
+		return Principal{}, false
+	}
+	return a.marks.principals[i].principal, true
+}
+
+// pass returns the marks of the admission with steps that have been taken for r. A mark that
+// does not hold any more is replaced.
+func (a *admission) pass(r *http.Request, steps ...string) marks {
+	m := a.marks
+	m.passed = slices.DeleteFunc(slices.Clone(m.passed), func(old mark) bool { return old.by == a.g && slices.Contains(steps, old.step) })
+	for _, step := range steps {
+		m.passed = append(m.passed, mark{a.g, step, a.scopeOf(r), a.ownPage})
+	}
 	return m
 }
 
 // find returns m with the Principal that an Authenticator has found.
 func (m marks) find(by *Guard, p Principal) marks {
-	m.principals = append(slices.Clip(m.principals), found{by, p})
+	m.principals = append(slices.DeleteFunc(slices.Clone(m.principals), func(f found) bool { return f.by == by }), found{by, p})
 	return m
 }
 
@@ -182,17 +231,13 @@ func (m marks) in(ctx context.Context) context.Context {
 // on returns r with the marks.
 func (m marks) on(r *http.Request) *http.Request { return r.WithContext(m.in(r.Context())) }
 
-// ownPage reports whether a page of a listed origin sends r. A Guard uses its own origins. A
-// piece that stands alone uses the origin checks in front of it. There must be at least one,
-// and each must list the origin.
-func (p *policy) ownPage(r *http.Request) bool {
-	if !p.origin.none {
-		return p.origin.page(r)
-	}
-	own := false
-	for _, passed := range marksOf(r).passed {
-		if passed.step == stepOrigin {
-			if !passed.by.policy.Load().origin.page(r) {
+// ownPageInFront reports whether the origin checks in front of a piece that stands alone have
+// found a page of an allowed origin. There must be at least one, and each must allow it.
+func (a *admission) ownPageInFront() bool {
+	own, now := false, a.scopeOf(a.r)
+	for _, m := range a.marks.passed {
+		if m.step == stepOrigin {
+			if !m.own || !m.holds(now) {
 				return false
 			}
 			own = true

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/wsguard/wsguard/internal/wire"
 	"github.com/wsguard/wsguard/reason"
@@ -72,8 +73,14 @@ func compile(cfg Config, further []EndpointConfig, endings chan struct{}, f *fau
 	if p.origin.missing && p.host.list == nil {
 		f.add("AllowMissingOrigin", "", "needs a Hosts list: without an Origin nothing else stops DNS rebinding")
 	}
-	if p.origin.null && p.auth.cfg.Sources.Cookie != "" {
-		f.add("Origins", "null", "with Auth.Sources.Cookie it would let in the frames of every site: take a ticket or a token for pages of the origin null")
+	if entry := p.origin.opaque(); entry != "" && p.auth.cfg.Sources.Cookie != "" {
+		f.add("Origins", entry, "with Auth.Sources.Cookie it would let in pages of everybody: take a ticket or a token for pages of the origin "+entry)
+	}
+	if p.origin.any && p.auth.cfg.Authenticate != nil {
+		f.add("InsecureAnyOrigin", "", "with Auth.Authenticate every site could use the logins of its visitors")
+	}
+	if p.origin.any && p.auth.cfg.Sources.Cookie != "" {
+		f.add("InsecureAnyOrigin", "", "with Auth.Sources.Cookie every site could use the cookies of its visitors")
 	}
 	for why, code := range p.codes {
 		if why == nil || why.Code() == 0 || why == reason.Closed || why == reason.PeerClosed {
@@ -132,6 +139,7 @@ func alone(client identify) *policy {
 	p.origin.none = true
 	p.penalties.Violations = off
 	p.auth.cfg.Failures = off
+	p.auth.cfg.VerifyTimeout = 5 * time.Second // for OriginFunc
 	p.rates.Handshakes = off
 	p.rates.MaxInFlight, p.rates.MaxInFlightPerClient = 256, 8
 	p.endpoints = []*endpointPolicy{{policy: p}}

@@ -251,26 +251,26 @@ func TestNamesOfThePeerStayOutOfLogs(t *testing.T) {
 		"unevaluatedProperties": {"$dynamicRef": "#node"}, "$defs": {"node": {"$dynamicAnchor": "node", "type": "integer"}}
 	}`)))
 	for msg, want := range map[string][2]string{
-		`{"user":{"4111":1}}`:       {"/user/4111", "/user/*"},
-		`{"user":{"id":"4111"}}`:    {"/user/id", "/user/id"},
-		`{"user":{"tags":["a",1]}}`: {"/user/tags/1", "/user/tags/1"},
-		`{"x-4111":"4111"}`:         {"/x-4111", "/*"},
-		`{"dep":1,"4111":1}`:        {"/4111", "/*"},
-		`{"4111":{"4111":1}}`:       {"/4111", "/*"},
+		`{"user":{"4111111111111111":1}}`:             {"/user/4111111111111111", "/user/*"},
+		`{"user":{"id":"4111111111111111"}}`:          {"/user/id", "/user/id"},
+		`{"user":{"tags":["a",1]}}`:                   {"/user/tags/1", "/user/tags/1"},
+		`{"x-4111111111111111":"4111111111111111"}`:   {"/x-4111111111111111", "/*"},
+		`{"dep":1,"4111111111111111":1}`:              {"/4111111111111111", "/*"},
+		`{"4111111111111111":{"4111111111111111":1}}`: {"/4111111111111111", "/*"},
 	} {
 		var e *wsguard.MessageError
 		if err := s.Explain([]byte(msg)); !errors.As(err, &e) {
 			t.Errorf("%s: %v", msg, err)
-		} else if text := e.Error(); e.Pointer != want[0] || !strings.Contains(text, fmt.Sprintf("at %q", want[1])) || strings.Contains(text, "4111") {
+		} else if text := e.Error(); e.Pointer != want[0] || !strings.Contains(text, fmt.Sprintf("at %q", want[1])) || strings.Contains(text, "4111111111111111") {
 			t.Errorf("%s: %q, %s; want %q", msg, e.Pointer, text, want)
 		}
 	}
 	e := serveGuard(t, wsguard.Config{Messages: wsguard.MessageConfig{Validator: s, OnInvalid: wsguard.ActionReply}})
 	c := e.open(header())
-	c.WriteFrame(wstest.Text(`{"user":{"4111":1}}`))
-	connWantMessage(t, c, `{"error":"invalid_message","reason":"schema","pointer":"/user/4111","keyword":"#/properties/user/additionalProperties"}`)
+	c.WriteFrame(wstest.Text(`{"user":{"4111111111111111":1}}`))
+	connWantMessage(t, c, `{"error":"invalid_message","reason":"schema","pointer":"/user/4111111111111111","keyword":"#/properties/user/additionalProperties"}`)
 	bye(c)
-	if vs := e.events.of(audit.Violation); len(vs) != 1 || strings.Contains(fmt.Sprintf("%+v %v", vs, vs[0].Err), "4111") || strings.Contains(e.log.String(), "4111") {
+	if vs := e.events.of(audit.Violation); len(vs) != 1 || strings.Contains(fmt.Sprintf("%+v %v", vs, vs[0].Err), "4111111111111111") || strings.Contains(e.log.String(), "4111111111111111") {
 		t.Errorf("%+v\n%s", vs, e.log)
 	}
 }

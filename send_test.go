@@ -316,6 +316,7 @@ func TestHubLeaksNothing(t *testing.T) {
 					return c
 				}
 				bystander, speaker := dial(), dial()
+				synctest.Wait() // until both are members
 				read := make(chan int)
 				go func() {
 					n := 0

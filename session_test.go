@@ -892,7 +892,7 @@ func TestExplainedNot(t *testing.T) {
 		g, _ := connGuard(t, func(cfg *wsguard.Config) {
 			cfg.Auth = wsguard.AuthConfig{Verifier: logins, MaxExplained: 10, Sources: wsguard.TokenSources{Header: true, Cookie: "session"}}
 			cfg.InsecureReportOnlyOrigins = true
-			cfg.Rates.Handshakes = wsguard.Rate{PerSecond: never, Burst: 3}
+			cfg.Rates.Handshakes = wsguard.Rate{PerSecond: never, Burst: 2}
 		})
 		s := wstest.ServePipe(t, echoDoor(g))
 		try := func(origin, name, value string, want int) {
@@ -908,6 +908,7 @@ func TestExplainedNot(t *testing.T) {
 		// Reported and let pass, but the visitor's cookie is not the page's.
 		try("https://evil.test", "Cookie", "session=alice - 0s", 401)
 		try(connOrigin, "Cookie", "session=alice", 101) // and told 3000
+		try(connOrigin, "Cookie", "session=bob", 101)
 		try(connOrigin, "Authorization", "Bearer alice - 0s", 429)
 	})
 }

@@ -21,20 +21,20 @@ handshake
   ban                           banned
   host                          host
   clear text                    insecure_transport
-  origin                        origin fetch_metadata
+  origin                        origin fetch_metadata unavailable in_flight
   subprotocol                   subprotocol
   handshake rate                handshake_rate
   in flight                     in_flight
   connection slot               max_conns max_client_conns
   share of the unauthenticated  max_conns
-  credential                    guessing unauthenticated unavailable
+  credential                    guessing unauthenticated unavailable max_conns
   subject rate                  handshake_rate
   subject slot                  max_subject_conns
   register                      revoked
   Attach                        forbidden unavailable revoked draining
 first message
   in flight                     in_flight
-  credential                    guessing unauthenticated unavailable
+  credential                    guessing unauthenticated unavailable max_conns
   subject rate                  handshake_rate
   subject slot                  max_subject_conns
   register                      revoked
@@ -46,7 +46,7 @@ sale of a ticket
   ban                           banned
   host                          host
   clear text                    insecure_transport
-  origin                        origin
+  origin                        origin unavailable in_flight
   handshake rate                handshake_rate
   in flight                     in_flight
   login                         guessing unauthenticated unavailable
@@ -55,7 +55,7 @@ sale of a ticket
   sale                          tickets unavailable
 refresh
   in flight                     in_flight
-  credential                    guessing unauthenticated unavailable
+  credential                    guessing unauthenticated unavailable max_conns
 `
 
 // The steps run in the order of the picture, and every reason to refuse a handshake has a

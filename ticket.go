@@ -7,10 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"maps"
 	"net/http"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -273,42 +270,6 @@ func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http
 	})
 }
 
-// presented returns what a login may take for a credential: the query, and all headers but
-// those that browsers and proxies send of their own accord. It is "" if there is nothing of
-// that and no body.
-func presented(r *http.Request) string {
-	var parts []string
-	if r.URL.RawQuery != "" {
-		parts = append(parts, r.URL.RawQuery)
-	}
-	for _, name := range slices.Sorted(maps.Keys(r.Header)) {
-		if !isPlainHeader(name) {
-			parts = append(parts, name+": "+strings.Join(r.Header[name], "\n"))
-		}
-	}
-	if len(parts) == 0 && hasBody(r) {
-		return "a body"
-	}
-	return strings.Join(parts, "\n")
-}
-
-// isPlainHeader reports whether a header is no credential.
-func isPlainHeader(name string) bool {
-	for _, prefix := range []string{"Accept", "Sec-", "X-Forwarded-", "Content-", "If-"} {
-		if strings.HasPrefix(name, prefix) {
-			return true
-		}
-	}
-	return plainHeaders[name]
-}
-
-var plainHeaders = map[string]bool{
-	"Cache-Control": true, "Connection": true, "Dnt": true, "Forwarded": true, "Keep-Alive": true, "Origin": true,
-	"Pragma": true, "Priority": true, "Referer": true, "Te": true, "Traceparent": true, "Tracestate": true, "Upgrade": true,
-	"Upgrade-Insecure-Requests": true, "User-Agent": true, "Via": true, "X-Real-Ip": true, "X-Request-Id": true,
-	"X-Requested-With": true,
-}
-
 // askLogin finds the Principal that buys a ticket. It dates the sale before the last look at
 // the revocations, so that a later revocation voids the ticket.
 func (a *admission) askLogin() error {
@@ -319,7 +280,11 @@ func (a *admission) askLogin() error {
 }
 
 func (a *admission) buyer() (Principal, error) {
-	if a.login == nil {
+	login := a.login
+	if login == nil && len(a.r.Header["Authorization"]) == 0 {
+		login = a.auth.cfg.Authenticate
+	}
+	if login == nil {
 		token, err := bearer(a.r)
 		if err != nil {
 			return Principal{}, err
@@ -327,22 +292,7 @@ func (a *admission) buyer() (Principal, error) {
 		a.cred = credential{sourceHeader, token}
 		return a.verify()
 	}
-	// login may use credentials that the browser sends by itself, such as a cookie.
-	program := len(a.r.Header["Origin"]) == 0 || a.r.Header["Origin"][0] == ""
-	if !a.known || !program && !a.ownPage {
-		return Principal{}, deny(reason.Unauthenticated, "a login counts only with a listed Origin")
-	}
-	s := a.g.state
-	try := attempt{kind: "login", secret: presented(a.r), forgets: hasBody(a.r), budget: s.rates.failures, waits: true}
-	try.ask = func(ctx context.Context) (Principal, error) { return a.login(a.r.WithContext(ctx)) }
-	p, err := a.budgeted(try)
-	if err != nil {
-		return Principal{}, err
-	}
-	if try.remembers() {
-		s.accepted.Note(s.accepted.Key(try.kind, try.secret), true)
-	}
-	return sighted(s.accepted, "", p), nil
+	return a.logIn(login)
 }
 
 // sell sells a ticket to the principal of the admission.

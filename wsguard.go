@@ -28,6 +28,29 @@ type Config struct {
 	// TokenSources.Cookie, and Guard.TicketHandler does not call login for it.
 	Origins []string
 
+	// SameOrigin admits the pages of the server's own origin, besides Origins. The guard
+	// compares the Origin with the Host header, and with the scheme that the connection has
+	// or that a trusted proxy names. It does not read X-Forwarded-Host. SameOrigin needs
+	// Hosts. Without them a page of any site could have its name point to this server (DNS
+	// rebinding), and be of the same origin.
+	SameOrigin bool
+
+	// InsecureSameOrigin is SameOrigin without Hosts.
+	InsecureSameOrigin bool
+
+	// OriginFunc reports whether an origin that is not listed may connect, for origins that
+	// are in a database. origin is in canonical form, such as "https://a.example:8443", and
+	// host is the Host header in lower case. The origin null is never asked about. Each
+	// call has a place in flight and ends within Auth.VerifyTimeout. An answer is kept for a
+	// minute, and at most 1,024 of them. An error and a panic are a 503. The default, nil,
+	// refuses.
+	OriginFunc func(ctx context.Context, origin, host string) (bool, error)
+
+	// InsecureAnyOrigin admits the pages of every origin. It cannot be combined with
+	// TokenSources.Cookie, and Guard.TicketHandler does not call login for
+	// an origin that is admitted by InsecureAnyOrigin alone. It admits no missing Origin.
+	InsecureAnyOrigin bool
+
 	// AllowMissingOrigin admits handshakes that have neither an Origin nor a cookie, which
 	// programs send. It needs Hosts. The default is false, and such a handshake gets a 403.
 	AllowMissingOrigin bool
@@ -363,7 +386,7 @@ func (e *Endpoint) accept(w http.ResponseWriter, r *http.Request, holders int32)
 		return nil, nil, err
 	}
 	if a.await {
-		return a.conn, detached(a.stripped), nil
+		return a.conn, detached(a.stripped, http.CanonicalHeaderKey(a.auth.cfg.Sources.CustomHeader)), nil
 	}
 	return a.conn, nil, nil
 }

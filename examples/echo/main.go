@@ -46,6 +46,7 @@ func main() {
 type options struct {
 	addr       string
 	origins    list
+	sameOrigin bool
 	tokens     pairs
 	tokenFrom  list
 	tokenTTL   time.Duration
@@ -76,7 +77,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer ln.Close()
-	if cfg.Origins = o.origins; len(cfg.Origins) == 0 {
+	if o.sameOrigin { // Without a list of hosts, DNS rebinding could make any page one of the same origin.
+		cfg.SameOrigin, cfg.InsecureSameOrigin = cfg.Hosts != nil, cfg.Hosts == nil
+	}
+	if cfg.Origins = o.origins; len(cfg.Origins) == 0 && !o.sameOrigin && !cfg.InsecureAnyOrigin {
 		cfg.Origins = ownOrigins(o.addr, ln.Addr())
 	}
 	if err := authenticate(&cfg.Auth, &o); err != nil {
@@ -316,7 +320,9 @@ func parse(args []string, stderr io.Writer, cfg *wsguard.Config, o *options) err
 
 	fs.StringVar(&o.addr, "addr", "127.0.0.1:8080", "The server listens on this `address`.")
 	fs.Var((*list)(&cfg.Hosts), "hosts", "The server answers to the hosts `a,b`. Without the flag it does not check the Host.")
-	fs.Var(&o.origins, "origins", "Pages of the origins `a,b` may connect. The default is the server's own address.")
+	fs.Var(&o.origins, "origins", "Pages of the origins `a,b` may connect. The default is the server's own address. With -same-origin or -any-origin there is no default. file:// stands for pages from files, and http://localhost:* for any port.")
+	fs.BoolVar(&o.sameOrigin, "same-origin", false, "Pages of the origin that the Host header names may connect, too. Use it with -hosts.")
+	fs.BoolVar(&cfg.InsecureAnyOrigin, "any-origin", false, "Pages of every origin may connect.")
 	fs.BoolVar(&cfg.InsecureAllowHTTP, "allow-http", false, "Every client may connect in clear text.")
 	fs.Var((*list)(&cfg.Proxies.Trusted), "trusted-proxies", "The forwarding headers of proxies in `CIDR,…` are believed.")
 	fs.StringVar(&cfg.Proxies.Header, "proxy-header", "", "The client's address is read from the header `NAME` of a trusted proxy (default X-Forwarded-For).")

@@ -33,7 +33,9 @@ type tuple struct{ scheme, host, port string }
 type List struct {
 	exact map[tuple]struct{}
 	wild  map[tuple]struct{}
+	ports map[tuple]struct{} // at any port
 	null  bool
+	file  bool
 }
 
 // ParseList parses an allow-list of origins. An entry is one of
@@ -44,6 +46,8 @@ type List struct {
 //	http://[::1]:3000              an IPv6 address in its RFC 5952 form
 //	https://*.example.com          exactly one label before example.com
 //	chrome-extension://id          another scheme, without wildcards
+//	http://localhost:*             this host at any port, and at none
+//	file://                        pages from files, as Chromium names their origin
 //	null                           the opaque origin: sandboxed frames, file: pages, some redirects
 //
 // A wildcard never stands for the domain itself, for two labels, or in front of a
@@ -54,10 +58,17 @@ type List struct {
 // ParseList returns every bad entry. If there is one, the List is nil.
 func ParseList(entries []string) (*List, []Fault) {
 	var faults []Fault
-	l := &List{exact: make(map[tuple]struct{}), wild: make(map[tuple]struct{})}
+	l := &List{exact: make(map[tuple]struct{}), wild: make(map[tuple]struct{}), ports: make(map[tuple]struct{})}
 	for _, e := range entries {
-		if e == "null" {
+		switch e {
+		case "null":
 			l.null = true
+			continue
+		case fileOrigin:
+			l.file = true
+			continue
+		case "http://localhost:*":
+			l.ports[tuple{scheme: "http", host: "localhost"}] = struct{}{}
 			continue
 		}
 		t, wild, reason := parseEntry(e)
@@ -81,9 +92,11 @@ func (l *List) Len() int {
 	if l == nil {
 		return 0
 	}
-	n := len(l.exact) + len(l.wild)
-	if l.null {
-		n++
+	n := len(l.exact) + len(l.wild) + len(l.ports)
+	for _, b := range []bool{l.null, l.file} {
+		if b {
+			n++
+		}
 	}
 	return n
 }
@@ -97,8 +110,11 @@ func (l *List) Match(header string) bool {
 	if l == nil {
 		return false
 	}
-	if header == "null" { // RFC 6454, section 7.1: these bytes, in this case
+	switch header {
+	case "null": // RFC 6454, section 7.1: these bytes, in this case
 		return l.null
+	case fileOrigin:
+		return l.file
 	}
 	t, reason := parseOrigin(header)
 	if reason != "" {
@@ -106,6 +122,11 @@ func (l *List) Match(header string) bool {
 	}
 	if _, ok := l.exact[t]; ok {
 		return true
+	}
+	if len(l.ports) > 0 {
+		if _, ok := l.ports[tuple{scheme: t.scheme, host: t.host}]; ok {
+			return true
+		}
 	}
 	if len(l.wild) == 0 {
 		return false
@@ -124,7 +145,7 @@ func (l *List) Match(header string) bool {
 // parseEntry parses an entry of a List, which may have a wildcard.
 func parseEntry(s string) (t tuple, wild bool, reason string) {
 	if s == "*" {
-		return tuple{}, false, "would let every site in; list the origins (InsecureReportOnlyOrigins only reports)"
+		return tuple{}, false, "would let every site in; list the origins, or set InsecureAnyOrigin"
 	}
 	s, reason = fold(s)
 	if reason != "" {
@@ -133,6 +154,12 @@ func parseEntry(s string) (t tuple, wild bool, reason string) {
 	scheme, rest, reason := cutScheme(s)
 	if reason != "" {
 		return tuple{}, false, reason
+	}
+	if strings.HasSuffix(rest, ":*") {
+		return tuple{}, false, "has a star for the port, which only http://localhost:* may have"
+	}
+	if scheme == "file" {
+		return tuple{}, false, "names a file: list file:// for the pages of all files"
 	}
 	if noPage[scheme] {
 		return tuple{}, false, "no page has an origin of this scheme: list the page's own origin, or null for an opaque one"
@@ -182,6 +209,30 @@ func Same(a, b string) bool {
 	return fault == "" && other == "" && s == t
 }
 
+// Canonical returns the canonical form of the value of an Origin header. ok is false if it is
+// no tuple of a scheme, a host and a port, as null is not.
+func Canonical(header string) (s string, ok bool) {
+	t, fault := parseOrigin(header)
+	if fault != "" {
+		return "", false
+	}
+	if t.port != "" {
+		t.port = ":" + t.port
+	}
+	return t.scheme + "://" + t.host + t.port, true
+}
+
+// IsOf reports whether the value of an Origin header is the origin of a server that answers
+// under a scheme and a Host header.
+func IsOf(header, scheme, host string) bool {
+	t, fault := parseOrigin(header)
+	s, other := parseOrigin(scheme + "://" + host)
+	return fault == "" && other == "" && s == t
+}
+
+// fileOrigin is the origin of a page from a file in Chromium. Other browsers send null.
+const fileOrigin = "file://"
+
 // canonical drops the port that a scheme implies.
 func canonical(scheme, host, port string) tuple {
 	if scheme == "https" && port == "443" || scheme == "http" && port == "80" {
@@ -195,7 +246,7 @@ func canonical(scheme, host, port string) tuple {
 // pages have an opaque origin (https://html.spec.whatwg.org/#origin).
 var noPage = map[string]bool{
 	"ws": true, "wss": true, "ftp": true,
-	"file": true, "data": true, "blob": true, "about": true, "javascript": true,
+	"data": true, "blob": true, "about": true, "javascript": true,
 }
 
 // cutScheme cuts "scheme://" off and checks it against RFC 3986, section 3.1.
