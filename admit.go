@@ -50,8 +50,8 @@ var (
 	rateStep         = step{stepRate, reasons{reason.HandshakeRate}, (*admission).chargeRate}
 	flightStep       = step{"in flight", reasons{reason.InFlight}, (*admission).takePlace}
 	slotStep         = step{stepSlot, reasons{reason.MaxConns, reason.MaxClientConns}, (*admission).takeSlot}
-	shareStep        = step{"share of the unauthenticated", reasons{reason.MaxConns}, (*admission).takeShare}
-	credentialStep   = step{stepCredential, reasons{reason.Guessing, reason.Unauthenticated, reason.Unavailable, reason.MaxConns}, (*admission).authenticate}
+	shareStep        = step{"share of the unauthenticated", reasons{reason.MaxConns, reason.MaxClientConns}, (*admission).takeShare}
+	credentialStep   = step{stepCredential, reasons{reason.Guessing, reason.Unauthenticated, reason.Unavailable, reason.MaxConns, reason.MaxClientConns}, (*admission).authenticate}
 	loginStep        = step{"login", reasons{reason.Guessing, reason.Unauthenticated, reason.Unavailable}, (*admission).askLogin}
 	subjectStep      = step{"subject slot", reasons{reason.MaxSubjectConns}, (*admission).takeSubjectSlot}
 	knownSubjectStep = step{"subject slot", reasons{reason.MaxSubjectConns}, (*admission).takeKnownSubjectSlot}
@@ -487,6 +487,9 @@ func (a *admission) upgrade(w http.ResponseWriter, holders int32) (err error) {
 			}
 		}
 	}()
+	if a.await {
+		a.lease.opened(func() { c.end(because(reason.MaxConns, "its place went to another client")) })
+	}
 	c.start(a.await, holders)
 	started = true
 	return nil

@@ -41,7 +41,11 @@ type CapConfig struct {
 	MaxConnsPerSubject int
 
 	// MaxUnauthenticated is how many connections may wait for a credential in their first
-	// message. The default is a tenth of MaxConns, or 1,000 if that is Off. Off is no limit.
+	// message. A client, and an IPv6 /48, may hold a quarter of these places, and at least 4.
+	// Its further handshakes get a 429. When all places are taken, a newcomer takes the place
+	// of a connection that has been silent for 3 seconds and whose client holds more than its
+	// fair share, which is the places divided by the clients that wait. That connection is
+	// closed with 1013. The default is a tenth of MaxConns, or 1,000 if that is Off. Off is no limit.
 	// Further handshakes without a credential get a 503 max_conns.
 	MaxUnauthenticated int
 
@@ -81,12 +85,13 @@ func (cfg CapConfig) resolve(f *faults) CapConfig {
 // slots counts the connections of a State. Each call brings its limits. A connection that
 // exceeds them under CapConfig.ReportOnly is counted too.
 type slots struct {
-	mu           sync.Mutex           // a Lease's mu may be held; no other lock is taken while it is held
-	all, waiting int                  // guarded by mu
-	clients      map[clientKey]int    // guarded by mu: all connections of a client
-	strangers    map[clientKey]int    // guarded by mu: those of clients without a subject
-	networks     map[netip.Prefix]int // guarded by mu
-	subjects     map[string]int       // guarded by mu
+	mu        sync.Mutex           // a Lease's mu may be held; no other lock is taken while it is held
+	all       int                  // guarded by mu
+	waiting   waiters              // guarded by mu: those that owe a first message
+	clients   map[clientKey]int    // guarded by mu: all connections of a client
+	strangers map[clientKey]int    // guarded by mu: those of clients without a subject
+	networks  map[netip.Prefix]int // guarded by mu
+	subjects  map[string]int       // guarded by mu
 }
 
 func newSlots() *slots {
@@ -150,7 +155,6 @@ type Lease struct {
 	mu       sync.Mutex // slots.mu may be taken while it is held
 	subject  string     // guarded by mu: the subject that the slot counts for; empty: none
 	stranger bool       // guarded by mu: strangers counts the lease
-	waiting  bool       // guarded by mu: the first message, which must be the credential, has not come
 	moved    bool       // guarded by mu: a Conn owns the lease
 	released bool       // guarded by mu
 }
@@ -217,38 +221,6 @@ func (l *Lease) over(cfg CapConfig) error {
 	l.slots.mu.Lock()
 	defer l.slots.mu.Unlock()
 	return l.slots.over(l, 0, cfg)
-}
-
-// await counts the lease as unauthenticated, once. authenticated ends that.
-func (l *Lease) await(cfg CapConfig) (over error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.waiting || l.released {
-		return nil
-	}
-	s := l.slots
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if cfg.MaxUnauthenticated > 0 && s.waiting >= cfg.MaxUnauthenticated {
-		over = deny(reason.MaxConns, "of those not authenticated yet")
-		if !cfg.ReportOnly {
-			return over
-		}
-	}
-	s.waiting++
-	l.waiting = true
-	return over
-}
-
-func (l *Lease) authenticated() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.waiting {
-		l.waiting = false
-		l.slots.mu.Lock()
-		l.slots.waiting--
-		l.slots.mu.Unlock()
-	}
 }
 
 // Release gives the slot back. Further calls do nothing. Many goroutines may call it at the

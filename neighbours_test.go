@@ -230,3 +230,61 @@ func TestInFlightQueue(t *testing.T) {
 		bye(c)
 	})
 }
+
+// One address cannot take all places of those that owe a first message.
+func TestUnauthenticatedShare(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		cfg := proxied(wsguard.Config{
+			Auth:  wsguard.AuthConfig{Verifier: anyone, Sources: wsguard.TokenSources{FirstMessage: true}},
+			Caps:  wsguard.CapConfig{MaxUnauthenticated: 20},
+			Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}},
+		})
+		e := servePipe(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
+		at := func(format string, i int) http.Header { return from(fmt.Sprintf(format, i)) }
+		if got := tries(e, 50, func(int) http.Header { return from("192.0.2.1") }); got["101"] != 5 || got["Too Many Requests: max_client_conns"] != 45 {
+			t.Fatalf("%v", got)
+		}
+		if got := tries(e, 50, func(i int) http.Header { return at("2001:db8:1:%x::1", i) }); got["101"] != 5 || got["Too Many Requests: max_client_conns"] != 45 {
+			t.Fatalf("a /48: %v", got)
+		}
+		// Others still get in, and their first message makes room.
+		for i := range 54 {
+			c := e.open(at("198.51.100.%d", i))
+			c.WriteFrame(first("somebody"))
+			roundTrip(t, c, "hello")
+			bye(c)
+		}
+	})
+}
+
+// When all places are taken, a silent connection of a greedy client makes room.
+func TestUnauthenticatedReplaced(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		cfg := proxied(wsguard.Config{
+			Auth:  wsguard.AuthConfig{Verifier: anyone, Sources: wsguard.TokenSources{FirstMessage: true}, FirstMessageTimeout: time.Minute},
+			Caps:  wsguard.CapConfig{MaxUnauthenticated: 8},
+			Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}},
+		})
+		e := servePipe(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
+		var greedy []*wstest.Client
+		for range 4 {
+			greedy = append(greedy, e.open(from("192.0.2.1")))
+			time.Sleep(time.Millisecond)
+		}
+		for i := range 4 {
+			e.open(from(fmt.Sprintf("198.51.100.%d", i)))
+		}
+		e.refused(from("198.51.100.9"), 503, "max_conns") // nobody has been silent for long
+		time.Sleep(3 * time.Second)
+		for i := range 3 { // until the greedy one has its share
+			e.open(from(fmt.Sprintf("198.51.100.%d", 10+i)))
+			wantClose(t, greedy[i], 1013, "max_conns")
+		}
+		time.Sleep(3 * time.Second)
+		e.refused(from("198.51.100.20"), 503, "max_conns")
+		// One that speaks in time stays.
+		greedy[3].WriteFrame(first("somebody"))
+		roundTrip(t, greedy[3], "hello")
+		e.open(from("198.51.100.21"))
+	})
+}

@@ -26,15 +26,15 @@ handshake
   handshake rate                handshake_rate
   in flight                     in_flight
   connection slot               max_conns max_client_conns
-  share of the unauthenticated  max_conns
-  credential                    guessing unauthenticated unavailable max_conns
+  share of the unauthenticated  max_conns max_client_conns
+  credential                    guessing unauthenticated unavailable max_conns max_client_conns
   subject rate                  handshake_rate
   subject slot                  max_subject_conns
   register                      revoked
   Attach                        forbidden unavailable revoked draining
 first message
   in flight                     in_flight
-  credential                    guessing unauthenticated unavailable max_conns
+  credential                    guessing unauthenticated unavailable max_conns max_client_conns
   subject rate                  handshake_rate
   subject slot                  max_subject_conns
   register                      revoked
@@ -55,7 +55,7 @@ sale of a ticket
   sale                          tickets unavailable
 refresh
   in flight                     in_flight
-  credential                    guessing unauthenticated unavailable max_conns
+  credential                    guessing unauthenticated unavailable max_conns max_client_conns
 `
 
 // The steps run in the order of the picture, and every reason to refuse a handshake has a
