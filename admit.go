@@ -58,6 +58,7 @@ var (
 	registerStep     = step{"register", reasons{reason.Revoked}, (*admission).register}
 	revokedStep      = step{"revoked", reasons{reason.Revoked}, (*admission).notRevoked}
 	attachStep       = step{"Attach", reasons{reason.Forbidden, reason.Unavailable, reason.Revoked, reason.Draining}, (*admission).attachValue}
+	replaceStep      = step{"replacement", nil, (*admission).replaceOldest}
 	sellStep         = step{"sale", reasons{reason.Tickets, reason.Unavailable}, (*admission).sell}
 )
 
@@ -67,9 +68,9 @@ var (
 	handshakeSteps = []step{
 		drainingStep, formStep, hijackStep, addressStep, banStep, hostStep, tlsStep, originStep, subprotocolStep,
 		rateStep, flightStep, slotStep, shareStep, credentialStep, subjectRateStep,
-		subjectStep, registerStep, attachStep,
+		subjectStep, registerStep, attachStep, replaceStep,
 	}
-	firstMessageSteps = []step{flightStep, credentialStep, subjectRateStep, subjectStep, registerStep, attachStep}
+	firstMessageSteps = []step{flightStep, credentialStep, subjectRateStep, subjectStep, registerStep, attachStep, replaceStep}
 	saleSteps         = []step{
 		drainingStep, methodStep, addressStep, banStep, hostStep, tlsStep, originPostStep,
 		rateStep, flightStep, loginStep, subjectRateStep, revokedStep, sellStep,
@@ -105,7 +106,8 @@ type admission struct {
 	sought      bool // cred and credErr are set
 	cred        credential
 	credErr     error
-	await       bool // the first message must be the credential
+	used        *usedTicket // the ticket that was the credential
+	await       bool        // the first message must be the credential
 	fl          *flight
 	lease       *Lease   // of this Guard's State
 	leases      []*Lease // all of them move to the Conn
@@ -267,7 +269,7 @@ func (a *admission) chargeSubject() error {
 		a.g.report(a.r, err)
 		return nil
 	}
-	return err
+	return a.returnTicket(err)
 }
 
 func (a *admission) takePlace() (err error) {
@@ -359,7 +361,7 @@ func (a *admission) takeSubjectSlot() error {
 	case a.principal.anonymous():
 		return a.reportOver(a.lease.anonymous(a.caps))
 	}
-	return a.reportOver(a.lease.bind(a.principal.Subject, a.caps))
+	return a.returnTicket(a.reportOver(a.lease.bind(a.principal.Subject, a.caps, a.caps.ReplaceOldest)))
 }
 
 // takeKnownSubjectSlot applies the subject's cap in a ConnCap behind an Authenticator.
@@ -368,7 +370,18 @@ func (a *admission) takeKnownSubjectSlot() error {
 	if !ok {
 		return nil
 	}
-	return a.reportOver(a.lease.bind(p.Subject, a.caps))
+	if a.caps.ReplaceOldest {
+		return nil // the Guard behind knows what to replace
+	}
+	return a.reportOver(a.lease.bind(p.Subject, a.caps, false))
+}
+
+// replaceOldest ends the oldest connection of the subject, if the newcomer has taken its place.
+func (a *admission) replaceOldest() error {
+	if old := a.lease.replaceOldest(); old != nil {
+		old.end(because(reason.Replaced, ""))
+	}
+	return nil
 }
 
 // register lists the session before the last look at revocations. So a revocation that races
@@ -463,7 +476,7 @@ func (a *admission) prepare() *Conn {
 // hand leaves what the steps have taken to the connection.
 func (a *admission) hand(c *Conn) {
 	for _, l := range a.leases {
-		l.move()
+		l.move(c)
 	}
 	a.conn, a.undo = c, nil
 }
@@ -487,9 +500,6 @@ func (a *admission) upgrade(w http.ResponseWriter, holders int32) (err error) {
 			}
 		}
 	}()
-	if a.await {
-		a.lease.opened(func() { c.end(because(reason.MaxConns, "its place went to another client")) })
-	}
 	c.start(a.await, holders)
 	started = true
 	return nil

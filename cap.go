@@ -2,8 +2,6 @@ package wsguard
 
 import (
 	"net/http"
-	"net/netip"
-	"sync"
 
 	"github.com/wsguard/wsguard/reason"
 )
@@ -40,6 +38,14 @@ type CapConfig struct {
 	// guard closes the connection with 1013 instead.
 	MaxConnsPerSubject int
 
+	// ReplaceOldest closes the oldest connection of a subject with 1008 replaced when the
+	// subject has MaxConnsPerSubject connections and one more handshake has passed every
+	// check, Attach included. The new connection takes its place at once. The old handler
+	// counts in MaxConns until it returns. A subject's connections are replaced at most once
+	// in 2 seconds. A handshake that comes earlier gets the 429. NewConnCap refuses
+	// ReplaceOldest, because a Guard must end the connection. The default is false.
+	ReplaceOldest bool
+
 	// MaxUnauthenticated is how many connections may wait for a credential in their first
 	// message. A client, and an IPv6 /48, may hold a quarter of these places, and at least 4.
 	// Its further handshakes get a 429. When all places are taken, a newcomer takes the place
@@ -58,6 +64,7 @@ func (cfg CapConfig) resolve(f *faults) CapConfig {
 		MaxConns:           limit(cfg.MaxConns, 10_000, "Caps.MaxConns", f),
 		MaxConnsPerNetwork: limit(cfg.MaxConnsPerNetwork, 1024, "Caps.MaxConnsPerNetwork", f),
 		MaxConnsPerSubject: limit(cfg.MaxConnsPerSubject, 16, "Caps.MaxConnsPerSubject", f),
+		ReplaceOldest:      cfg.ReplaceOldest,
 		ReportOnly:         cfg.ReportOnly,
 	}
 	each, users := 64, 1024
@@ -82,193 +89,6 @@ func (cfg CapConfig) resolve(f *faults) CapConfig {
 	return c
 }
 
-// slots counts the connections of a State. Each call brings its limits. A connection that
-// exceeds them under CapConfig.ReportOnly is counted too.
-type slots struct {
-	mu        sync.Mutex           // a Lease's mu may be held; no other lock is taken while it is held
-	all       int                  // guarded by mu
-	waiting   waiters              // guarded by mu: those that owe a first message
-	clients   map[clientKey]int    // guarded by mu: all connections of a client
-	strangers map[clientKey]int    // guarded by mu: those of clients without a subject
-	networks  map[netip.Prefix]int // guarded by mu
-	subjects  map[string]int       // guarded by mu
-}
-
-func newSlots() *slots {
-	return &slots{clients: map[clientKey]int{}, strangers: map[clientKey]int{}, networks: map[netip.Prefix]int{}, subjects: map[string]int{}}
-}
-
-// held returns how many slots are held.
-func (s *slots) held() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.all
-}
-
-// acquire reserves a slot. stranger says that no credential was presented. over is the error
-// of a cap that is exceeded, or nil. l is nil if over is not, except with ReportOnly.
-func (s *slots) acquire(who client, stranger bool, cfg CapConfig) (l *Lease, over error) {
-	l = &Lease{slots: s, client: who.key(), stranger: stranger}
-	l.network, _ = who.network()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if over = s.over(l, 1, cfg); over != nil && !cfg.ReportOnly {
-		return nil, over
-	}
-	s.all++
-	s.clients[l.client]++
-	if stranger {
-		s.strangers[l.client]++
-	}
-	if l.network.IsValid() {
-		s.networks[l.network]++
-	}
-	return l, over
-}
-
-// over returns the error of the cap that more further slots of l's client would exceed, or
-// nil. The caller holds mu, and l.mu if others know l.
-func (s *slots) over(l *Lease, more int, cfg CapConfig) error {
-	switch {
-	case cfg.MaxConns > 0 && s.all+more > cfg.MaxConns:
-		return deny(reason.MaxConns, "")
-	case cfg.MaxConnsPerClient > 0 && l.stranger && s.strangers[l.client]+more > cfg.MaxConnsPerClient:
-		return deny(reason.MaxClientConns, "")
-	case cfg.MaxUsersPerClient > 0 && s.clients[l.client]+more > cfg.MaxUsersPerClient:
-		d := deny(reason.MaxClientConns, "of all its users")
-		d.blameless = true
-		return d
-	case cfg.MaxConnsPerNetwork > 0 && l.network.IsValid() && s.networks[l.network]+more > cfg.MaxConnsPerNetwork:
-		d := deny(reason.MaxClientConns, "of its /48")
-		d.blameless = true
-		return d
-	}
-	return nil
-}
-
-// Lease is a slot that [ConnCap.Acquire] has reserved. The caller must call Release.
-type Lease struct {
-	slots   *slots       // read-only
-	client  clientKey    // read-only
-	network netip.Prefix // read-only; not valid: none
-
-	mu       sync.Mutex // slots.mu may be taken while it is held
-	subject  string     // guarded by mu: the subject that the slot counts for; empty: none
-	stranger bool       // guarded by mu: strangers counts the lease
-	moved    bool       // guarded by mu: a Conn owns the lease
-	released bool       // guarded by mu
-}
-
-// bind counts the lease for a subject as well. It does nothing if the lease is bound to that
-// subject already, or if subject is "", which is anonymous.
-func (l *Lease) bind(subject string, cfg CapConfig) (over error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if subject == "" || l.subject == subject || l.released {
-		return nil
-	}
-	s := l.slots
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if l.subject != "" {
-		down(s.subjects, l.subject) // a piece in front has found another subject
-		l.subject = ""
-	}
-	if cfg.MaxConnsPerSubject > 0 && s.subjects[subject] >= cfg.MaxConnsPerSubject {
-		over = deny(reason.MaxSubjectConns, "")
-		if !cfg.ReportOnly {
-			return over
-		}
-	}
-	s.subjects[subject]++
-	l.subject = subject
-	l.known()
-	return over
-}
-
-// known ends that the lease counts as a stranger's. The caller holds both locks.
-func (l *Lease) known() {
-	if l.stranger {
-		l.stranger = false
-		down(l.slots.strangers, l.client)
-	}
-}
-
-// anonymous counts the lease as a stranger's although a credential was presented, because the
-// credential was refused and the refusal only reported.
-func (l *Lease) anonymous(cfg CapConfig) (over error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.stranger || l.subject != "" || l.released {
-		return nil
-	}
-	s := l.slots
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	l.stranger = true
-	s.strangers[l.client]++
-	if cfg.MaxConnsPerClient > 0 && s.strangers[l.client] > cfg.MaxConnsPerClient {
-		over = deny(reason.MaxClientConns, "")
-	}
-	return over
-}
-
-// over returns the error of the cap of cfg that is exceeded, or nil. The lease is counted
-// already.
-func (l *Lease) over(cfg CapConfig) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.slots.mu.Lock()
-	defer l.slots.mu.Unlock()
-	return l.slots.over(l, 0, cfg)
-}
-
-// Release gives the slot back. Further calls do nothing. Many goroutines may call it at the
-// same time.
-func (l *Lease) Release() {
-	l.authenticated()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.released {
-		return
-	}
-	l.released = true
-	s := l.slots
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.all--
-	down(s.clients, l.client)
-	if l.network.IsValid() {
-		down(s.networks, l.network)
-	}
-	if l.subject != "" {
-		down(s.subjects, l.subject)
-	}
-	l.known()
-}
-
-func down[K comparable](m map[K]int, k K) {
-	if m[k]--; m[k] == 0 {
-		delete(m, k)
-	}
-}
-
-// move hands the lease to a Conn. The piece that has reserved it no longer releases it.
-func (l *Lease) move() {
-	l.mu.Lock()
-	l.moved = true
-	l.mu.Unlock()
-}
-
-func (l *Lease) releaseUnlessMoved() {
-	l.mu.Lock()
-	moved := l.moved
-	l.mu.Unlock()
-	if !moved {
-		l.Release()
-	}
-}
-
 // ConnCap limits how many connections there are. [NewConnCap] makes one that stands alone, and
 // [Guard.Pieces] returns that of a Guard. Many goroutines may use it at the same time.
 type ConnCap struct{ g *Guard }
@@ -279,6 +99,9 @@ func NewConnCap(cfg CapConfig, proxies Proxies) (*ConnCap, error) {
 	var f faults
 	p := alone(proxies.resolver(&f))
 	p.caps = cfg.resolve(&f)
+	if cfg.ReplaceOldest {
+		f.add("Caps.ReplaceOldest", "", "needs a Guard")
+	}
 	err := f.err()
 	if err != nil {
 		p.broken = reason.MaxConns

@@ -10,15 +10,9 @@ import (
 // waiters are the leases of connections that owe a credential in their first message. All
 // fields are guarded by slots.mu.
 type waiters struct {
-	all      map[*Lease]*wait
+	all      map[*Lease]time.Time // since when each of them waits
 	clients  map[clientKey]int
 	networks map[netip.Prefix]int
-}
-
-// wait is one place of the unauthenticated.
-type wait struct {
-	since time.Time
-	evict func() // ends the connection; nil until it is open
 }
 
 // minShare is how many places a client has at least, and silentFor how old a connection is
@@ -30,21 +24,20 @@ const (
 
 // await counts the lease as unauthenticated, once. authenticated ends that.
 func (l *Lease) await(cfg CapConfig) error {
-	over, evict := l.takePlace(cfg)
-	if evict != nil {
-		evict()
+	over, silent := l.takePlace(cfg)
+	if silent != nil {
+		silent.end(because(reason.MaxConns, "its place went to another client"))
 	}
 	return over
 }
 
-func (l *Lease) takePlace(cfg CapConfig) (over error, evict func()) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s := l.slots
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// takePlace returns the error of a limit that is exceeded, and a connection that must end
+// because the lease has got its place.
+func (l *Lease) takePlace(cfg CapConfig) (over error, silent *Conn) {
+	s, unlock := l.lock()
+	defer unlock()
 	w := &s.waiting
-	if w.all[l] != nil || l.released {
+	if _, waits := w.all[l]; waits || l.released {
 		return nil, nil
 	}
 	if most := cfg.MaxUnauthenticated; most > 0 {
@@ -57,9 +50,9 @@ func (l *Lease) takePlace(cfg CapConfig) (over error, evict func()) {
 			d.blameless = true
 			over = d
 		case len(w.all) >= most:
-			if silent := w.replaceable(most); silent != nil {
-				evict = w.all[silent].evict
-				w.remove(silent)
+			if old := w.replaceable(most); old != nil {
+				silent = old.conn
+				w.remove(old)
 			} else {
 				over = deny(reason.MaxConns, "of those not authenticated yet")
 			}
@@ -69,7 +62,7 @@ func (l *Lease) takePlace(cfg CapConfig) (over error, evict func()) {
 		}
 	}
 	w.add(l)
-	return over, evict
+	return over, silent
 }
 
 // replaceable returns a lease that may lose its place to a newcomer, or nil. It is the oldest
@@ -86,12 +79,12 @@ func (w *waiters) replaceable(most int) *Lease {
 		return nil
 	}
 	var oldest *Lease
-	for l, place := range w.all {
-		if l.client == greedy && place.evict != nil && (oldest == nil || place.since.Before(w.all[oldest].since)) {
+	for l, since := range w.all {
+		if l.client == greedy && l.conn != nil && (oldest == nil || since.Before(w.all[oldest])) {
 			oldest = l
 		}
 	}
-	if oldest == nil || time.Since(w.all[oldest].since) < silentFor {
+	if oldest == nil || time.Since(w.all[oldest]) < silentFor {
 		return nil
 	}
 	return oldest
@@ -99,9 +92,9 @@ func (w *waiters) replaceable(most int) *Lease {
 
 func (w *waiters) add(l *Lease) {
 	if w.all == nil {
-		w.all, w.clients, w.networks = map[*Lease]*wait{}, map[clientKey]int{}, map[netip.Prefix]int{}
+		w.all, w.clients, w.networks = map[*Lease]time.Time{}, map[clientKey]int{}, map[netip.Prefix]int{}
 	}
-	w.all[l] = &wait{since: time.Now()}
+	w.all[l] = time.Now()
 	w.clients[l.client]++
 	if l.network.IsValid() {
 		w.networks[l.network]++
@@ -109,7 +102,7 @@ func (w *waiters) add(l *Lease) {
 }
 
 func (w *waiters) remove(l *Lease) {
-	if w.all[l] == nil {
+	if _, waits := w.all[l]; !waits {
 		return
 	}
 	delete(w.all, l)
@@ -119,18 +112,9 @@ func (w *waiters) remove(l *Lease) {
 	}
 }
 
-// opened says how the lease's connection can be ended, from now on.
-func (l *Lease) opened(evict func()) {
-	l.slots.mu.Lock()
-	defer l.slots.mu.Unlock()
-	if place := l.slots.waiting.all[l]; place != nil {
-		place.since, place.evict = time.Now(), evict
-	}
-}
-
 // authenticated ends that the lease counts as unauthenticated.
 func (l *Lease) authenticated() {
-	l.slots.mu.Lock()
-	defer l.slots.mu.Unlock()
-	l.slots.waiting.remove(l)
+	s, unlock := l.lock()
+	defer unlock()
+	s.waiting.remove(l)
 }

@@ -32,6 +32,7 @@ handshake
   subject slot                  max_subject_conns
   register                      revoked
   Attach                        forbidden unavailable revoked draining
+  replacement                   
 first message
   in flight                     in_flight
   credential                    guessing unauthenticated unavailable max_conns max_client_conns
@@ -39,6 +40,7 @@ first message
   subject slot                  max_subject_conns
   register                      revoked
   Attach                        forbidden unavailable revoked draining
+  replacement                   
 sale of a ticket
   draining                      draining
   method                        method

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -189,26 +190,50 @@ func (t *tickets) drop(s *sale) {
 	}
 }
 
+// usedTicket is a ticket that was taken out of the store.
+type usedTicket struct {
+	key     string
+	value   []byte
+	subject string
+	until   time.Time
+}
+
+// putBack makes a used ticket good again for what is left of its life.
+func (t *tickets) putBack(ctx context.Context, cfg *TicketConfig, used *usedTicket) error {
+	left := time.Until(used.until)
+	if left <= 0 {
+		return nil
+	}
+	t.mu.Lock()
+	s := &sale{used.key, used.subject, used.until}
+	t.sold[s.key] = s
+	t.subjects[s.subject]++
+	i, _ := slices.BinarySearchFunc(t.queue, s.until, func(s *sale, until time.Time) int { return s.until.Compare(until) })
+	t.queue = slices.Insert(t.queue, i, s)
+	t.mu.Unlock()
+	return t.store(cfg).Put(ctx, used.key, used.value, left)
+}
+
 // redeem takes the ticket out of the store before it judges the ticket. So a ticket that is
 // presented in the wrong place is used up.
-func (t *tickets) redeem(ctx context.Context, cfg *TicketConfig, token, from string) (Principal, error) {
+func (t *tickets) redeem(ctx context.Context, cfg *TicketConfig, token, from string) (Principal, *usedTicket, error) {
 	key := ticketKey(token)
 	value, ok, err := t.store(cfg).Take(ctx, key)
 	var tk ticket
 	switch {
 	case err != nil:
-		return Principal{}, deny(reason.Unavailable, "the ticket store failed")
+		return Principal{}, nil, deny(reason.Unavailable, "the ticket store failed")
 	case !ok:
-		return Principal{}, deny(reason.Unauthenticated, "no such ticket")
+		return Principal{}, nil, deny(reason.Unauthenticated, "no such ticket")
 	}
 	t.seen(key)
 	switch {
 	case json.Unmarshal(value, &tk) != nil:
-		return Principal{}, deny(reason.Unavailable, "the ticket store returned something else")
+		return Principal{}, nil, deny(reason.Unavailable, "the ticket store returned something else")
 	case !time.Now().Before(tk.Bought.Add(cfg.TTL)): // the store may keep tickets for too long
-		return Principal{}, deny(reason.Unauthenticated, "no such ticket")
+		return Principal{}, nil, deny(reason.Unauthenticated, "no such ticket")
 	case tk.Origin != "" && !origin.Same(tk.Origin, retained(from)): // a Conn's origin is cut already
-		return Principal{}, deny(reason.Unauthenticated, "ticket of another origin")
+		return Principal{}, nil, deny(reason.Unauthenticated, "ticket of another origin")
 	}
 	p := Principal{
 		Subject: string(tk.Subject), SessionID: string(tk.SessionID), Expires: tk.Expires, IssuedAt: tk.IssuedAt,
@@ -217,7 +242,7 @@ func (t *tickets) redeem(ctx context.Context, cfg *TicketConfig, token, from str
 	for _, scope := range tk.Scopes {
 		p.Scopes = append(p.Scopes, string(scope))
 	}
-	return p, nil
+	return p, &usedTicket{key, value, p.Subject, tk.Bought.Add(cfg.TTL)}, nil
 }
 
 // TicketHandler returns a handler that sells one-time tickets. It answers a POST with
@@ -293,6 +318,24 @@ func (a *admission) buyer() (Principal, error) {
 		return a.verify()
 	}
 	return a.logIn(login)
+}
+
+// returnTicket puts the ticket of a handshake back if a cap or a rate has refused the
+// handshake, and returns over, the refusal. The client may then use the ticket again.
+func (a *admission) returnTicket(over error) error {
+	if over == nil || a.used == nil {
+		return over
+	}
+	put := func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, a.g.state.tickets.putBack(ctx, a.auth.tickets, a.used)
+	}
+	if a.auth.tickets.Store == nil {
+		put(a.ctx)
+		return over
+	}
+	a.fl.hold()
+	within(a.ctx, a.auth.cfg.VerifyTimeout, a.fl.done, put) // if the store fails, the ticket is lost
+	return over
 }
 
 // sell sells a ticket to the principal of the admission.

@@ -30,10 +30,17 @@ func (a *admission) verify() (Principal, error) {
 		}
 		// The store in memory does not block.
 		try := attempt{kind: "ticket", secret: token, budget: s.rates.tickets, waits: a.auth.tickets.Store != nil}
+		used := make(chan *usedTicket, 1) // ask may outlive the handshake
 		try.ask = func(ctx context.Context) (Principal, error) {
-			return s.tickets.redeem(ctx, a.auth.tickets, token, a.from)
+			p, ticket, err := s.tickets.redeem(ctx, a.auth.tickets, token, a.from)
+			used <- ticket
+			return p, err
 		}
-		return a.budgeted(try)
+		p, err := a.budgeted(try)
+		if err == nil {
+			a.used = <-used
+		}
+		return p, err
 	}
 	if a.auth.cfg.Verifier == nil {
 		return Principal{}, deny(reason.Unauthenticated, "nobody to ask")

@@ -356,6 +356,11 @@ var (
 	// code is 3003, unless Kick was given another. The client should not connect again.
 	Kicked = define("kicked", "kicked", 0, 3003)
 
+	// Replaced says that a newer connection of the subject has taken the place of this one,
+	// as CapConfig.ReplaceOldest asks for. The close code is 1008. The client should not
+	// connect again, because the two would replace each other.
+	Replaced = define("replaced", "replaced by a newer connection", 0, 1008)
+
 	// Internal says that something is broken on the server's side. A handler has returned an
 	// error, or a handler or a hook has panicked. The close code is 1011. The client should
 	// connect again, and wait longer each time.

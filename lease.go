@@ -1,0 +1,249 @@
+package wsguard
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/wsguard/wsguard/reason"
+)
+
+// slots counts the connections of a State. Each call brings its limits. A connection that
+// exceeds them under CapConfig.ReportOnly is counted too.
+type slots struct {
+	mu        sync.Mutex           // no other lock is taken while it is held
+	all       int                  // guarded by mu
+	waiting   waiters              // guarded by mu: those that owe a first message
+	clients   map[clientKey]int    // guarded by mu: all connections of a client
+	strangers map[clientKey]int    // guarded by mu: those of clients without a subject
+	networks  map[netip.Prefix]int // guarded by mu
+	subjects  map[string]*party    // guarded by mu
+}
+
+// party has the connections of a subject.
+type party struct {
+	leases    []*Lease  // the oldest first
+	replacing *Lease    // a newcomer that may replace the oldest; nil: none
+	replaced  time.Time // the last replacement
+}
+
+func newSlots() *slots {
+	return &slots{clients: map[clientKey]int{}, strangers: map[clientKey]int{}, networks: map[netip.Prefix]int{}, subjects: map[string]*party{}}
+}
+
+// held returns how many slots are held.
+func (s *slots) held() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.all
+}
+
+// acquire reserves a slot. stranger says that no credential was presented. over is the error
+// of a cap that is exceeded, or nil. l is nil if over is not, except with ReportOnly.
+func (s *slots) acquire(who client, stranger bool, cfg CapConfig) (l *Lease, over error) {
+	l = &Lease{slots: s, client: who.key(), stranger: stranger}
+	l.network, _ = who.network()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if over = s.over(l, 1, cfg); over != nil && !cfg.ReportOnly {
+		return nil, over
+	}
+	s.all++
+	s.clients[l.client]++
+	if stranger {
+		s.strangers[l.client]++
+	}
+	if l.network.IsValid() {
+		s.networks[l.network]++
+	}
+	return l, over
+}
+
+// over returns the error of the cap that more further slots of l's client would exceed, or
+// nil. The caller holds mu.
+func (s *slots) over(l *Lease, more int, cfg CapConfig) error {
+	switch {
+	case cfg.MaxConns > 0 && s.all+more > cfg.MaxConns:
+		return deny(reason.MaxConns, "")
+	case cfg.MaxConnsPerClient > 0 && l.stranger && s.strangers[l.client]+more > cfg.MaxConnsPerClient:
+		return deny(reason.MaxClientConns, "")
+	case cfg.MaxUsersPerClient > 0 && s.clients[l.client]+more > cfg.MaxUsersPerClient:
+		d := deny(reason.MaxClientConns, "of all its users")
+		d.blameless = true
+		return d
+	case cfg.MaxConnsPerNetwork > 0 && l.network.IsValid() && s.networks[l.network]+more > cfg.MaxConnsPerNetwork:
+		d := deny(reason.MaxClientConns, "of its /48")
+		d.blameless = true
+		return d
+	}
+	return nil
+}
+
+// Lease is a slot that [ConnCap.Acquire] has reserved. The caller must call Release.
+type Lease struct {
+	slots   *slots       // read-only
+	client  clientKey    // read-only
+	network netip.Prefix // read-only; not valid: none
+
+	subject  string // guarded by slots.mu: the subject that the slot counts for; empty: none
+	stranger bool   // guarded by slots.mu: strangers counts the lease
+	conn     *Conn  // guarded by slots.mu: owns the lease; nil: a handshake or a piece does
+	released bool   // guarded by slots.mu
+}
+
+// lock locks the slots, and returns the function that unlocks them.
+func (l *Lease) lock() (s *slots, unlock func()) {
+	l.slots.mu.Lock()
+	return l.slots, l.slots.mu.Unlock
+}
+
+// bind counts the lease for a subject as well. It does nothing if the lease is bound to that
+// subject already, or if subject is "", which is anonymous. If the subject has as many
+// connections as it may have, and replace is true, the lease may replace the oldest of them.
+// replaceOldest does that.
+func (l *Lease) bind(subject string, cfg CapConfig, replace bool) (over error) {
+	s, unlock := l.lock()
+	defer unlock()
+	if subject == "" || l.subject == subject || l.released {
+		return nil
+	}
+	l.unbind() // a piece in front has found another subject
+	p := s.subjects[subject]
+	if p == nil {
+		p = &party{}
+	}
+	if cfg.MaxConnsPerSubject > 0 && len(p.leases) >= cfg.MaxConnsPerSubject {
+		if replace && p.mayReplace() {
+			p.replacing = l
+		} else if over = deny(reason.MaxSubjectConns, ""); !cfg.ReportOnly {
+			return over
+		}
+	}
+	s.subjects[subject] = p
+	p.leases = append(p.leases, l)
+	l.subject = subject
+	l.known()
+	return over
+}
+
+// replaceEvery is the shortest time between two replacements of a subject's connections. Two
+// clients that replace each other would otherwise do so without a pause.
+const replaceEvery = 2 * time.Second
+
+// mayReplace reports whether a newcomer may replace a connection of the subject.
+func (p *party) mayReplace() bool {
+	return p.replacing == nil && time.Since(p.replaced) >= replaceEvery && slices.ContainsFunc(p.leases, func(l *Lease) bool { return l.conn != nil })
+}
+
+// replaceOldest ends that the oldest connection of the subject counts for it, if bind has let
+// the lease replace it. It returns that connection, which the caller must end, or nil. The
+// connection keeps its slot until its handler has returned.
+func (l *Lease) replaceOldest() *Conn {
+	s, unlock := l.lock()
+	defer unlock()
+	p := s.subjects[l.subject]
+	if p == nil || p.replacing != l {
+		return nil
+	}
+	p.replacing = nil
+	i := slices.IndexFunc(p.leases, func(old *Lease) bool { return old != l && old.conn != nil })
+	if i < 0 { // all have ended meanwhile
+		return nil
+	}
+	p.replaced = time.Now()
+	old := p.leases[i]
+	old.unbind()
+	return old.conn
+}
+
+// unbind ends that the lease counts for its subject. The caller holds slots.mu.
+func (l *Lease) unbind() {
+	p := l.slots.subjects[l.subject]
+	if l.subject == "" || p == nil {
+		return
+	}
+	if p.replacing == l {
+		p.replacing = nil
+	}
+	p.leases = slices.DeleteFunc(p.leases, func(other *Lease) bool { return other == l })
+	if len(p.leases) == 0 {
+		delete(l.slots.subjects, l.subject)
+	}
+	l.subject = ""
+}
+
+// known ends that the lease counts as a stranger's. The caller holds slots.mu.
+func (l *Lease) known() {
+	if l.stranger {
+		l.stranger = false
+		down(l.slots.strangers, l.client)
+	}
+}
+
+// anonymous counts the lease as a stranger's although a credential was presented, because the
+// credential was refused and the refusal only reported.
+func (l *Lease) anonymous(cfg CapConfig) (over error) {
+	s, unlock := l.lock()
+	defer unlock()
+	if l.stranger || l.subject != "" || l.released {
+		return nil
+	}
+	l.stranger = true
+	s.strangers[l.client]++
+	if cfg.MaxConnsPerClient > 0 && s.strangers[l.client] > cfg.MaxConnsPerClient {
+		over = deny(reason.MaxClientConns, "")
+	}
+	return over
+}
+
+// over returns the error of the cap of cfg that is exceeded, or nil. The lease is counted
+// already.
+func (l *Lease) over(cfg CapConfig) error {
+	s, unlock := l.lock()
+	defer unlock()
+	return s.over(l, 0, cfg)
+}
+
+// Release gives the slot back. Further calls do nothing. Many goroutines may call it at the
+// same time.
+func (l *Lease) Release() {
+	s, unlock := l.lock()
+	defer unlock()
+	if l.released {
+		return
+	}
+	l.released, l.conn = true, nil
+	s.waiting.remove(l)
+	s.all--
+	down(s.clients, l.client)
+	if l.network.IsValid() {
+		down(s.networks, l.network)
+	}
+	l.unbind()
+	l.known()
+}
+
+func down[K comparable](m map[K]int, k K) {
+	if m[k]--; m[k] == 0 {
+		delete(m, k)
+	}
+}
+
+// move hands the lease to a Conn. The piece that has reserved it no longer releases it.
+func (l *Lease) move(c *Conn) {
+	_, unlock := l.lock()
+	defer unlock()
+	if !l.released {
+		l.conn = c
+	}
+}
+
+func (l *Lease) releaseUnlessMoved() {
+	_, unlock := l.lock()
+	moved := l.conn != nil
+	unlock()
+	if !moved {
+		l.Release()
+	}
+}
