@@ -180,12 +180,14 @@ func (w *Wrapped) settle(to phase) {
 // errBadAnswer is what the handler's Write returns when its answer was not sent.
 var errBadAnswer = errors.New("wsguard: the handler's response is no 101 that fits the request")
 
-// bad answers 502 in place of the handler.
+// bad answers 502 in place of the handler. A 502 that cannot be sent is not reported: the
+// connection has then ended for another cause.
 func (w *Wrapped) bad(detail string) error {
 	w.refused.Store(true)
 	w.settle(phaseOver)
-	w.c.writeAll([]byte(badGateway))
-	w.hooks.BadAnswer(detail)
+	if w.c.writeAll([]byte(badGateway)) == nil {
+		w.hooks.BadAnswer(detail)
+	}
 	return errBadAnswer
 }
 
