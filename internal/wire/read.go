@@ -698,6 +698,7 @@ func (c *Conn) armRead(now, wake time.Duration) error {
 
 // interruptRead stops a Receive that waits on behalf of the context with done.
 func (c *Conn) interruptRead(done <-chan struct{}) {
+	defer c.survive()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cause == nil && c.rcur == done {

@@ -419,6 +419,17 @@ func Is(err, target error) (yes bool) {
 	return errors.Is(err, target)
 }
 
+// errPanicked is the error of a connection whose net.Conn has panicked.
+var errPanicked = errors.New("wire: the net.Conn panicked")
+
+// survive ends the connection if a goroutine of the engine panics, which must defer it. The
+// net.Conn and what the hooks call may be the application's.
+func (c *Conn) survive() {
+	if recover() != nil {
+		c.hooks.Broken(errPanicked)
+	}
+}
+
 // closeConn closes a net.Conn, and recovers a panic of its Close.
 func closeConn(nc net.Conn) {
 	defer func() { _ = recover() }()

@@ -148,16 +148,21 @@ func (w *Wrapped) Close() error {
 	default:
 		w.hooks.Unanswered()
 	}
-	c := w.c
-	c.mu.Lock()
-	if !c.final { // a write that is under way gives up
-		c.warmed = 1
-		c.nc.SetWriteDeadline(past)
-	}
-	c.mu.Unlock()
+	w.giveUp()
 	w.tell()
 	w.drain()
 	return nil
+}
+
+// giveUp stops a Write that is under way.
+func (w *Wrapped) giveUp() {
+	c := w.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.final {
+		c.warmed = 1
+		setDeadline(c.nc.SetWriteDeadline, past)
+	}
 }
 
 // CloseWrite ends the handler's direction: nothing that it writes goes out any more. A

@@ -92,6 +92,11 @@ func (w *Wrapped) receive(p []byte) (n int, err error) {
 	if err := c.enter(context.Background()); err != nil {
 		return 0, err
 	}
+	quiet := true // also when a hook or the net.Conn panics
+	defer func() {
+		c.hurry = false
+		c.leave(quiet)
+	}()
 	m, err := c.next()
 	for err == nil {
 		w.message(m)
@@ -103,7 +108,7 @@ func (w *Wrapped) receive(p []byte) (n int, err error) {
 		m, err = c.next()
 		c.hurry = false
 	}
-	c.leave(n == 0 && err != errForwarded)
+	quiet = n == 0 && err != errForwarded
 	if n > 0 {
 		err = nil // the next call meets it again, if it has ended the connection
 	}

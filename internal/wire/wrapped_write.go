@@ -19,7 +19,20 @@ func (w *Wrapped) Write(p []byte) (int, error) {
 		}
 		return 0, err
 	}
-	defer w.unlock()
+	returned := false
+	defer func() {
+		if !returned { // the net.Conn has panicked, and what follows cannot be known
+			w.c.hooks.Broken(errPanicked)
+		}
+		w.unlock()
+	}()
+	n, err := w.write(p)
+	returned = true
+	return n, err
+}
+
+// write is Write for the writer.
+func (w *Wrapped) write(p []byte) (int, error) {
 	switch {
 	case w.closed.Load() || w.halfClosed || w.phase == phaseOver:
 		return 0, net.ErrClosed
@@ -194,6 +207,7 @@ func (w *Wrapped) bad(detail string) error {
 // late bounds how long the handler may take for its response head, and how long a refusal
 // may make no progress.
 func (w *Wrapped) late() {
+	defer w.c.survive()
 	select {
 	case w.c.wlock <- struct{}{}:
 	case <-w.shut:
@@ -222,13 +236,14 @@ func (c *Conn) writeAll(b []byte) error {
 	if err := c.armWrite(start); err != nil {
 		return net.ErrClosed
 	}
+	c.broken = true // also if the net.Conn panics
 	for {
 		n, err := c.nc.Write(b)
 		if b = b[n:]; err == nil {
+			c.broken = false
 			return nil
 		}
 		if !c.resumes || !isTimeout(err) || !c.rearmWrite(start) {
-			c.broken = true
 			return c.wrapped.failed(err)
 		}
 	}
@@ -439,7 +454,10 @@ func (w *Wrapped) send(b []byte) (sent int, err error) {
 		if !c.resumes && len(piece) > pieceBytes {
 			piece = piece[:pieceBytes]
 		}
+		broken := c.broken
+		c.broken = true // in case the net.Conn panics
 		n, err := c.nc.Write(piece)
+		c.broken = broken
 		sent += n
 		if err == nil {
 			if sent == len(b) {

@@ -55,6 +55,7 @@ func (c *Conn) setWriteContext(done <-chan struct{}) {
 
 // interruptWrite stops a Write that is on behalf of the context with done.
 func (c *Conn) interruptWrite(done <-chan struct{}) {
+	defer c.survive()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cause == nil && c.wcur == done {
@@ -274,8 +275,10 @@ func (c *Conn) writeFrame(op byte, p []byte, start time.Duration) error {
 	if err := c.armWrite(start); err != nil {
 		return err
 	}
+	c.broken = true // in case the net.Conn panics
 	sent, err := c.push(op, p, func() bool { return c.rearmWrite(start) })
 	if err == nil {
+		c.broken = false
 		return nil
 	}
 	// Over TLS the engine cannot know which bytes have left.

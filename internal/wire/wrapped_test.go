@@ -1,0 +1,255 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// door is the guard of a test. It lets every message through, and ends a connection at the
+// first fault.
+type door struct {
+	c     *Conn
+	w     *Wrapped // nil for the first door
+	ended chan struct{}
+
+	mu   sync.Mutex
+	said int // the code of the handler's close frame; -1: none
+}
+
+var testConfig = Config{
+	WriteTimeout: 4 * time.Second, CloseGrace: time.Second, Linger: time.Second, LingerBytes: 1 << 20,
+}
+
+// newDoor returns the engine over nc. If wrapped is set it is the second door, whose handler
+// has answered nothing yet.
+func newDoor(nc net.Conn, cfg Config, wrapped bool) *door {
+	cfg.Endings = make(chan struct{}, 1)
+	d := &door{c: newConn(nc, nil, &cfg), ended: make(chan struct{}), said: -1}
+	d.c.Serve(d)
+	if wrapped {
+		d.w = d.c.Wrap(Offer{Key: "key"}, d)
+	}
+	return d
+}
+
+// answer is the 101 of a handler.
+func (d *door) answer() []byte {
+	return SwitchingProtocols(http.Header{
+		"Upgrade": {"websocket"}, "Connection": {"Upgrade"}, "Sec-Websocket-Accept": {acceptOf(d.w.offer.Key)},
+	})
+}
+
+func (d *door) end(cause error, code int) error {
+	d.mu.Lock()
+	if d.said >= 0 {
+		code = d.said
+	}
+	d.mu.Unlock()
+	d.c.End(cause, code, "", func() {}, func() { close(d.ended) })
+	return d.c.Cause()
+}
+
+func (d *door) Accept(bool) (int64, error)                           { return 1 << 20, nil }
+func (d *door) Judge(*Message) (v Verdict, w time.Duration, e error) { return Deliver, 0, nil }
+func (d *door) Ahead() bool                                          { return true }
+func (d *door) Broken(err error)                                     { d.end(err, 0) }
+func (d *door) Idle() bool                                           { return false }
+
+func (d *door) Failed(e *Error) error {
+	switch e.Fault {
+	case FaultClosed:
+		return d.end(e, e.Code)
+	case FaultLost:
+		return d.end(e, 0)
+	}
+	return d.end(e, 1002)
+}
+
+func (d *door) Opened()                       {}
+func (d *door) Refused(int)                   {}
+func (d *door) BadAnswer(detail string)       { d.end(errors.New(detail), 0) }
+func (d *door) Illegal(detail string)         { d.end(errors.New(detail), 1011) }
+func (d *door) Closed(string)                 { d.end(net.ErrClosed, 0) }
+func (d *door) Unanswered()                   { d.end(net.ErrClosed, 0) }
+func (d *door) Stalled()                      { d.end(errors.New("stalled"), 1011); d.c.Cut() }
+func (d *door) Drained()                      {}
+func (d *door) Sent(int, int64)               {}
+func (d *door) Outbound() (max int64, b bool) { return 0, false }
+func (d *door) Check(bool, []byte) bool       { return true }
+
+func (d *door) Closing(code int, _ string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.said = code
+}
+
+// evil is a net.Conn of an application's, one method of which panics.
+type evil struct {
+	net.Conn
+	mu     sync.Mutex
+	method string
+}
+
+func (e *evil) arm(method string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.method = method
+}
+
+func (e *evil) call(method string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.method == method {
+		panic(method)
+	}
+}
+
+func (e *evil) Read(p []byte) (int, error)    { e.call("Read"); return e.Conn.Read(p) }
+func (e *evil) Write(p []byte) (int, error)   { e.call("Write"); return e.Conn.Write(p) }
+func (e *evil) Close() error                  { e.call("Close"); return e.Conn.Close() }
+func (e *evil) CloseWrite() error             { e.call("CloseWrite"); return nil }
+func (e *evil) SetDeadline(t time.Time) error { e.call("SetDeadline"); return e.Conn.SetDeadline(t) }
+func (e *evil) SetReadDeadline(t time.Time) error {
+	e.call("SetReadDeadline")
+	return e.Conn.SetReadDeadline(t)
+}
+func (e *evil) SetWriteDeadline(t time.Time) error {
+	e.call("SetWriteDeadline")
+	return e.Conn.SetWriteDeadline(t)
+}
+
+var evilMethods = []string{"Read", "Write", "Close", "CloseWrite", "SetDeadline", "SetReadDeadline", "SetWriteDeadline"}
+
+// tame calls f, which may panic because of a net.Conn.
+func tame(f func()) {
+	defer func() { _ = recover() }()
+	f()
+}
+
+// A net.Conn that panics costs its own connection, and nothing else. Its ending runs to the
+// end, no lock stays held, and no goroutine of the engine panics.
+func TestEvilNetConn(t *testing.T) {
+	for _, wrapped := range []bool{false, true} {
+		for _, method := range evilMethods {
+			for _, how := range []string{"end", "peer", "handler closes", "no answer", "context", "context of a Write", "deadline", "stall", "last word", "ping"} {
+				switch {
+				case !wrapped && (how == "handler closes" || how == "no answer" || how == "stall" || how == "last word"),
+					wrapped && (how == "context" || how == "context of a Write"):
+					continue
+				}
+				name := method + ", " + how
+				if wrapped {
+					name += ", wrapped"
+				}
+				t.Run(name, func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) { testEvil(t, wrapped, method, how) })
+				})
+			}
+		}
+	}
+}
+
+func testEvil(t *testing.T, wrapped bool, method, how string) {
+	peer, nc := net.Pipe()
+	e := &evil{Conn: nc}
+	d := newDoor(e, testConfig, wrapped)
+	peerRead := make(chan struct{})
+	reads := make(chan struct{}) // closed when the peer begins to read
+	go func() {
+		<-reads
+		io.Copy(io.Discard, peer)
+		peer.Close()
+		close(peerRead)
+	}()
+	var calls sync.WaitGroup
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	read := func() {
+		if wrapped {
+			d.w.Read(make([]byte, 100))
+		} else {
+			d.c.Receive(ctx)
+		}
+	}
+	write := func(p []byte) {
+		if wrapped {
+			d.w.Write(p)
+		} else {
+			d.c.Write(ctx, Text, p)
+		}
+	}
+	if how == "context of a Write" {
+		calls.Go(func() { tame(func() { write([]byte("stuck")) }) })
+		synctest.Wait()
+		e.arm(method)
+		cancel()
+		synctest.Wait()
+	}
+	close(reads)
+	if wrapped && how != "no answer" {
+		write(d.answer())
+	}
+	if how == "last word" {
+		write([]byte{0x80 | opClose, 0})
+	}
+	for range 2 {
+		calls.Go(func() { tame(read) })
+	}
+	synctest.Wait()
+	e.arm(method)
+	switch how {
+	case "peer":
+		tame(func() { peer.Write([]byte{0x89, 0x80, 0, 0, 0, 0}) })
+	case "handler closes":
+		tame(func() { d.w.Close() })
+	case "context":
+		cancel()
+	case "deadline":
+		if wrapped {
+			tame(func() { d.w.SetDeadline(time.Now().Add(time.Second)) })
+		}
+	case "stall":
+		tame(func() { write([]byte{0x82, 126, 0x10}) })
+	case "ping":
+		tame(d.c.Ping)
+	}
+	for range 3 { // as good as it gets
+		calls.Go(func() { tame(func() { write([]byte{0x81, 0}) }) })
+	}
+	time.Sleep(10 * time.Second)
+	d.end(errors.New("the end"), 1000)
+	time.Sleep(3 * time.Second)
+	select {
+	case <-d.ended:
+	default:
+		t.Error("the ending has not come to its end")
+	}
+	if !d.c.mu.TryLock() {
+		t.Error("mu is locked")
+	} else {
+		d.c.mu.Unlock()
+	}
+	e.arm("")
+	nc.Close()
+	peer.Close()
+	<-peerRead
+	calls.Wait()
+	if wrapped { // the handler learns of the end, whatever it does
+		for range 10 {
+			if _, err := d.w.Read(make([]byte, 100)); err != nil {
+				break
+			}
+		}
+		if _, err := d.w.Write([]byte{0x81, 0}); err == nil && !d.w.closeSent.Load() {
+			t.Error("a Write succeeds after the end")
+		}
+		d.w.Close()
+	}
+}
