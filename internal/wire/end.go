@@ -125,11 +125,20 @@ func (c *Conn) lockReader() bool {
 }
 
 // lockWriter makes the ending the writer, for good. It waits for the grace until a
-// wrapped handler is ready, and then for a writer that must give up at that time. late
-// says that the grace is over. ok is false for a net.Conn that ignores its deadlines.
-func (c *Conn) lockWriter() (late, ok bool) {
+// wrapped handler is ready, and then for a writer that must give up at that time. waited
+// says that the grace may be nearly over, or over. ok is false for a net.Conn that ignores its
+// deadlines.
+func (c *Conn) lockWriter() (waited, ok bool) {
+	ready := func() bool { return c.wrapped == nil || c.wrapped.ready() }
+	if c.tryLockWriter() {
+		if ready() {
+			return false, true
+		}
+		<-c.wlock
+	}
 	t := time.NewTimer(c.until(c.graceBy))
 	defer t.Stop()
+	late := false
 	over := func() bool { // the timer has fired
 		if late {
 			return true
@@ -143,12 +152,12 @@ func (c *Conn) lockWriter() (late, ok bool) {
 		case c.wlock <- struct{}{}:
 		case <-t.C:
 			if over() {
-				return late, false
+				return true, false
 			}
 			continue
 		}
-		if c.wrapped == nil || late || c.wrapped.ready() {
-			return late, true
+		if late || ready() {
+			return true, true
 		}
 		<-c.wlock
 		select {
@@ -167,14 +176,14 @@ func (c *Conn) part() (how parting, ok bool) {
 			how = partCut
 		}
 	}()
-	late, ok := c.lockWriter()
+	waited, ok := c.lockWriter()
 	if !ok {
 		c.abort()
 		return partCut, false
 	}
 	c.wctx.clear()
 	w := c.wrapped
-	code, reason, lost := c.finalWrite(late)
+	code, reason, lost := c.finalWrite(waited)
 	switch {
 	case c.broken || w != nil && c.failed && !w.boundary():
 		c.abort()
@@ -198,11 +207,12 @@ func (c *Conn) part() (how parting, ok bool) {
 }
 
 // finalWrite sets the deadline of the close frame, and returns what decides about that frame.
-func (c *Conn) finalWrite(late bool) (code int, reason string, lost error) {
+// If the ending has waited for a frame that was under way, the close frame has the linger too.
+func (c *Conn) finalWrite(waited bool) (code int, reason string, lost error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.final = true
-	if c.warmed = c.graceBy; late {
+	if c.warmed = c.graceBy; waited {
 		c.warmed = c.overBy
 	}
 	c.nc.SetWriteDeadline(c.at(c.warmed))

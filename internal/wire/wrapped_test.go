@@ -253,3 +253,101 @@ func testEvil(t *testing.T, wrapped bool, method, how string) {
 		d.w.Close()
 	}
 }
+
+// openDoor returns a wrapped connection to a peer that takes room bytes behind the 101, and
+// what it has taken of them. A write that has timed out can resume.
+func openDoor(t *testing.T, room int) (*door, *narrow, func() string) {
+	t.Helper()
+	n := newNarrow(room)
+	d := newDoor(n, testConfig, true)
+	d.c.resumes = true
+	head := d.answer()
+	n.widen(len(head))
+	if _, err := d.w.Write(head); err != nil {
+		t.Fatal(err)
+	}
+	return d, n, func() string { return n.taken()[len(head):] }
+}
+
+// A frame that the handler completes as the grace ends is followed by the close frame, which
+// has the linger to go out.
+func TestCloseFrameAtTheEndOfTheGrace(t *testing.T) {
+	frame := string(appendHeader(nil, opBinary, 10_000)) + string(make([]byte, 10_000))
+	closes := "\x88\x02\x0f\xa0" // 4000
+	for _, resumes := range []bool{true, false} {
+		for _, early := range []time.Duration{time.Nanosecond, time.Millisecond} {
+			for _, pieces := range []bool{false, true} {
+				synctest.Test(t, func(t *testing.T) {
+					d, n, taken := openDoor(t, 5000)
+					d.c.resumes = resumes
+					wrote := make(chan error, 1)
+					if pieces {
+						d.w.Write([]byte(frame[:5000]))
+						n.widen(len(frame) - 5000)
+					} else {
+						go func() { _, err := d.w.Write([]byte(frame)); wrote <- err }()
+					}
+					synctest.Wait()
+					d.end(errors.New("the end"), 4000)
+					time.Sleep(time.Second - early)
+					if pieces {
+						_, err := d.w.Write([]byte(frame[5000:]))
+						wrote <- err
+					} else {
+						n.widen(len(frame) - 5000)
+					}
+					if err := <-wrote; err != nil {
+						t.Errorf("the handler's Write: %v", err)
+					}
+					time.Sleep(early + 900*time.Millisecond)
+					n.widen(100)
+					<-d.ended
+					if got := taken(); got != frame+closes {
+						t.Errorf("resumes %t, %v early, pieces %t: the peer has %d bytes, and %q behind the frame", resumes, early, pieces, len(got), got[min(len(got), len(frame)):])
+					}
+				})
+			}
+		}
+	}
+}
+
+// When the grace has passed, the handler can neither begin a frame nor continue one. What it
+// tries costs the peer nothing: neither the close frame, nor the end of the stream in order.
+func TestNoFrameAfterTheGrace(t *testing.T) {
+	const text, closes = "\x81\x05hello", "\x88\x02\x0f\xa0"
+	for range 20 { // the handler and the ending look at the same time
+		for _, answered := range []bool{false, true} {
+			for _, resumes := range []bool{true, false} {
+				for _, begun := range []bool{false, true} {
+					synctest.Test(t, func(t *testing.T) {
+						d, _, taken := openDoor(t, 1<<20)
+						d.c.resumes = resumes
+						want := closes
+						big := string(appendHeader(nil, opBinary, 10_000)) + string(make([]byte, 10_000))
+						if begun {
+							want = big[:5000]
+							d.w.Write([]byte(want))
+						}
+						d.c.answered.Store(answered) // by a close frame that the handler must answer
+						d.end(errors.New("the end"), 4000)
+						time.Sleep(time.Second)
+						rest := text
+						if begun {
+							rest = big[5000:]
+						}
+						if n, err := d.w.Write([]byte(rest)); n != 0 || !errors.Is(err, net.ErrClosed) {
+							t.Errorf("answered %t, resumes %t, begun %t: the handler writes %d, %v", answered, resumes, begun, n, err)
+						}
+						<-d.ended
+						if got := taken(); got != want {
+							t.Errorf("answered %t, resumes %t, begun %t: the peer has %.100q, %d bytes", answered, resumes, begun, got, len(got))
+						}
+						if d.c.failed {
+							t.Errorf("answered %t, resumes %t, begun %t: the socket is reset", answered, resumes, begun)
+						}
+					})
+				}
+			}
+		}
+	}
+}

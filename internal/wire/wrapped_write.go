@@ -449,7 +449,9 @@ func (w *Wrapped) send(b []byte) (sent int, err error) {
 	start, from := c.now(), 0
 	w.begun = start
 	for now := start; ; {
-		w.arm(start, now)
+		if !w.arm(start, now) {
+			return sent, net.ErrClosed
+		}
 		piece := b[sent:]
 		if !c.resumes && len(piece) > pieceBytes {
 			piece = piece[:pieceBytes]
@@ -501,16 +503,21 @@ func (w *Wrapped) sent(messages int, bytes int64) {
 const minProgress = 1 << 10
 
 // arm sets the write deadline for a call that began, or made progress, at start. One that
-// leaves half the write timeout stays: send then looks at the clock once for nothing.
-func (w *Wrapped) arm(start, now time.Duration) {
+// leaves half the write timeout stays: send then looks at the clock once for nothing. arm
+// returns false if nothing may go out any more. The socket is then left alone, so that the
+// ending can still send the close frame.
+func (w *Wrapped) arm(start, now time.Duration) bool {
 	c := w.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if w.closed.Load() {
-		return // it gives up
+		return false
 	}
 	by, soon := start+c.cfg.WriteTimeout, start+c.cfg.WriteTimeout/2
 	if c.cause != nil {
+		if now >= c.graceBy {
+			return false
+		}
 		by, soon = c.graceBy, c.graceBy
 	}
 	if own := time.Duration(c.writeBy.Load()); own != 0 && own < by {
@@ -521,6 +528,7 @@ func (w *Wrapped) arm(start, now time.Duration) {
 		c.warmed = by
 		c.nc.SetWriteDeadline(c.at(by))
 	}
+	return true
 }
 
 // failed ends the connection because it cannot be written to.
