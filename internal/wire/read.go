@@ -563,7 +563,10 @@ func (c *Conn) fill(dst []byte) (int, error) {
 		}
 		return n, nil
 	}
-	now := c.now()
+	now := c.looked
+	if c.looked = 0; now == 0 {
+		now = c.now()
+	}
 	c.back(now)
 	for {
 		wake, err := c.due(now)

@@ -232,6 +232,7 @@ type Conn struct {
 	size    int64         // reader: payload of the message so far, declared
 	started time.Duration // reader: when the first byte of the incomplete message or frame came
 	filled  time.Duration // reader: when the last bytes came
+	looked  time.Duration // reader: when Wrapped.Read has looked at the clock for the next fill; 0: it has not
 	control bucket        // reader
 	pingAt  time.Duration // reader: when the next ping is due
 	rctx    ctxWatch      // reader

@@ -169,7 +169,7 @@ func (w *Wrapped) giveUp() {
 // close frame of the peer's that the handler has not answered is answered first. The
 // connection lasts for the grace and the linger then.
 func (w *Wrapped) CloseWrite() error {
-	if err := w.lock(); err != nil {
+	if _, err := w.lock(); err != nil {
 		if err == errDropped {
 			return nil
 		}

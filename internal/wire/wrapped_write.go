@@ -13,7 +13,8 @@ import (
 // those that it holds back until they are whole. These are the response head, a small frame,
 // and, with an outbound check, a message.
 func (w *Wrapped) Write(p []byte) (int, error) {
-	if err := w.lock(); err != nil {
+	now, err := w.lock()
+	if err != nil {
 		if err == errDropped || w.answersEnd(p) {
 			return len(p), nil
 		}
@@ -26,13 +27,13 @@ func (w *Wrapped) Write(p []byte) (int, error) {
 		}
 		w.unlock()
 	}()
-	n, err := w.write(p)
+	n, err := w.write(p, now)
 	returned = true
 	return n, err
 }
 
-// write is Write for the writer.
-func (w *Wrapped) write(p []byte) (int, error) {
+// write is Write for the writer. now is what lock has returned.
+func (w *Wrapped) write(p []byte, now time.Duration) (int, error) {
 	switch {
 	case w.closed.Load() || w.halfClosed || w.phase == phaseOver:
 		return 0, net.ErrClosed
@@ -41,11 +42,11 @@ func (w *Wrapped) write(p []byte) (int, error) {
 	case w.phase == phaseAnswer:
 		return w.writeAnswer(p)
 	case w.phase == phaseRefused:
-		n, err := w.send(p)
+		n, err := w.send(p, now)
 		w.progress = w.c.now()
 		return n, err
 	}
-	return w.writeFrames(p)
+	return w.writeFrames(p, now)
 }
 
 // errDropped says that a close frame of the handler has gone out. Bytes that it writes after
@@ -58,33 +59,36 @@ func (w *Wrapped) answersEnd(p []byte) bool {
 	return w.told.Load() && !w.closed.Load() && len(p) > 0 && p[0] == 0x80|opClose
 }
 
-// lock makes the caller the writer, within the handler's own deadline.
-func (w *Wrapped) lock() error {
+// lock makes the caller the writer, within the handler's own deadline. It returns the time if
+// it has just looked at the clock, or 0.
+func (w *Wrapped) lock() (now time.Duration, err error) {
 	c := w.c
 	for {
 		by := time.Duration(c.writeBy.Load())
-		switch {
-		case w.closed.Load():
-			return net.ErrClosed
-		case by != 0 && c.now() >= by:
-			return os.ErrDeadlineExceeded
+		if w.closed.Load() {
+			return 0, net.ErrClosed
+		}
+		if by != 0 {
+			if now = c.now(); now >= by {
+				return 0, os.ErrDeadlineExceeded
+			}
 		}
 		select {
 		case c.wlock <- struct{}{}:
-			return nil
+			return now, nil
 		default:
 		}
 		t := time.NewTimer(w.timeLeft(by))
 		select {
 		case c.wlock <- struct{}{}:
 			t.Stop()
-			return nil
+			return 0, nil
 		case <-w.shut:
 			t.Stop()
 			if w.closeSent.Load() && !w.closed.Load() {
-				return errDropped
+				return 0, errDropped
 			}
-			return net.ErrClosed
+			return 0, net.ErrClosed
 		case <-w.wpoke:
 		case <-t.C:
 		}
@@ -170,7 +174,7 @@ func (w *Wrapped) writeAnswer(p []byte) (int, error) {
 		case a.status == http.StatusSwitchingProtocols:
 			w.settle(phaseOpen)
 			w.hooks.Opened()
-			n, err := w.writeFrames(rest)
+			n, err := w.writeFrames(rest, 0)
 			return took + n, err
 		}
 		w.refused.Store(true)
@@ -178,7 +182,7 @@ func (w *Wrapped) writeAnswer(p []byte) (int, error) {
 		w.progress = w.c.now()
 		w.answerBy.Reset(w.c.cfg.WriteTimeout)
 		w.hooks.Refused(a.status)
-		n, err := w.send(rest)
+		n, err := w.send(rest, 0)
 		return took + n, err
 	}
 }
@@ -250,18 +254,20 @@ func (c *Conn) writeAll(b []byte) error {
 }
 
 // writeFrames follows p frame by frame, and sends as much of it with one call as may go
-// out together.
-func (w *Wrapped) writeFrames(p []byte) (total int, err error) {
+// out together. now is the time if the caller has just looked at the clock, or 0.
+func (w *Wrapped) writeFrames(p []byte, now time.Duration) (total int, err error) {
 	c := w.c
 	w.midSince.Store(0)
 	for len(p) > 0 {
 		if len(w.rest) > 0 {
+			now = 0
 			if err := w.sendRest(); err != nil {
 				return total, err
 			}
 		}
 		if w.boundary() {
 			if c.pending.Load() {
+				now = 0
 				c.flushControl()
 			}
 			switch {
@@ -278,7 +284,7 @@ func (w *Wrapped) writeFrames(p []byte) (total int, err error) {
 		if r.closes {
 			w.hooks.Closing(r.code, r.why) // before the peer can answer it
 		}
-		if n, err := w.send(r.send); err != nil {
+		if n, err := w.send(r.send, now); err != nil {
 			took := r.took
 			if !r.held {
 				took = n
@@ -288,6 +294,7 @@ func (w *Wrapped) writeFrames(p []byte) (total int, err error) {
 			}
 			return total + took, err
 		}
+		now = 0
 		w.follow.drop()
 		p, total = p[r.took:], total+r.took
 		if err := w.account(r); err != nil {
@@ -424,7 +431,7 @@ func (w *Wrapped) release() error {
 
 // sendRest sends the rest of a frame that has passed the outbound check.
 func (w *Wrapped) sendRest() error {
-	n, err := w.send(w.rest)
+	n, err := w.send(w.rest, 0)
 	w.rest = w.rest[n:]
 	w.restBegun = w.restBegun || n > 0
 	if err != nil {
@@ -440,15 +447,19 @@ func (w *Wrapped) sendRest() error {
 const pieceBytes = 4 << 10
 
 // send writes b within the connection's write timeout, which starts again with progress,
-// and within the handler's own deadline, which ends the call alone.
-func (w *Wrapped) send(b []byte) (sent int, err error) {
+// and within the handler's own deadline, which ends the call alone. now is the time if the
+// caller has just looked at the clock, or 0.
+func (w *Wrapped) send(b []byte, now time.Duration) (sent int, err error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
 	c := w.c
-	start, from := c.now(), 0
+	if now == 0 {
+		now = c.now()
+	}
+	start, from := now, 0
 	w.begun = start
-	for now := start; ; {
+	for {
 		if !w.arm(start, now) {
 			return sent, net.ErrClosed
 		}
