@@ -180,6 +180,9 @@ func (wr *wrapping) Closing(code int, why string) {
 	wr.said.CompareAndSwap(nil, said)
 }
 
+// Unsent forgets the close frame that Closing has noted.
+func (wr *wrapping) Unsent() { wr.said.Store(nil) }
+
 // Closed ends the connection because the handler has closed it.
 func (wr *wrapping) Closed(detail string) {
 	e := chosen(websocket.StatusAbnormalClosure, "", reason.Closed)

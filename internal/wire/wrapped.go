@@ -14,6 +14,7 @@ type WrapHooks interface {
 	BadAnswer(detail string)        // its answer was replaced by a 502; detail is constant
 	Illegal(detail string)          // it has written an illegal frame; detail is constant
 	Closing(code int, why string)   // its close frame goes out
+	Unsent()                        // its own deadline has kept that frame from going out
 	Closed(detail string)           // it has closed its net.Conn, or has stopped
 	Unanswered()                    // it has closed its net.Conn without a response
 	Stalled()                       // it has left a frame unfinished for the write timeout

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -88,6 +89,12 @@ func (d *door) Closing(code int, _ string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.said = code
+}
+
+func (d *door) Unsent() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.said = -1
 }
 
 // evil is a net.Conn of an application's, one method of which panics.
@@ -348,6 +355,36 @@ func TestNoFrameAfterTheGrace(t *testing.T) {
 					})
 				}
 			}
+		}
+	}
+}
+
+// A close frame of the handler's that its own deadline has kept from going out does not count as
+// sent. It does when the handler has sent the rest.
+func TestCloseFrameNotSent(t *testing.T) {
+	const closes = "\x88\x02\x0f\xa0" // 4000
+	for _, room := range []int{0, 3} {
+		for _, again := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				d, n, taken := openDoor(t, room)
+				d.w.SetWriteDeadline(time.Now().Add(time.Second))
+				k, err := d.w.Write([]byte(closes))
+				if k != room || !errors.Is(err, os.ErrDeadlineExceeded) || d.said != -1 {
+					t.Errorf("room for %d: %d, %v; %d is reported", room, k, err, d.said)
+				}
+				if again {
+					d.w.SetWriteDeadline(time.Time{})
+					n.widen(10)
+					if _, err := d.w.Write([]byte(closes)[k:]); err != nil || d.said != 4000 || taken() != closes {
+						t.Errorf("room for %d, again: %v; %d is reported, the peer has %q", room, err, d.said, taken())
+					}
+				}
+				d.w.Close()
+				<-d.ended
+				if said := d.said; !again && said != -1 {
+					t.Errorf("room for %d: %d is reported", room, said)
+				}
+			})
 		}
 	}
 }

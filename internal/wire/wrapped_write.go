@@ -289,6 +289,9 @@ func (w *Wrapped) writeFrames(p []byte, now time.Duration) (total int, err error
 			if !r.held {
 				took = n
 			}
+			if r.closes && err == os.ErrDeadlineExceeded {
+				w.hooks.Unsent()
+			}
 			if messages, bytes := w.follow.resume(r, n); messages > 0 {
 				w.sent(messages, bytes)
 			}
