@@ -3,6 +3,7 @@ package wsguard
 import (
 	"context"
 	"net/http"
+	"os"
 
 	"github.com/coder/websocket"
 
@@ -487,7 +488,9 @@ func (a *admission) upgrade(w http.ResponseWriter, holders int32) (err error) {
 	c.w, err = wire.Upgrade(w, a.stripped, a.subprotocol, a.wire)
 	if err != nil {
 		// Once the connection is taken nothing more can be answered.
-		a.answered = !wire.Is(err, wire.ErrNotHijackable)
+		if a.answered = !wire.Is(err, wire.ErrNotHijackable); a.answered {
+			return denyCause(notSent(err), err)
+		}
 		return denyCause(reason.NotHijackable, err)
 	}
 	a.hand(c)
@@ -503,6 +506,14 @@ func (a *admission) upgrade(w http.ResponseWriter, holders int32) (err error) {
 	c.start(a.await, holders)
 	started = true
 	return nil
+}
+
+// notSent returns why the 101 could not be sent.
+func notSent(err error) *reason.Reason {
+	if wire.Is(err, os.ErrDeadlineExceeded) {
+		return reason.WriteTimeout
+	}
+	return reason.ConnectionLost
 }
 
 // explain answers a refusal with an upgrade and a close code. A script can read the close

@@ -20,6 +20,7 @@ import (
 	"github.com/wsguard/wsguard"
 	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wstest"
+	"github.com/wsguard/wsguard/reason"
 )
 
 // T17, T18, T19, T22, T65: the form of a handshake.
@@ -880,4 +881,29 @@ func TestHandshakeTLSRefusal(t *testing.T) {
 	}
 	roundTrip(t, c, "hello")
 	bye(c)
+}
+
+// A client that has left when the 101 goes out is a connection that is lost, and no
+// ResponseWriter that cannot be hijacked.
+func TestClientLeavesBeforeTheAnswer(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		attached, left := make(chan struct{}), make(chan struct{})
+		var cfg wsguard.Config
+		cfg.Attach = func(*http.Request, wsguard.Principal) (any, error) {
+			close(attached)
+			<-left
+			return nil, nil
+		}
+		e := servePipe(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
+		c := e.s.Dial(t)
+		c.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\nOrigin: " + appOrigin + "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"))
+		<-attached
+		c.Close()
+		close(left)
+		synctest.Wait()
+		if all := e.events.all(); len(all) != 1 || all[0].Kind != audit.Refusal || !errors.Is(all[0].Err, reason.ConnectionLost) || all[0].Status != 0 {
+			t.Errorf("%s", e.events)
+		}
+	})
 }

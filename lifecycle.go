@@ -358,7 +358,8 @@ func (c *Conn) ended(by ending, cause *CloseError, detail string) {
 	if c.wrap != nil {
 		defer c.wrap.ended(cause)
 		if !c.life.listed.Load() {
-			return // the connection was never open
+			c.wrap.neverOpen(cause.err, detail)
+			return
 		}
 	}
 	c.dropQueue()

@@ -72,6 +72,7 @@ type wrapping struct {
 	c     *Conn
 	said  atomic.Pointer[CloseError] // the close frame that the handler has sent
 	leave sync.Once                  // calls sessions.left
+	told  atomic.Bool                // a refusal has been reported
 
 	mu      sync.Mutex
 	over    context.CancelCauseFunc // ends the context of the handler's request
@@ -150,19 +151,23 @@ func (wr *wrapping) Opened() {
 }
 
 // Refused reports that the handler has answered with another status than 101.
-func (wr *wrapping) Refused(status int) { wr.refused(status, "") }
+func (wr *wrapping) Refused(status int) { wr.refused(reason.Handler, status, "") }
 
-func (wr *wrapping) refused(status int, detail string) {
+// refused reports, once, that the handshake has not led to an open connection.
+func (wr *wrapping) refused(why *reason.Reason, status int, detail string) {
+	if wr.told.Swap(true) {
+		return
+	}
 	c := wr.c
 	c.g.events.emit(audit.Event{
-		Kind: audit.Refusal, Err: reason.Handler, Reason: reason.Handler.Token(), Detail: detail, Status: status,
+		Kind: audit.Refusal, Err: why, Reason: why.Token(), Detail: detail, Status: status,
 		Subject: c.Principal().Subject, Client: c.client.String(), Origin: c.origin, Host: c.host,
 	})
 }
 
 // BadAnswer reports that the client got a 502 in place of the handler's answer.
 func (wr *wrapping) BadAnswer(detail string) {
-	wr.refused(http.StatusBadGateway, detail)
+	wr.refused(reason.Handler, http.StatusBadGateway, detail)
 	wr.Closed("")
 }
 
@@ -175,6 +180,9 @@ func (wr *wrapping) Closing(code int, why string) {
 	wr.said.CompareAndSwap(nil, said)
 }
 
+// Unsent forgets the close frame that Closing has noted.
+func (wr *wrapping) Unsent() { wr.said.Store(nil) }
+
 // Closed ends the connection because the handler has closed it.
 func (wr *wrapping) Closed(detail string) {
 	e := chosen(websocket.StatusAbnormalClosure, "", reason.Closed)
@@ -183,10 +191,7 @@ func (wr *wrapping) Closed(detail string) {
 }
 
 // Unanswered ends the connection because the handler has closed it without a response.
-func (wr *wrapping) Unanswered() {
-	wr.refused(0, "closed without a response")
-	wr.Closed("")
-}
+func (wr *wrapping) Unanswered() { wr.Closed("closed without a response") }
 
 // Stalled cuts the connection because the handler has left a frame unfinished.
 func (wr *wrapping) Stalled() {
@@ -229,6 +234,14 @@ func (wr *wrapping) Drained() {
 	}
 }
 
+// neverOpen reports the end of a connection whose 101 has not gone out.
+func (wr *wrapping) neverOpen(why *reason.Reason, detail string) {
+	if why == reason.Closed {
+		why = reason.Handler
+	}
+	wr.refused(why, 0, detail)
+}
+
 // ended runs when the socket is closed. It ends the context of the handler's request when the
 // handler has read the end of the connection, or has had the time for that. Before that,
 // httputil.ReverseProxy would cut its backend off, because it does so when the context ends.
@@ -252,7 +265,8 @@ type wrapWriter struct {
 	w        http.ResponseWriter
 	a        *admission
 	offer    wire.Offer
-	status   int // the status of the handler's answer; 0: none, or it has hijacked
+	status   int  // the status of the handler's answer; 0: none, or it has hijacked
+	lost     bool // the client had left before a server error of the handler
 	conn     *wire.Wrapped
 	brw      *bufio.ReadWriter
 	err      error // why the connection cannot be hijacked
@@ -274,7 +288,10 @@ func (w *wrapWriter) returned() {
 		}
 		w.a.unwind()
 		w.wr.left(w.wr.c.g)
-		if w.status != 0 {
+		switch {
+		case w.lost:
+			w.wr.refused(reason.ConnectionLost, 0, "")
+		case w.status != 0:
 			w.wr.Refused(w.status)
 		}
 		w.wr.over(nil)
@@ -301,6 +318,8 @@ func (w *wrapWriter) WriteHeader(status int) {
 		return
 	case status >= 200 && w.status == 0:
 		w.status = status
+		// net/http cancels the context when the client leaves. A proxy then answers 502.
+		w.lost = status >= 500 && w.a.r.Context().Err() == context.Canceled
 		if w.err != nil { // no upgrade has happened
 			for _, name := range []string{"Connection", "Upgrade", "Sec-Websocket-Accept", "Sec-Websocket-Protocol", "Sec-Websocket-Extensions"} {
 				h.Del(name)

@@ -1,13 +1,16 @@
 package wsguard_test
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -234,6 +237,113 @@ func TestWrapClosesWithoutAnAnswer(t *testing.T) {
 		}
 		c.Close()
 		e.wantGone(t, s)
+	})
+}
+
+// A client that has left when the handler's 101 goes out is a connection that is lost. The
+// handler gets the error of the network, and it is not blamed.
+func TestWrapClientLeavesBeforeTheAnswer(t *testing.T) {
+	for name, leave := range map[string]struct {
+		do   func(*wstest.PipeConn)
+		want error
+	}{
+		"FIN":   {func(c *wstest.PipeConn) { c.Close() }, syscall.EPIPE},
+		"reset": {func(c *wstest.PipeConn) { c.Reset() }, syscall.ECONNRESET},
+	} {
+		for _, how := range []string{"Write", "WriteHeader", "a bad answer", "no answer in time"} {
+			t.Run(name+", "+how, func(t *testing.T) {
+				connBubble(t, func(t *testing.T) {
+					begin := hijack
+					if how == "WriteHeader" {
+						begin = func(w http.ResponseWriter, r *http.Request) *served { return &served{w: w, r: r} }
+					}
+					e := wrapWith(t, quiet(), begin)
+					c, s := wrapDial(t, e)
+					leave.do(c.Conn().(*wstest.PipeConn))
+					synctest.Wait()
+					var err error
+					switch how {
+					case "Write":
+						_, err = io.WriteString(s.Conn, switching(s.r))
+						if _, err := s.Read(make([]byte, 1)); !errors.Is(err, leave.want) {
+							t.Errorf("the handler reads %v", err)
+						}
+					case "WriteHeader":
+						head, _ := http.ReadResponse(bufio.NewReader(strings.NewReader(switching(s.r))), nil)
+						maps.Copy(s.w.Header(), head.Header)
+						s.w.WriteHeader(http.StatusSwitchingProtocols)
+						_, _, err = s.w.(http.Hijacker).Hijack()
+						http.Error(s.w, "no connection", http.StatusBadGateway) // as httputil.ReverseProxy does
+					case "a bad answer":
+						if _, err := io.WriteString(s.Conn, "HTTP/1.1 101\r\n\r\n"); err == nil {
+							t.Error("the Write succeeds")
+						}
+						err = leave.want
+					default:
+						time.Sleep(5 * time.Second)
+						err = leave.want
+					}
+					if !errors.Is(err, leave.want) {
+						t.Errorf("the handler gets %v", err)
+					}
+					if s.Conn != nil {
+						s.Close()
+					}
+					e.wantGone(t, s)
+					if all := e.events.all(); len(all) != 1 || !errors.Is(all[0].Err, reason.ConnectionLost) || all[0].Status != 0 {
+						t.Errorf("%s", e.events)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A server error with which the handler answers because its client has left is no refusal
+// of the handler's: httputil.ReverseProxy writes a 502 then.
+func TestWrapClientLeavesTheHandler(t *testing.T) {
+	for status, want := range map[int]*reason.Reason{502: reason.ConnectionLost, 403: reason.Handler} {
+		connBubble(t, func(t *testing.T) {
+			e := wrapWith(t, quiet(), func(w http.ResponseWriter, r *http.Request) *served {
+				<-r.Context().Done()
+				http.Error(w, "no", status)
+				return nil
+			})
+			c := e.s.Dial(t)
+			c.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\nOrigin: " + appOrigin + "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+				"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"))
+			synctest.Wait()
+			c.Close()
+			synctest.Wait()
+			if all := e.events.all(); len(all) != 1 || !errors.Is(all[0].Err, want) {
+				t.Errorf("%d: %s", status, e.events)
+			}
+		})
+	}
+}
+
+// A handler that closes its net.Conn after the guard has ended the connection did not leave
+// it unanswered. The end is reported once, with its cause.
+func TestWrapClosesBehindTheGuardUnanswered(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		e := &wrapEnv{env: newEnv(t, quiet()), conns: make(chan *served, 1), panic: make(chan any, 1)}
+		t.Cleanup(e.endBubble)
+		h := e.handler(t, hijack)(e.g)
+		e.s = wstest.ServePipe(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			defer func() { _ = recover() }()
+			h.ServeHTTP(w, r)
+		}))
+		c, s := wrapDial(t, e)
+		e.panic <- "oh no"
+		s.release()
+		synctest.Wait()
+		s.Close()
+		c.ReadEOF()
+		c.Close()
+		synctest.Wait()
+		if all := e.events.of(audit.Refusal); len(all) != 1 || !errors.Is(all[0].Err, reason.Internal) || all[0].Status != 0 {
+			t.Errorf("%s", e.events)
+		}
 	})
 }
 

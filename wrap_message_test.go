@@ -247,6 +247,93 @@ func TestWrapPongsStandForEachOther(t *testing.T) {
 	}
 }
 
+// A pong that answers a ping of the guard's does not reach the handler, however late it comes,
+// and however often. All others do.
+func TestWrapLatePongs(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		cfg := wsguard.Config{}
+		cfg.Timeouts.PingInterval, cfg.Timeouts.Pong, cfg.Timeouts.Idle = 10*time.Second, 5*time.Second, time.Hour
+		_, c, s := wrapOpen(t, cfg)
+		c.Timeout = time.Minute
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for i := range 20 { // as many of the guard's pings, and the peer answers them at the end
+				s.wantFrame(t, wstest.OpPong, fmt.Sprint(i))
+			}
+			s.wantFrame(t, wstest.OpPong, "x")
+			s.wantFrame(t, wstest.OpText, "end")
+		}()
+		var pings [][]byte
+		for i := range 20 {
+			f, err := c.ReadFrame()
+			if err != nil || f.Opcode != wstest.OpPing {
+				t.Fatalf("%+v %v", f, err)
+			}
+			pings = append(pings, f.Payload)
+			s.send(t, fromServer(wstest.OpPing, fmt.Sprint(i)))
+			wantFrames(t, c, fromServer(wstest.OpPing, fmt.Sprint(i)))
+			c.WriteFrame(wstest.Pong([]byte(fmt.Sprint(i))))
+		}
+		for _, p := range pings {
+			for range 2 {
+				time.Sleep(100 * time.Millisecond)
+				c.WriteFrame(wstest.Pong(p))
+			}
+		}
+		c.WriteFrame(wstest.Pong([]byte("x")))
+		c.WriteFrame(wstest.Text("end"))
+		<-done
+	})
+}
+
+// A pong that was sent again is no answer, and counts towards the control rate.
+func TestWrapPongsAgain(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		cfg := wsguard.Config{}
+		cfg.Timeouts.PingInterval, cfg.Timeouts.Pong = 10*time.Second, 5*time.Second
+		_, c, s := wrapOpen(t, cfg)
+		go s.in.Peek(1)
+		c.Timeout = time.Minute
+		f, err := c.ReadFrame()
+		if err != nil || f.Opcode != wstest.OpPing {
+			t.Fatalf("%+v %v", f, err)
+		}
+		for range 22 {
+			c.WriteFrame(wstest.Pong(f.Payload))
+		}
+		wantClose(t, c, 1008, "control_flood")
+	})
+}
+
+// A pong to the handler's ping is no answer to the ping that the guard has sent behind it.
+func TestWrapPongTimeoutBehindAnotherPing(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		cfg := wsguard.Config{}
+		cfg.Timeouts.PingInterval, cfg.Timeouts.Pong, cfg.Timeouts.Idle = 10*time.Second, 8*time.Second, time.Hour
+		_, c, s := wrapOpen(t, cfg)
+		go func() {
+			for {
+				if _, err := s.frame(); err != nil {
+					return
+				}
+			}
+		}()
+		c.Timeout = time.Minute
+		time.Sleep(3900 * time.Millisecond)
+		s.send(t, fromServer(wstest.OpPing, "x"))
+		wantFrames(t, c, fromServer(wstest.OpPing, "x"))
+		f, err := c.ReadFrame()
+		if err != nil || f.Opcode != wstest.OpPing {
+			t.Fatalf("%+v %v", f, err)
+		}
+		c.WriteFrame(wstest.Pong([]byte("x")))
+		if d := within(func() { wantClose(t, c, 3008, "pong_timeout") }); d != 8*time.Second {
+			t.Errorf("after %v", d)
+		}
+	})
+}
+
 // A peer that answers the handler's pings no more is noticed, as one that answers none of
 // the guard's.
 func TestWrapPongTimeout(t *testing.T) {

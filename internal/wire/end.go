@@ -19,8 +19,16 @@ func (c *Conn) End(cause error, code int, reason string, first, done func()) {
 		<-c.closing
 		return
 	}
+	defer func() { go c.finish(done) }() // whatever first does
+	defer c.fix(cause, code, reason)
 	first()
+}
+
+// fix sets the cause. The reader stops at once. A writer has the grace: if its frame gets out,
+// the close frame can follow.
+func (c *Conn) fix(cause error, code int, reason string) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.cause, c.endCode, c.endReason = cause, code, reason
 	from := c.lastWord
 	if from == 0 {
@@ -29,14 +37,17 @@ func (c *Conn) End(cause error, code int, reason string, first, done func()) {
 	c.graceBy = from + c.cfg.CloseGrace
 	c.overBy = c.graceBy + c.cfg.Linger
 	close(c.closing)
-	// The reader stops at once. A writer has the grace: if its frame gets
-	// out, the close frame can follow.
 	c.armed = 1
-	c.nc.SetReadDeadline(past)
+	setDeadline(c.nc.SetReadDeadline, past)
 	c.warmed = c.graceBy
-	c.nc.SetWriteDeadline(c.at(c.warmed))
-	c.mu.Unlock()
-	go c.finish(done)
+	setDeadline(c.nc.SetWriteDeadline, c.at(c.warmed))
+}
+
+// setDeadline sets a deadline of a net.Conn. It recovers a panic, because a net.Conn may be the
+// application's.
+func setDeadline(set func(time.Time) error, t time.Time) {
+	defer func() { _ = recover() }()
+	set(t)
 }
 
 // Cut closes the socket without waiting for the peer any longer. It must be called after End.
@@ -73,10 +84,7 @@ const (
 
 func (c *Conn) finish(done func()) {
 	defer done()
-	defer func() {
-		_ = recover() // a net.Conn may be the application's
-		closeConn(c.socket())
-	}()
+	defer func() { closeConn(c.socket()) }()
 	how, writer := c.part()
 	if c.wrapped != nil {
 		c.wrapped.finish(writer)
@@ -117,11 +125,20 @@ func (c *Conn) lockReader() bool {
 }
 
 // lockWriter makes the ending the writer, for good. It waits for the grace until a
-// wrapped handler is ready, and then for a writer that must give up at that time. late
-// says that the grace is over. ok is false for a net.Conn that ignores its deadlines.
-func (c *Conn) lockWriter() (late, ok bool) {
+// wrapped handler is ready, and then for a writer that must give up at that time. waited
+// says that the grace may be nearly over, or over. ok is false for a net.Conn that ignores its
+// deadlines.
+func (c *Conn) lockWriter() (waited, ok bool) {
+	ready := func() bool { return c.wrapped == nil || c.wrapped.ready() }
+	if c.tryLockWriter() {
+		if ready() {
+			return false, true
+		}
+		<-c.wlock
+	}
 	t := time.NewTimer(c.until(c.graceBy))
 	defer t.Stop()
+	late := false
 	over := func() bool { // the timer has fired
 		if late {
 			return true
@@ -135,12 +152,12 @@ func (c *Conn) lockWriter() (late, ok bool) {
 		case c.wlock <- struct{}{}:
 		case <-t.C:
 			if over() {
-				return late, false
+				return true, false
 			}
 			continue
 		}
-		if c.wrapped == nil || late || c.wrapped.ready() {
-			return late, true
+		if late || ready() {
+			return true, true
 		}
 		<-c.wlock
 		select {
@@ -154,21 +171,19 @@ func (c *Conn) lockWriter() (late, ok bool) {
 // part writes the close frame, if one is due. Nothing is written after it. ok says that
 // the ending is the writer.
 func (c *Conn) part() (how parting, ok bool) {
-	late, ok := c.lockWriter()
+	defer func() {
+		if recover() != nil { // a net.Conn may be the application's
+			how = partCut
+		}
+	}()
+	waited, ok := c.lockWriter()
 	if !ok {
 		c.abort()
 		return partCut, false
 	}
 	c.wctx.clear()
 	w := c.wrapped
-	c.mu.Lock()
-	code, reason, lost := c.endCode, c.endReason, c.lost
-	c.final = true
-	if c.warmed = c.graceBy; late {
-		c.warmed = c.overBy
-	}
-	c.nc.SetWriteDeadline(c.at(c.warmed))
-	c.mu.Unlock()
+	code, reason, lost := c.finalWrite(waited)
 	switch {
 	case c.broken || w != nil && c.failed && !w.boundary():
 		c.abort()
@@ -191,6 +206,19 @@ func (c *Conn) part() (how parting, ok bool) {
 	return partClose, true
 }
 
+// finalWrite sets the deadline of the close frame, and returns what decides about that frame.
+// If the ending has waited for a frame that was under way, the close frame has the linger too.
+func (c *Conn) finalWrite(waited bool) (code int, reason string, lost error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.final = true
+	if c.warmed = c.graceBy; waited {
+		c.warmed = c.overBy
+	}
+	c.nc.SetWriteDeadline(c.at(c.warmed))
+	return c.endCode, c.endReason, c.lost
+}
+
 // linger waits until the peer can have read the close frame. Closing a socket with unread
 // bytes resets it, and a reset destroys bytes that are on their way (RFC 6455 §7.1.1). First
 // the peer may answer with a close frame of its own, and then it may close its side. linger
@@ -199,6 +227,7 @@ func (c *Conn) part() (how parting, ok bool) {
 // linger does not wait if both close frames have been exchanged. The peer then sends nothing
 // more, and the server closes first.
 func (c *Conn) linger(how parting) {
+	defer func() { _ = recover() }() // a net.Conn may be the application's
 	select {
 	case c.cfg.Endings <- struct{}{}:
 		defer func() { <-c.cfg.Endings }()
@@ -340,5 +369,5 @@ func (c *Conn) abort() {
 	if tcp, ok := c.socket().(*net.TCPConn); ok {
 		tcp.SetLinger(0)
 	}
-	c.nc.SetDeadline(past)
+	setDeadline(c.nc.SetDeadline, past)
 }

@@ -475,10 +475,16 @@ func (c *Conn) begin(h header) error {
 var errForwarded = errors.New("wire: a control frame for the wrapped handler")
 
 func (c *Conn) controlFrame(op byte, p []byte) error {
-	ours := op == opPong && c.answersPing(p)
+	var n uint32
+	ours, fresh := false, false
+	if op == opPong {
+		if n, ours = c.ourPing(p); ours {
+			fresh = c.answersOurs(n)
+		}
+	}
 	// The answers to our own pings are no flood, even if they come all at once because
 	// the application was busy.
-	if op != opClose && !ours && !c.control.take(c.filled) {
+	if op != opClose && !fresh && !c.control.take(c.filled) {
 		return &Error{Fault: FaultControl, Detail: "too many control frames"}
 	}
 	switch op {
@@ -486,10 +492,7 @@ func (c *Conn) controlFrame(op byte, p []byte) error {
 		c.pong(p)
 	case opPong:
 		if c.wrapped != nil && !ours {
-			// A peer may answer only the latest of several pings (RFC 6455 §5.5.3).
-			if c.theirs.Swap(false) {
-				c.pongs.Store(0)
-			}
+			c.answersTheirs()
 			c.wrapped.forward(opPong, p)
 			return errForwarded
 		}
@@ -560,7 +563,10 @@ func (c *Conn) fill(dst []byte) (int, error) {
 		}
 		return n, nil
 	}
-	now := c.now()
+	now := c.looked
+	if c.looked = 0; now == 0 {
+		now = c.now()
+	}
 	c.back(now)
 	for {
 		wake, err := c.due(now)
@@ -695,6 +701,7 @@ func (c *Conn) armRead(now, wake time.Duration) error {
 
 // interruptRead stops a Receive that waits on behalf of the context with done.
 func (c *Conn) interruptRead(done <-chan struct{}) {
+	defer c.survive()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cause == nil && c.rcur == done {

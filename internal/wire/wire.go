@@ -232,6 +232,7 @@ type Conn struct {
 	size    int64         // reader: payload of the message so far, declared
 	started time.Duration // reader: when the first byte of the incomplete message or frame came
 	filled  time.Duration // reader: when the last bytes came
+	looked  time.Duration // reader: when Wrapped.Read has looked at the clock for the next fill; 0: it has not
 	control bucket        // reader
 	pingAt  time.Duration // reader: when the next ping is due
 	rctx    ctxWatch      // reader
@@ -243,8 +244,6 @@ type Conn struct {
 	lastMessage atomic.Int64 // Duration: that message
 	away        atomic.Int64 // Duration from which on the time is the application's; 0: a Receive waits
 	pongs       atomic.Int64 // Duration at which the ping that waits was sent; 0: none
-	theirPing   atomic.Int64 // Duration at which the wrapped handler sent its last ping; 0: never
-	theirs      atomic.Bool  // no pong has come since
 
 	wlock  chan struct{}
 	wctl   [125]byte   // writer: the control frame that is written
@@ -272,8 +271,13 @@ type Conn struct {
 	pendPong  int             // mu: the pong that waits is pongData[:pendPong]; -1: none
 	pending   atomic.Bool     // pendPing, pendPong or notices are set; written under mu
 	notices   [][]byte        // mu: text messages that wait for the end of a message of the wrapped handler's
-	pings     int             // mu: pings with pingData that no pong has answered
-	pingData  [8]byte         // mu: what the awaited pong must carry
+	pingKey   uint64          // makes the payloads of our pings; read-only
+	pings     uint32          // mu: pings of ours that were sent or wait for the writer
+	ponged    uint32          // mu: the last of them that a pong has answered
+	pingSent  time.Duration   // mu: when Ping was called for the last of them
+	theirPing time.Duration   // mu: when the wrapped handler sent its last ping; 0: never
+	theirs    bool            // mu: no pong of the handler's has come since
+	oursLast  bool            // mu: the last ping on the wire is ours
 	lost      error           // mu: the network error that the reader met
 	final     bool            // mu: the ending is the writer
 	cut       bool            // mu: do not wait for the peer any more
@@ -297,6 +301,7 @@ func newConn(nc net.Conn, early []byte, cfg *Config) *Conn {
 		closing: make(chan struct{}),
 		poke:    make(chan struct{}, 1),
 
+		pingKey:  mathrand.Uint64(),
 		pendPong: -1,
 	}
 	c.resumes = isSocket(nc)
@@ -413,6 +418,17 @@ func Is(err, target error) (yes bool) {
 		}
 	}()
 	return errors.Is(err, target)
+}
+
+// errPanicked is the error of a connection whose net.Conn has panicked.
+var errPanicked = errors.New("wire: the net.Conn panicked")
+
+// survive ends the connection if a goroutine of the engine panics, which must defer it. The
+// net.Conn and what the hooks call may be the application's.
+func (c *Conn) survive() {
+	if recover() != nil {
+		c.hooks.Broken(errPanicked)
+	}
 }
 
 // closeConn closes a net.Conn, and recovers a panic of its Close.

@@ -14,6 +14,7 @@ type WrapHooks interface {
 	BadAnswer(detail string)        // its answer was replaced by a 502; detail is constant
 	Illegal(detail string)          // it has written an illegal frame; detail is constant
 	Closing(code int, why string)   // its close frame goes out
+	Unsent()                        // its own deadline has kept that frame from going out
 	Closed(detail string)           // it has closed its net.Conn, or has stopped
 	Unanswered()                    // it has closed its net.Conn without a response
 	Stalled()                       // it has left a frame unfinished for the write timeout
@@ -148,23 +149,28 @@ func (w *Wrapped) Close() error {
 	default:
 		w.hooks.Unanswered()
 	}
-	c := w.c
-	c.mu.Lock()
-	if !c.final { // a write that is under way gives up
-		c.warmed = 1
-		c.nc.SetWriteDeadline(past)
-	}
-	c.mu.Unlock()
+	w.giveUp()
 	w.tell()
 	w.drain()
 	return nil
+}
+
+// giveUp stops a Write that is under way.
+func (w *Wrapped) giveUp() {
+	c := w.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.final {
+		c.warmed = 1
+		setDeadline(c.nc.SetWriteDeadline, past)
+	}
 }
 
 // CloseWrite ends the handler's direction: nothing that it writes goes out any more. A
 // close frame of the peer's that the handler has not answered is answered first. The
 // connection lasts for the grace and the linger then.
 func (w *Wrapped) CloseWrite() error {
-	if err := w.lock(); err != nil {
+	if _, err := w.lock(); err != nil {
 		if err == errDropped {
 			return nil
 		}

@@ -22,8 +22,11 @@ func (w *Wrapped) Read(p []byte) (int, error) {
 		if len(p) == 0 {
 			return 0, nil
 		}
-		if by := time.Duration(w.c.readBy.Load()); by != 0 && w.c.now() >= by {
-			return 0, os.ErrDeadlineExceeded
+		now := time.Duration(0) // not looked at
+		if by := time.Duration(w.c.readBy.Load()); by != 0 {
+			if now = w.c.now(); now >= by {
+				return 0, os.ErrDeadlineExceeded
+			}
 		}
 		if !w.settled() && !w.c.ending.Load() {
 			w.awaitAnswer()
@@ -39,7 +42,7 @@ func (w *Wrapped) Read(p []byte) (int, error) {
 			w.drain()
 			return 0, w.over
 		}
-		n, err := w.receive(p)
+		n, err := w.receive(p, now)
 		switch err {
 		case nil, errForwarded, ErrInterrupted:
 			if n > 0 {
@@ -86,12 +89,20 @@ func (w *Wrapped) timeLeft(by time.Duration) time.Duration {
 
 // receive waits for a judged message and copies its frame to p. It also copies those of the
 // messages behind it that have come whole. A handler that reads through a buffer would
-// otherwise need a call for each message.
-func (w *Wrapped) receive(p []byte) (n int, err error) {
+// otherwise need a call for each message. now is the time if Read has looked at the clock, or 0.
+func (w *Wrapped) receive(p []byte, now time.Duration) (n int, err error) {
 	c := w.c
 	if err := c.enter(context.Background()); err != nil {
 		return 0, err
 	}
+	if c.r == c.w && !c.whole && c.early == nil {
+		c.looked = now // the first thing that next does is to fill
+	}
+	quiet := true // also when a hook or the net.Conn panics
+	defer func() {
+		c.hurry = false
+		c.leave(quiet)
+	}()
 	m, err := c.next()
 	for err == nil {
 		w.message(m)
@@ -103,7 +114,7 @@ func (w *Wrapped) receive(p []byte) (n int, err error) {
 		m, err = c.next()
 		c.hurry = false
 	}
-	c.leave(n == 0 && err != errForwarded)
+	quiet = n == 0 && err != errForwarded
 	if n > 0 {
 		err = nil // the next call meets it again, if it has ended the connection
 	}

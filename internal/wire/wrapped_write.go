@@ -13,13 +13,27 @@ import (
 // those that it holds back until they are whole. These are the response head, a small frame,
 // and, with an outbound check, a message.
 func (w *Wrapped) Write(p []byte) (int, error) {
-	if err := w.lock(); err != nil {
+	now, err := w.lock()
+	if err != nil {
 		if err == errDropped || w.answersEnd(p) {
 			return len(p), nil
 		}
 		return 0, err
 	}
-	defer w.unlock()
+	returned := false
+	defer func() {
+		if !returned { // the net.Conn has panicked, and what follows cannot be known
+			w.c.hooks.Broken(errPanicked)
+		}
+		w.unlock()
+	}()
+	n, err := w.write(p, now)
+	returned = true
+	return n, err
+}
+
+// write is Write for the writer. now is what lock has returned.
+func (w *Wrapped) write(p []byte, now time.Duration) (int, error) {
 	switch {
 	case w.closed.Load() || w.halfClosed || w.phase == phaseOver:
 		return 0, net.ErrClosed
@@ -28,11 +42,11 @@ func (w *Wrapped) Write(p []byte) (int, error) {
 	case w.phase == phaseAnswer:
 		return w.writeAnswer(p)
 	case w.phase == phaseRefused:
-		n, err := w.send(p)
+		n, err := w.send(p, now)
 		w.progress = w.c.now()
 		return n, err
 	}
-	return w.writeFrames(p)
+	return w.writeFrames(p, now)
 }
 
 // errDropped says that a close frame of the handler has gone out. Bytes that it writes after
@@ -45,33 +59,36 @@ func (w *Wrapped) answersEnd(p []byte) bool {
 	return w.told.Load() && !w.closed.Load() && len(p) > 0 && p[0] == 0x80|opClose
 }
 
-// lock makes the caller the writer, within the handler's own deadline.
-func (w *Wrapped) lock() error {
+// lock makes the caller the writer, within the handler's own deadline. It returns the time if
+// it has just looked at the clock, or 0.
+func (w *Wrapped) lock() (now time.Duration, err error) {
 	c := w.c
 	for {
 		by := time.Duration(c.writeBy.Load())
-		switch {
-		case w.closed.Load():
-			return net.ErrClosed
-		case by != 0 && c.now() >= by:
-			return os.ErrDeadlineExceeded
+		if w.closed.Load() {
+			return 0, net.ErrClosed
+		}
+		if by != 0 {
+			if now = c.now(); now >= by {
+				return 0, os.ErrDeadlineExceeded
+			}
 		}
 		select {
 		case c.wlock <- struct{}{}:
-			return nil
+			return now, nil
 		default:
 		}
 		t := time.NewTimer(w.timeLeft(by))
 		select {
 		case c.wlock <- struct{}{}:
 			t.Stop()
-			return nil
+			return 0, nil
 		case <-w.shut:
 			t.Stop()
 			if w.closeSent.Load() && !w.closed.Load() {
-				return errDropped
+				return 0, errDropped
 			}
-			return net.ErrClosed
+			return 0, net.ErrClosed
 		case <-w.wpoke:
 		case <-t.C:
 		}
@@ -157,7 +174,7 @@ func (w *Wrapped) writeAnswer(p []byte) (int, error) {
 		case a.status == http.StatusSwitchingProtocols:
 			w.settle(phaseOpen)
 			w.hooks.Opened()
-			n, err := w.writeFrames(rest)
+			n, err := w.writeFrames(rest, 0)
 			return took + n, err
 		}
 		w.refused.Store(true)
@@ -165,7 +182,7 @@ func (w *Wrapped) writeAnswer(p []byte) (int, error) {
 		w.progress = w.c.now()
 		w.answerBy.Reset(w.c.cfg.WriteTimeout)
 		w.hooks.Refused(a.status)
-		n, err := w.send(rest)
+		n, err := w.send(rest, 0)
 		return took + n, err
 	}
 }
@@ -180,18 +197,21 @@ func (w *Wrapped) settle(to phase) {
 // errBadAnswer is what the handler's Write returns when its answer was not sent.
 var errBadAnswer = errors.New("wsguard: the handler's response is no 101 that fits the request")
 
-// bad answers 502 in place of the handler.
+// bad answers 502 in place of the handler. A 502 that cannot be sent is not reported: the
+// connection has then ended for another cause.
 func (w *Wrapped) bad(detail string) error {
 	w.refused.Store(true)
 	w.settle(phaseOver)
-	w.c.writeAll([]byte(badGateway))
-	w.hooks.BadAnswer(detail)
+	if w.c.writeAll([]byte(badGateway)) == nil {
+		w.hooks.BadAnswer(detail)
+	}
 	return errBadAnswer
 }
 
 // late bounds how long the handler may take for its response head, and how long a refusal
 // may make no progress.
 func (w *Wrapped) late() {
+	defer w.c.survive()
 	select {
 	case w.c.wlock <- struct{}{}:
 	case <-w.shut:
@@ -220,31 +240,34 @@ func (c *Conn) writeAll(b []byte) error {
 	if err := c.armWrite(start); err != nil {
 		return net.ErrClosed
 	}
+	c.broken = true // also if the net.Conn panics
 	for {
 		n, err := c.nc.Write(b)
 		if b = b[n:]; err == nil {
+			c.broken = false
 			return nil
 		}
 		if !c.resumes || !isTimeout(err) || !c.rearmWrite(start) {
-			c.broken = true
 			return c.wrapped.failed(err)
 		}
 	}
 }
 
 // writeFrames follows p frame by frame, and sends as much of it with one call as may go
-// out together.
-func (w *Wrapped) writeFrames(p []byte) (total int, err error) {
+// out together. now is the time if the caller has just looked at the clock, or 0.
+func (w *Wrapped) writeFrames(p []byte, now time.Duration) (total int, err error) {
 	c := w.c
 	w.midSince.Store(0)
 	for len(p) > 0 {
 		if len(w.rest) > 0 {
+			now = 0
 			if err := w.sendRest(); err != nil {
 				return total, err
 			}
 		}
 		if w.boundary() {
 			if c.pending.Load() {
+				now = 0
 				c.flushControl()
 			}
 			switch {
@@ -261,16 +284,20 @@ func (w *Wrapped) writeFrames(p []byte) (total int, err error) {
 		if r.closes {
 			w.hooks.Closing(r.code, r.why) // before the peer can answer it
 		}
-		if n, err := w.send(r.send); err != nil {
+		if n, err := w.send(r.send, now); err != nil {
 			took := r.took
 			if !r.held {
 				took = n
+			}
+			if r.closes && err == os.ErrDeadlineExceeded {
+				w.hooks.Unsent()
 			}
 			if messages, bytes := w.follow.resume(r, n); messages > 0 {
 				w.sent(messages, bytes)
 			}
 			return total + took, err
 		}
+		now = 0
 		w.follow.drop()
 		p, total = p[r.took:], total+r.took
 		if err := w.account(r); err != nil {
@@ -407,7 +434,7 @@ func (w *Wrapped) release() error {
 
 // sendRest sends the rest of a frame that has passed the outbound check.
 func (w *Wrapped) sendRest() error {
-	n, err := w.send(w.rest)
+	n, err := w.send(w.rest, 0)
 	w.rest = w.rest[n:]
 	w.restBegun = w.restBegun || n > 0
 	if err != nil {
@@ -423,21 +450,30 @@ func (w *Wrapped) sendRest() error {
 const pieceBytes = 4 << 10
 
 // send writes b within the connection's write timeout, which starts again with progress,
-// and within the handler's own deadline, which ends the call alone.
-func (w *Wrapped) send(b []byte) (sent int, err error) {
+// and within the handler's own deadline, which ends the call alone. now is the time if the
+// caller has just looked at the clock, or 0.
+func (w *Wrapped) send(b []byte, now time.Duration) (sent int, err error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
 	c := w.c
-	start, from := c.now(), 0
+	if now == 0 {
+		now = c.now()
+	}
+	start, from := now, 0
 	w.begun = start
-	for now := start; ; {
-		w.arm(start, now)
+	for {
+		if !w.arm(start, now) {
+			return sent, net.ErrClosed
+		}
 		piece := b[sent:]
 		if !c.resumes && len(piece) > pieceBytes {
 			piece = piece[:pieceBytes]
 		}
+		broken := c.broken
+		c.broken = true // in case the net.Conn panics
 		n, err := c.nc.Write(piece)
+		c.broken = broken
 		sent += n
 		if err == nil {
 			if sent == len(b) {
@@ -481,16 +517,21 @@ func (w *Wrapped) sent(messages int, bytes int64) {
 const minProgress = 1 << 10
 
 // arm sets the write deadline for a call that began, or made progress, at start. One that
-// leaves half the write timeout stays: send then looks at the clock once for nothing.
-func (w *Wrapped) arm(start, now time.Duration) {
+// leaves half the write timeout stays: send then looks at the clock once for nothing. arm
+// returns false if nothing may go out any more. The socket is then left alone, so that the
+// ending can still send the close frame.
+func (w *Wrapped) arm(start, now time.Duration) bool {
 	c := w.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if w.closed.Load() {
-		return // it gives up
+		return false
 	}
 	by, soon := start+c.cfg.WriteTimeout, start+c.cfg.WriteTimeout/2
 	if c.cause != nil {
+		if now >= c.graceBy {
+			return false
+		}
 		by, soon = c.graceBy, c.graceBy
 	}
 	if own := time.Duration(c.writeBy.Load()); own != 0 && own < by {
@@ -501,6 +542,7 @@ func (w *Wrapped) arm(start, now time.Duration) {
 		c.warmed = by
 		c.nc.SetWriteDeadline(c.at(by))
 	}
+	return true
 }
 
 // failed ends the connection because it cannot be written to.

@@ -3,7 +3,10 @@ package wire
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
+	"sync"
 	"time"
 )
 
@@ -52,6 +55,7 @@ func (c *Conn) setWriteContext(done <-chan struct{}) {
 
 // interruptWrite stops a Write that is on behalf of the context with done.
 func (c *Conn) interruptWrite(done <-chan struct{}) {
+	defer c.survive()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cause == nil && c.wcur == done {
@@ -112,8 +116,9 @@ func (c *Conn) nextWaiting(between bool) (op byte, p []byte) {
 		op, p = opPong, c.wctl[:copy(c.wctl[:], c.pongData[:c.pendPong])]
 		c.pendPong = -1
 	case c.pendPing:
-		op, p = opPing, c.wctl[:copy(c.wctl[:], c.pingData[:])]
-		c.pendPing = false
+		payload := c.pingPayload(c.pings)
+		op, p = opPing, c.wctl[:copy(c.wctl[:], payload[:])]
+		c.pendPing, c.oursLast = false, true
 	case between && len(c.notices) > 0:
 		op, p = opText, c.notices[0]
 		c.notices[0] = nil
@@ -151,54 +156,113 @@ func (c *Conn) pong(p []byte) {
 	}
 }
 
-// Ping sends a ping. If another goroutine is the writer, it leaves the ping to that one. A
-// ping that still waits for its pong is sent again, and its timeout continues.
+// Ping sends a ping. If another goroutine is the writer, it leaves the ping to that one. The
+// timeout of a ping that still waits for its pong continues.
 //
 // If the wrapped handler has just sent a ping, Ping sends none. A peer may answer only the
 // latest of several pings (RFC 6455 §5.5.3), and the handler waits for the answer to its own.
 func (c *Conn) Ping() {
 	now := c.now()
-	if at := c.theirPing.Load(); at != 0 && now < time.Duration(at)+c.cfg.PingInterval/2 {
+	if !c.wantPing(now) {
 		return
 	}
-	c.mu.Lock()
-	if c.pongs.Load() == 0 || c.pings == 0 {
-		rand.Read(c.pingData[:])
-		c.pings = 0
-		c.pongs.CompareAndSwap(0, int64(now))
-	}
-	if !c.pendPing {
-		c.pendPing = true
-		c.pings++
-	}
-	c.pending.Store(true)
-	c.mu.Unlock()
 	if c.tryLockWriter() {
 		c.unlockWriter()
 	}
 }
 
+// wantPing leaves a ping to the writer. It returns false if none is due.
+func (c *Conn) wantPing(now time.Duration) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if at := c.theirPing; at != 0 && now < at+c.cfg.PingInterval/2 {
+		return false
+	}
+	if !c.pendPing {
+		c.pendPing = true
+		c.pings++
+	}
+	c.pingSent = now
+	c.pongs.CompareAndSwap(0, int64(now))
+	c.pending.Store(true)
+	return true
+}
+
 // pinged notes that a ping of the wrapped handler's has gone out. The next pong that the
 // handler gets shows that the peer is there, as one to a ping of ours does.
 func (c *Conn) pinged(now time.Duration) {
-	if c.cfg.PingInterval > 0 {
-		c.theirPing.Store(int64(now))
-		c.theirs.Store(true)
-		c.pongs.CompareAndSwap(0, int64(now))
+	if c.cfg.PingInterval <= 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.theirPing, c.theirs, c.oursLast = now, true, false
+	c.pongs.CompareAndSwap(0, int64(now))
+}
+
+// pingSecret makes the payloads of pings unpredictable.
+var pingSecret = sync.OnceValue(func() (b [32]byte) {
+	rand.Read(b[:])
+	return b
+})
+
+// pingPayload returns the payload of our nth ping. It is n and a code that only the engine can
+// make. So the engine knows a pong to each ping that it has ever sent, and keeps none of them.
+func (c *Conn) pingPayload(n uint32) (p [8]byte) {
+	var b [32 + 8 + 4]byte
+	secret := pingSecret()
+	copy(b[:], secret[:])
+	binary.BigEndian.PutUint64(b[32:], c.pingKey)
+	binary.BigEndian.PutUint32(b[40:], n)
+	sum := sha256.Sum256(b[:])
+	binary.BigEndian.PutUint32(p[:], n)
+	copy(p[4:], sum[:])
+	return p
+}
+
+// ourPing returns which ping of ours a pong with payload p answers.
+func (c *Conn) ourPing(p []byte) (n uint32, ok bool) {
+	if len(p) != 8 {
+		return 0, false
+	}
+	n = binary.BigEndian.Uint32(p)
+	want := c.pingPayload(n)
+	return n, string(p) == string(want[:])
+}
+
+// answersOurs takes a pong to our nth ping. It reports whether the pong is news. It is none if
+// the same pong, or one to a later ping, has come before.
+func (c *Conn) answersOurs(n uint32) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n <= c.ponged || n > c.pings {
+		return false
+	}
+	c.ponged = n
+	c.heard()
+	return true
+}
+
+// answersTheirs takes a pong that goes on to the wrapped handler.
+func (c *Conn) answersTheirs() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.theirs {
+		c.theirs = false
+		c.heard()
 	}
 }
 
-// answersPing takes a pong. It reports whether it answers a ping of ours; each
-// is answered once.
-func (c *Conn) answersPing(p []byte) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.pings == 0 || string(p) != string(c.pingData[:]) {
-		return false
+// heard ends the wait for a pong. If the last ping on the wire is ours and has not been
+// answered, the peer owes a pong to that one: it may leave out only the pongs to earlier pings
+// (RFC 6455 §5.5.3). mu is held.
+func (c *Conn) heard() {
+	sent := c.pongs.Load()
+	if !(c.oursLast || c.pendPing) || c.ponged == c.pings {
+		c.pongs.Store(0)
+	} else if sent != 0 {
+		c.pongs.CompareAndSwap(sent, max(sent, int64(c.pingSent)))
 	}
-	c.pings--
-	c.pongs.Store(0)
-	return true
 }
 
 // writeFrame sends one frame within the write timeout, from start on. The caller
@@ -211,8 +275,10 @@ func (c *Conn) writeFrame(op byte, p []byte, start time.Duration) error {
 	if err := c.armWrite(start); err != nil {
 		return err
 	}
+	c.broken = true // in case the net.Conn panics
 	sent, err := c.push(op, p, func() bool { return c.rearmWrite(start) })
 	if err == nil {
+		c.broken = false
 		return nil
 	}
 	// Over TLS the engine cannot know which bytes have left.

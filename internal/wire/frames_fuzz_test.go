@@ -1,0 +1,214 @@
+package wire
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/wsguard/wsguard/internal/wstest"
+)
+
+// FuzzFrames gives the same bytes to the engine, in pieces, and to coder/websocket. Both must
+// read the same messages, and come to the same end: a close frame with the same code and
+// reason, a refusal, or a stream that is not over. internal/interop does this with gorilla.
+//
+// The documented differences are these. The engine refuses what coder/websocket reads:
+//   - a length that is not minimal (RFC 6455 §5.2);
+//   - a close reason that is not UTF-8 (§5.5.1);
+//   - a text that is not UTF-8, if it does not come in one piece (§8.1); what comes in one piece
+//     is left to the guard's judge.
+//
+// The engine also refuses a header before it is whole, as soon as its fault has come.
+// coder/websocket waits for the rest.
+func FuzzFrames(f *testing.F) {
+	for _, b := range frameSeeds() {
+		for _, piece := range []byte{0, 1, 5} {
+			f.Add(piece, b)
+		}
+	}
+	f.Fuzz(func(t *testing.T, piece byte, b []byte) {
+		ours, fault := engineReads(b, int(piece))
+		theirs := coderReads(t, b)
+		stricter := fault != nil && (fault.Detail == "length not minimal" || fault.Fault == FaultReason || fault.Fault == FaultUTF8)
+		early := ours.end == refused && theirs.end == more
+		n := len(ours.messages)
+		if n > len(theirs.messages) || !stricter && n < len(theirs.messages) ||
+			!slices.EqualFunc(ours.messages, theirs.messages[:n], bytes.Equal) {
+			t.Fatalf("the engine reads %d messages, and coder/websocket %d, of %x", n, len(theirs.messages), b)
+		}
+		if ours.end != theirs.end && !stricter && !early {
+			t.Fatalf("the engine: %s (%v); coder/websocket: %s, of %x", ours.end, fault, theirs.end, b)
+		}
+	})
+}
+
+// reading is what becomes of a stream.
+type reading struct {
+	messages [][]byte // each with its opcode in front
+	end      string
+}
+
+const (
+	refused = "refused"
+	more    = "not over"
+)
+
+func closedWith(code int, why string) string { return fmt.Sprintf("closed with %d %q", code, why) }
+
+// script is a net.Conn from which a stream comes in pieces. What is written to it is lost.
+type script struct {
+	net.Conn
+	b     []byte
+	piece int // 0: everything at once
+	over  bool
+}
+
+var errScript = errors.New("the stream is not over")
+
+func (s *script) Read(p []byte) (int, error) {
+	if len(s.b) == 0 {
+		s.over = true
+		return 0, errScript
+	}
+	n := len(s.b)
+	if s.piece > 0 {
+		n = min(n, s.piece)
+	}
+	n = copy(p, s.b[:n])
+	s.b = s.b[n:]
+	return n, nil
+}
+
+func (s *script) Write(p []byte) (int, error)      { return len(p), nil }
+func (s *script) Close() error                     { return nil }
+func (s *script) SetDeadline(time.Time) error      { return nil }
+func (s *script) SetReadDeadline(time.Time) error  { return nil }
+func (s *script) SetWriteDeadline(time.Time) error { return nil }
+
+// frameDoor is a guard that lets every message through and notes the fault.
+type frameDoor struct {
+	*door
+	fault *Error
+}
+
+func (d *frameDoor) Accept(bool) (int64, error) { return 0, nil }
+
+func (d *frameDoor) Failed(e *Error) error {
+	d.fault = e
+	return d.door.Failed(e)
+}
+
+func engineReads(b []byte, piece int) (r reading, fault *Error) {
+	d := &frameDoor{door: newDoor(&script{b: slices.Clone(b), piece: piece}, testConfig, false)}
+	d.c.Serve(d)
+	for {
+		m, err := d.c.Receive(context.Background())
+		if err != nil {
+			break
+		}
+		op := byte(opText)
+		if m.Binary {
+			op = opBinary
+		}
+		r.messages = append(r.messages, append([]byte{op}, m.Data...))
+	}
+	<-d.ended
+	switch d.fault.Fault {
+	case FaultClosed:
+		r.end = closedWith(d.fault.Code, d.fault.Reason)
+	case FaultLost:
+		r.end = more
+	default:
+		r.end = refused
+	}
+	return r, d.fault
+}
+
+// hijacked is a ResponseWriter whose connection is a script.
+type hijacked struct {
+	nc     net.Conn
+	header http.Header
+}
+
+func (h *hijacked) Header() http.Header         { return h.header }
+func (h *hijacked) Write(p []byte) (int, error) { return len(p), nil }
+func (h *hijacked) WriteHeader(int)             {}
+func (h *hijacked) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return h.nc, bufio.NewReadWriter(bufio.NewReader(h.nc), bufio.NewWriter(h.nc)), nil
+}
+
+func coderReads(t *testing.T, b []byte) (r reading) {
+	nc := &script{b: slices.Clone(b)}
+	c, err := websocket.Accept(&hijacked{nc, http.Header{}}, &http.Request{Method: http.MethodGet, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{
+		"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="},
+	}}, &websocket.AcceptOptions{InsecureSkipVerify: true, CompressionMode: websocket.CompressionDisabled})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.CloseNow()
+	c.SetReadLimit(-1)
+	for {
+		typ, msg, err := c.Read(context.Background())
+		var closed websocket.CloseError
+		switch {
+		case err == nil:
+			r.messages = append(r.messages, append([]byte{byte(typ)}, msg...))
+			continue
+		case errors.As(err, &closed):
+			r.end = closedWith(int(closed.Code), closed.Reason)
+		case nc.over:
+			r.end = more
+		default:
+			r.end = refused
+		}
+		return r
+	}
+}
+
+// frameSeeds are streams of each kind of frame.
+func frameSeeds() [][]byte {
+	encode := func(frames ...wstest.Frame) (b []byte) {
+		for _, f := range frames {
+			f.Masked, f.Mask = true, [4]byte{1, 2, 3, 4}
+			b = wstest.AppendFrame(b, f)
+		}
+		return b
+	}
+	part := func(op byte, fin bool, payload string) wstest.Frame {
+		return wstest.Frame{Opcode: op, Fin: fin, Payload: []byte(payload)}
+	}
+	seeds := [][]byte{
+		nil,
+		encode(wstest.Text("hello"), wstest.Binary([]byte{1, 2, 3}), wstest.CloseFrame(1000, "bye")),
+		encode(part(opText, false, "hel"), wstest.Ping([]byte("x")), part(opContinuation, false, ""), wstest.Pong(nil), part(opContinuation, true, "lo")),
+		encode(part(opText, false, "a"), part(opText, true, "b")),
+		encode(part(opContinuation, true, "a")),
+		encode(part(opPing, false, "a")),
+		encode(part(opPing, true, string(make([]byte, 126)))),
+		encode(wstest.Text("\xff"), part(opText, false, "\xff"), part(opContinuation, true, "")),
+		encode(wstest.Text(string(make([]byte, 126))), wstest.Binary(make([]byte, 5000)), wstest.Binary(make([]byte, 70_000))),
+		encode(part(opClose, true, "")),
+		encode(part(opClose, true, "\x03")),
+		encode(part(opClose, true, "\x03\xe8\xff")),
+		encode(wstest.Text("a"), part(3, true, "")),
+		[]byte("\x81\x05hello"),            // not masked
+		[]byte("\xc1\x80\x00\x00\x00\x00"), // compressed
+		[]byte("\x81\xfe\x00\x01\x00\x00\x00\x00a"),
+		[]byte("\x81\xff\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00a"),
+		[]byte("\x82\xff\x80\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00a"),
+		[]byte("\x82\xff\x7f\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00a"),
+	}
+	for _, code := range []int{999, 1003, 1004, 1005, 1006, 1007, 1010, 1014, 1015, 1016, 2999, 3000, 4999, 5000} {
+		seeds = append(seeds, encode(part(opClose, true, string([]byte{byte(code >> 8), byte(code)}))))
+	}
+	return seeds
+}
