@@ -125,7 +125,7 @@ func TestLimitT46Caps(t *testing.T) {
 						statuses := map[int]int{}
 						var wg sync.WaitGroup
 						start := make(chan struct{})
-						for range 80 {
+						for range 72 {
 							c := e.s.Dial(t)
 							wg.Go(func() {
 								h := header()
@@ -148,7 +148,7 @@ func TestLimitT46Caps(t *testing.T) {
 						}
 						close(start)
 						wg.Wait()
-						if statuses[101] != 10 || statuses[tt.over] != 70 {
+						if statuses[101] != 10 || statuses[tt.over] != 62 {
 							t.Errorf("statuses %v, want 10 times 101", statuses)
 						}
 						if n := e.g.Conns(); n != len(open) {
