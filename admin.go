@@ -1,7 +1,9 @@
 package wsguard
 
 import (
+	"fmt"
 	"iter"
+	"net/netip"
 	"time"
 
 	"github.com/wsguard/wsguard/audit"
@@ -75,44 +77,62 @@ func (a Admin) Restore(subject string) {
 // Bans returns all bans that are in force, those that end soonest first.
 func (a Admin) Bans() []audit.Ban {
 	var bans []audit.Ban
-	for _, b := range a.g.state.bans.All(time.Now()) {
+	all := a.g.state.bans.All(time.Now())
+	byName := map[netip.Prefix]bool{} // the addresses that Ban has banned with the name that is the same
+	for _, b := range all {
+		if keys := a.g.penaltyKeys(b.Name); b.Name != "" && len(keys) == 2 {
+			prefix, _ := keys[0].Client()
+			byName[prefix] = true
+		}
+	}
+	for _, b := range all {
 		who := b.Name
-		if who == "" {
+		switch {
+		case who != "":
+		case byName[b.Prefix]:
+			continue
+		case b.Prefix.IsSingleIP():
+			who = b.Prefix.Addr().String()
+		default:
 			who = b.Prefix.String()
-			if b.Prefix.IsSingleIP() {
-				who = b.Prefix.Addr().String()
-			}
 		}
 		bans = append(bans, audit.Ban{Client: who, Until: b.Until, Strikes: b.Strikes, Reason: b.Reason})
 	}
 	return bans
 }
 
-// Ban bans an address, a prefix, or a name that Proxies.ClientName returns, for d. For an IPv6
+// Ban bans an address, a prefix, or a name that Proxies.ClientName returns, for d. With
+// ClientName, a string that is an address bans the client of that name as well. For an IPv6
 // address it bans the /64 around it. The handshakes of a banned client get a 429. Connections
 // that are open stay open. Kick ends them.
 //
-// Ban returns an error if client is none of these, if d is not positive, or if there are too
+// Ban returns an error if client is none of these, if it looks like a mistyped address, if d is not positive, or if there are too
 // many bans by hand. There may be 1,024 of them, with prefixes of at most 16 lengths.
 func (a Admin) Ban(client string, d time.Duration, why string) error {
-	key, err := a.g.penaltyKey(client)
-	if err == nil {
-		err = a.g.state.bans.Ban(key, d, why, time.Now())
+	keys := a.g.penaltyKeys(client)
+	if len(keys) == 0 || mistyped(client) {
+		return fmt.Errorf("wsguard: %q is neither an address nor a prefix, nor a name of ClientName's", client)
 	}
-	if err != nil {
-		return err
+	for i, key := range keys {
+		if err := a.g.state.bans.Ban(key, d, why, time.Now()); err != nil {
+			for _, done := range keys[:i] {
+				a.g.state.bans.Lift(done, time.Now())
+			}
+			return err
+		}
 	}
 	a.g.events.emit(audit.Event{Kind: audit.Banned, Client: client, Err: reason.Banned, Reason: "by_hand", Detail: why})
 	return nil
 }
 
-// Lift ends a ban, and forgets the violations of the client. It takes what Ban takes. It reports
+// Lift ends a ban, and forgets the violations of the client. It takes what Ban takes, and the
+// Client of each ban that Bans returns. It reports
 // whether exactly this client was banned. The ban of a wider prefix stays.
 func (a Admin) Lift(client string) bool {
-	key, err := a.g.penaltyKey(client)
-	if err != nil {
-		return false
+	lifted := false
+	for _, key := range a.g.penaltyKeys(client) {
+		a.g.state.rates.violations.Forget(a.g.state.violationsOf(key))
+		lifted = a.g.state.bans.Lift(key, time.Now()) || lifted
 	}
-	a.g.state.rates.violations.Forget(a.g.state.violationsOf(key))
-	return a.g.state.bans.Lift(key, time.Now())
+	return lifted
 }

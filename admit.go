@@ -56,9 +56,9 @@ var (
 	loginStep        = step{"login", reasons{reason.Guessing, reason.Unauthenticated, reason.Unavailable}, (*admission).askLogin}
 	subjectStep      = step{"subject slot", reasons{reason.MaxSubjectConns}, (*admission).takeSubjectSlot}
 	knownSubjectStep = step{"subject slot", reasons{reason.MaxSubjectConns}, (*admission).takeKnownSubjectSlot}
-	registerStep     = step{"register", reasons{reason.Revoked}, (*admission).register}
+	registerStep     = step{"register", reasons{reason.Revoked, reason.Banned}, (*admission).register}
 	revokedStep      = step{"revoked", reasons{reason.Revoked}, (*admission).notRevoked}
-	attachStep       = step{"Attach", reasons{reason.Forbidden, reason.Unavailable, reason.Revoked, reason.Draining}, (*admission).attachValue}
+	attachStep       = step{"Attach", reasons{reason.Forbidden, reason.Unavailable, reason.Revoked, reason.Draining, reason.Banned}, (*admission).attachValue}
 	replaceStep      = step{"replacement", nil, (*admission).replaceOldest}
 	sellStep         = step{"sale", reasons{reason.Tickets, reason.Unavailable}, (*admission).sell}
 )
@@ -394,7 +394,10 @@ func (a *admission) register() error {
 	a.session = a.g.state.registry.register(a.principal)
 	session := a.session
 	a.takes(func() { a.g.state.registry.unregister(session) })
-	return a.notRevoked()
+	if err := a.notRevoked(); err != nil {
+		return err
+	}
+	return a.g.banned(a.client) // a ban may have come during the verification
 }
 
 func (a *admission) notRevoked() error {
@@ -420,7 +423,7 @@ func (a *admission) attachValue() (err error) {
 	if a.conn == nil && a.g.Draining() {
 		return deny(reason.Draining, "")
 	}
-	return nil
+	return a.g.banned(a.client)
 }
 
 // guarded runs the steps of a handshake, and then done. A refusal is answered and

@@ -46,7 +46,7 @@ func (c client) key() clientKey {
 
 // network is the /48 around an IPv6 client without a name.
 func (c client) network() (p netip.Prefix, ok bool) {
-	if c.name != "" || !c.addr.Is6() || c.addr.Is4In6() {
+	if c.name != "" || !clientip.Inner(c.addr).Is6() || c.addr.Is4In6() {
 		return p, false
 	}
 	return clientip.Net48(c.addr), true
@@ -73,7 +73,7 @@ func (c client) penalty() penalty.Key {
 	if c.name != "" {
 		return penalty.Name(c.name)
 	}
-	return penalty.Addr(c.addr)
+	return penalty.Addr(clientip.Inner(c.addr))
 }
 
 // maxName bounds the names of clients in bytes. A longer name is replaced by its hash.

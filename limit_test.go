@@ -109,7 +109,7 @@ func TestLimitT46Caps(t *testing.T) {
 		{"T46 client", wsguard.CapConfig{MaxConnsPerClient: 10}, noRates, 429},
 		{"T46 subject", wsguard.CapConfig{MaxConnsPerSubject: 10}, noRates, 429},
 		// Nobody here waits for a verifier, a store or Attach: in the bubble no
-		// time passes, and so nobody's turn comes too late.
+		// In the bubble no time passes, so no handshake waits for its place too long.
 		{"T46 global, default in flight", wsguard.CapConfig{MaxConns: 10}, wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: 1e9, Burst: 1e9}}, 503},
 	} {
 		for _, token := range []string{"", "alice"} {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/wsguard/wsguard/audit"
+	"github.com/wsguard/wsguard/internal/clientip"
 	"github.com/wsguard/wsguard/internal/keyed"
 	"github.com/wsguard/wsguard/internal/penalty"
 	"github.com/wsguard/wsguard/reason"
@@ -153,24 +154,35 @@ func (g *Guard) banned(who client) error {
 		return denyRetry(reason.Banned, time.Until(until))
 	}
 	if who.name != "" { // Admin.Ban can ban the address as well
-		if until, ok := g.state.bans.Banned(penalty.Addr(who.addr), time.Now()); ok {
+		if until, ok := g.state.bans.Banned(penalty.Addr(clientip.Inner(who.addr)), time.Now()); ok {
 			return denyRetry(reason.Banned, time.Until(until))
 		}
 	}
 	return nil
 }
 
-// penaltyKey returns the key of an address, a prefix or a name. A string that looks like an
-// address but is none is an error, and not a name.
-func (g *Guard) penaltyKey(s string) (penalty.Key, error) {
+// penaltyKeys returns the keys that a string may stand for. A client that ClientName has named
+// may have a name that is an address, too.
+func (g *Guard) penaltyKeys(s string) (keys []penalty.Key) {
 	if p, err := netip.ParsePrefix(s); err == nil {
-		return penalty.Net(p), nil
+		keys = append(keys, penalty.Net(p))
+	} else if a, err := netip.ParseAddr(s); err == nil {
+		keys = append(keys, penalty.Addr(clientip.Inner(a)))
 	}
-	if a, err := netip.ParseAddr(s); err == nil {
-		return penalty.Addr(a), nil
+	if g.policy.Load().client.name != nil && s != "" {
+		keys = append(keys, penalty.Name(shortName(s)))
 	}
-	if g.policy.Load().client.name == nil || strings.Contains(s, "/") || strings.Trim(s, "0123456789.") == "" || strings.Contains(s, "::") {
-		return penalty.Key{}, fmt.Errorf("wsguard: %q is neither an address nor a prefix, nor a name of ClientName's", s)
+	return keys
+}
+
+// mistyped reports whether s looks like an address or a prefix and is none.
+func mistyped(s string) bool {
+	addr, _, _ := strings.Cut(s, "/")
+	if _, err := netip.ParseAddr(s); err == nil {
+		return false
 	}
-	return penalty.Name(shortName(s)), nil
+	if _, err := netip.ParsePrefix(s); err == nil {
+		return false
+	}
+	return strings.Contains(addr, "::") || strings.Trim(addr, "0123456789.") == "" && strings.Count(addr, ".") == 3
 }

@@ -24,16 +24,16 @@ const (
 
 // await counts the lease as unauthenticated, once. authenticated ends that.
 func (l *Lease) await(cfg CapConfig) error {
-	over, silent := l.takePlace(cfg)
+	silent, over := l.takePlace(cfg)
 	if silent != nil {
 		silent.end(because(reason.MaxConns, "its place went to another client"))
 	}
 	return over
 }
 
-// takePlace returns the error of a limit that is exceeded, and a connection that must end
-// because the lease has got its place.
-func (l *Lease) takePlace(cfg CapConfig) (over error, silent *Conn) {
+// takePlace returns a connection that must end because the lease has got its place, and the
+// error of a limit that is exceeded.
+func (l *Lease) takePlace(cfg CapConfig) (silent *Conn, over error) {
 	s, unlock := l.lock()
 	defer unlock()
 	w := &s.waiting
@@ -58,11 +58,11 @@ func (l *Lease) takePlace(cfg CapConfig) (over error, silent *Conn) {
 			}
 		}
 		if over != nil && !cfg.ReportOnly {
-			return over, nil
+			return nil, over
 		}
 	}
 	w.add(l)
-	return over, silent
+	return silent, over
 }
 
 // replaceable returns a lease that may lose its place to a newcomer, or nil. It is the oldest

@@ -30,16 +30,16 @@ handshake
   credential                    guessing unauthenticated unavailable max_conns max_client_conns
   subject rate                  handshake_rate
   subject slot                  max_subject_conns
-  register                      revoked
-  Attach                        forbidden unavailable revoked draining
+  register                      revoked banned
+  Attach                        forbidden unavailable revoked draining banned
   replacement                   
 first message
   in flight                     in_flight
   credential                    guessing unauthenticated unavailable max_conns max_client_conns
   subject rate                  handshake_rate
   subject slot                  max_subject_conns
-  register                      revoked
-  Attach                        forbidden unavailable revoked draining
+  register                      revoked banned
+  Attach                        forbidden unavailable revoked draining banned
   replacement                   
 sale of a ticket
   draining                      draining

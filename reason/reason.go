@@ -167,9 +167,9 @@ var (
 	ClientAddress = define("client_address", "the client's address is not known", 403, 0)
 
 	// Banned says that the client is banned. The status is 429, and the client should wait as
-	// long as Retry-After says. A connection behind Guard.Wrap whose client is banned during
-	// the handshake is closed with 1013.
-	Banned = define("banned", "banned", 429, 0)
+	// long as Retry-After says. The close code is 1013 if the ban comes while a first-message
+	// credential is verified, or while a handler behind Guard.Wrap answers.
+	Banned = define("banned", "banned", 429, 1013)
 
 	// Host says that the server does not answer under the name in the Host header. The
 	// status is 421. The client must use another name.

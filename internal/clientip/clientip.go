@@ -382,7 +382,21 @@ func Peer(remoteAddr string) (addr netip.Addr, unix bool, err error) {
 // Key returns the prefix by which limits count a client. For IPv4 it is the
 // address. For IPv6 it is the /64, because one subscriber can take any address of
 // it (RFC 6177). For an invalid address it is the zero Prefix.
-func Key(a netip.Addr) netip.Prefix { return prefix(a, 64) }
+func Key(a netip.Addr) netip.Prefix { return prefix(Inner(a), 64) }
+
+// nat64 is the well-known prefix of RFC 6052. An address in it stands for an IPv4 host.
+var nat64 = netip.MustParsePrefix("64:ff9b::/96")
+
+// Inner returns the IPv4 address that a NAT64 address has inside, and any other address as it
+// is. All of IPv4 would otherwise be one client. Use it for keys only: whether an address is
+// trusted, or is of this machine, must be judged by the address itself.
+func Inner(a netip.Addr) netip.Addr {
+	if !nat64.Contains(a.WithZone("")) {
+		return a
+	}
+	b := a.As16()
+	return netip.AddrFrom4([4]byte(b[12:]))
+}
 
 // Net48 returns the network around a client. For IPv6 it is the /48, which is
 // usually the largest prefix of one site. For IPv4 it is the address, as in [Key].
