@@ -5,6 +5,7 @@ go 1.25.0
 require (
 	github.com/coder/websocket v1.8.15
 	github.com/wsguard/wsguard v0.1.0
+	gopkg.in/yaml.v3 v3.0.1
 )
 
 require (

@@ -159,13 +159,27 @@ func (p *proxy) start(t *testing.T, block string, pairs ...string) *run {
 	return nil
 }
 
+// watched is a script that becomes the program of its arguments. Beside the program it leaves a
+// shell that waits for the end of file descriptor 3, and then kills the program. The test holds
+// the other end. So the program ends with the test, also if the test is killed.
+const watched = `(cat <&3; kill -9 0) >/dev/null 2>&1 & exec "$@" 3<&-`
+
 // launch starts a program and waits until it listens. It returns what the program has written
 // if it does not listen.
 func launch(t *testing.T, cmd *exec.Cmd, r *run) (failed string) {
 	t.Helper()
+	life, held, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer life.Close()
+	t.Cleanup(func() { held.Close() })
 	out := &output{}
+	cmd.Args = append([]string{"sh", "-c", watched, "sh", cmd.Path}, cmd.Args[1:]...)
+	cmd.Path = "/bin/sh"
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.ExtraFiles = []*os.File{life}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		return err.Error()
 	}
@@ -181,6 +195,7 @@ func launch(t *testing.T, cmd *exec.Cmd, r *run) (failed string) {
 	for until := time.Now().Add(20 * time.Second); ; {
 		select {
 		case <-ended:
+			stop()
 			return out.String()
 		case <-time.After(20 * time.Millisecond):
 		}
@@ -195,7 +210,7 @@ func launch(t *testing.T, cmd *exec.Cmd, r *run) (failed string) {
 	t.Cleanup(func() {
 		stop()
 		if t.Failed() {
-			t.Logf("%s says:\n%s", filepath.Base(cmd.Path), out)
+			t.Logf("%s says:\n%s", filepath.Base(cmd.Args[4]), out)
 		}
 	})
 	return ""

@@ -1,7 +1,13 @@
 package proxies
 
 import (
+	"crypto/tls"
+	"errors"
+	"net"
 	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -132,4 +138,107 @@ func TestIdle(t *testing.T) {
 			}
 		}
 	})
+}
+
+// The blocks let no client use a version of TLS before 1.2.
+func TestVersions(t *testing.T) {
+	each(t, func(t *testing.T, p *proxy) {
+		r := p.start(t, blocks(t, p.language)[0])
+		for version, want := range map[uint16]bool{tls.VersionTLS11: false, tls.VersionTLS12: true, tls.VersionTLS13: true} {
+			c, err := tls.Dial("tcp", "127.0.0.1:"+r.https, &tls.Config{ServerName: host, RootCAs: r.cert.pool, MinVersion: version, MaxVersion: version})
+			if (err == nil) != want {
+				t.Errorf("%s: %v", tls.VersionName(version), err)
+			}
+			if err == nil {
+				c.Close()
+			}
+		}
+	})
+}
+
+// unixRow is a row of the table of unix sockets.
+var unixRow = regexp.MustCompile("(?m)^\\| (\\w+) \\| `([^`]+)` \\| `([^`]+)` \\|$")
+
+// The blocks work with the server's address that the page has for a unix socket.
+func TestUnixSocket(t *testing.T) {
+	rows := map[string][]string{}
+	for _, m := range unixRow.FindAllStringSubmatch(page(t), -1) {
+		rows[strings.ToLower(m[1])] = []string{m[2], strings.ReplaceAll(m[3], `\|`, "|")}
+	}
+	each(t, func(t *testing.T, p *proxy) {
+		row := rows[strings.TrimSuffix(p.name, "2")]
+		if row == nil {
+			t.Fatal("docs/operations.md has no row for it")
+		}
+		dir, err := os.MkdirTemp("", "wsguard-proxy-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		socket := filepath.Join(dir, "app.sock")
+		l, err := net.Listen("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(socket, 0o666)); err != nil { // Apache is another user
+			t.Fatal(err)
+		}
+		s := serve(t, l, func(cfg *wsguard.Config) { cfg.Proxies.Trusted = []string{"unix"} })
+		block := substitute(t, blocks(t, p.language)[0], row[0], row[1])
+		r := p.start(t, block, "/run/app/app.sock", socket)
+		wantEcho(t, r.open(t, "127.0.0.3", "/ws", forged), "hello")
+		if e := s.last(t, audit.Open); e.Client != "127.0.0.3" {
+			t.Errorf("the client is %s", e.Client)
+		}
+		if _, res := r.try(t, "127.0.0.3", false, "/ws", forged); res.StatusCode != 403 {
+			t.Errorf("clear text: %s", res.Status)
+		}
+
+		c, err := net.Dial("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := wstest.NewClient(t, c).HandshakeWith(wstest.HandshakeOptions{Path: "/ws", Host: host, Header: http.Header{"Origin": {origin}, "X-Forwarded-Proto": {"https"}}})
+		if err != nil || res.StatusCode != 403 {
+			t.Fatalf("a peer that names no client: %v, %v", res, err)
+		}
+		if e := s.last(t, audit.Refusal); e.Reason != "client_address" {
+			t.Errorf("%+v", e)
+		}
+	})
+}
+
+// Behind a CDN the block for nginx needs the other line that the page has.
+func TestCDN(t *testing.T) {
+	const cdn = "127.0.0.9"
+	for _, tt := range []struct {
+		name    string
+		appends bool
+		from    string
+		sent    string
+		client  string
+	}{
+		{"as it is", false, cdn, "203.0.113.5", cdn},
+		{"through the CDN", true, cdn, "192.0.2.66, 203.0.113.5", "203.0.113.5"},
+		{"past the CDN", true, "127.0.0.10", "192.0.2.66, 203.0.113.5", "127.0.0.10"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := serveTCP(t, func(cfg *wsguard.Config) {
+				if tt.appends {
+					cfg.Proxies.Trusted = append(cfg.Proxies.Trusted, cdn)
+				}
+			})
+			nginx := blocks(t, "nginx")
+			pairs := []string{"127.0.0.1:8080", s.addr}
+			if tt.appends {
+				pairs = append(pairs, "proxy_set_header X-Forwarded-For $remote_addr;\n", nginx[1])
+			}
+			r := allProxies[0].start(t, nginx[0], pairs...)
+			wantEcho(t, r.open(t, tt.from, "/ws", http.Header{"X-Forwarded-For": {tt.sent}, "X-Forwarded-Proto": {"http"}}), "hello")
+			if e := s.last(t, audit.Open); e.Client != tt.client {
+				t.Errorf("the client is %s, want %s", e.Client, tt.client)
+			}
+		})
+	}
 }
