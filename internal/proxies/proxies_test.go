@@ -56,6 +56,15 @@ func TestBlocks(t *testing.T) {
 			wantEcho(t, c, "hello")
 			wantEcho(t, c, strings.Repeat("x", largest))
 		})
+		t.Run("same origin", func(t *testing.T) {
+			own := origin + ":" + r.https
+			wantEcho(t, r.open(t, "127.0.0.3", "/ws?same", http.Header{"Origin": {own}}), "hello")
+			for _, other := range []string{origin, "http://" + host + ":" + r.https, "https://evil.test"} {
+				if _, res := r.try(t, "127.0.0.3", true, "/ws?same", http.Header{"Origin": {other}, "X-Forwarded-Host": {"evil.test"}}); res.StatusCode != 403 {
+					t.Errorf("a page of %s: %s", other, res.Status)
+				}
+			}
+		})
 		t.Run("limits of two clients", func(t *testing.T) {
 			r.open(t, "127.0.0.4", "/ws", nil)
 			r.open(t, "127.0.0.4", "/ws", nil)

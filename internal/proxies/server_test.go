@@ -108,7 +108,8 @@ func (s *server) last(t *testing.T, kind audit.Kind) audit.Event {
 const largest = 1 << 20 // bytes of a message
 
 // serve starts a server. /ws is an echo by Guard.Handler, and with the query wrap the echo of
-// coder/websocket under Guard.Wrap. The query silent leads to a guard that sends no pings.
+// coder/websocket under Guard.Wrap. The query silent leads to a guard that sends no pings, and the
+// query same to one that allows the pages of the same origin.
 func serve(t *testing.T, l net.Listener, change func(*wsguard.Config)) *server {
 	t.Helper()
 	s := &server{addr: l.Addr().String()}
@@ -138,10 +139,12 @@ func serve(t *testing.T, l net.Listener, change func(*wsguard.Config)) *server {
 		return g
 	}
 	silent := guard(func(cfg *wsguard.Config) { change(cfg); cfg.Timeouts.PingInterval = wsguard.Off })
+	same := guard(func(cfg *wsguard.Config) { change(cfg); cfg.Origins, cfg.SameOrigin = nil, true })
 	doors := map[string]http.Handler{
 		"":       guard(change).Handler(echo),
 		"wrap":   guard(change).Wrap(http.HandlerFunc(plainEcho)),
 		"silent": silent.Handler(echo),
+		"same":   same.Handler(echo),
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/ws", func(w http.ResponseWriter, r *http.Request) { doors[r.URL.RawQuery].ServeHTTP(w, r) })
