@@ -30,6 +30,8 @@ type proxy struct {
 	// command writes the files that the program needs beside the block, and returns its
 	// command. The block is in r.block.
 	command func(t *testing.T, r *run) *exec.Cmd
+
+	threads int // of Apache
 }
 
 // run is a proxy that runs.
@@ -38,6 +40,7 @@ type run struct {
 	cert        certificate
 	http, https string // ports of 127.0.0.1
 	block       string // after the substitution
+	threads     int    // of Apache
 }
 
 // file writes a file for the program and returns its path.
@@ -85,7 +88,7 @@ var allProxies = []*proxy{
 			return []string{"*:80>", "127.0.0.1:" + r.http + ">", "*:443>", "127.0.0.1:" + r.https + ">", "/etc/ssl/app", r.cert.dir}
 		},
 		timeout: "timeout=90", brief: "timeout=1",
-		command: apache,
+		command: apache, threads: 64,
 	},
 	{
 		name: "caddy", language: "caddyfile",
@@ -122,7 +125,8 @@ func apache(t *testing.T, r *run) *exec.Cmd {
 	for _, m := range append([]string{"mpm_event", "authz_core", "alias", "reqtimeout", "socache_shmcb", "setenvif"}, strings.Fields(named[1])...) {
 		main += "LoadModule " + m + "_module /usr/lib/apache2/modules/mod_" + m + ".so\n"
 	}
-	main += "DefaultRuntimeDir " + r.dir + "\nMutex posixsem\nThreadsPerChild 64\nMaxRequestWorkers 64\nTimeout 1\nRequestReadTimeout handshake=5 header=5 body=1\nInclude " + r.file(t, "app.conf", r.block) + "\n"
+	main += "DefaultRuntimeDir " + r.dir + "\nMutex posixsem\nTimeout 1\nRequestReadTimeout handshake=5 header=5 body=1\nInclude " + r.file(t, "app.conf", r.block) + "\n"
+	main += fmt.Sprintf("ThreadsPerChild %d\nMaxRequestWorkers %[1]d\n", r.threads)
 	return exec.Command("apache2", "-X", "-f", r.file(t, "apache2.conf", main))
 }
 
@@ -147,7 +151,7 @@ func (p *proxy) start(t *testing.T, block string, pairs ...string) *run {
 		if err := os.Chmod(dir, 0o755); err != nil { // Apache reads it as another user
 			t.Fatal(err)
 		}
-		r := &run{dir: dir, cert: cert(t), http: freePort(t), https: freePort(t)}
+		r := &run{dir: dir, cert: cert(t), http: freePort(t), https: freePort(t), threads: p.threads}
 		r.block = substitute(t, block, append(pairs, p.parts(r)...)...)
 		cmd := p.command(t, r)
 		cmd.Path, cmd.Err = path, nil

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -250,4 +251,23 @@ func TestCDN(t *testing.T) {
 			}
 		})
 	}
+}
+
+// In Apache each WebSocket keeps a thread, so that the next client has to wait.
+func TestApacheThreads(t *testing.T) {
+	t.Parallel()
+	s := serveTCP(t, func(*wsguard.Config) {})
+	p := *allProxies[slices.IndexFunc(allProxies, func(p *proxy) bool { return p.name == "apache2" })]
+	p.threads = 2
+	r := p.start(t, blocks(t, p.language)[0], "127.0.0.1:8080", s.addr)
+	first := r.open(t, "127.0.0.3", "/ws", nil)
+	wantEcho(t, r.open(t, "127.0.0.4", "/ws", nil), "hello")
+	next := r.dial(t, "127.0.0.5", true)
+	next.Timeout = 500 * time.Millisecond
+	hello := wstest.HandshakeOptions{Path: "/ws", Host: host, Header: http.Header{"Origin": {origin}}}
+	if res, err := next.HandshakeWith(hello); err == nil {
+		t.Errorf("the third handshake: %s", res.Status)
+	}
+	first.Close()
+	wantEcho(t, r.open(t, "127.0.0.6", "/ws", nil), "hello")
 }
