@@ -7,11 +7,13 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/clientip"
 	"github.com/wsguard/wsguard/internal/keyed"
 	"github.com/wsguard/wsguard/internal/penalty"
+	"github.com/wsguard/wsguard/internal/wire"
 	"github.com/wsguard/wsguard/reason"
 )
 
@@ -140,7 +142,10 @@ func (c *crowd) saw(who client) bool {
 	return c.said
 }
 
+// notice warns if the client of the request that has just been found is probably not the real
+// one.
 func (a *admission) notice() {
+	a.noticeUnnamed()
 	if !a.g.crowd.saw(a.client) {
 		return
 	}
@@ -150,4 +155,52 @@ func (a *admission) notice() {
 		e.Detail = "all of the last 100 handshakes came from this address, through a proxy: if it does not send " + a.policy.client.header + ", limits of a client are now limits of all"
 	}
 	a.g.events.emit(e)
+}
+
+// unnamed paces the warning that a trusted proxy does not name its client.
+type unnamed struct {
+	mu   sync.Mutex // no other lock is taken while it is held
+	last time.Time  // guarded by mu: when the warning was given last
+}
+
+// unnamedPause is the shortest time between two of these warnings.
+const unnamedPause = time.Minute
+
+// due reports whether the warning must be given now, and notes that it is.
+func (u *unnamed) due() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	now := time.Now()
+	if !u.last.IsZero() && now.Sub(u.last) < unnamedPause {
+		return false
+	}
+	u.last = now
+	return true
+}
+
+// noticeUnnamed warns if a trusted proxy does not name the client. The proxy itself is the
+// client then, so that all of its clients share the limits of one. A request that is neither
+// a handshake nor a POST may be a health check of the proxy, which has no client to name.
+func (a *admission) noticeUnnamed() {
+	proxies := a.policy.client
+	if a.client.name != "" || a.r.Method != http.MethodPost && !wire.HasToken(a.r.Header, "Upgrade", "websocket") {
+		return
+	}
+	if peer, _, err := clientip.Peer(a.r.RemoteAddr); err != nil || peer != a.client.addr || !proxies.PeerTrusted(a.r) {
+		return
+	}
+	if proxies.NamesClient(a.r) || !a.g.unnamed.due() {
+		return
+	}
+	fault := "sent no " + proxies.header
+	if len(a.r.Header[http.CanonicalHeaderKey(proxies.header)]) > 0 {
+		fault = "sent no readable address at the end of " + proxies.header
+		if proxies.Single() {
+			fault = "sent not exactly one address in " + proxies.header
+		}
+	}
+	a.g.events.emit(audit.Event{
+		Kind: audit.Warning, Reason: "no_client_header", Client: a.client.String(),
+		Detail: "the trusted proxy " + a.client.addr.String() + " " + fault + ", so the proxy counts as the client: all handshakes without the header share the limits of one client",
+	})
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -245,4 +246,16 @@ func TestCookieNullOrigin(t *testing.T) {
 	if fields := faultsOf(t, g.Reconfigure(wsguard.Config{Origins: null, Auth: cookie})); !slices.Equal(fields, []string{"Origins"}) {
 		t.Errorf("Reconfigure: %v", fields)
 	}
+}
+
+// The prefix __Host- belongs to the name of the cookie.
+func TestCookieHostPrefix(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, Sources: wsguard.TokenSources{Cookie: "__Host-session"}}})
+	set := (&http.Cookie{Name: "__Host-session", Value: "alice", Path: "/", Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode}).String()
+	own, _, _ := strings.Cut(set, ";")
+	e.open(header("Cookie", own)).Close()
+	e.open(header("Cookie", "session=mallory; "+own)).Close()
+	e.refused(header("Cookie", "session=alice"), 401, "unauthenticated")
+	e.refused(header("Cookie", "__host-session=mallory; "+own), 401, "unauthenticated")
 }

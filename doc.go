@@ -70,7 +70,9 @@
 // header Forwarded (RFC 7239).
 //
 // If a proxy is missing from Trusted, all of its clients share the limits of one client. The
-// Guard logs the warning one_client when 100 handshakes in a row have come from one address.
+// Guard logs the warning one_client when 100 handshakes in a row have come from one address. If a
+// trusted proxy does not send the header, the proxy is the client, and the Guard logs the warning
+// no_client_header at most once a minute.
 //
 // # Errors and close codes
 //

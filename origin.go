@@ -311,7 +311,8 @@ type Proxies struct {
 
 	// Header is the name of the header that carries the client's address. The default is
 	// X-Forwarded-For. The guard reads it, and Forwarded (RFC 7239), from the right up to the
-	// first address that is not trusted. Any other header must hold a single address.
+	// first address that is not trusted. Any other header must hold a single address. If a
+	// trusted proxy does not send the header, the proxy itself is the client.
 	Header string
 
 	// ClientName, if set, returns the name under which all limits, bans and logs count the

@@ -95,8 +95,9 @@ type Event struct {
 
 	// Reason is the token of the reason, such as "origin", "rate_limited" or "schema". For a
 	// Banned event it is the token of the client's last offence, or "by_hand" for Admin.Ban.
-	// For a Warning it is "one_client", "evicted", "revocations" or "panic". It is empty for
-	// Open, for Refresh, and for the Close of a connection whose handler has returned nil.
+	// For a Warning it is "one_client", "no_client_header", "evicted", "revocations" or
+	// "panic". It is empty for Open, for Refresh, and for the Close of a connection whose
+	// handler has returned nil.
 	Reason string
 
 	// Detail says more, for people. It may have the text of an error that the application

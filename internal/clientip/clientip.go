@@ -259,6 +259,17 @@ func (r *Resolver) Client(req *http.Request) (netip.Addr, error) {
 	return client, nil
 }
 
+// NamesClient reports whether the header of a request has a readable address where
+// Client looks for the first one. If it has none, a trusted peer counts as the
+// client.
+func (r *Resolver) NamesClient(req *http.Request) bool {
+	a, _ := r.walk(req.Header[r.header], netip.Addr{})
+	return a.IsValid()
+}
+
+// Single reports whether the header must hold exactly one address.
+func (r *Resolver) Single() bool { return r.form == formSingle }
+
 // Scheme is what a trusted proxy says about the scheme that the client used.
 type Scheme struct {
 	// Values has the lines of X-Forwarded-Proto, or the proto parameter of one

@@ -1,6 +1,7 @@
 package clientip_test
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -630,5 +631,42 @@ func BenchmarkClient(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// A trusted peer counts as the client if its header names none.
+func TestNamesClient(t *testing.T) {
+	for _, tt := range []struct {
+		header string
+		lines  []string
+		want   bool
+	}{
+		{"", nil, false},
+		{"", []string{""}, false},
+		{"", []string{"192.0.2.1"}, true},
+		{"", []string{"10.0.0.1"}, true},
+		{"", []string{"unknown, 10.0.0.1"}, true},
+		{"", []string{"192.0.2.1, unknown"}, false},
+		{"", []string{"192.0.2.1", ""}, false},
+		{"Forwarded", []string{"for=192.0.2.1"}, true},
+		{"Forwarded", []string{"for=unknown"}, false},
+		{"Forwarded", []string{"proto=https"}, false},
+		{"X-Real-IP", []string{"192.0.2.1"}, true},
+		{"X-Real-IP", []string{"192.0.2.1, 192.0.2.2"}, false},
+		{"X-Real-IP", []string{"192.0.2.1", "192.0.2.1"}, false},
+	} {
+		r := mustParse(t, tt.header, "10.0.0.0/8")
+		name := http.CanonicalHeaderKey(cmp.Or(tt.header, "X-Forwarded-For"))
+		req := &http.Request{RemoteAddr: "10.0.0.9:1", Header: http.Header{name: tt.lines}}
+		if got := r.NamesClient(req); got != tt.want {
+			t.Errorf("%s: %q: %t, want %t", name, tt.lines, got, tt.want)
+		}
+		if got := r.Single(); got != (tt.header == "X-Real-IP") {
+			t.Errorf("%s: single: %t", name, got)
+		}
+		peer := netip.MustParseAddr("10.0.0.9")
+		if c, err := r.Client(req); err != nil || !tt.want && c != peer {
+			t.Errorf("%s: %q: the client is %v, %v", name, tt.lines, c, err)
+		}
 	}
 }
