@@ -375,11 +375,7 @@ func (r *remote) get(ctx context.Context, at string, into any) error {
 	req.Close = true // an idle connection would be two goroutines
 	res, err := r.client.Do(req)
 	if err != nil {
-		var u *url.Error
-		if errors.As(err, &u) {
-			err = u.Err // without the URL, whose query may be a secret
-		}
-		return fmt.Errorf("%s: %w", req.URL.Host, err)
+		return fmt.Errorf("%s: %w", req.URL.Host, withoutURL(err))
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
@@ -395,6 +391,15 @@ func (r *remote) get(ctx context.Context, at string, into any) error {
 		return fmt.Errorf("%s: not the JSON that it should be", req.URL.Host)
 	}
 	return nil
+}
+
+// withoutURL returns an error of an http.Client without the URL, whose query may be a secret.
+func withoutURL(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
 }
 
 // parse returns the key if it can be used. A key that cannot be used is no fault of the set,
