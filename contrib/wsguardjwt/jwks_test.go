@@ -110,7 +110,7 @@ func flood(t *testing.T, v *wsguardjwt.Verifier, n int, next func(i int) string)
 				return
 			case <-time.After(time.Second / time.Duration(n)):
 			}
-			token := sign("ES256", p256c(), obj{"kid": next(i)}, nil)
+			token := encode(obj{"alg": "ES256", "kid": next(i)}) + "." + encode(claims(nil)) + "." + encode(string(make([]byte, 64)))
 			wg.Go(func() {
 				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // as AuthConfig.VerifyTimeout
 				defer cancel()
