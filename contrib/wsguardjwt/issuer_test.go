@@ -213,6 +213,14 @@ func TestTenants(t *testing.T) {
 			}
 		}
 	}
+	// The issuer is compared too if the keys do not say of which issuer they are.
+	given := newVerifier(t, wsguardjwt.Config{Issuer: template, Tenants: []string{tenant1}, Algorithms: []string{"ES256"}, Keys: []any{&p256().PublicKey}})
+	accepted(t, given, sign("ES256", p256(), nil, of(tenant1, ofTenant(tenant1))))
+	for _, with := range []obj{of(tenant1, ofTenant(tenant3)), of(tenant3, ofTenant(tenant1)), of(tenant1, template), of(nil, template)} {
+		if err := refused(t, given, sign("ES256", p256(), nil, with)); !errors.Is(err, jwt.ErrTokenInvalidIssuer) {
+			t.Errorf("%v: %v", with, err)
+		}
+	}
 	// An expired token is genuine only if its tenant is right.
 	for iss, want := range map[string]bool{ofTenant(tenant1): true, ofTenant(tenant3): false} {
 		with := merge(of(tenant1, iss), obj{"exp": time.Now().Add(-time.Hour).Unix()})

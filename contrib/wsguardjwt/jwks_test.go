@@ -186,6 +186,27 @@ func TestJunkKids(t *testing.T) {
 	}
 }
 
+// TestGuessedKid shows the longest delay that a stranger can cause who guesses the kid of a key
+// right before its publication.
+func TestGuessedKid(t *testing.T) {
+	k1, k2 := ecKeys(t)
+	synctest.Test(t, func(t *testing.T) {
+		source := publish(k1)
+		v := byURL(t, source)
+		accepted(t, v, first())
+		time.Sleep(time.Minute)
+		refused(t, v, sign("ES256", p256c(), obj{"kid": "k2"}, nil))
+		source.set(k1, k2)
+		time.Sleep(10*time.Second - 1)
+		refused(t, v, second())
+		time.Sleep(time.Nanosecond)
+		accepted(t, v, second())
+		if n := source.count(); n != 3 {
+			t.Errorf("%d fetches, want 3", n)
+		}
+	})
+}
+
 // TestJunkForMinutes shows the load on the issuer in the long run.
 func TestJunkForMinutes(t *testing.T) {
 	k1, _ := ecKeys(t)
@@ -224,7 +245,8 @@ func TestJunkForMinutes(t *testing.T) {
 func TestFewWait(t *testing.T) {
 	k1, _ := ecKeys(t)
 	synctest.Test(t, func(t *testing.T) {
-		v := byURL(t, publish(k1))
+		source := publish(k1)
+		v := byURL(t, source)
 		accepted(t, v, first())
 		var wg sync.WaitGroup
 		var mu sync.Mutex
@@ -256,6 +278,10 @@ func TestFewWait(t *testing.T) {
 			if !errors.Is(err, context.DeadlineExceeded) {
 				t.Fatal(err)
 			}
+		}
+		time.Sleep(time.Minute)
+		if n := source.count(); n != 2 {
+			t.Errorf("%d fetches, want 2", n)
 		}
 	})
 }
