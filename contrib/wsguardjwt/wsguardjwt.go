@@ -27,9 +27,9 @@
 // The Verifier fetches keys when a token needs them, over https and in bounded time and size.
 // It pauses for 3 seconds between two fetches, whatever tokens come. A token whose key the
 // issuer has just published waits for the next fetch. A key that a fetch has not found is not
-// looked for again for 10 seconds. So a new key is accepted within 10 seconds and the time of a
-// fetch after its publication, even if strangers send tokens with invented key IDs all the time.
-// After a failed fetch the pause is 5 seconds at first, and doubles up to a minute. No goroutine
+// looked for again for 10 seconds. So a new key is accepted within 10 seconds and the time of two
+// fetches after its publication, even if strangers send tokens with invented key IDs all the
+// time. After a failed fetch the pause is 5 seconds at first, and doubles up to a minute. No goroutine
 // stays in the background. One runs while keys are being fetched, for 10 seconds at most.
 package wsguardjwt
 
