@@ -140,7 +140,9 @@ type asking struct {
 	cancel context.CancelFunc
 	done   chan struct{} // closed when principal and err are set
 
-	waiting int // guarded by mu of Introspection: the calls that wait; at 0 the request is cancelled
+	// Guarded by mu of Introspection.
+	waiting int  // the calls that wait; at 0 the request is cancelled
+	late    bool // a call has waited as long as its context allows
 
 	// Read-only after done is closed.
 	principal wsguard.Principal
@@ -272,13 +274,16 @@ func (i *Introspection) Verify(ctx context.Context, token string) (wsguard.Princ
 	a.waiting++
 	i.mu.Unlock()
 	var err error
+	late := false
 	select {
 	case <-a.done:
 		err = a.err
 	case <-ctx.Done():
 		err = &unavailable{ctx.Err()}
+		late = ctx.Err() == context.DeadlineExceeded
 	}
 	i.mu.Lock()
+	a.late = a.late || late
 	if a.waiting--; a.waiting == 0 {
 		a.cancel()
 		if i.asking[key] == a {
@@ -338,7 +343,10 @@ func (i *Introspection) settle(key [sha256.Size]byte, a *asking, got answer, err
 			i.inactive.put(key, now.Add(inactiveFor))
 		}
 	case *unavailable:
-		if a.waiting > 0 && (i.warned.IsZero() || now.Sub(i.warned) >= warnEvery) {
+		if a.late {
+			err = &unavailable{errors.New("there was no answer in time")}
+		}
+		if (a.waiting > 0 || a.late) && (i.warned.IsZero() || now.Sub(i.warned) >= warnEvery) {
 			i.warned, warn = now, true
 		}
 	}

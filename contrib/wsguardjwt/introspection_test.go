@@ -192,6 +192,10 @@ func TestIntrospectionAnswers(t *testing.T) {
 			if err != nil && (p.Subject != "" || strings.Contains(err.Error(), "alice")) {
 				t.Errorf("%+v, %v", p, err)
 			}
+			// The operator is told after the caller.
+			for by := time.Now().Add(5 * time.Second); tt.want == "unavailable" && logged.String() == "" && time.Now().Before(by); {
+				time.Sleep(time.Millisecond)
+			}
 			if s := logged.String(); (s != "") != (tt.want == "unavailable") || strings.Contains(s, "alice") || strings.Contains(s, "hunter2") {
 				t.Errorf("logged %q", s)
 			}
@@ -552,6 +556,39 @@ func TestIntrospectionCalls(t *testing.T) {
 		synctest.Wait()
 		if s := logged.String(); strings.Count(s, "\n") != 1 || strings.Contains(s, "token-") {
 			t.Errorf("logged:\n%s", s)
+		}
+	})
+}
+
+// TestIntrospectionLate shows that the operator learns of a server that is slower than the guard
+// waits, and of no client that hangs up.
+func TestIntrospectionLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := answers(func(r *http.Request) (*http.Response, error) {
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		})
+		var logged logTo
+		i := introspect(t, server, func(c *wsguardjwt.IntrospectionConfig) { c.Logger = slog.New(slog.NewTextHandler(&logged, nil)) })
+		gone, hangUp := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, hangUp)
+		if _, err := i.Verify(gone, opaque); outcome(err) != "unavailable" {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if s := logged.String(); s != "" {
+			t.Errorf("a client hung up: logged %q", s)
+		}
+		for range 3 {
+			late, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			if _, err := i.Verify(late, opaque); outcome(err) != "unavailable" {
+				t.Error(err)
+			}
+			cancel()
+			synctest.Wait()
+		}
+		if s := logged.String(); strings.Count(s, "\n") != 1 || !strings.Contains(s, "no answer in time") {
+			t.Errorf("logged %q", s)
 		}
 	})
 }

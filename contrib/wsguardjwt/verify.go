@@ -35,7 +35,8 @@ type wanted struct {
 	iss, tid string // the issuer, and the tenant of Microsoft Entra
 
 	// promising reports whether the token would be accepted if its signature were right. It
-	// is called only before something is done for a token that names an unknown key.
+	// is called only before something is done for a token that names an unknown key. It takes
+	// no lock, because the source holds its own.
 	promising func() bool
 }
 

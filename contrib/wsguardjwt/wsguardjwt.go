@@ -174,12 +174,24 @@ func New(cfg Config) (*Verifier, error) {
 		fault("CognitoClientIDs", "", "has an empty entry")
 	}
 	cfg.resolveTenants(fault)
+	family, known := cfg.resolveAlgorithms(fault)
+	cfg.resolveBounds(fault)
+	v := &Verifier{cfg: cfg}
+	v.keys = cfg.source(fault, family, known)
+	if len(faults) > 0 {
+		return nil, errors.Join(faults...)
+	}
+	v.cfg.Keys = nil // v.keys has copies
+	return v, nil
+}
 
+// resolveAlgorithms returns the family of the first algorithm, and whether all are known.
+func (cfg *Config) resolveAlgorithms(fault func(field string, value any, reason string)) (family string, known bool) {
 	cfg.Algorithms = slices.Clone(cfg.Algorithms)
 	if len(cfg.Algorithms) == 0 {
 		cfg.Algorithms = []string{"RS256"}
 	}
-	known := true
+	family, known = algorithms[cfg.Algorithms[0]].family, true
 	for _, alg := range cfg.Algorithms {
 		switch {
 		case alg == "Ed448":
@@ -190,16 +202,14 @@ func New(cfg Config) (*Verifier, error) {
 			known = false
 		}
 	}
-	family := algorithms[cfg.Algorithms[0]].family
-	if known {
-		for _, alg := range cfg.Algorithms {
-			if algorithms[alg].family != family {
-				fault("Algorithms", cfg.Algorithms, "are of more than one family")
-				break
-			}
-		}
+	mixed := func(alg string) bool { return algorithms[alg].family != family }
+	if known && slices.ContainsFunc(cfg.Algorithms, mixed) {
+		fault("Algorithms", cfg.Algorithms, "are of more than one family")
 	}
+	return family, known
+}
 
+func (cfg *Config) resolveBounds(fault func(field string, value any, reason string)) {
 	switch {
 	case cfg.Leeway == 0:
 		cfg.Leeway = 10 * time.Second
@@ -224,45 +234,42 @@ func New(cfg Config) (*Verifier, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
+}
 
-	v := &Verifier{cfg: cfg}
+// source returns the source of the keys. It returns nil if it has found a fault.
+func (cfg *Config) source(fault func(field string, value any, reason string), family string, known bool) keySource {
 	switch {
 	case len(cfg.Keys) > 0 && cfg.JWKSURL != "":
 		fault("JWKSURL", "", "and Keys are both given")
+		return nil
+	case len(cfg.Keys) > 0 && !known:
+		return nil
 	case len(cfg.Keys) > 0:
-		if !known {
-			break
-		}
 		keys, why := staticKeys(cfg.Keys, cfg.Algorithms)
 		if why != "" {
 			fault("Keys", "", why) // a value could be a secret
 		}
-		v.keys = keys
+		return keys
 	case family == familyHMAC:
 		fault("Keys", "", "are required for HMAC: nobody publishes a secret")
-	default:
-		field, base := "JWKSURL", cfg.JWKSURL
-		if base == "" {
-			field, base = "Issuer", cfg.Issuer
-		}
-		if base == "" {
-			break
-		}
-		u, err := parseURL(base, cfg.InsecureAllowHTTP)
-		if err != nil {
-			fault(field, "", err.Error()) // a value could have a password in it
-			break
-		}
-		if cfg.JWKSURL == "" && u.RawQuery != "" {
-			fault(field, "", "must have no query")
-		}
-		v.keys = newRemote(cfg)
+		return nil
 	}
-	if len(faults) > 0 {
-		return nil, errors.Join(faults...)
+	field, base := "JWKSURL", cfg.JWKSURL
+	if base == "" {
+		field, base = "Issuer", cfg.Issuer
 	}
-	v.cfg.Keys = nil // v.keys has copies
-	return v, nil
+	if base == "" {
+		return nil
+	}
+	u, err := parseURL(base, cfg.InsecureAllowHTTP)
+	if err != nil {
+		fault(field, "", err.Error()) // a value could have a password in it
+		return nil
+	}
+	if cfg.JWKSURL == "" && u.RawQuery != "" {
+		fault(field, "", "must have no query")
+	}
+	return newRemote(*cfg)
 }
 
 // tenantTemplate stands for the tenant in an issuer of Microsoft Entra.
