@@ -596,7 +596,7 @@ func TestIntrospectionLate(t *testing.T) {
 func TestIntrospectionHook(t *testing.T) {
 	var hook func(ctx context.Context, claims map[string]any, p wsguard.Principal) (wsguard.Principal, error)
 	verify := func() (wsguard.Principal, error) {
-		return introspect(t, answers(active(obj{"client_id": "app", "n": 12345678901234567})), func(c *wsguardjwt.IntrospectionConfig) {
+		return introspect(t, answers(active(obj{"client_id": "app", "n": int64(12345678901234567)})), func(c *wsguardjwt.IntrospectionConfig) {
 			c.Principal = func(ctx context.Context, claims map[string]any, p wsguard.Principal) (wsguard.Principal, error) {
 				return hook(ctx, claims, p)
 			}
