@@ -57,6 +57,13 @@ func TestConfig(t *testing.T) {
 	iss := func(u string) wsguardjwt.Config {
 		return with(func(c *wsguardjwt.Config) { c.Issuer = u })
 	}
+	entra := func(u string, tenants ...string) wsguardjwt.Config {
+		return with(func(c *wsguardjwt.Config) { c.Issuer, c.Tenants = u, tenants })
+	}
+	anyTenant := func(c wsguardjwt.Config) wsguardjwt.Config {
+		c.InsecureAnyTenant = true
+		return c
+	}
 	even := &rsa.PublicKey{N: rsaKey().N, E: 65536}
 	one := &rsa.PublicKey{N: rsaKey().N, E: 1}
 	long := &rsa.PublicKey{N: new(big.Int).Lsh(big.NewInt(1), 8192), E: 65537}
@@ -72,6 +79,21 @@ func TestConfig(t *testing.T) {
 		"none":                      {algs("none"), "Algorithms"},
 		"None":                      {algs("RS256", "None"), "Algorithms"},
 		"no such algorithm":         {algs("ES256K"), "Algorithms"},
+		"Ed448":                     {algs("Ed448"), "Algorithms"},
+		"ECDSA and Ed25519":         {algs("ES256", "Ed25519"), "Algorithms"},
+		"Ed25519 with an EC key":    {keys("Ed25519", &p256().PublicKey), "Keys"},
+		"an empty Cognito client":   {with(func(c *wsguardjwt.Config) { c.CognitoClientIDs = []string{""} }), "CognitoClientIDs"},
+		"no tenants":                {entra(template), "Tenants"},
+		"tenants and any":           {anyTenant(entra(template, tenant1)), "InsecureAnyTenant"},
+		"tenants, no template":      {entra(issuer, tenant1), "Tenants"},
+		"any tenant, no template":   {anyTenant(entra(issuer)), "InsecureAnyTenant"},
+		"a tenant's name":           {entra(template, "contoso.onmicrosoft.com"), "Tenants"},
+		"tenant common":             {entra(template, tenant1, "common"), "Tenants"},
+		"an empty tenant":           {entra(template, ""), "Tenants"},
+		"template as the host":      {entra("https://{tenantid}/v2.0", tenant1), "Issuer Issuer"},
+		"template in the host":      {entra("https://{tenantid}.example.com/{tenantid}", tenant1), "Issuer Issuer"},
+		"template twice":            {entra("https://a/{tenantid}/{tenantid}", tenant1), "Issuer"},
+		"template in a segment":     {entra("https://a/x{tenantid}/v2.0", tenant1), "Issuer"},
 		"RSA and HMAC":              {algs("RS256", "HS256"), "Algorithms"},
 		"RSA and ECDSA":             {algs("RS256", "ES256"), "Algorithms"},
 		"ECDSA and EdDSA":           {algs("ES256", "EdDSA"), "Algorithms"},
@@ -140,6 +162,11 @@ func TestConfig(t *testing.T) {
 		"localhost":          url("http://localhost/keys"),
 		"insecure":           with(func(c *wsguardjwt.Config) { c.JWKSURL, c.InsecureAllowHTTP = "http://keys.internal/", true }),
 		"two of a family":    algs("RS256", "PS256"),
+		"both of Ed25519":    algs("EdDSA", "Ed25519"),
+		"Cognito":            with(func(c *wsguardjwt.Config) { c.Audience, c.CognitoClientIDs = nil, []string{"app"} }),
+		"tenants":            entra(template, tenant1, strings.ToUpper(tenant2)),
+		"any tenant":         anyTenant(entra(template)),
+		"tenants of v1":      entra("https://sts.windows.net/{tenantid}/", tenant1),
 		"both curves":        keys("ES256 ES384", &p256().PublicKey, &p384().PublicKey),
 		"issuer, a name":     with(func(c *wsguardjwt.Config) { c.Issuer, c.Keys = "accounts", []any{&rsaKey().PublicKey} }),
 		"no leeway":          with(func(c *wsguardjwt.Config) { c.Leeway = wsguard.Off }),

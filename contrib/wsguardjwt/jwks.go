@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -21,8 +22,12 @@ import (
 
 const (
 	fetchTimeout  = 10 * time.Second
-	fetchInterval = time.Minute     // between fetches, while there are keys
-	firstRetry    = 5 * time.Second // after a failure without keys, then doubled up to fetchInterval
+	fetchPause    = 3 * time.Second  // after a fetch
+	firstRetry    = 5 * time.Second  // after a failed fetch, then doubled up to lastRetry
+	lastRetry     = time.Minute      // after many failed fetches
+	absentFor     = 10 * time.Second // is not looked for again: a kid that a fetch has not found
+	maxEarly      = 32               // calls that wait for a fetch that has not begun yet
+	maxAbsent     = 1024             // kids that are remembered as absent
 	maxBodyBytes  = 256 << 10
 	maxKeyIDBytes = 256
 )
@@ -43,21 +48,33 @@ type remote struct {
 	maxAge   time.Duration
 	log      *slog.Logger
 
-	mu       sync.Mutex    // no other lock is taken while it is held
-	url      string        // guarded by mu: the URL of the set; empty: not discovered yet
-	keys     []publicKey   // guarded by mu; nil: none
-	fetched  time.Time     // guarded by mu: when keys came
-	tried    time.Time     // guarded by mu: when the last fetch ended
-	failures int           // guarded by mu: the failed fetches since keys came
-	err      error         // guarded by mu: the error of the last fetch
-	flight   chan struct{} // guarded by mu: closed when the fetch that is under way ends; nil: none is
+	mu       sync.Mutex           // no other lock is taken while it is held
+	url      string               // guarded by mu: the URL of the set; empty: not discovered yet
+	keys     []publicKey          // guarded by mu; nil: none
+	begun    int                  // guarded by mu: how many fetches have begun
+	of       int                  // guarded by mu: which of them brought keys, counted from 1
+	fetched  time.Time            // guarded by mu: when keys came
+	tried    time.Time            // guarded by mu: when the last fetch ended
+	failures int                  // guarded by mu: the failed fetches since keys came
+	err      error                // guarded by mu: the error of the last fetch
+	flight   *flight              // guarded by mu: the fetch that is under way or about to begin; nil: none is
+	absent   map[string]time.Time // guarded by mu: until when a kid that is not in keys is not looked for
+}
+
+// flight is a fetch.
+type flight struct {
+	begins  time.Time     // read-only
+	timer   *time.Timer   // read-only: begins the fetch; nil: it began at once
+	landed  chan struct{} // closed when the fetch has ended
+	waiting int           // guarded by mu of remote: the calls that wait
 }
 
 // publicKey is a key that fits at least one of the algorithms.
 type publicKey struct {
-	kid  string
-	algs []string
-	key  jwt.VerificationKey
+	kid    string
+	issuer string // the only issuer whose tokens it verifies; empty: not said
+	algs   []string
+	key    jwt.VerificationKey
 }
 
 func newRemote(cfg Config) *remote {
@@ -72,6 +89,7 @@ func newRemote(cfg Config) *remote {
 		algs:     cfg.Algorithms,
 		maxAge:   cfg.MaxKeyAge,
 		log:      cfg.Logger,
+		absent:   map[string]time.Time{},
 	}
 	if cfg.JWKSURL == "" {
 		r.issuer = cfg.Issuer
@@ -79,54 +97,84 @@ func newRemote(cfg Config) *remote {
 	return r
 }
 
-func (r *remote) find(ctx context.Context, kid, alg string) ([]jwt.VerificationKey, error) {
+// find returns the keys that a token may have been signed with. If the set has no key of that
+// kid, find waits for a fetch that begins after the call. So no token is refused because its key
+// has just been published. Strangers may invent kids, which cost little:
+//
+//   - Between two fetches there is a pause, and all calls share a fetch.
+//   - A kid that such a fetch has not found is refused at once for a while.
+//   - A token that has another fault is refused at once.
+//   - Few calls wait for a fetch that has not begun. The others get wsguard.ErrUnavailable.
+func (r *remote) find(ctx context.Context, w wanted) ([]jwt.VerificationKey, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	came := r.begun
 	for waited := false; ; waited = true {
-		r.mu.Lock()
 		now := time.Now()
 		usable := r.usable(now)
-		keys, known := r.lookup(kid, alg)
-		if usable && known {
-			if now.Sub(r.fetched) >= r.maxAge/4 {
+		if usable {
+			keys, known := r.lookup(w)
+			if known && now.Sub(r.fetched) >= r.maxAge/4 && !now.Before(r.due()) {
 				r.begin(now) // for later calls
 			}
-			r.mu.Unlock()
-			return keys, nil
-		}
-		flight := r.flight
-		if !waited {
-			flight = r.begin(now)
-		}
-		failed := r.err
-		r.mu.Unlock()
-		switch {
-		case flight != nil && !waited:
-			if err := wait(ctx, flight); err != nil {
-				return nil, err
+			switch {
+			case known:
+				return keys, nil
+			case r.of > came:
+				r.note(w.kid, now)
+				return nil, refusal{jwt.ErrTokenUnverifiable}
+			case now.Before(r.absent[w.kid]) || !w.promising():
+				return nil, refusal{jwt.ErrTokenUnverifiable}
 			}
-		case usable && failed == nil:
-			return nil, jwt.ErrTokenUnverifiable // the set was fetched within the last minute and has no such key
-		default:
-			return nil, noKeys(failed)
 		}
+		if r.err != nil && (waited || r.flight == nil && now.Before(r.due())) {
+			return nil, noKeys(r.err)
+		}
+		if err := r.await(ctx, r.begin(now), usable); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// await waits for the end of a fetch. If nobody waits any more for a fetch that has not begun, it
+// never begins. The caller holds mu, and await unlocks it while it waits.
+func (r *remote) await(ctx context.Context, f *flight, usable bool) error {
+	if usable && f.waiting >= maxEarly && f.begins.After(time.Now()) {
+		return &unavailable{errors.New("too many tokens name keys that are not known")}
+	}
+	f.waiting++
+	r.mu.Unlock()
+	err := wait(ctx, f.landed)
+	r.mu.Lock()
+	f.waiting--
+	if f.waiting == 0 && f.timer != nil && f.timer.Stop() {
+		r.flight = nil
+	}
+	return err
+}
+
+// note remembers that a fetch has not found the kid.
+func (r *remote) note(kid string, now time.Time) {
+	if len(r.absent) >= maxAbsent {
+		maps.DeleteFunc(r.absent, func(_ string, until time.Time) bool { return !now.Before(until) })
+	}
+	if len(r.absent) < maxAbsent {
+		r.absent[strings.Clone(kid)] = now.Add(absentFor)
 	}
 }
 
 func (r *remote) ready(ctx context.Context) error {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	now := time.Now()
 	if r.usable(now) {
-		r.mu.Unlock()
 		return nil
 	}
-	flight := r.begin(now)
-	r.mu.Unlock()
-	if flight != nil {
-		if err := wait(ctx, flight); err != nil {
+	if r.flight != nil || !now.Before(r.due()) {
+		if err := r.await(ctx, r.begin(now), false); err != nil {
 			return err
 		}
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	if r.usable(time.Now()) {
 		return nil
 	}
@@ -156,58 +204,77 @@ func (r *remote) usable(now time.Time) bool {
 // lookup returns the keys that a token may have been signed with, and whether the set has the
 // kid. If it has, fetching the set again is of no use, even if no key fits. Without a kid, only
 // one key may fit (OpenID Connect Core §10.1).
-func (r *remote) lookup(kid, alg string) (keys []jwt.VerificationKey, known bool) {
+func (r *remote) lookup(w wanted) (keys []jwt.VerificationKey, known bool) {
 	for _, k := range r.keys {
-		if kid != "" && kid != k.kid {
+		if w.kid != "" && w.kid != k.kid {
 			continue
 		}
 		known = true
-		if slices.Contains(k.algs, alg) {
+		if slices.Contains(k.algs, w.alg) && k.isOf(w.iss, w.tid) {
 			keys = append(keys, k.key)
 		}
 	}
-	if kid == "" && len(keys) > 1 {
+	if w.kid == "" && len(keys) > 1 {
 		keys = nil
 	}
 	return keys, known
 }
 
-// begin returns the fetch that is under way, or starts one. It returns nil if it is too early
-// for another fetch. The context of a caller does not bound a fetch, because a caller that
-// leaves would waste the one fetch of a minute.
-func (r *remote) begin(now time.Time) chan struct{} {
+// isOf reports whether the key verifies tokens of the issuer. Keys of Microsoft Entra say of
+// which issuer they are, some with a template.
+func (k publicKey) isOf(iss, tid string) bool {
+	return k.issuer == "" || strings.ReplaceAll(k.issuer, tenantTemplate, tid) == iss
+}
+
+// due returns when the next fetch may begin.
+func (r *remote) due() time.Time {
+	switch {
+	case r.tried.IsZero():
+		return time.Time{}
+	case r.err != nil:
+		return r.tried.Add(min(firstRetry<<min(r.failures, 5)/2, lastRetry))
+	}
+	return r.tried.Add(fetchPause)
+}
+
+// begin returns the fetch that is under way or about to begin, or makes one that begins when it
+// is due. The context of a caller does not bound a fetch, because others wait for it too.
+func (r *remote) begin(now time.Time) *flight {
 	if r.flight != nil {
 		return r.flight
 	}
-	interval := fetchInterval
-	if !r.usable(now) {
-		interval = min(firstRetry<<min(r.failures, 5)/2, fetchInterval)
+	f := &flight{begins: now, landed: make(chan struct{})}
+	r.flight = f
+	if due := r.due(); due.After(now) {
+		f.begins = due
+		f.timer = time.AfterFunc(due.Sub(now), func() { r.fly(f) })
+	} else {
+		go r.fly(f)
 	}
-	if !r.tried.IsZero() && now.Sub(r.tried) < interval {
-		return nil
-	}
-	flight := make(chan struct{})
-	r.flight = flight
-	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout)
-		defer cancel()
-		keys, err := []publicKey(nil), errors.New("the transport ended the fetch")
-		defer func() { r.land(keys, err) }() // whatever the transport does
-		keys, err = r.fetch(ctx)
-	}()
-	return flight
+	return f
+}
+
+// fly fetches the keys.
+func (r *remote) fly(f *flight) {
+	r.mu.Lock()
+	r.begun++
+	r.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout)
+	defer cancel()
+	keys, err := []publicKey(nil), errors.New("the transport ended the fetch")
+	defer func() { r.land(f, keys, err) }() // whatever the transport does
+	keys, err = r.fetch(ctx)
 }
 
 // land ends the fetch that is under way. It calls no method of the transport's error, because
 // the error may be the application's.
-func (r *remote) land(keys []publicKey, err error) {
+func (r *remote) land(f *flight, keys []publicKey, err error) {
 	r.mu.Lock()
-	flight := r.flight
 	r.flight = nil
 	r.tried = time.Now()
 	r.err = err
 	if err == nil {
-		r.keys, r.fetched, r.failures = keys, r.tried, 0
+		r.keys, r.of, r.fetched, r.failures = keys, r.begun, r.tried, 0
 	} else {
 		if _, withdrawn := err.(*noKeysError); withdrawn {
 			r.keys = nil // the issuer has withdrawn them all
@@ -215,7 +282,7 @@ func (r *remote) land(keys []publicKey, err error) {
 		r.failures++
 	}
 	r.mu.Unlock()
-	close(flight)
+	close(f.landed)
 	if err != nil {
 		defer func() { _ = recover() }() // the logger is the application's, and may panic
 		r.log.Warn("wsguardjwt: cannot fetch keys", "error", err)
@@ -279,7 +346,9 @@ func (r *remote) discover(ctx context.Context) (string, error) {
 		Issuer  string `json:"issuer"`
 		JWKSURI string `json:"jwks_uri"`
 	}
-	if err := r.get(ctx, strings.TrimSuffix(r.issuer, "/")+"/.well-known/openid-configuration", &doc); err != nil {
+	// Microsoft Entra has a document for all tenants, whose issuer is the template.
+	base := strings.Replace(strings.TrimSuffix(r.issuer, "/"), tenantTemplate, "common", 1)
+	if err := r.get(ctx, base+"/.well-known/openid-configuration", &doc); err != nil {
 		return "", err
 	}
 	if doc.Issuer != r.issuer {
@@ -306,11 +375,7 @@ func (r *remote) get(ctx context.Context, at string, into any) error {
 	req.Close = true // an idle connection would be two goroutines
 	res, err := r.client.Do(req)
 	if err != nil {
-		var u *url.Error
-		if errors.As(err, &u) {
-			err = u.Err // without the URL, whose query may be a secret
-		}
-		return fmt.Errorf("%s: %w", req.URL.Host, err)
+		return fmt.Errorf("%s: %w", req.URL.Host, withoutURL(err))
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
@@ -328,12 +393,29 @@ func (r *remote) get(ctx context.Context, at string, into any) error {
 	return nil
 }
 
+// withoutURL returns an error of an http.Client without the URL, whose query may be a secret.
+func withoutURL(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}
+
 // parse returns the key if it can be used. A key that cannot be used is no fault of the set,
 // because issuers also publish keys for other purposes.
 func (r *remote) parse(raw json.RawMessage) (k publicKey, ok bool) {
 	var m jwkset.JWKMarshal
-	if json.Unmarshal(raw, &m) != nil || len(m.KID) > maxKeyIDBytes {
+	var more struct {
+		Issuer *string `json:"issuer"`
+	}
+	if json.Unmarshal(raw, &m) != nil || json.Unmarshal(raw, &more) != nil || len(m.KID) > maxKeyIDBytes {
 		return k, false
+	}
+	if more.Issuer != nil {
+		if k.issuer = *more.Issuer; k.issuer == "" {
+			return k, false
+		}
 	}
 	switch {
 	case m.USE != "" && m.USE != jwkset.UseSig,
@@ -342,20 +424,22 @@ func (r *remote) parse(raw json.RawMessage) (k publicKey, ok bool) {
 		return k, false
 	}
 	m.X5C, m.X5U, m.X5T, m.X5TS256 = nil, "", "", "" // certificates say nothing that we ask for
+	keyAlg := m.ALG.String()
+	m.ALG = "" // jwkset does not know Ed25519
 	jwk, err := jwkset.NewJWKFromMarshal(m, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{})
 	if err != nil {
 		return k, false
 	}
-	k = publicKey{kid: m.KID, key: jwk.Key()}
+	k.kid, k.key = m.KID, jwk.Key()
 	for _, alg := range r.algs {
-		if (m.ALG == "" || m.ALG.String() == alg) && algorithms[alg].fits(k.key) == "" {
+		if isFor(keyAlg, alg) && algorithms[alg].fits(k.key) == "" {
 			k.algs = append(k.algs, alg)
 		}
 	}
 	return k, len(k.algs) > 0
 }
 
-// parseURL returns the URL if keys may be fetched from it.
+// parseURL returns the URL if the answers from it can be trusted.
 func parseURL(s string, insecure bool) (*url.URL, error) {
 	u, err := url.Parse(s)
 	switch {
@@ -370,7 +454,7 @@ func parseURL(s string, insecure bool) (*url.URL, error) {
 	case u.Scheme != "http":
 		return nil, errors.New("is not https")
 	case !insecure && !loopback(u.Hostname()):
-		return nil, errors.New("is not https: whoever is on the way could put their own keys in")
+		return nil, errors.New("is not https: anybody on the way could change what it says")
 	}
 	return u, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -40,8 +41,8 @@ func byURL(t *testing.T, source http.RoundTripper, change ...func(*wsguardjwt.Co
 func first() string  { return sign("ES256", p256(), nil, nil) }
 func second() string { return sign("ES256", p256b(), obj{"kid": "k2"}, nil) }
 
-// TestRotation: a new key is accepted once it is seen, an old one no longer
-// than until the set is fetched again.
+// TestRotation shows that a new key is accepted at once, and an old one no longer than until the
+// set is fetched again.
 func TestRotation(t *testing.T) {
 	k1, k2 := ecKeys(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -49,31 +50,156 @@ func TestRotation(t *testing.T) {
 		v := byURL(t, source)
 		accepted(t, v, first())
 		accepted(t, v, first())
-
-		// Within a minute of the last fetch, nobody makes it fetch.
-		source.set(k1, k2)
-		refused(t, v, second())
-		time.Sleep(time.Minute - 1)
-		refused(t, v, second())
 		if n := source.count(); n != 1 {
-			t.Fatalf("%d fetches within a minute", n)
+			t.Fatalf("%d fetches for one key", n)
 		}
-		time.Sleep(time.Nanosecond)
+
+		// The new key is used right after its publication and right after a fetch. The
+		// token waits for the next fetch, which is due 3 seconds after that.
+		source.set(k1, k2)
+		start := time.Now()
 		accepted(t, v, second())
 		accepted(t, v, first())
-		if n := source.count(); n != 2 {
-			t.Fatalf("%d fetches, want 2", n)
+		if n, d := source.count(), time.Since(start); n != 2 || d != 3*time.Second {
+			t.Fatalf("%d fetches, want 2, in %v", n, d)
 		}
 
-		// The old one goes. Nobody asks for an unknown kid, so a quarter of
-		// MaxKeyAge may pass, and one token more.
+		// The old key goes. No token names an unknown kid, so a quarter of MaxKeyAge may
+		// pass, and one token more is accepted.
 		source.set(k2)
 		time.Sleep(15*time.Minute - 1)
 		accepted(t, v, first())
 		time.Sleep(time.Nanosecond)
-		accepted(t, v, first()) // and has them fetched
+		accepted(t, v, first()) // and makes the Verifier fetch the keys
 		synctest.Wait()
 		refused(t, v, first())
+		accepted(t, v, second())
+		if n := source.count(); n != 4 {
+			t.Errorf("%d fetches, want 4", n)
+		}
+	})
+}
+
+// TestQuietRotation shows that a new key costs no wait if the last fetch is a while ago.
+func TestQuietRotation(t *testing.T) {
+	k1, k2 := ecKeys(t)
+	synctest.Test(t, func(t *testing.T) {
+		source := publish(k1)
+		v := byURL(t, source)
+		accepted(t, v, first())
+		time.Sleep(3 * time.Second)
+		source.set(k1, k2)
+		start := time.Now()
+		accepted(t, v, second())
+		if d := time.Since(start); d != 0 {
+			t.Errorf("took %v", d)
+		}
+	})
+}
+
+// flood sends n tokens a second with invented kids until stop is called. Each is sent by a
+// goroutine of its own, as clients do. The kids come from next.
+func flood(t *testing.T, v *wsguardjwt.Verifier, n int, next func(i int) string) (stop func()) {
+	t.Helper()
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-done:
+				return
+			case <-time.After(time.Second / time.Duration(n)):
+			}
+			token := encode(obj{"alg": "ES256", "kid": next(i)}) + "." + encode(claims(nil)) + "." + encode(string(make([]byte, 64)))
+			wg.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // as AuthConfig.VerifyTimeout
+				defer cancel()
+				if _, err := v.Verify(ctx, token); !errors.Is(err, wsguard.ErrUnauthenticated) && !errors.Is(err, wsguard.ErrUnavailable) {
+					t.Errorf("junk: %v", err)
+				}
+			})
+		}
+	})
+	return func() { close(done); wg.Wait() }
+}
+
+// TestJunkKids shows that nobody can keep a new key from being accepted. While strangers send
+// 100 tokens a second with invented kids, the issuer publishes a key at a moment of each phase
+// of the fetches. A token of that key is accepted within 10 seconds and the time of a fetch,
+// whether or not strangers guess its kid. The issuer is asked at most every 3 seconds.
+func TestJunkKids(t *testing.T) {
+	k1, k2 := ecKeys(t)
+	const within = 10 * time.Second
+	distinct := func(i int) string { return fmt.Sprint("junk-", i) }
+	for name, tt := range map[string]struct {
+		next func(int) string
+		took time.Duration // by a fetch
+	}{
+		"distinct kids":              {distinct, 0},
+		"distinct kids, slow issuer": {distinct, time.Second},
+		"the kid of the new key":     {func(int) string { return "k2" }, 100 * time.Millisecond},
+		"both": {func(i int) string {
+			if i%2 == 0 {
+				return "k2"
+			}
+			return distinct(i)
+		}, 100 * time.Millisecond},
+	} {
+		for _, phase := range []time.Duration{0, 500 * time.Millisecond, 1100 * time.Millisecond, 2900 * time.Millisecond} {
+			t.Run(fmt.Sprint(name, " ", phase), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					source := publish(k1)
+					v := byURL(t, roundTripper(func(r *http.Request) (*http.Response, error) {
+						res, err := source.RoundTrip(r) // what is published when the request comes
+						time.Sleep(tt.took)
+						return res, err
+					}))
+					accepted(t, v, first())
+					stop := flood(t, v, 100, tt.next)
+					const minutes = 1
+					time.Sleep(minutes*time.Minute + phase)
+					if n := source.count(); n > minutes*20+2 {
+						t.Errorf("%d fetches in %d minutes", n, minutes)
+					}
+					accepted(t, v, first()) // known keys are not delayed
+					source.set(k1, k2)
+					published := time.Now()
+					for {
+						ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+						_, err := v.Verify(ctx, second())
+						cancel()
+						if err == nil {
+							break
+						}
+						if time.Since(published) > time.Minute {
+							t.Fatal("not accepted:", err)
+						}
+						time.Sleep(100 * time.Millisecond)
+					}
+					if d := time.Since(published); d > within+2*tt.took {
+						t.Errorf("accepted after %v", d)
+					}
+					stop()
+				})
+			})
+		}
+	}
+}
+
+// TestGuessedKid shows the longest delay that a stranger can cause who guesses the kid of a key
+// right before its publication.
+func TestGuessedKid(t *testing.T) {
+	k1, k2 := ecKeys(t)
+	synctest.Test(t, func(t *testing.T) {
+		source := publish(k1)
+		v := byURL(t, source)
+		accepted(t, v, first())
+		time.Sleep(time.Minute)
+		refused(t, v, sign("ES256", p256c(), obj{"kid": "k2"}, nil))
+		source.set(k1, k2)
+		time.Sleep(10*time.Second - 1)
+		refused(t, v, second())
+		time.Sleep(time.Nanosecond)
 		accepted(t, v, second())
 		if n := source.count(); n != 3 {
 			t.Errorf("%d fetches, want 3", n)
@@ -81,24 +207,102 @@ func TestRotation(t *testing.T) {
 	})
 }
 
-// TestUnknownKids: whatever is sent, one fetch a minute.
-func TestUnknownKids(t *testing.T) {
+// TestJunkForMinutes shows the load on the issuer in the long run.
+func TestJunkForMinutes(t *testing.T) {
+	k1, _ := ecKeys(t)
+	junk := sign("ES256", p256b(), obj{"kid": "junk"}, nil)
+	for name, tt := range map[string]struct {
+		next func(int) string
+		most int // fetches in a minute
+	}{
+		"distinct kids": {func(i int) string { return fmt.Sprint("junk-", i) }, 20},
+		"one kid":       {func(int) string { return "junk" }, 6},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				source := publish(k1)
+				v := byURL(t, source)
+				accepted(t, v, first())
+				stop := flood(t, v, 100, tt.next)
+				const minutes = 4
+				time.Sleep(minutes * time.Minute)
+				if n := source.count(); n > minutes*tt.most+2 {
+					t.Errorf("%d fetches in %d minutes", n, minutes)
+				}
+				stop()
+				start := time.Now()
+				refused(t, v, junk)
+				if name == "one kid" && time.Since(start) != 0 {
+					t.Errorf("junk that is known as such waited %v", time.Since(start))
+				}
+			})
+		})
+	}
+}
+
+// TestFewWait shows that few calls wait for a fetch that has not begun, and that the others are
+// no guesses.
+func TestFewWait(t *testing.T) {
 	k1, _ := ecKeys(t)
 	synctest.Test(t, func(t *testing.T) {
 		source := publish(k1)
 		v := byURL(t, source)
 		accepted(t, v, first())
-		const minutes = 10
-		for i := range minutes * 60 {
-			time.Sleep(time.Second)
-			for j := range 3 {
-				refused(t, v, sign("ES256", p256b(), obj{"kid": strings.Repeat("x", 1+(3*i+j)%200)}, nil))
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		waited, at := 0, time.Now()
+		for i := range 100 {
+			wg.Go(func() {
+				_, err := v.Verify(t.Context(), sign("ES256", p256b(), obj{"kid": fmt.Sprint("junk-", i)}, nil))
+				mu.Lock()
+				defer mu.Unlock()
+				switch {
+				case time.Since(at) == 3*time.Second && errors.Is(err, wsguard.ErrUnauthenticated):
+					waited++
+				case time.Since(at) != 0 || !errors.Is(err, wsguard.ErrUnavailable):
+					t.Errorf("after %v: %v", time.Since(at), err)
+				}
+			})
+		}
+		wg.Wait()
+		if waited != 32 {
+			t.Errorf("%d have waited, want 32", waited)
+		}
+
+		// A call whose context ends gives its place back. Nobody waits then, so nothing is
+		// fetched.
+		for range 100 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			_, err := v.Verify(ctx, sign("ES256", p256b(), obj{"kid": "left"}, nil))
+			cancel()
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatal(err)
 			}
 		}
-		if n := source.count(); n > minutes+1 {
-			t.Errorf("%d fetches in %d minutes", n, minutes)
+		time.Sleep(time.Minute)
+		if n := source.count(); n != 2 {
+			t.Errorf("%d fetches, want 2", n)
 		}
+	})
+}
+
+// TestHopelessTokens shows that a token that has another fault makes nobody fetch.
+func TestHopelessTokens(t *testing.T) {
+	k1, _ := ecKeys(t)
+	synctest.Test(t, func(t *testing.T) {
+		source := publish(k1)
+		v := byURL(t, source)
 		accepted(t, v, first())
+		time.Sleep(time.Minute)
+		for _, with := range []obj{{"iss": "https://evil.example"}, {"aud": "x"}, {"exp": time.Now().Unix()}, {"sub": nil}, {"nbf": time.Now().Unix() + 60}} {
+			start := time.Now()
+			if err := refused(t, v, sign("ES256", p256b(), obj{"kid": "junk"}, with)); errors.Is(err, wsguard.ErrExpired) {
+				t.Errorf("%v: taken for genuine", with)
+			}
+			if time.Since(start) != 0 || source.count() != 1 {
+				t.Errorf("%v: %v, %d fetches", with, time.Since(start), source.count())
+			}
+		}
 	})
 }
 
@@ -201,7 +405,7 @@ func TestDownLater(t *testing.T) {
 			time.Sleep(10 * time.Second)
 		}
 		unavailable(t, v, first())
-		if n := source.count(); n > 62 {
+		if n := source.count(); n > 65 {
 			t.Errorf("%d fetches in an hour", n)
 		}
 		source.set(k1, k2)

@@ -7,6 +7,8 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
 	"slices"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -19,27 +21,39 @@ const (
 	familyEdDSA = "EdDSA"
 )
 
-// algorithm says what a key must be (RFC 7518 §3.1, RFC 8037 §3.1).
+// algorithm says how a signature is verified, and what a key must be (RFC 7518 §3.1, RFC 8037
+// §3.1, RFC 9864 §2.2).
 type algorithm struct {
 	family string
+	method jwt.SigningMethod
 	secret int            // HMAC: how many bytes the secret has at least
 	curve  elliptic.Curve // ECDSA: the curve, which golang-jwt does not compare
 }
 
 var algorithms = map[string]algorithm{
-	"HS256": {family: familyHMAC, secret: 32},
-	"HS384": {family: familyHMAC, secret: 48},
-	"HS512": {family: familyHMAC, secret: 64},
-	"RS256": {family: familyRSA},
-	"RS384": {family: familyRSA},
-	"RS512": {family: familyRSA},
-	"PS256": {family: familyRSA},
-	"PS384": {family: familyRSA},
-	"PS512": {family: familyRSA},
-	"ES256": {family: familyECDSA, curve: elliptic.P256()},
-	"ES384": {family: familyECDSA, curve: elliptic.P384()},
-	"ES512": {family: familyECDSA, curve: elliptic.P521()},
-	"EdDSA": {family: familyEdDSA},
+	"HS256": {family: familyHMAC, method: jwt.SigningMethodHS256, secret: 32},
+	"HS384": {family: familyHMAC, method: jwt.SigningMethodHS384, secret: 48},
+	"HS512": {family: familyHMAC, method: jwt.SigningMethodHS512, secret: 64},
+	"RS256": {family: familyRSA, method: jwt.SigningMethodRS256},
+	"RS384": {family: familyRSA, method: jwt.SigningMethodRS384},
+	"RS512": {family: familyRSA, method: jwt.SigningMethodRS512},
+	"PS256": {family: familyRSA, method: jwt.SigningMethodPS256},
+	"PS384": {family: familyRSA, method: jwt.SigningMethodPS384},
+	"PS512": {family: familyRSA, method: jwt.SigningMethodPS512},
+	"ES256": {family: familyECDSA, method: jwt.SigningMethodES256, curve: elliptic.P256()},
+	"ES384": {family: familyECDSA, method: jwt.SigningMethodES384, curve: elliptic.P384()},
+	"ES512": {family: familyECDSA, method: jwt.SigningMethodES512, curve: elliptic.P521()},
+	// These are two names of one algorithm, because EdDSA is only Ed25519 here.
+	"EdDSA":   {family: familyEdDSA, method: jwt.SigningMethodEdDSA},
+	"Ed25519": {family: familyEdDSA, method: jwt.SigningMethodEdDSA},
+}
+
+// isFor reports whether the alg of a key allows tokens of the algorithm name. A key without an
+// alg allows every algorithm that its type fits. A key may have the older name of an algorithm,
+// and a token the newer one.
+func isFor(keyAlg, name string) bool {
+	return keyAlg == "" || keyAlg == name ||
+		algorithms[keyAlg].family == familyEdDSA && algorithms[name].family == familyEdDSA
 }
 
 // A longer key takes longer to verify with, and is not in use anywhere.
@@ -125,8 +139,24 @@ func staticKeys(keys []any, algs []string) (static, string) {
 	return byAlg, ""
 }
 
-func (s static) find(_ context.Context, _, alg string) ([]jwt.VerificationKey, error) {
-	return s[alg], nil
+func (s static) find(_ context.Context, w wanted) ([]jwt.VerificationKey, error) {
+	return s[w.alg], nil
 }
 
 func (static) ready(context.Context) error { return nil }
+
+// isPublicKey reports whether a secret is the content of a key file. Everybody knows a public
+// key, so it must not be the secret of HMAC. No random secret looks like a key file.
+func isPublicKey(secret []byte) bool {
+	if block, _ := pem.Decode(secret); block != nil {
+		return true
+	}
+	if _, err := x509.ParsePKIXPublicKey(secret); err == nil {
+		return true
+	}
+	if _, err := x509.ParseCertificate(secret); err == nil {
+		return true
+	}
+	_, err := x509.ParsePKCS1PublicKey(secret)
+	return err == nil
+}

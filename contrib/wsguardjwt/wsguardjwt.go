@@ -1,6 +1,6 @@
 // Package wsguardjwt verifies JSON Web Tokens (RFC 7519) for wsguard. It takes the keys from
 // its configuration, from the URL of a JWK Set, or from an OpenID Connect issuer that publishes
-// them.
+// them. It also verifies opaque tokens, by asking their issuer (RFC 7662).
 //
 // # Usage
 //
@@ -25,24 +25,22 @@
 // # Fetching keys
 //
 // The Verifier fetches keys when a token needs them, over https and in bounded time and size.
-// It fetches them at most once a minute, whatever tokens come. While there are no keys, it tries
-// again after 5 seconds at first, and then less and less often. No goroutine stays in the
-// background. One runs while keys are being fetched, for 10 seconds at most.
+// It pauses for 3 seconds between two fetches, whatever tokens come. A token whose key the
+// issuer has just published waits for the next fetch. A key that a fetch has not found is not
+// looked for again for 10 seconds. So a new key is accepted within 10 seconds and the time of two
+// fetches after its publication, even if strangers send tokens with invented key IDs all the
+// time. After a failed fetch the pause is 5 seconds at first, and doubles up to a minute. No goroutine
+// stays in the background. One runs while keys are being fetched, for 10 seconds at most.
 package wsguardjwt
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/base64"
-	"encoding/pem"
 	"errors"
 	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/wsguard/wsguard"
 )
@@ -53,16 +51,43 @@ import (
 type Config struct {
 	// Issuer is the iss claim that a token must have. It is compared to the letter. If the
 	// keys are discovered, it must be an https URL, or an http URL of a loopback host.
+	//
+	// For all tenants of Microsoft Entra it is a template, which is
+	// "https://login.microsoftonline.com/{tenantid}/v2.0". The iss claim must then be the
+	// template with the tid claim of the token in place of {tenantid}. Tenants says which
+	// tenants are accepted. The Subject of the Principal is the tid, a slash and the sub,
+	// because a sub is unique only within its issuer. The keys are discovered from the
+	// template with "common" in place of {tenantid}.
 	Issuer string
 
+	// Tenants lists the tenants of Microsoft Entra whose tokens are accepted. An entry is the
+	// GUID that the tid claim has. If Issuer is a template, Tenants must not be empty, unless
+	// InsecureAnyTenant is true. If Issuer is not a template, Tenants must be empty.
+	Tenants []string
+
+	// InsecureAnyTenant accepts the tokens of every tenant of Microsoft Entra. Everybody can
+	// open a tenant there. So the application must decide by itself whose tokens it serves,
+	// for example in Principal. The default is false.
+	InsecureAnyTenant bool
+
 	// Audience lists names of this service. The aud claim of a token must have one of them,
-	// to the letter.
+	// to the letter. Audience is required unless CognitoClientIDs is set.
 	Audience []string
+
+	// CognitoClientIDs lists app clients of an Amazon Cognito user pool whose access tokens
+	// are accepted. By default, such a token has no aud claim, but a client_id claim. If
+	// CognitoClientIDs is set, the token_use claim of every token must be "access", so ID
+	// tokens are refused. A token without an aud claim must then have a client_id of the
+	// list. A token with an aud claim must still have one of Audience. The default is an
+	// empty list, and every token must have one of Audience.
+	CognitoClientIDs []string
 
 	// Algorithms lists the algorithms that are accepted. They must be of one family, because
 	// a mixed list would let a public key be taken for a secret. The families are HS256,
 	// HS384 and HS512; RS256, RS384, RS512, PS256, PS384 and PS512; ES256, ES384 and ES512;
-	// and EdDSA, which is Ed25519. The default is RS256.
+	// and EdDSA and Ed25519. These two are names of one algorithm, the older one of RFC 8037
+	// and the newer one of RFC 9864. List both while your issuer moves from one to the other.
+	// Ed448 is not supported. The default is RS256.
 	Algorithms []string
 
 	// Keys lists the keys to verify with, at most eight. The Verifier tries them in turn,
@@ -73,10 +98,12 @@ type Config struct {
 	Keys []any
 
 	// JWKSURL is the URL of the JWK Set. It must be an https URL, or an http URL of a
-	// loopback host. A token must name the kid of its key, unless only one key fits. If a
-	// kid is not in the set, the Verifier fetches the set again, at most once a minute. While
-	// that fails, tokens that it cannot judge get wsguard.ErrUnavailable, which is a 503. The
-	// default is to discover the URL from the Issuer. Keys and JWKSURL exclude each other.
+	// loopback host. A token must name the kid of its key, unless only one key fits. A key
+	// that has an issuer member verifies tokens of that issuer only, as Microsoft Entra asks
+	// for. If a kid is not in the set, the Verifier fetches the set again, at most every 3
+	// seconds. While that fails, tokens that it cannot judge get wsguard.ErrUnavailable,
+	// which is a 503. The default is to discover the URL from the Issuer. Keys and JWKSURL
+	// exclude each other.
 	JWKSURL string
 
 	// MaxKeyAge is how long the Verifier uses fetched keys if it cannot fetch them again. It
@@ -128,20 +155,6 @@ const (
 	maxNameBytes  = 255 // of a subject (OpenID Connect Core §2) and of a session ID
 )
 
-// Verifier verifies tokens. [New] makes one. Many goroutines may use it at the same time.
-type Verifier struct {
-	// Read-only after New.
-	cfg    Config // with its defaults, and without Keys
-	parser *jwt.Parser
-	keys   keySource // has a lock of its own
-}
-
-// keySource finds the keys that a token may have been signed with.
-type keySource interface {
-	find(ctx context.Context, kid, alg string) ([]jwt.VerificationKey, error)
-	ready(ctx context.Context) error
-}
-
 // New returns a Verifier, or an error that has every mistake in cfg at once, each as a
 // *wsguard.ConfigError. It fetches nothing. Use [Verifier.Ready] to fetch the keys.
 func New(cfg Config) (*Verifier, error) {
@@ -153,31 +166,50 @@ func New(cfg Config) (*Verifier, error) {
 		fault("Issuer", "", "is required")
 	}
 	cfg.Audience = slices.Clone(cfg.Audience)
-	if len(cfg.Audience) == 0 || slices.Contains(cfg.Audience, "") {
+	cfg.CognitoClientIDs = slices.Clone(cfg.CognitoClientIDs)
+	if len(cfg.Audience)+len(cfg.CognitoClientIDs) == 0 || slices.Contains(cfg.Audience, "") {
 		fault("Audience", "", "is required: without it, tokens for other services are accepted")
 	}
+	if slices.Contains(cfg.CognitoClientIDs, "") {
+		fault("CognitoClientIDs", "", "has an empty entry")
+	}
+	cfg.resolveTenants(fault)
+	family, known := cfg.resolveAlgorithms(fault)
+	cfg.resolveBounds(fault)
+	v := &Verifier{cfg: cfg}
+	v.keys = cfg.source(fault, family, known)
+	if len(faults) > 0 {
+		return nil, errors.Join(faults...)
+	}
+	v.cfg.Keys = nil // v.keys has copies
+	return v, nil
+}
 
+// resolveAlgorithms returns the family of the first algorithm, and whether all are known.
+func (cfg *Config) resolveAlgorithms(fault func(field string, value any, reason string)) (family string, known bool) {
 	cfg.Algorithms = slices.Clone(cfg.Algorithms)
 	if len(cfg.Algorithms) == 0 {
 		cfg.Algorithms = []string{"RS256"}
 	}
-	known := true
+	family, known = algorithms[cfg.Algorithms[0]].family, true
 	for _, alg := range cfg.Algorithms {
-		if algorithms[alg].family == "" {
-			fault("Algorithms", alg, "is not one of HS256, HS384, HS512, RS256, …, PS256, …, ES256, ES384, ES512, EdDSA")
+		switch {
+		case alg == "Ed448":
+			fault("Algorithms", alg, "is not supported: Go has no Ed448")
+			known = false
+		case algorithms[alg].family == "":
+			fault("Algorithms", alg, "is not one of HS256, HS384, HS512, RS256, …, PS256, …, ES256, ES384, ES512, EdDSA, Ed25519")
 			known = false
 		}
 	}
-	family := algorithms[cfg.Algorithms[0]].family
-	if known {
-		for _, alg := range cfg.Algorithms {
-			if algorithms[alg].family != family {
-				fault("Algorithms", cfg.Algorithms, "are of more than one family")
-				break
-			}
-		}
+	mixed := func(alg string) bool { return algorithms[alg].family != family }
+	if known && slices.ContainsFunc(cfg.Algorithms, mixed) {
+		fault("Algorithms", cfg.Algorithms, "are of more than one family")
 	}
+	return family, known
+}
 
+func (cfg *Config) resolveBounds(fault func(field string, value any, reason string)) {
 	switch {
 	case cfg.Leeway == 0:
 		cfg.Leeway = 10 * time.Second
@@ -202,269 +234,92 @@ func New(cfg Config) (*Verifier, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
+}
 
-	v := &Verifier{cfg: cfg}
+// source returns the source of the keys. It returns nil if it has found a fault.
+func (cfg *Config) source(fault func(field string, value any, reason string), family string, known bool) keySource {
 	switch {
 	case len(cfg.Keys) > 0 && cfg.JWKSURL != "":
 		fault("JWKSURL", "", "and Keys are both given")
+		return nil
+	case len(cfg.Keys) > 0 && !known:
+		return nil
 	case len(cfg.Keys) > 0:
-		if !known {
-			break
-		}
 		keys, why := staticKeys(cfg.Keys, cfg.Algorithms)
 		if why != "" {
 			fault("Keys", "", why) // a value could be a secret
 		}
-		v.keys = keys
+		return keys
 	case family == familyHMAC:
 		fault("Keys", "", "are required for HMAC: nobody publishes a secret")
-	default:
-		field, base := "JWKSURL", cfg.JWKSURL
-		if base == "" {
-			field, base = "Issuer", cfg.Issuer
-		}
-		if base == "" {
-			break
-		}
-		u, err := parseURL(base, cfg.InsecureAllowHTTP)
-		if err != nil {
-			fault(field, "", err.Error()) // a value could have a password in it
-			break
-		}
-		if cfg.JWKSURL == "" && u.RawQuery != "" {
-			fault(field, "", "must have no query")
-		}
-		v.keys = newRemote(cfg)
+		return nil
 	}
-	if len(faults) > 0 {
-		return nil, errors.Join(faults...)
+	field, base := "JWKSURL", cfg.JWKSURL
+	if base == "" {
+		field, base = "Issuer", cfg.Issuer
 	}
-	v.cfg.Keys = nil // v.keys has copies
-	v.parser = jwt.NewParser(
-		jwt.WithValidMethods(cfg.Algorithms),
-		jwt.WithIssuer(cfg.Issuer),
-		jwt.WithAudience(cfg.Audience...),
-		jwt.WithExpirationRequired(),
-		jwt.WithIssuedAt(),
-		jwt.WithLeeway(cfg.Leeway),
-		jwt.WithStrictDecoding(),
-		jwt.WithJSONNumber(),
-	)
-	return v, nil
+	if base == "" {
+		return nil
+	}
+	u, err := parseURL(base, cfg.InsecureAllowHTTP)
+	if err != nil {
+		fault(field, "", err.Error()) // a value could have a password in it
+		return nil
+	}
+	if cfg.JWKSURL == "" && u.RawQuery != "" {
+		fault(field, "", "must have no query")
+	}
+	return newRemote(*cfg)
 }
 
-// Ready returns nil if there are keys to verify with. If there are none, it fetches them and
-// waits. It returns an error if that fails or if ctx ends first. Use it in a program that must
-// not start without keys, and in a readiness probe.
-func (v *Verifier) Ready(ctx context.Context) error { return v.keys.ready(ctx) }
+// tenantTemplate stands for the tenant in an issuer of Microsoft Entra.
+const tenantTemplate = "{tenantid}"
 
-// Verify is a wsguard.Verifier. The error of a token that is refused wraps
-// wsguard.ErrUnauthenticated and the reason of golang-jwt, such as jwt.ErrTokenExpired. The
-// error of a token that cannot be judged now wraps wsguard.ErrUnavailable. Neither contains any
-// part of the token.
-func (v *Verifier) Verify(ctx context.Context, token string) (wsguard.Principal, error) {
-	if err := ctx.Err(); err != nil {
-		return wsguard.Principal{}, &unavailable{err}
-	}
-	if len(token) > v.cfg.MaxTokenBytes || !wellFormed(token) {
-		return wsguard.Principal{}, refuse(jwt.ErrTokenMalformed)
-	}
-	header, rest, _ := strings.Cut(token, ".")
-	payload, _, _ := strings.Cut(rest, ".")
-	if !strictJSON(header, headerSchema) || !strictJSON(payload, claimsSchema) {
-		return wsguard.Principal{}, refuse(jwt.ErrTokenMalformed)
-	}
-	claims := jwt.MapClaims{}
-	_, err := v.parser.ParseWithClaims(token, claims, func(t *jwt.Token) (any, error) {
-		// The parser has found alg among v.cfg.Algorithms.
-		if !v.typeFits(t.Header) {
-			return nil, jwt.ErrTokenUnverifiable
+// resolveTenants checks the template of an issuer and the tenants, and copies them.
+func (cfg *Config) resolveTenants(fault func(field string, value any, reason string)) {
+	if !strings.Contains(cfg.Issuer, tenantTemplate) {
+		if len(cfg.Tenants) > 0 {
+			fault("Tenants", cfg.Tenants, "need an Issuer with "+tenantTemplate)
 		}
-		kid, _ := t.Header["kid"].(string)
-		keys, err := v.keys.find(ctx, kid, t.Method.Alg())
-		return jwt.VerificationKeySet{Keys: keys}, err
-	})
-	if err != nil {
-		return wsguard.Principal{}, refuse(err)
+		if cfg.InsecureAnyTenant {
+			fault("InsecureAnyTenant", true, "needs an Issuer with "+tenantTemplate)
+		}
+		return
 	}
-	p, err := v.principal(claims)
-	if err != nil {
-		return wsguard.Principal{}, err
+	_, rest, _ := strings.Cut(cfg.Issuer, "://")
+	_, path, _ := strings.Cut(rest, "/")
+	if strings.Count(cfg.Issuer, tenantTemplate) != 1 || !strings.Contains("/"+path+"/", "/"+tenantTemplate+"/") {
+		fault("Issuer", "", "must have "+tenantTemplate+" once, as a segment of its path")
 	}
-	if v.cfg.Principal == nil {
-		return p, nil
-	}
-	expires := p.Expires
-	p, err = v.cfg.Principal(ctx, claims, p)
 	switch {
-	case errors.Is(err, wsguard.ErrUnavailable), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return wsguard.Principal{}, &unavailable{err}
-	case err != nil || p.Subject == "":
-		return wsguard.Principal{}, refusal{errors.Join(jwt.ErrTokenInvalidClaims, err)}
+	case len(cfg.Tenants) == 0 && !cfg.InsecureAnyTenant:
+		fault("Tenants", "", "are required: without them, tokens of every tenant are accepted")
+	case len(cfg.Tenants) > 0 && cfg.InsecureAnyTenant:
+		fault("InsecureAnyTenant", true, "and Tenants are both given")
 	}
-	if p.Expires.IsZero() || p.Expires.After(expires) {
-		p.Expires = expires
-	}
-	return p, nil
-}
-
-// principal returns the Principal that the claims of a valid token describe.
-func (v *Verifier) principal(claims jwt.MapClaims) (wsguard.Principal, error) {
-	var p wsguard.Principal
-	p.Subject, _ = claims["sub"].(string)
-	if p.Subject == "" {
-		return p, refuse(jwt.ErrTokenRequiredClaimMissing)
-	}
-	exp, err := claims.GetExpirationTime()
-	if err != nil || exp == nil {
-		return p, refuse(jwt.ErrTokenRequiredClaimMissing)
-	}
-	p.Expires = exp.Time
-	// The parser has granted leeway here too.
-	if !time.Now().Before(p.Expires) {
-		return p, refuse(jwt.ErrTokenExpired)
-	}
-	if iat, err := claims.GetIssuedAt(); err == nil && iat != nil {
-		p.IssuedAt = iat.Time
-	}
-	ok := true
-	if sid, there := claims[v.cfg.SessionClaim]; there {
-		p.SessionID, ok = sid.(string)
-	}
-	if !ok || len(p.Subject) > maxNameBytes || len(p.SessionID) > maxNameBytes {
-		return p, refuse(jwt.ErrTokenInvalidClaims)
-	}
-	scope, there := claims["scope"] // RFC 8693 §4.2
-	if !there {
-		scope, there = claims["scp"]
-	}
-	if there {
-		if p.Scopes, ok = scopes(scope); !ok {
-			return p, refuse(jwt.ErrTokenInvalidClaims)
+	cfg.Tenants = slices.Clone(cfg.Tenants)
+	for i, tenant := range cfg.Tenants {
+		cfg.Tenants[i] = strings.ToLower(tenant)
+		if !isTenant(cfg.Tenants[i]) {
+			fault("Tenants", tenant, "is not a GUID: the tid claim never is a name")
 		}
 	}
-	return p, nil
 }
 
-// scopes returns the scopes of a claim, which may be a list or a string with spaces. Issuers
-// disagree on which of the two scope and scp are. A token with anything else is refused.
-func scopes(claim any) (list []string, ok bool) {
-	switch claim := claim.(type) {
-	case string:
-		return strings.Fields(claim), true
-	case []any:
-		for _, s := range claim {
-			s, ok := s.(string)
-			if !ok {
-				return nil, false
-			}
-			list = append(list, s)
-		}
-		return list, true
+// isTenant reports whether s is a GUID in lower case.
+func isTenant(s string) bool {
+	if len(s) != 36 {
+		return false
 	}
-	return nil, false
-}
-
-// typeFits reports whether the typ header of a token is accepted. That keeps tokens out that
-// were made for another purpose, such as a logout+jwt (RFC 8725 §3.11).
-func (v *Verifier) typeFits(header map[string]any) bool {
-	typ, there := header["typ"].(string)
-	typ = strings.TrimPrefix(strings.ToLower(typ), "application/") // RFC 7515 §4.1.9
-	if v.cfg.Type != "" {
-		return typ == strings.TrimPrefix(strings.ToLower(v.cfg.Type), "application/")
-	}
-	return !there || typ == "jwt" || typ == "at+jwt"
-}
-
-// wellFormed reports whether token consists of three segments of base64url. The decoder skips
-// line breaks, so without this check one token would have many spellings.
-func wellFormed(token string) bool {
-	dots, last := 0, -1
-	for i := range len(token) {
-		switch c := token[i]; {
-		case c == '.':
-			if i == last+1 {
+	for i := range len(s) {
+		c := s[i]
+		if i == 8 || i == 13 || i == 18 || i == 23 {
+			if c != '-' {
 				return false
 			}
-			dots++
-			last = i
-		case 'A' <= c && c <= 'Z', 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '-', c == '_':
-		default:
+		} else if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
 			return false
 		}
 	}
-	return dots == 2 && last < len(token)-1
-}
-
-// These schemas make the JSON of a token strict about names, UTF-8, sizes and types. golang-jwt
-// reads JSON as encoding/json does. Of two claims with one name the last counts there, and other
-// parsers may take the first. A time after the year 9999 would overflow.
-var (
-	headerSchema = mustCompile(`{"type": "object", "properties": {
-		"alg": {"type": "string"}, "kid": {"type": "string", "minLength": 1, "maxLength": 256}, "typ": {"type": "string"}, "crit": false}}`)
-	claimsSchema = mustCompile(`{"type": "object", "properties": {
-		"iss": {"type": "string"}, "sub": {"type": "string"}, "aud": {"type": ["string", "array"], "items": {"type": "string"}},
-		"exp": {"$ref": "#/$defs/date"}, "nbf": {"$ref": "#/$defs/date"}, "iat": {"$ref": "#/$defs/date"}},
-		"$defs": {"date": {"type": "number", "minimum": 0, "maximum": 253402300799}}}`)
-)
-
-func mustCompile(schema string) *wsguard.Schema {
-	s, err := wsguard.CompileSchema([]byte(schema))
-	if err != nil {
-		panic(err) // the schema is a constant, and the tests compile it
-	}
-	return s
-}
-
-func strictJSON(segment string, schema *wsguard.Schema) bool {
-	b, err := base64.RawURLEncoding.Strict().DecodeString(segment)
-	return err == nil && schema.Validate(b) == nil
-}
-
-// refusal is the error of a token that is not valid.
-type refusal struct{ why error }
-
-func (r refusal) Error() string { return "wsguardjwt: " + r.why.Error() }
-
-func (r refusal) Unwrap() []error { return []error{wsguard.ErrUnauthenticated, r.why} }
-
-// unavailable is the error of a token that cannot be judged now.
-type unavailable struct{ why error }
-
-func (u *unavailable) Error() string { return "wsguardjwt: cannot decide now: " + u.why.Error() }
-
-func (u *unavailable) Unwrap() []error { return []error{wsguard.ErrUnavailable, u.why} }
-
-// refuse returns an error with the meaning of err, and without its text, which may have parts
-// of the token.
-func refuse(err error) error {
-	var u *unavailable
-	if errors.As(err, &u) {
-		return u
-	}
-	for _, why := range []error{
-		jwt.ErrTokenMalformed, jwt.ErrTokenSignatureInvalid, jwt.ErrTokenRequiredClaimMissing, jwt.ErrTokenExpired, jwt.ErrTokenNotValidYet,
-		jwt.ErrTokenUsedBeforeIssued, jwt.ErrTokenInvalidIssuer, jwt.ErrTokenInvalidAudience, jwt.ErrTokenInvalidClaims,
-	} {
-		if errors.Is(err, why) {
-			return refusal{why}
-		}
-	}
-	return refusal{jwt.ErrTokenUnverifiable}
-}
-
-// isPublicKey reports whether a secret is the content of a key file. Everybody knows a public
-// key, so it must not be the secret of HMAC. No random secret looks like a key file.
-func isPublicKey(secret []byte) bool {
-	if block, _ := pem.Decode(secret); block != nil {
-		return true
-	}
-	if _, err := x509.ParsePKIXPublicKey(secret); err == nil {
-		return true
-	}
-	if _, err := x509.ParseCertificate(secret); err == nil {
-		return true
-	}
-	_, err := x509.ParsePKCS1PublicKey(secret)
-	return err == nil
+	return true
 }
