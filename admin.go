@@ -72,6 +72,7 @@ func (a Admin) Restore(subject string) {
 		ttl = max(ttl, t.TTL) // other instances may sell as well
 	}
 	a.g.state.registry.restore(identity{id: subject}, ttl)
+	a.g.events.emit(audit.Event{Kind: audit.Restored, Subject: subject})
 }
 
 // Bans returns all bans that are in force, those that end soonest first.
@@ -133,6 +134,9 @@ func (a Admin) Lift(client string) bool {
 	for _, key := range a.g.penaltyKeys(client) {
 		a.g.state.rates.violations.Forget(a.g.state.violationsOf(key))
 		lifted = a.g.state.bans.Lift(key, time.Now()) || lifted
+	}
+	if lifted {
+		a.g.events.emit(audit.Event{Kind: audit.Lifted, Client: client})
 	}
 	return lifted
 }

@@ -213,7 +213,8 @@ type AuthConfig struct {
 
 	// Revalidate says whether the Principal of an open connection is still valid. The guard
 	// calls it every RevalidateEvery for each connection that is not anonymous. The Principal
-	// that it returns replaces the old one and must have the same Subject. An error closes
+	// that it returns replaces the old one and must have the same Subject. If it has no Expires,
+	// no SessionID or no IssuedAt, it keeps that of the old one. It does not keep the Scopes. An error closes
 	// the connection with 3000. An error that wraps ErrUnavailable, a panic, and a call that
 	// takes longer than VerifyTimeout close it with 1013. The default, nil, never asks.
 	Revalidate func(context.Context, Principal) (Principal, error)
@@ -223,12 +224,14 @@ type AuthConfig struct {
 	RevalidateEvery time.Duration
 
 	// RevocationTTL is how long the guard remembers Admin.Revoke and Admin.SignOut. Set it to
-	// the longest life of a credential. By default, and with Off, a revocation never expires.
+	// the longest life of a credential. A revocation is remembered at least until the latest
+	// Expires of the credentials of its subject or login that the guard has accepted. By
+	// default, and with Off, a revocation never expires.
 	RevocationTTL time.Duration
 
 	// CacheTTL is how long the guard uses the Principal that a Verifier has returned for a
 	// token again, without another call. A revocation drops the answers for its subject or
-	// login. By default, and with Off, nothing is cached.
+	// login. By default, and with Off, nothing is cached. It is at most an hour.
 	CacheTTL time.Duration
 
 	// MaxExplained is how many refused handshakes may be accepted and closed at the
@@ -311,6 +314,9 @@ func newAuthRule(cfg AuthConfig, f *faults) authRule {
 	cfg.RevalidateEvery = required(cfg.RevalidateEvery, 5*time.Minute, "Auth.RevalidateEvery", f)
 	cfg.RevocationTTL = timeout(cfg.RevocationTTL, 0, "Auth.RevocationTTL", f)
 	cfg.CacheTTL = timeout(cfg.CacheTTL, 0, "Auth.CacheTTL", f)
+	if cfg.CacheTTL > maxCacheTTL {
+		f.add("Auth.CacheTTL", cfg.CacheTTL, "must be at most an hour: what the Verifier learns meanwhile does not count")
+	}
 	cfg.MaxExplained = limit(cfg.MaxExplained, 0, "Auth.MaxExplained", f)
 	cfg.VerifyTimeout = required(cfg.VerifyTimeout, 5*time.Second, "Auth.VerifyTimeout", f)
 	cfg.FirstMessageTimeout = required(cfg.FirstMessageTimeout, 10*time.Second, "Auth.FirstMessageTimeout", f)

@@ -199,7 +199,8 @@ func (c *Conn) SendLatest(key string, typ MessageType, msg []byte) error {
 // become those of the new credential. Refresh calls the Verifier, or redeems a ticket if
 // there is no Verifier, and blocks for at most VerifyTimeout. One Refresh runs at a time.
 //
-// If Refresh returns an error, the old credential stays in force, with two exceptions. A
+// A credential with an earlier IssuedAt than that of the old one is refused. If Refresh
+// returns an error, the old credential stays in force, with two exceptions. A
 // credential of another subject closes the connection with 1008 refresh. A revoked
 // credential closes it with 3000 revoked. Refresh judges three credentials in a row, and
 // then one every 10 seconds. It refuses further ones with reason.RateLimited. The error

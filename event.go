@@ -72,7 +72,8 @@ func (s *sink) emit(e audit.Event) {
 func (s *sink) write(e audit.Event) {
 	defer func() { _ = recover() }()
 	level := slog.LevelInfo
-	if e.Kind != audit.Open && e.Kind != audit.Refresh && e.Kind != audit.Close {
+	switch e.Kind {
+	case audit.Refusal, audit.Violation, audit.Banned, audit.Warning:
 		level = slog.LevelWarn
 	}
 	if !s.logger().Enabled(context.Background(), level) {

@@ -133,6 +133,9 @@ func (c *Conn) refresh(ctx context.Context, token string) error {
 		return err
 	case p.Subject != old.Subject:
 		return c.end(violation(reason.Refresh, ""))
+	case p.IssuedAt.Before(old.IssuedAt): // a thief may have kept it
+		c.refused(reason.Unauthenticated, "refresh: older than the credential in force", false)
+		return deny(reason.Unauthenticated, "older than the credential in force")
 	}
 	if !c.adopt(p) {
 		return c.cause()
@@ -193,11 +196,14 @@ func (c *Conn) revalidate() {
 	}
 	old := c.who.principal.Load()
 	p, err := c.g.state.revalidate(c.ctx, cfg, *old)
+	if err == nil {
+		p = old.updated(p)
+	}
 	c.who.refreshMu.Lock()
 	defer c.who.refreshMu.Unlock()
 	switch {
 	case c.cause() != nil:
-	case c.who.principal.Load() != old:
+	case c.who.principal.Load() != old && (err == nil || !refusesSubject(err)):
 		// A Refresh has replaced the principal that the answer is about.
 		c.checkAgain(*c.who.principal.Load(), 0)
 		c.schedule(time.Now())
@@ -208,4 +214,27 @@ func (c *Conn) revalidate() {
 		c.checkAgain(p, jitter(every))
 		c.adopt(p)
 	}
+}
+
+// refusesSubject reports whether the error of a Revalidate is about the subject. It counts
+// although a Refresh has replaced the credential meanwhile.
+func refusesSubject(err error) bool {
+	d := asDenied(err)
+	return !serversFault(d.Reason) && !d.blameless
+}
+
+// updated returns fresh, the answer of a Revalidate, with what it leaves out. It does not add
+// scopes, because an answer without scopes takes them away.
+func (p Principal) updated(fresh Principal) Principal {
+	fresh.seen, fresh.bought, fresh.cookie = p.seen, p.bought, p.cookie
+	if fresh.Expires.IsZero() {
+		fresh.Expires = p.Expires
+	}
+	if fresh.SessionID == "" {
+		fresh.SessionID = p.SessionID
+	}
+	if fresh.IssuedAt.IsZero() {
+		fresh.IssuedAt = p.IssuedAt
+	}
+	return fresh
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/clientip"
 	"github.com/wsguard/wsguard/internal/origin"
 	"github.com/wsguard/wsguard/reason"
@@ -256,6 +257,21 @@ func (h *originHook) drop() {
 		}
 	}
 	delete(h.kept, any)
+}
+
+// warnAbout reports origins that are allowed by a Config without a fault, and that may not be
+// meant.
+func (g *Guard) warnAbout(cfg Config) {
+	for _, entry := range cfg.Origins {
+		if suffix, ok := origin.Strangers(entry); ok {
+			g.events.emit(audit.Event{Kind: audit.Warning, Reason: "shared_origin", Origin: entry,
+				Detail: "strangers have names under " + suffix + ", too, and this wildcard lets their pages in"})
+		}
+		if !cfg.InsecureAllowHTTP && origin.Plain(entry) {
+			g.events.emit(audit.Event{Kind: audit.Warning, Reason: "plain_origin", Origin: entry,
+				Detail: "anybody on the network can change a page that comes without TLS, and then connect as its user"})
+		}
+	}
 }
 
 // hostRule has the setting of a Config for the Host header.

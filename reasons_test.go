@@ -4,6 +4,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"os"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/wsguard/wsguard"
 	"github.com/wsguard/wsguard/reason"
 )
 
@@ -169,5 +171,42 @@ func TestReasonsInPages(t *testing.T) {
 	}
 	if seen < 30 {
 		t.Errorf("only %d places", seen)
+	}
+}
+
+// RFC6455 replaces every code that RFC 6455 does not define, for clients that refuse the
+// others, and New takes it.
+func TestCodesOfRFC6455(t *testing.T) {
+	codes := reason.RFC6455()
+	for name, r := range reasons {
+		code := int(r.Code())
+		if c, ok := codes[r]; ok {
+			code = int(c)
+		}
+		if code >= 1012 && code <= 2999 {
+			t.Errorf("reason.%s has the code %d", name, code)
+		}
+	}
+	if _, err := wsguard.New(wsguard.Config{Origins: []string{appOrigin}, Auth: wsguard.AuthConfig{InsecureAnonymous: true}, CloseCodes: codes}); err != nil {
+		t.Error(err)
+	}
+}
+
+// docs/authentication.md names every suffix that a wildcard is warned about.
+func TestSharedOriginsPage(t *testing.T) {
+	page, err := os.ReadFile("docs/authentication.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	src, err := os.ReadFile("internal/origin/host.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, _ := strings.Cut(string(src), "var strangers = []string{")
+	list, _, _ = strings.Cut(list, "}")
+	for _, s := range strings.FieldsFunc(list, func(r rune) bool { return strings.ContainsRune("\", \n\t", r) }) {
+		if !strings.Contains(string(page), "`"+s+"`") {
+			t.Errorf("docs/authentication.md does not name %s", s)
+		}
 	}
 }

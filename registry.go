@@ -12,6 +12,8 @@ type registry struct {
 	mu     sync.Mutex                         // no other lock is taken while it is held, except the clock's of accepted credentials
 	who    map[identity]map[*session]struct{} // guarded by mu: the sessions by each identity
 	void   map[identity]revocation            // guarded by mu: the revocations
+	latest map[identity]time.Time             // guarded by mu: the latest Expires of the credentials that were accepted
+	forgot time.Time                          // guarded by mu: the latest of those that latest had no room for
 	tidyAt int                                // guarded by mu: the number of entries of void at which expired ones are dropped
 }
 
@@ -72,6 +74,7 @@ func (s *registry) identify(se *session, p Principal) bool {
 	s.forget(se)
 	se.ids = p.identities()
 	for _, id := range se.ids {
+		s.expires(id, p.Expires)
 		set := s.who[id]
 		if set == nil {
 			set = map[*session]struct{}{}
@@ -102,6 +105,46 @@ func (s *registry) forget(se *session) {
 		}
 	}
 	se.ids = nil
+}
+
+// maxLatest bounds latest.
+const maxLatest = 65_536
+
+// expires notes when a credential of id expires. The caller holds mu.
+func (s *registry) expires(id identity, at time.Time) {
+	now := time.Now()
+	if at.IsZero() || !at.After(s.latest[id]) {
+		return
+	}
+	if _, known := s.latest[id]; !known && len(s.latest) >= maxLatest {
+		for id, at := range s.latest {
+			if !now.Before(at) {
+				delete(s.latest, id)
+			}
+		}
+		for id, at := range s.latest { // an arbitrary quarter, if there is no room yet
+			if len(s.latest) < maxLatest*3/4 {
+				break
+			}
+			if at.After(s.forgot) {
+				s.forgot = at
+			}
+			delete(s.latest, id)
+		}
+	}
+	if s.latest == nil {
+		s.latest = map[identity]time.Time{}
+	}
+	s.latest[id] = at
+}
+
+// sold notes the expiry of a principal that has bought a ticket.
+func (s *registry) sold(p Principal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range p.identities() {
+		s.expires(id, p.Expires)
+	}
 }
 
 // attach gives the session its connection, and ends it if it has been killed.
@@ -153,6 +196,11 @@ func (s *registry) revoke(id identity, ttl time.Duration, now func() time.Time) 
 	r := revocation{at: time.Now(), moment: now()}
 	if ttl > 0 {
 		r.until = r.at.Add(ttl)
+		for _, expires := range []time.Time{s.latest[id], s.forgot} {
+			if expires.After(r.until) {
+				r.until = expires // a credential is good until then
+			}
+		}
 		// Another Guard may have revoked for longer.
 		if old, ok := s.void[id]; ok && !old.restored && (old.until.IsZero() || old.until.After(r.until)) {
 			r.until = old.until

@@ -20,6 +20,8 @@ import (
 type issuer struct {
 	mu     sync.Mutex
 	issued map[string]wsguard.Principal
+
+	revokedAt time.Time // the last Revoke; used by the test's goroutine
 }
 
 // issue makes token good, with an issue time that is ahead of this clock.
@@ -117,8 +119,13 @@ func revokeDoors() []revokeDoor {
 				return err
 			})
 		}, func(e *env, i *issuer, token string) bool {
-			// A credential of its own, which is new: nothing is known of it.
-			other := i.issue(fmt.Sprint("other", len(i.issued)), time.Hour)
+			// A credential of its own, which is new: nothing is known of it. It is not newer
+			// than token, which could not refresh it then.
+			at := i.revokedAt
+			if at.IsZero() {
+				at = time.Now().Add(-time.Hour)
+			}
+			other := i.issueAs(fmt.Sprint("other", len(i.issued)), wsguard.Principal{Subject: "alice", IssuedAt: at})
 			c := e.open(bearer(other))
 			defer c.Close()
 			c.WriteFrame(wstest.Text(token))
@@ -171,6 +178,7 @@ func TestRevokeIssuerAhead(t *testing.T) {
 					good("before", used, true)
 					time.Sleep(wait)
 					e.g.Admin().Revoke("alice")
+					i.revokedAt = time.Now()
 					good("used before", used, false)
 					good("used before, again", used, false)
 					good("issued before", unused, false)
@@ -183,12 +191,15 @@ func TestRevokeIssuerAhead(t *testing.T) {
 					good("used before, a minute later", used, false)
 					good("issued after, a minute later", fresh, true)
 					e.g.Admin().Revoke("alice")
+					i.revokedAt = time.Now()
 					good("used between the revocations", fresh, false)
 					good("used between the revocations", ahead, false)
 					e.g.Admin().Restore("alice")
+					i.revokedAt = time.Time{}
 					good("restored", fresh, true)
 					good("restored", used, true)
 					e.g.Admin().Revoke("alice")
+					i.revokedAt = time.Now()
 					good("revoked again", used, false)
 				})
 			})

@@ -2,6 +2,7 @@ package wsguard
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -149,6 +150,11 @@ func (c *Conn) describe() audit.Session {
 func (g *Guard) revoke(id identity) {
 	ttl := g.policy.Load().auth.cfg.RevocationTTL
 	conns, many := g.state.registry.revoke(id, ttl, g.state.accepted.Now)
+	e := audit.Event{Kind: audit.Revoked, Subject: id.id, Detail: fmt.Sprintf("%d connections end", len(conns))}
+	if id.login {
+		e.Kind, e.Subject = audit.SignedOut, ""
+	}
+	g.events.emit(e)
 	for _, c := range conns {
 		c.end(because(reason.Revoked, ""))
 	}

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/origin"
 	"github.com/wsguard/wsguard/reason"
 	"github.com/wsguard/wsguard/store"
@@ -25,8 +26,8 @@ type TicketConfig struct {
 	// "ticket".
 	Param string
 
-	// TTL is how long a ticket can be used after its sale. The default is 30 s. It cannot be
-	// Off. A handshake with an older ticket gets a 401.
+	// TTL is how long a ticket can be used after its sale. The default is 30 s, and the most
+	// is an hour. It cannot be Off. A handshake with an older ticket gets a 401.
 	TTL time.Duration
 
 	// MaxPerSubject is how many unused tickets of this process one subject may have. The
@@ -43,6 +44,12 @@ type TicketConfig struct {
 	Store store.Once
 }
 
+// maxTicketTTL bounds TicketConfig.TTL, and maxCacheTTL bounds AuthConfig.CacheTTL.
+const (
+	maxTicketTTL = time.Hour
+	maxCacheTTL  = time.Hour
+)
+
 // resolve returns the configuration with its defaults. Without a Store, tickets are kept
 // in the State.
 func (cfg TicketConfig) resolve(f *faults) *TicketConfig {
@@ -50,6 +57,9 @@ func (cfg TicketConfig) resolve(f *faults) *TicketConfig {
 		cfg.Param = "ticket"
 	}
 	cfg.TTL = required(cfg.TTL, 30*time.Second, "Auth.Tickets.TTL", f)
+	if cfg.TTL > maxTicketTTL {
+		f.add("Auth.Tickets.TTL", cfg.TTL, "must be at most an hour: a ticket stands in URLs")
+	}
 	cfg.MaxPerSubject = limit(cfg.MaxPerSubject, 16, "Auth.Tickets.MaxPerSubject", f)
 	cfg.MaxTotal = limit(cfg.MaxTotal, 100_000, "Auth.Tickets.MaxTotal", f)
 	return &cfg
@@ -282,6 +292,9 @@ func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http
 			a.refuse(w, err, a.event())
 			return
 		}
+		sold := a.event()
+		sold.Kind = audit.Ticket
+		g.events.emit(sold)
 		h := w.Header()
 		h.Set("Content-Type", "application/json")
 		h.Set("Cache-Control", "no-store")
@@ -340,6 +353,7 @@ func (a *admission) returnTicket(over error) error {
 
 // sell sells a ticket to the principal of the admission.
 func (a *admission) sell() error {
+	a.g.state.registry.sold(a.principal)
 	issue := func(ctx context.Context) (string, error) {
 		return a.g.state.tickets.issue(ctx, a.auth.tickets, a.principal, retained(a.from))
 	}

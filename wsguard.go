@@ -208,7 +208,9 @@ func (g *Guard) configure(cfg Config, further []EndpointConfig) error {
 	var f faults
 	cfg = cfg.clone() // it is compiled again for each further Endpoint
 	p := compile(cfg, further, g.endings, &f)
-	if old := g.policy.Load(); old != nil && (old.auth.tickets == nil) != (p.auth.tickets == nil) {
+	old := g.policy.Load()
+	again := old != nil
+	if again && (old.auth.tickets == nil) != (p.auth.tickets == nil) {
 		f.add("Auth.Tickets", "", "cannot be switched on or off by Reconfigure")
 	}
 	if g.wraps && p.auth.cfg.Sources.FirstMessage {
@@ -221,6 +223,10 @@ func (g *Guard) configure(cfg Config, further []EndpointConfig) error {
 	g.policy.Store(p)
 	g.state.verified.clear() // the answers may be another Verifier's
 	g.sessions.reconfigured()
+	if again {
+		g.events.emit(audit.Event{Kind: audit.Reconfigured})
+	}
+	g.warnAbout(cfg)
 	return nil
 }
 

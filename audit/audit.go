@@ -57,6 +57,26 @@ const (
 	// Banned says that a client is banned from now on.
 	Banned Kind = "ban"
 
+	// Lifted says that Admin.Lift has ended the ban of a client.
+	Lifted Kind = "lift"
+
+	// Ticket says that Guard.TicketHandler has sold a ticket to a subject.
+	Ticket Kind = "ticket"
+
+	// Revoked says that Admin.Revoke has revoked a subject. Event.Detail says how many
+	// connections have ended.
+	Revoked Kind = "revoke"
+
+	// SignedOut says that Admin.SignOut has ended a login. The event does not name the login,
+	// because the name may be a secret of the application.
+	SignedOut Kind = "sign_out"
+
+	// Restored says that Admin.Restore has undone the revocation of a subject.
+	Restored Kind = "restore"
+
+	// Reconfigured says that the Guard or one of its endpoints has a new configuration.
+	Reconfigured Kind = "reconfigure"
+
 	// Warning says that something is wrong on the server's side.
 	Warning Kind = "warning"
 )
@@ -89,15 +109,15 @@ type Event struct {
 	Host string
 
 	// Err is the reason as an error. errors.Is finds the value of package reason in it. For a
-	// Close it is the *wsguard.CloseError. It is nil for Open, for Refresh, and for warnings
-	// other than "panic".
+	// Close it is the *wsguard.CloseError. It is nil for warnings other than "panic", and for
+	// the kinds that report no refusal and no end, such as Open and Ticket.
 	Err error
 
 	// Reason is the token of the reason, such as "origin", "rate_limited" or "schema". For a
 	// Banned event it is the token of the client's last offence, or "by_hand" for Admin.Ban.
-	// For a Warning it is "one_client", "no_client_header", "evicted", "revocations" or
-	// "panic". It is empty for Open, for Refresh, and for the Close of a connection whose
-	// handler has returned nil.
+	// For a Warning it is "one_client", "no_client_header", "evicted", "revocations",
+	// "shared_origin", "plain_origin" or "panic". It is empty for other kinds that report no refusal, and for the Close of a
+	// connection whose handler has returned nil.
 	Reason string
 
 	// Detail says more, for people. It may have the text of an error that the application

@@ -390,3 +390,17 @@ func Policy() map[*Reason]websocket.StatusCode {
 	}
 	return codes
 }
+
+// RFC6455 returns a map for Config.CloseCodes of package wsguard. It replaces 1012 and 1013,
+// which were registered after RFC 6455, by 1001, going away. Some clients, such as those of
+// gobwas/ws and libwebsockets, take a code between 1012 and 2999 for a protocol error. The text
+// of the close frame still names the reason.
+func RFC6455() map[*Reason]websocket.StatusCode {
+	codes := map[*Reason]websocket.StatusCode{}
+	for _, r := range []*Reason{
+		Draining, Banned, MaxConns, MaxSubjectConns, HandshakeRate, Guessing, Unavailable,
+	} {
+		codes[r] = websocket.StatusGoingAway
+	}
+	return codes
+}

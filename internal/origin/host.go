@@ -405,3 +405,30 @@ var anybody = map[string]bool{
 	"web.app":               true,
 	"workers.dev":           true,
 }
+
+// strangers has suffixes under which many organisations have a name each. A wildcard over one
+// of them lets in the pages of strangers, which may be meant.
+var strangers = []string{
+	"a.run.app", "amplifyapp.com", "atlassian.net", "awsapprunner.com", "azurecontainerapps.io", "force.com", "framer.app",
+	"glitch.me", "lovable.app", "myshopify.com", "notion.site", "sharepoint.com", "squarespace.com", "surge.sh",
+	"webflow.io", "wixsite.com", "wordpress.com", "zendesk.com",
+}
+
+// Strangers returns the suffix under which strangers have names too, if entry is a wildcard
+// over one. The list is short, and none is complete.
+func Strangers(entry string) (suffix string, ok bool) {
+	_, host, _ := strings.Cut(strings.ToLower(entry), "://*.")
+	host, _, _ = strings.Cut(host, ":")
+	for _, suffix := range strangers {
+		if host == suffix || strings.HasSuffix(host, "."+suffix) {
+			return suffix, true
+		}
+	}
+	return "", false
+}
+
+// Plain reports whether entry is an origin of pages that come over the network in clear text.
+func Plain(entry string) bool {
+	t, _, fault := parseEntry(entry)
+	return fault == "" && t.scheme == "http" && t.host != "localhost" && t.host != "127.0.0.1" && t.host != "[::1]"
+}
