@@ -330,24 +330,25 @@ func newAuthRule(cfg AuthConfig, f *faults) authRule {
 // the same time.
 type Authenticator struct{ g *Guard }
 
-// NewAuthenticator returns an Authenticator that can stand in front of any handler.
-// TokenSources.FirstMessage and Tickets need a Guard and are errors here. An
-// Authenticator that is returned with an error refuses every request.
-func NewAuthenticator(cfg AuthConfig, proxies Proxies) (*Authenticator, error) {
+// NewAuthenticator returns an Authenticator that can stand in front of any handler. It uses the
+// fields Auth, Proxies, Logger, OnEvent and State of cfg. TokenSources.FirstMessage and Tickets
+// need a Guard and are errors here. An Authenticator that is returned with an error refuses
+// every request.
+func NewAuthenticator(cfg Config) (*Authenticator, error) {
 	var f faults
-	p := alone(proxies.resolver(&f))
-	p.auth = newAuthRule(cfg, &f)
-	if cfg.Sources.FirstMessage {
+	p := alone(cfg, &f)
+	p.auth = newAuthRule(cfg.Auth, &f)
+	if cfg.Auth.Sources.FirstMessage {
 		f.add("Auth.Sources.FirstMessage", "", "needs a Guard")
 	}
-	if cfg.Tickets != nil {
+	if cfg.Auth.Tickets != nil {
 		f.add("Auth.Tickets", "", "needs a Guard")
 	}
 	err := f.err()
 	if err != nil {
 		p.broken = reason.Unavailable // some callers ignore the error
 	}
-	return &Authenticator{standAlone(p)}, err
+	return &Authenticator{standAlone(p, cfg)}, err
 }
 
 // Authenticate returns the Principal of a handshake, which is the zero Principal if the client

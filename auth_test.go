@@ -381,9 +381,9 @@ func TestAuthT29Query(t *testing.T) {
 	}
 	t.Run("T29 standalone", func(t *testing.T) {
 		t.Parallel()
-		a := must(wsguard.NewAuthenticator(wsguard.AuthConfig{
+		a := must(wsguard.NewAuthenticator(wsguard.Config{Auth: wsguard.AuthConfig{
 			Verifier: newTokens().Verify, Sources: wsguard.TokenSources{InsecureQuery: "token", Subprotocol: "bearer."},
-		}, wsguard.Proxies{}))
+		}}))
 		for _, r := range []*http.Request{
 			httptest.NewRequest("GET", "/ws?x=1&token="+secret, nil),
 			httptest.NewRequest("GET", "http://example.com/ws?token="+secret+"&x=1", nil),

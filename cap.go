@@ -93,20 +93,22 @@ func (cfg CapConfig) resolve(f *faults) CapConfig {
 // [Guard.Pieces] returns that of a Guard. Many goroutines may use it at the same time.
 type ConnCap struct{ g *Guard }
 
-// NewConnCap returns a cap that can stand in front of any handler. A ConnCap that is
-// returned with an error refuses every request.
-func NewConnCap(cfg CapConfig, proxies Proxies) (*ConnCap, error) {
+// NewConnCap returns a cap that can stand in front of any handler. It uses the fields Caps,
+// ReportOnly, Proxies, Logger, OnEvent and State of cfg. A ConnCap that is returned with an
+// error refuses every request.
+func NewConnCap(cfg Config) (*ConnCap, error) {
 	var f faults
-	p := alone(proxies.resolver(&f))
-	p.caps = cfg.resolve(&f)
-	if cfg.ReplaceOldest {
+	p := alone(cfg, &f)
+	cfg.Caps.ReportOnly = cfg.Caps.ReportOnly || cfg.ReportOnly
+	p.caps = cfg.Caps.resolve(&f)
+	if cfg.Caps.ReplaceOldest {
 		f.add("Caps.ReplaceOldest", "", "needs a Guard")
 	}
 	err := f.err()
 	if err != nil {
 		p.broken = reason.MaxConns
 	}
-	return &ConnCap{standAlone(p)}, err
+	return &ConnCap{standAlone(p, cfg)}, err
 }
 
 // Acquire reserves a slot for the client of r, even if r has one already. The caller must call

@@ -226,18 +226,18 @@ func TestConfigCopies(t *testing.T) {
 func TestConfigPieces(t *testing.T) {
 	for name, f := range map[string]func() (any, error){
 		"NewOriginCheck": func() (any, error) { return wsguard.NewOriginCheck(wsguard.Config{}) },
-		"NewHostCheck":   func() (any, error) { return wsguard.NewHostCheck(nil) },
+		"NewHostCheck":   func() (any, error) { return wsguard.NewHostCheck(wsguard.Config{Hosts: nil}) },
 		"NewTLSCheck": func() (any, error) {
-			return wsguard.NewTLSCheck(wsguard.Proxies{Trusted: []string{"x"}})
+			return wsguard.NewTLSCheck(wsguard.Config{Proxies: wsguard.Proxies{Trusted: []string{"x"}}})
 		},
-		"NewAuthenticator": func() (any, error) { return wsguard.NewAuthenticator(wsguard.AuthConfig{}, wsguard.Proxies{}) },
+		"NewAuthenticator": func() (any, error) { return wsguard.NewAuthenticator(wsguard.Config{Auth: wsguard.AuthConfig{}}) },
 		"NewAuthenticator, first message": func() (any, error) {
-			return wsguard.NewAuthenticator(wsguard.AuthConfig{Verifier: newTokens().Verify, Sources: wsguard.TokenSources{FirstMessage: true}}, wsguard.Proxies{})
+			return wsguard.NewAuthenticator(wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, Sources: wsguard.TokenSources{FirstMessage: true}}})
 		},
 		"NewAuthenticator, tickets": func() (any, error) {
-			return wsguard.NewAuthenticator(wsguard.AuthConfig{Verifier: newTokens().Verify, Tickets: &wsguard.TicketConfig{}}, wsguard.Proxies{})
+			return wsguard.NewAuthenticator(wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, Tickets: &wsguard.TicketConfig{}}})
 		},
-		"NewConnCap": func() (any, error) { return wsguard.NewConnCap(wsguard.CapConfig{MaxConns: -3}, wsguard.Proxies{}) },
+		"NewConnCap": func() (any, error) { return wsguard.NewConnCap(wsguard.Config{Caps: wsguard.CapConfig{MaxConns: -3}}) },
 	} {
 		if _, err := f(); len(faultsOf(t, err)) == 0 {
 			t.Errorf("%s: no fault", name)
@@ -295,9 +295,9 @@ func TestConfigPiecesFailClosed(t *testing.T) {
 	check := func(c *wsguard.RequestCheck, err error) (piece, error) { return c, err }
 	auth := func(a *wsguard.Authenticator, err error) (piece, error) { return a, err }
 	for name, f := range map[string]func() (piece, error){
-		"host, nil":           func() (piece, error) { return check(wsguard.NewHostCheck(nil)) },
-		"host, empty":         func() (piece, error) { return check(wsguard.NewHostCheck([]string{})) },
-		"host, one bad entry": func() (piece, error) { return check(wsguard.NewHostCheck([]string{"example.com", "*"})) },
+		"host, nil":           func() (piece, error) { return check(wsguard.NewHostCheck(wsguard.Config{Hosts: nil})) },
+		"host, empty":         func() (piece, error) { return check(wsguard.NewHostCheck(wsguard.Config{Hosts: []string{}})) },
+		"host, one bad entry": func() (piece, error) { return check(wsguard.NewHostCheck(wsguard.Config{Hosts: []string{"example.com", "*"}})) },
 		"origin, nothing":     func() (piece, error) { return check(wsguard.NewOriginCheck(wsguard.Config{})) },
 		"origin, bad entry": func() (piece, error) {
 			return check(wsguard.NewOriginCheck(wsguard.Config{Origins: []string{appOrigin, "*"}}))
@@ -308,19 +308,19 @@ func TestConfigPiecesFailClosed(t *testing.T) {
 		"origin, missing allowed": func() (piece, error) {
 			return check(wsguard.NewOriginCheck(wsguard.Config{Origins: []string{"*"}, AllowMissingOrigin: true}))
 		},
-		"TLS": func() (piece, error) { return check(wsguard.NewTLSCheck(bad)) },
+		"TLS": func() (piece, error) { return check(wsguard.NewTLSCheck(wsguard.Config{Proxies: bad})) },
 		"auth, proxies": func() (piece, error) {
-			return auth(wsguard.NewAuthenticator(wsguard.AuthConfig{Verifier: newTokens().Verify}, bad))
+			return auth(wsguard.NewAuthenticator(wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify}, Proxies: bad}))
 		},
-		"auth, nobody":        func() (piece, error) { return auth(wsguard.NewAuthenticator(wsguard.AuthConfig{}, wsguard.Proxies{})) },
-		"auth, first message": func() (piece, error) { return auth(wsguard.NewAuthenticator(first, wsguard.Proxies{})) },
+		"auth, nobody":        func() (piece, error) { return auth(wsguard.NewAuthenticator(wsguard.Config{Auth: wsguard.AuthConfig{}})) },
+		"auth, first message": func() (piece, error) { return auth(wsguard.NewAuthenticator(wsguard.Config{Auth: first})) },
 		"auth, only reporting": func() (piece, error) {
-			return auth(wsguard.NewAuthenticator(wsguard.AuthConfig{InsecureReportOnly: true}, wsguard.Proxies{}))
+			return auth(wsguard.NewAuthenticator(wsguard.Config{Auth: wsguard.AuthConfig{InsecureReportOnly: true}}))
 		},
 		"auth, anonymous": func() (piece, error) {
-			return auth(wsguard.NewAuthenticator(wsguard.AuthConfig{InsecureAnonymous: true, Sources: wsguard.TokenSources{Header: true}}, wsguard.Proxies{}))
+			return auth(wsguard.NewAuthenticator(wsguard.Config{Auth: wsguard.AuthConfig{InsecureAnonymous: true, Sources: wsguard.TokenSources{Header: true}}}))
 		},
-		"cap": func() (piece, error) { l, err := wsguard.NewConnCap(wsguard.CapConfig{}, bad); return l, err },
+		"cap": func() (piece, error) { l, err := wsguard.NewConnCap(wsguard.Config{Caps: wsguard.CapConfig{}, Proxies: bad}); return l, err },
 	} {
 		p, err := f()
 		if err == nil {

@@ -74,7 +74,7 @@ func TestCookieCountsForListedPagesOnly(t *testing.T) {
 				cfg := wsguard.Config{InsecureReportOnlyOrigins: reportOnly, Auth: auth}
 				var alone *wsguard.Authenticator
 				if tt.alone {
-					alone = must(wsguard.NewAuthenticator(auth, wsguard.Proxies{}))
+					alone = must(wsguard.NewAuthenticator(wsguard.Config{Auth: auth}))
 				}
 				var check *wsguard.RequestCheck
 				if tt.lists != nil {
@@ -121,7 +121,7 @@ func TestCookieAuthenticate(t *testing.T) {
 		r.Header.Set("Origin", origin)
 		return r
 	}
-	alone := must(wsguard.NewAuthenticator(cfg, wsguard.Proxies{}))
+	alone := must(wsguard.NewAuthenticator(wsguard.Config{Auth: cfg}))
 	if _, err := alone.Authenticate(request(appOrigin)); !errors.Is(err, wsguard.ErrUnauthenticated) {
 		t.Errorf("no origin check in front: %v", err)
 	}

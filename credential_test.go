@@ -204,10 +204,10 @@ func TestNoCredentials(t *testing.T) {
 // What cannot be read is cut all the same, where it is only reported.
 func TestUnreadableCredentialsAreCut(t *testing.T) {
 	const secret = "5ecr3t"
-	a := must(wsguard.NewAuthenticator(wsguard.AuthConfig{
+	a := must(wsguard.NewAuthenticator(wsguard.Config{Auth: wsguard.AuthConfig{
 		Verifier: newTokens().Verify, InsecureReportOnly: true,
 		Sources: wsguard.TokenSources{InsecureQuery: "token", Subprotocol: "bearer."},
-	}, wsguard.Proxies{}))
+	}}))
 	for _, tt := range []struct{ query, kept string }{
 		{"token=" + secret + "%zz", ""},
 		{"a=1&token=%zz" + secret + "&b=%32", "a=1&b=%32"},

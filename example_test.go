@@ -81,7 +81,7 @@ func ExampleRequestCheck() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	slots, err := wsguard.NewConnCap(wsguard.CapConfig{MaxConns: 100}, wsguard.Proxies{})
+	slots, err := wsguard.NewConnCap(wsguard.Config{Caps: wsguard.CapConfig{MaxConns: 100}})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -415,13 +415,13 @@ func TestEndpointFaultLeavesConfig(t *testing.T) {
 func TestAuthenticatorAloneInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		answer := make(chan struct{})
-		a, err := wsguard.NewAuthenticator(wsguard.AuthConfig{
+		a, err := wsguard.NewAuthenticator(wsguard.Config{Auth: wsguard.AuthConfig{
 			VerifyTimeout: time.Hour,
 			Verifier: func(context.Context, string) (wsguard.Principal, error) {
 				<-answer
 				return wsguard.Principal{Subject: "alice"}, nil
 			},
-		}, wsguard.Proxies{})
+		}})
 		if err != nil {
 			t.Fatal(err)
 		}

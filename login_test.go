@@ -152,7 +152,7 @@ func TestAuthenticateOrFirstMessage(t *testing.T) {
 // An Authenticator that stands alone needs an origin check in front.
 func TestAuthenticateAlone(t *testing.T) {
 	var calls atomic.Int64
-	a := must(wsguard.NewAuthenticator(wsguard.AuthConfig{Authenticate: cookieLogin(&calls)}, wsguard.Proxies{}))
+	a := must(wsguard.NewAuthenticator(wsguard.Config{Auth: wsguard.AuthConfig{Authenticate: cookieLogin(&calls)}}))
 	check := must(wsguard.NewOriginCheck(wsguard.Config{Origins: []string{appOrigin}, AllowMissingOrigin: true}))
 	in := func(h http.Handler, change func(*http.Request)) (p wsguard.Principal, ok bool) {
 		r := withHeader(upgradeRequest(), "Cookie", "session=alice")

@@ -61,15 +61,15 @@ func (o *originRule) opaque() string {
 
 // NewOriginCheck returns a check of the Origin header and the fetch metadata. It uses the
 // fields Origins, SameOrigin, InsecureSameOrigin, InsecureAnyOrigin, OriginFunc,
-// AllowMissingOrigin, InsecureReportOnlyOrigins, Hosts and Proxies of cfg. It returns an error
+// AllowMissingOrigin, InsecureReportOnlyOrigins, Hosts, Proxies, Logger and OnEvent of cfg. It returns an error
 // if one of them has a fault. A RequestCheck that is returned with an error refuses every
 // request.
 func NewOriginCheck(cfg Config) (*RequestCheck, error) {
 	var f faults
-	p := alone(cfg.Proxies.resolver(&f))
+	p := alone(cfg, &f)
 	p.origin = newOriginRule(cfg, &f)
 	p.host = newHostRule(cfg.Hosts, &f)
-	return newCheck(p, stepOrigin, reason.Origin, f.err())
+	return newCheck(p, cfg, stepOrigin, reason.Origin, f.err())
 }
 
 // page says what kind of page sends a request.
@@ -304,16 +304,17 @@ func (h *hostRule) check(r *http.Request) error {
 // NewHostCheck returns a check of the Host header. It stops DNS rebinding if no list of
 // origins does. An entry is a host with or without a port, such as "app.example.com". An entry
 // without a port matches any port, and a star stands for exactly one label. A request for
-// another host gets a 421. An empty list is an error, and so is nil. A RequestCheck that is
-// returned with an error refuses every request.
-func NewHostCheck(hosts []string) (*RequestCheck, error) {
-	if hosts == nil {
-		hosts = []string{} // nil leaves the check out in a Config only
+// another host gets a 421. It uses the fields Hosts, Proxies, Logger and OnEvent of cfg. An
+// empty list is an error, and so is nil. A RequestCheck that is returned with an error refuses
+// every request.
+func NewHostCheck(cfg Config) (*RequestCheck, error) {
+	if cfg.Hosts == nil {
+		cfg.Hosts = []string{} // nil leaves the check out of a Guard only
 	}
 	var f faults
-	p := alone(identify{Resolver: &clientip.Resolver{}})
-	p.host = newHostRule(hosts, &f)
-	return newCheck(p, stepHost, reason.Host, f.err())
+	p := alone(cfg, &f)
+	p.host = newHostRule(cfg.Hosts, &f)
+	return newCheck(p, cfg, stepHost, reason.Host, f.err())
 }
 
 // Proxies names the proxies in front of the server, and so decides which address is the
@@ -362,11 +363,13 @@ func (p Proxies) resolver(f *faults) identify {
 // from a loopback peer, if no proxy is configured and none has left a trace in the
 // header. Everything else is a 403. Config.InsecureAllowHTTP switches the check off,
 // whatever the proxy says.
-func NewTLSCheck(proxies Proxies) (*RequestCheck, error) {
+//
+// It uses the fields InsecureAllowHTTP, Proxies, Logger and OnEvent of cfg.
+func NewTLSCheck(cfg Config) (*RequestCheck, error) {
 	var f faults
-	p := alone(proxies.resolver(&f))
-	p.insecureHTTP = false
-	return newCheck(p, stepTLS, reason.InsecureTransport, f.err())
+	p := alone(cfg, &f)
+	p.insecureHTTP = cfg.InsecureAllowHTTP
+	return newCheck(p, cfg, stepTLS, reason.InsecureTransport, f.err())
 }
 
 // checkTransport judges whether the client's own connection is encrypted.

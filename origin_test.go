@@ -358,7 +358,7 @@ func TestOriginT23Detail(t *testing.T) {
 		{"unix socket", proxied, "@", header("X-Forwarded-Proto", "https"), []string{"unix", name}, ""},
 	} {
 		t.Run(tt.title, func(t *testing.T) {
-			check := must(wsguard.NewTLSCheck(tt.proxies))
+			check := must(wsguard.NewTLSCheck(wsguard.Config{Proxies: tt.proxies}))
 			r := upgradeRequest()
 			r.RemoteAddr, r.Header = tt.peer, tt.header
 			err := check.Check(r)

@@ -53,16 +53,22 @@ type RequestCheck struct {
 
 // newCheck returns a RequestCheck that stands alone. If err is not nil, the RequestCheck
 // refuses every request with the reason why, because some callers ignore the error.
-func newCheck(p *policy, step string, why *reason.Reason, err error) (*RequestCheck, error) {
+func newCheck(p *policy, cfg Config, step string, why *reason.Reason, err error) (*RequestCheck, error) {
 	if err != nil {
 		p.broken = why
 	}
-	return &RequestCheck{standAlone(p), step}, err
+	return &RequestCheck{standAlone(p, cfg), step}, err
 }
 
-// standAlone returns a Guard that has one step only.
-func standAlone(p *policy) *Guard {
-	g := &Guard{born: time.Now(), state: NewState(), events: standalone()}
+// standAlone returns a Guard that has one step only. It reports as cfg says.
+func standAlone(p *policy, cfg Config) *Guard {
+	g := &Guard{born: time.Now(), state: cfg.State, events: standalone()}
+	if cfg.Logger != nil || cfg.OnEvent != nil {
+		g.events = newSink(cfg.Logger, cfg.OnEvent)
+	}
+	if g.state == nil {
+		g.state = NewState()
+	}
 	g.sessions = newSessions(g)
 	g.endpoint = &Endpoint{g: g}
 	g.policy.Store(p)

@@ -17,8 +17,8 @@ import (
 // Each check alone: pure, and enforced by its Handler.
 func TestPiecesChecks(t *testing.T) {
 	origin := must(wsguard.NewOriginCheck(wsguard.Config{Origins: []string{appOrigin}}))
-	host := must(wsguard.NewHostCheck([]string{"example.com"}))
-	tls := must(wsguard.NewTLSCheck(wsguard.Proxies{}))
+	host := must(wsguard.NewHostCheck(wsguard.Config{Hosts: []string{"example.com"}}))
+	tls := must(wsguard.NewTLSCheck(wsguard.Config{Proxies: wsguard.Proxies{}}))
 	remote := func() *http.Request { r := upgradeRequest(); r.RemoteAddr = "192.0.2.1:1234"; return r }
 	for _, tt := range []struct {
 		name   string
@@ -192,9 +192,9 @@ func TestPiecesForeign(t *testing.T) {
 	t.Run("subject of the cap", func(t *testing.T) {
 		e := serveWith(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify}, Caps: wsguard.CapConfig{MaxConnsPerSubject: 1}}, func(g *wsguard.Guard) http.Handler {
 			p := g.Pieces()
-			anybody := must(wsguard.NewAuthenticator(wsguard.AuthConfig{Verifier: wsguard.Verifier(func(_ context.Context, token string) (wsguard.Principal, error) {
+			anybody := must(wsguard.NewAuthenticator(wsguard.Config{Auth: wsguard.AuthConfig{Verifier: wsguard.Verifier(func(_ context.Context, token string) (wsguard.Principal, error) {
 				return wsguard.Principal{Subject: "tenant-" + fmt.Sprint(g.Conns())}, nil
-			})}, wsguard.Proxies{}))
+			})}}))
 			return chain(echoDoor(g), anybody.Handler, p.Cap.Handler)
 		})
 		c := e.open(bearer("alice"))
@@ -211,7 +211,7 @@ func TestPiecesForeign(t *testing.T) {
 // A cap of its own: the slot goes back with next, or with the Conn.
 func TestPiecesCap(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	limit := must(wsguard.NewConnCap(wsguard.CapConfig{MaxConns: 1}, wsguard.Proxies{}))
+	limit := must(wsguard.NewConnCap(wsguard.Config{Caps: wsguard.CapConfig{MaxConns: 1}}))
 	held := func() int {
 		l, err := limit.Acquire(upgradeRequest())
 		if err != nil {

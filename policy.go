@@ -133,9 +133,9 @@ const (
 )
 
 // alone returns the policy of a piece that stands alone. All other steps let a request pass.
-func alone(client identify) *policy {
+func alone(cfg Config, f *faults) *policy {
 	off := Rate{PerSecond: Off}
-	p := &policy{id: newPolicyID(), client: client, insecureHTTP: true}
+	p := &policy{id: newPolicyID(), client: cfg.Proxies.resolver(f), insecureHTTP: true}
 	p.origin.none = true
 	p.penalties.Violations = off
 	p.auth.cfg.Failures = off

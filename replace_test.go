@@ -119,7 +119,7 @@ func TestReplaceOldestPieces(t *testing.T) {
 	e.open(bearer("alice"))
 	wantClose(t, oldest, 1008, "replaced")
 	var fault *wsguard.ConfigError
-	if _, err := wsguard.NewConnCap(wsguard.CapConfig{ReplaceOldest: true}, wsguard.Proxies{}); !errors.As(err, &fault) || fault.Field != "Caps.ReplaceOldest" {
+	if _, err := wsguard.NewConnCap(wsguard.Config{Caps: wsguard.CapConfig{ReplaceOldest: true}}); !errors.As(err, &fault) || fault.Field != "Caps.ReplaceOldest" {
 		t.Errorf("%v", err)
 	}
 }

@@ -294,7 +294,7 @@ func TestMarksHoldWhatTheyWereMadeFor(t *testing.T) {
 		c.Close()
 	}
 	// PrincipalOf says nobody for nobody.
-	a, err := wsguard.NewAuthenticator(wsguard.AuthConfig{InsecureAnonymous: true}, wsguard.Proxies{})
+	a, err := wsguard.NewAuthenticator(wsguard.Config{Auth: wsguard.AuthConfig{InsecureAnonymous: true}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,7 +16,7 @@ import (
 func listen(addr string, trusted []string, headerTimeout time.Duration) (net.Listener, error) {
 	// A header says whatever its sender likes, so trust in every address would let
 	// any client say who it is. wsguard refuses that of its own proxies, too.
-	if _, err := wsguard.NewTLSCheck(wsguard.Proxies{Trusted: trusted}); err != nil {
+	if _, err := wsguard.NewTLSCheck(wsguard.Config{Proxies: wsguard.Proxies{Trusted: trusted}}); err != nil {
 		return nil, fmt.Errorf("-trusted: %w", err)
 	}
 	// From these addresses there must be a header; all others are dropped before a byte of theirs is read, header or
