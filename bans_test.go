@@ -152,3 +152,26 @@ func TestReportsNameTheClient(t *testing.T) {
 		}
 	})
 }
+
+// Refusals at a cap that stands in front count towards a ban, unless a foreign page has made
+// the browser connect.
+func TestPenaltiesAtTheCapInFront(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		cfg := proxied(wsguard.Config{Caps: wsguard.CapConfig{MaxConnsPerClient: 1}, Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}}})
+		cfg.Penalties = wsguard.PenaltyConfig{Violations: wsguard.Rate{PerSecond: 0.01, Burst: 5}}
+		e := servePipe(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Pieces().Cap.Handler(echoDoor(g)) })
+		e.open(from("192.0.2.1"))
+		for range 20 {
+			e.refused(from("192.0.2.1", "Origin", "https://evil.example"), 429, "max_client_conns")
+		}
+		if b := e.g.Admin().Bans(); len(b) > 0 {
+			t.Errorf("a foreign page: %+v", b)
+		}
+		for range 6 {
+			e.refused(from("192.0.2.1"), 429, "max_client_conns")
+		}
+		if b := e.g.Admin().Bans(); len(b) != 1 || b[0].Reason != "max_client_conns" {
+			t.Errorf("%+v", b)
+		}
+	})
+}
