@@ -560,10 +560,10 @@ func (a *admission) explain(w http.ResponseWriter, err error, ev *audit.Event) b
 	token := why.Token()
 	ev.Code = code
 	g.sessions.entered() // a drain waits for it
-	c.End(&CloseError{Code: code, Reason: token, err: why}, int(code), token, func() {}, func() {
+	c.End(wire.Ending{Cause: &CloseError{Code: code, Reason: token, err: why}, Code: int(code), Reason: token, First: func() {}, Done: func() {
 		told.Add(-1)
 		g.sessions.left()
-	})
+	}})
 	return true
 }
 

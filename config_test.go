@@ -295,10 +295,12 @@ func TestConfigPiecesFailClosed(t *testing.T) {
 	check := func(c *wsguard.RequestCheck, err error) (piece, error) { return c, err }
 	auth := func(a *wsguard.Authenticator, err error) (piece, error) { return a, err }
 	for name, f := range map[string]func() (piece, error){
-		"host, nil":           func() (piece, error) { return check(wsguard.NewHostCheck(wsguard.Config{Hosts: nil})) },
-		"host, empty":         func() (piece, error) { return check(wsguard.NewHostCheck(wsguard.Config{Hosts: []string{}})) },
-		"host, one bad entry": func() (piece, error) { return check(wsguard.NewHostCheck(wsguard.Config{Hosts: []string{"example.com", "*"}})) },
-		"origin, nothing":     func() (piece, error) { return check(wsguard.NewOriginCheck(wsguard.Config{})) },
+		"host, nil":   func() (piece, error) { return check(wsguard.NewHostCheck(wsguard.Config{Hosts: nil})) },
+		"host, empty": func() (piece, error) { return check(wsguard.NewHostCheck(wsguard.Config{Hosts: []string{}})) },
+		"host, one bad entry": func() (piece, error) {
+			return check(wsguard.NewHostCheck(wsguard.Config{Hosts: []string{"example.com", "*"}}))
+		},
+		"origin, nothing": func() (piece, error) { return check(wsguard.NewOriginCheck(wsguard.Config{})) },
 		"origin, bad entry": func() (piece, error) {
 			return check(wsguard.NewOriginCheck(wsguard.Config{Origins: []string{appOrigin, "*"}}))
 		},
@@ -312,7 +314,9 @@ func TestConfigPiecesFailClosed(t *testing.T) {
 		"auth, proxies": func() (piece, error) {
 			return auth(wsguard.NewAuthenticator(wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify}, Proxies: bad}))
 		},
-		"auth, nobody":        func() (piece, error) { return auth(wsguard.NewAuthenticator(wsguard.Config{Auth: wsguard.AuthConfig{}})) },
+		"auth, nobody": func() (piece, error) {
+			return auth(wsguard.NewAuthenticator(wsguard.Config{Auth: wsguard.AuthConfig{}}))
+		},
 		"auth, first message": func() (piece, error) { return auth(wsguard.NewAuthenticator(wsguard.Config{Auth: first})) },
 		"auth, only reporting": func() (piece, error) {
 			return auth(wsguard.NewAuthenticator(wsguard.Config{Auth: wsguard.AuthConfig{InsecureReportOnly: true}}))
@@ -320,7 +324,10 @@ func TestConfigPiecesFailClosed(t *testing.T) {
 		"auth, anonymous": func() (piece, error) {
 			return auth(wsguard.NewAuthenticator(wsguard.Config{Auth: wsguard.AuthConfig{InsecureAnonymous: true, Sources: wsguard.TokenSources{Header: true}}}))
 		},
-		"cap": func() (piece, error) { l, err := wsguard.NewConnCap(wsguard.Config{Caps: wsguard.CapConfig{}, Proxies: bad}); return l, err },
+		"cap": func() (piece, error) {
+			l, err := wsguard.NewConnCap(wsguard.Config{Caps: wsguard.CapConfig{}, Proxies: bad})
+			return l, err
+		},
 	} {
 		p, err := f()
 		if err == nil {

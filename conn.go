@@ -181,8 +181,16 @@ func (c *Conn) Write(ctx context.Context, typ MessageType, msg []byte) error {
 // connection has ended, Send returns the cause, a *[CloseError]. Send refuses the messages
 // that Write refuses.
 //
-// When the connection ends, the guard drops the messages that are still queued.
+// If the application or the server ends the connection, the guard writes the queued messages
+// before the close frame, for at most [TimeoutConfig].CloseGrace. That holds for the return of
+// the handler, Close, End, Guard.Shutdown, the lifetime, and an Admin.Kick with a code. Every
+// other end drops them, and so does a peer that does not take them in time. The close event
+// counts the dropped messages. Flush waits until the queue is empty.
 func (c *Conn) Send(typ MessageType, msg []byte) error { return c.send(queued{typ: typ, msg: msg}) }
+
+// Flush waits until everything that Send has queued is written. It returns ctx.Err() if ctx ends
+// first, and the cause, a *[CloseError], if the connection has ended with messages in the queue.
+func (c *Conn) Flush(ctx context.Context) error { return c.flushed(ctx) }
 
 // SendLatest is like Send but replaces a queued message with the same key. Use it for values
 // of which only the newest matters, such as a price. The new message takes the place of the old
@@ -240,6 +248,7 @@ func (c *Conn) End(err error) {
 		c.end(chosen(ce.Code, ce.Reason, reason.Closed))
 	default:
 		e := fault(err.Error())
+		e.flush = true // the application has returned
 		if own := ownReason(err); own != nil {
 			e.why = own
 		}

@@ -50,6 +50,11 @@ type lifecycle struct {
 //	byPeer         the peer's close frame        the peer's          yes     no         no
 //	lost           the network                   1006, not sent      yes     no         no
 //
+// What Send has queued is written first, within the grace, if the application or the server
+// ends well. That is an ending by chosen, by a handler's return, by a drain and by the
+// lifetime. All other endings drop it, because it may be private, or because the peer does not
+// take it. The close event counts what was dropped.
+//
 // The code of a reason is that of Config.CloseCodes, or the reason's own. A violation is
 // counted in Stats.Violations and reported by an event of its own, before the close
 // event. A violation or a credential that is refused with Internal or Unavailable is the
@@ -98,11 +103,13 @@ type ending struct {
 	code    StatusCode     // set for an endChosen, an endByPeer or an endLost
 	text    string         // set for an endChosen or an endByPeer
 	detail  string         // for the event only
+	flush   bool           // what is queued is written first
 }
 
 // because is an ending that the guard or its operator has caused.
 func because(why *reason.Reason, detail string) ending {
-	return ending{kind: endBecause, why: why, detail: detail}
+	well := why == reason.HandlerDone || why == reason.Draining || why == reason.Lifetime
+	return ending{kind: endBecause, why: why, detail: detail, flush: well}
 }
 
 // fault is an ending because of a mistake on this side.
@@ -134,7 +141,7 @@ func badCredential(d *denied) ending {
 
 // chosen is an ending whose code and text the application or its handler has chosen.
 func chosen(code StatusCode, text string, by *reason.Reason) ending {
-	return ending{kind: endChosen, why: by, code: code, text: wire.TrimReason(text)}
+	return ending{kind: endChosen, why: by, code: code, text: wire.TrimReason(text), flush: true}
 }
 
 // byPeer is an ending because of the peer's close frame, which the guard answers with the
@@ -182,7 +189,11 @@ func (c *Conn) end(e ending) error {
 		// Ban the client before it learns of the end, so that it cannot return in between. A
 		// ban calls OnEvent. The defer ends the connection even if OnEvent panics or ends
 		// the goroutine.
-		defer c.w.End(cause, frame, cause.Reason, first, func() { c.ended(e, cause, detail) })
+		end := wire.Ending{Cause: cause, Code: frame, Reason: cause.Reason, First: first, Done: func() { c.ended(e, cause, detail) }}
+		if e.flush {
+			end.Flush = c.flushQueue
+		}
+		defer c.w.End(end)
 		c.offended(e.why, do.offences[e.offence])
 	}()
 	return c.cause()

@@ -80,13 +80,17 @@ func (c *Conn) wrote(msg []byte) {
 	charge(c.writing.sent.Load(), len(msg))
 }
 
+// opcode returns the opcode of a message type.
+func opcode(typ MessageType) byte {
+	if typ == MessageBinary {
+		return wire.Binary
+	}
+	return wire.Text
+}
+
 // write sends a message of one of the two types.
 func (c *Conn) write(ctx context.Context, typ MessageType, msg []byte) error {
-	op := byte(wire.Text)
-	if typ == MessageBinary {
-		op = wire.Binary
-	}
-	err := c.w.Write(ctx, op, msg)
+	err := c.w.Write(ctx, opcode(typ), msg)
 	switch {
 	case err == nil:
 		return nil

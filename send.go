@@ -58,10 +58,10 @@ type queue struct {
 	mu       sync.Mutex    // queues.mu may be taken while it is held
 	messages []queued      // guarded by mu; the first may be in the act of being written
 	bytes    int64         // guarded by mu: the payload bytes of messages
-	draining bool          // guarded by mu: a goroutine runs drain
+	idle     chan struct{} // guarded by mu: closed when the goroutine that runs drain returns; nil: none runs
 	closed   bool          // guarded by mu: the queue takes no more messages
 	place    *list.Element // guarded by queues.mu: in queues.waiting
-	dropped  atomic.Uint64 // messages that DropNewest refused
+	dropped  atomic.Uint64 // messages that DropNewest refused, and those that the end has dropped
 }
 
 // queued is a message in a queue.
@@ -106,15 +106,18 @@ func (c *Conn) send(m queued) error {
 	m.msg = bytes.Clone(m.msg) // as late as this, so that a message that is refused costs no copy
 	q.messages = append(q.messages, m)
 	q.bytes += size
-	start := !q.draining
-	q.draining = true
+	start := q.idle == nil
+	if start {
+		q.idle = make(chan struct{})
+	}
 	qs.total.Add(size)
 	if first {
 		qs.wait(c)
 	}
+	idle := q.idle
 	q.mu.Unlock()
 	if start {
-		go c.drain()
+		go c.drain(idle)
 	}
 	if !first {
 		c.relieve()
@@ -182,35 +185,97 @@ func (qs *queues) leave(c *Conn) {
 	}
 }
 
-// drain writes until the queue is empty.
-func (c *Conn) drain() {
+// drain writes until the queue is empty, and then closes idle.
+func (c *Conn) drain(idle chan struct{}) {
+	defer close(idle)
 	defer c.survive()
-	qs, q := &c.g.queues, &c.queue
+	q := &c.queue
 	for {
 		q.mu.Lock()
 		if len(q.messages) == 0 {
-			q.messages, q.draining = nil, false
+			q.messages, q.idle = nil, nil
 			q.mu.Unlock()
 			return
 		}
 		next := q.messages[0]
 		q.mu.Unlock()
 		if c.writeMessage(context.Background(), next.typ, next.msg) != nil {
-			return // the end empties the queue
+			return // the end writes or drops the rest
 		}
 		q.mu.Lock()
-		if len(q.messages) > 0 { // otherwise the end has emptied the queue
-			q.messages[0] = queued{}
-			q.messages = q.messages[1:]
-			q.bytes -= int64(len(next.msg))
-			qs.total.Add(-int64(len(next.msg)))
-			if len(q.messages) > 0 {
-				qs.wait(c)
-			} else {
-				qs.leave(c)
-			}
-		}
+		q.pop(c)
 		q.mu.Unlock()
+	}
+}
+
+// pop removes the first message, which has been written, unless the end has emptied the queue.
+// The caller holds mu.
+func (q *queue) pop(c *Conn) {
+	if len(q.messages) == 0 {
+		return
+	}
+	qs, size := &c.g.queues, int64(len(q.messages[0].msg))
+	q.messages[0] = queued{}
+	q.messages = q.messages[1:]
+	q.bytes -= size
+	qs.total.Add(-size)
+	if len(q.messages) > 0 {
+		qs.wait(c)
+	} else {
+		qs.leave(c)
+	}
+}
+
+// flushQueue writes the queued messages at the end of the connection, and closes the queue. The
+// engine calls it when nothing else writes.
+func (c *Conn) flushQueue(write func(op byte, msg []byte) error) {
+	q := &c.queue
+	q.mu.Lock()
+	idle := q.idle
+	q.mu.Unlock()
+	if idle != nil {
+		<-idle // it cannot write any more, and says whether its message has left
+	}
+	for {
+		q.mu.Lock()
+		if len(q.messages) == 0 {
+			q.closed = true
+			q.mu.Unlock()
+			return
+		}
+		next := q.messages[0]
+		q.mu.Unlock()
+		if write(opcode(next.typ), next.msg) != nil {
+			return
+		}
+		c.wrote(next.msg)
+		q.mu.Lock()
+		q.pop(c)
+		q.mu.Unlock()
+	}
+}
+
+// flushed implements Flush.
+func (c *Conn) flushed(ctx context.Context) error {
+	q := &c.queue
+	for {
+		q.mu.Lock()
+		idle, left := q.idle, len(q.messages)
+		q.mu.Unlock()
+		switch {
+		case left == 0 && idle == nil:
+			return nil
+		case c.cause() != nil && left > 0:
+			return c.cause()
+		}
+		select {
+		case <-idle:
+			if err := c.cause(); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return c.stopped(ctx)
+		}
 	}
 }
 
@@ -220,6 +285,7 @@ func (c *Conn) dropQueue() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed = true
+	q.dropped.Add(uint64(len(q.messages)))
 	qs.total.Add(-q.bytes)
 	q.messages, q.bytes = nil, 0
 	qs.leave(c)

@@ -178,7 +178,8 @@ type Stats struct {
 	ViolationsWithoutNotice uint64
 
 	// Dropped counts the messages that Conn.Send refused because the queue was full, with
-	// SendConfig.DropNewest.
+	// SendConfig.DropNewest, and the queued messages that the end of the connection has
+	// dropped.
 	Dropped uint64
 }
 

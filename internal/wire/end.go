@@ -6,22 +6,33 @@ import (
 	"time"
 )
 
-// End ends the connection. The first call wins. Cause then returns cause, and the engine sends
-// a close frame with code and reason. Code 0 sends no close frame. End calls first before Cause
-// returns the cause, and done on a goroutine of its own when the socket is closed. When End
-// returns, a cause is set.
+// Ending says how a connection ends.
+type Ending struct {
+	Cause  error  // what Conn.Cause returns
+	Code   int    // of the close frame; 0 sends none
+	Reason string // of the close frame
+
+	First func() // called before Conn.Cause returns the cause
+	Done  func() // called on a goroutine of its own when the socket is closed
+
+	// Flush writes what is queued, before the close frame and within the grace. nil writes
+	// nothing. It must return when write returns an error. Nothing else writes meanwhile.
+	Flush func(write func(op byte, p []byte) error)
+}
+
+// End ends the connection. The first call wins. When End returns, a cause is set.
 //
 // The ending has the grace for a write that is under way and for the close frame. In all it
 // has the grace and the linger. Both count from the wrapped handler's close frame or half-close
 // if that came before.
-func (c *Conn) End(cause error, code int, reason string, first, done func()) {
+func (c *Conn) End(e Ending) {
 	if c.ending.Swap(true) {
 		<-c.closing
 		return
 	}
-	defer func() { go c.finish(done) }() // whatever first does
-	defer c.fix(cause, code, reason)
-	first()
+	defer func() { go c.finish(e) }() // whatever First does
+	defer c.fix(e.Cause, e.Code, e.Reason)
+	e.First()
 }
 
 // fix sets the cause. The reader stops at once. A writer has the grace: if its frame gets out,
@@ -82,10 +93,10 @@ const (
 	partClose                // a close frame has been sent, by the engine or by the handler
 )
 
-func (c *Conn) finish(done func()) {
-	defer done()
+func (c *Conn) finish(e Ending) {
+	defer e.Done()
 	defer func() { closeConn(c.socket()) }()
-	how, writer := c.part()
+	how, writer := c.part(e.Flush)
 	if c.wrapped != nil {
 		c.wrapped.finish(writer)
 	}
@@ -170,7 +181,7 @@ func (c *Conn) lockWriter() (waited, ok bool) {
 
 // part writes the close frame, if one is due. Nothing is written after it. ok says that
 // the ending is the writer.
-func (c *Conn) part() (how parting, ok bool) {
+func (c *Conn) part(flush func(func(byte, []byte) error)) (how parting, ok bool) {
 	defer func() {
 		if recover() != nil { // a net.Conn may be the application's
 			how = partCut
@@ -190,6 +201,12 @@ func (c *Conn) part() (how parting, ok bool) {
 		return partCut, true
 	case lost != nil || w == nil && code == 0:
 		return partCut, true
+	case w == nil && flush != nil:
+		if c.flush(flush); c.broken {
+			c.abort()
+			return partCut, true
+		}
+		c.finalWrite(true)
 	case w == nil:
 	case w.closeSent.Load():
 		return partClose, true
@@ -204,6 +221,19 @@ func (c *Conn) part() (how parting, ok bool) {
 		return partCut, true
 	}
 	return partClose, true
+}
+
+// flush writes what is queued, within the grace. A frame that does not get out is broken off.
+func (c *Conn) flush(flush func(func(byte, []byte) error)) {
+	flush(func(op byte, p []byte) error {
+		if c.until(c.graceBy) == 0 {
+			return ErrClosing
+		}
+		c.broken = true // in case the net.Conn panics
+		sent, err := c.push(op, p, func() bool { return false })
+		c.broken = err != nil && (sent > 0 || !c.resumes)
+		return err
+	})
 }
 
 // finalWrite sets the deadline of the close frame, and returns what decides about that frame.

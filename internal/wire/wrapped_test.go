@@ -53,7 +53,7 @@ func (d *door) end(cause error, code int) error {
 		code = d.said
 	}
 	d.mu.Unlock()
-	d.c.End(cause, code, "", func() {}, func() { close(d.ended) })
+	d.c.End(Ending{Cause: cause, Code: code, First: func() {}, Done: func() { close(d.ended) }})
 	return d.c.Cause()
 }
 

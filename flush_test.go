@@ -1,0 +1,175 @@
+package wsguard_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/internal/wstest"
+	"github.com/wsguard/wsguard/reason"
+)
+
+// ends are ways to end a connection, and whether they write what is queued.
+var ends = map[string]struct {
+	end    func(g *wsguard.Guard, c *wsguard.Conn) error // what it returns, the handler returns
+	writes bool
+}{
+	"return nil":        {func(*wsguard.Guard, *wsguard.Conn) error { return nil }, true},
+	"return error":      {func(*wsguard.Guard, *wsguard.Conn) error { return errors.New("x") }, true},
+	"return CloseError": {func(*wsguard.Guard, *wsguard.Conn) error { return &wsguard.CloseError{Code: 4000} }, true},
+	"Close":             {func(_ *wsguard.Guard, c *wsguard.Conn) error { c.Close(4000, ""); return stay(c) }, true},
+	"End":               {func(_ *wsguard.Guard, c *wsguard.Conn) error { c.End(nil); return stay(c) }, true},
+	"Kick with a code":  {func(g *wsguard.Guard, c *wsguard.Conn) error { g.Admin().Kick(c.ID(), 4000, ""); return stay(c) }, true},
+	"Shutdown":          {func(g *wsguard.Guard, c *wsguard.Conn) error { go g.Shutdown(context.Background()); return stay(c) }, true},
+	"Kick":              {func(g *wsguard.Guard, c *wsguard.Conn) error { g.Admin().Kick(c.ID(), 0, ""); return stay(c) }, false},
+	"Revoke":            {func(g *wsguard.Guard, c *wsguard.Conn) error { g.Admin().Revoke("alice"); return stay(c) }, false},
+	"SignOut":           {func(g *wsguard.Guard, c *wsguard.Conn) error { g.Admin().SignOut("s1"); return stay(c) }, false},
+	"panic":             {func(*wsguard.Guard, *wsguard.Conn) error { panic("x") }, false},
+}
+
+func stay(c *wsguard.Conn) error {
+	<-c.Context().Done()
+	return nil
+}
+
+// What Send has queued reaches the client before the close frame if the end is a good one, for
+// each of many clients. It does not reach those who may no longer have it.
+func TestEndsWriteTheQueue(t *testing.T) {
+	for name, tt := range ends {
+		t.Run(name, func(t *testing.T) {
+			connBubble(t, func(t *testing.T) {
+				ready := make(chan struct{})
+				g, ev := connGuard(t, func(cfg *wsguard.Config) {
+					cfg.Auth = wsguard.AuthConfig{Verifier: func(context.Context, string) (wsguard.Principal, error) {
+						return wsguard.Principal{Subject: "alice", SessionID: "s1"}, nil
+					}}
+					cfg.Caps.MaxConnsPerSubject = wsguard.Off
+				})
+				l := wstest.NewListener(wstest.PipeOptions{BufferBytes: 64})
+				var guard *wsguard.Guard = g
+				s := wstest.ServeListener(t, l, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+					<-ready
+					for i := range 40 { // more than the socket takes at once
+						if err := c.Send(wsguard.MessageText, []byte(fmt.Sprintf("message %02d %s", i, strings.Repeat("x", 100)))); err != nil {
+							t.Error(err)
+						}
+					}
+					return tt.end(guard, c)
+				}))
+				_ = s
+				nc, err := l.Dial(context.Background())
+				if err != nil {
+					t.Fatal(err)
+				}
+				c := wstest.NewClient(t, nc)
+				connUpgrade(t, c, "T")
+				close(ready)
+				synctest.Wait() // the first message fills the socket
+				var got int
+				for ; ; got++ {
+					_, msg, err := c.ReadMessage()
+					if err != nil {
+						break
+					}
+					if !strings.HasPrefix(string(msg), fmt.Sprintf("message %02d", got)) {
+						t.Fatalf("message %d is %.12s", got, msg)
+					}
+				}
+				want := 40
+				if tt.writes != (got == want) {
+					t.Errorf("%d messages of %d", got, want)
+				}
+				c.Close()
+				if e := ev.closed(); int(e.Dropped)+got != want && got != want || int(e.MessagesOut) < got {
+					t.Errorf("%d dropped, %d sent, the client has %d", e.Dropped, e.MessagesOut, got)
+				}
+			})
+		})
+	}
+}
+
+// A client that does not take the queue within the grace gets no half frame and no close frame
+// in it, and the event counts what was dropped.
+func TestQueueOfASlowClient(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		g, ev := connGuard(t, nil)
+		l := wstest.NewListener(wstest.PipeOptions{BufferBytes: 64})
+		wstest.ServeListener(t, l, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+			for range 10 {
+				c.Send(wsguard.MessageText, []byte(strings.Repeat("x", 40)))
+			}
+			return nil
+		}))
+		nc, err := l.Dial(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := wstest.NewClient(t, nc)
+		connUpgrade(t, c, "")
+		start := time.Now()
+		e := ev.closed() // the client reads nothing
+		if d := time.Since(start); d > 2*time.Second {
+			t.Errorf("the end took %v", d)
+		}
+		if int(e.Dropped)+int(e.MessagesOut) != 10 || e.Dropped == 0 || e.Code != 1000 {
+			t.Errorf("%d dropped, %d sent, code %d", e.Dropped, e.MessagesOut, e.Code)
+		}
+	})
+}
+
+// Flush waits until the queue is empty, until its context ends, or until the connection does.
+func TestFlush(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		results := make(chan error, 10)
+		g, _ := connGuard(t, func(cfg *wsguard.Config) { cfg.Timeouts.PingInterval = wsguard.Off })
+		l := wstest.NewListener(wstest.PipeOptions{BufferBytes: 64})
+		wstest.ServeListener(t, l, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+			results <- c.Flush(ctx) // nothing is queued
+			for range 10 {
+				c.Send(wsguard.MessageText, []byte(strings.Repeat("x", 100)))
+			}
+			short, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			results <- c.Flush(short)
+			results <- c.Flush(ctx)
+			c.Send(wsguard.MessageText, []byte(strings.Repeat("x", 1000)))
+			go func() {
+				time.Sleep(time.Second)
+				g.Admin().Kick(c.ID(), 0, "")
+			}()
+			results <- c.Flush(context.Background())
+			results <- c.Flush(context.Background())
+			return nil
+		}))
+		nc, err := l.Dial(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := wstest.NewClient(t, nc)
+		connUpgrade(t, c, "")
+		if err := <-results; err != nil {
+			t.Errorf("an empty queue: %v", err)
+		}
+		if err := <-results; !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a context that ends: %v", err)
+		}
+		for range 10 {
+			if _, _, err := c.ReadMessage(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := <-results; err != nil {
+			t.Errorf("a queue that is written: %v", err)
+		}
+		for range 2 {
+			if err := <-results; !errors.Is(err, reason.Kicked) {
+				t.Errorf("a connection that ends: %v", err)
+			}
+		}
+	})
+}
