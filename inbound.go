@@ -27,6 +27,8 @@ type inbound struct {
 	rates     *connRates
 	msg       *wire.Message
 	rule      *rule            // the rule of the message; never nil
+	wait      time.Duration    // how long the message must wait for its rates, if it is over one
+	err       error            // why a check refuses the message; nil once refuse has it
 	kind      string           // the type of the message that was delivered last
 	notices   [2]*rate.Limiter // limit the notices about rates, and those about messages; made when needed
 	closeRead atomic.Bool      // CloseRead has been called
@@ -126,16 +128,18 @@ func (in *inbound) judged(m *wire.Message) (v wire.Verdict, wait time.Duration, 
 		now = time.Now()
 	}
 	in.rule = anyKind
-	if m.Ahead {
-		if !in.ahead() {
+	for i := range messageChecks {
+		switch check := &messageChecks[i]; {
+		case check.ok(in, now):
+		case m.Ahead:
+			if i > 0 {
+				in.rates.give(in.rates.shared, len(m.Data), max(1, in.rule.Cost), now)
+			}
 			return wire.Hold, 0, nil
-		}
-	} else {
-		if v, wait, err = in.afford(now); v != wire.Deliver || err != nil {
-			return v, wait, err
-		}
-		if ok, err := in.judge(); err != nil || !ok {
-			return wire.Drop, 0, err
+		default:
+			if v, wait, err = check.refuse(in); v != wire.Deliver || err != nil {
+				return v, wait, err
+			}
 		}
 	}
 	if in.c.wrap != nil && in.c.cause() != nil && withheld(in.c.cause()) {
@@ -159,22 +163,23 @@ func (in *inbound) authorizes() bool {
 	return in.policy.messages.Authorize != nil || in.table != nil && in.table.scoped
 }
 
-// ahead judges a message while the application has not read those in front of it. If the
-// message does not pass, ahead charges nothing and returns false, and the engine holds the
-// message. Judge refuses it later, after the answers to the messages in front of it.
-func (in *inbound) ahead() bool {
-	m, now := in.msg, in.c.w.Arrived()
-	if _, ok := in.charge(now); !ok {
-		return false
-	}
-	good := m.Binary || utf8.Valid(m.Data[m.Checked:])
-	if good && in.validator != nil {
-		good = in.validate() == nil
-	}
-	if !good {
-		in.rates.give(in.rates.shared, len(m.Data), max(1, in.rule.Cost), now)
-	}
-	return good
+// messageCheck is one check of a message. If ok returns false, refuse says what happens to the
+// message. Deliver means that the refusal is only reported, and the next check follows.
+//
+// The engine may ask about a message while the application has not read those in front of it.
+// Then only ok is called. It must change nothing if it returns false. The engine holds the
+// message, and asks again when the messages in front of it have been read.
+type messageCheck struct {
+	ok     func(*inbound, time.Time) bool
+	refuse func(*inbound) (wire.Verdict, time.Duration, error)
+}
+
+// messageChecks has the checks of a whole message, in order. The first one charges the rates.
+var messageChecks = [...]messageCheck{
+	{(*inbound).affordable, (*inbound).tooMany},
+	{(*inbound).readable, (*inbound).unreadable},
+	{(*inbound).valid, (*inbound).invalid},
+	{(*inbound).allowed, (*inbound).forbidden},
 }
 
 // Failed ends the connection because of a fault that the engine has found.
@@ -195,61 +200,86 @@ func (in *inbound) Idle() bool {
 	return in.c.first.timeouts.ReportOnly
 }
 
-// afford charges the message to its rates, and applies Action if one is exceeded.
-func (in *inbound) afford(now time.Time) (wire.Verdict, time.Duration, error) {
-	c := in.c
-	if wait, ok := in.charge(now); !ok {
-		switch action := in.policy.rates.Action; {
-		case action == actionReport:
-			c.refused(reason.RateLimited, "", true)
-			in.rule = in.ruleOf()
-		case action == ActionReply:
-			c.offended(reason.RateLimited, messageOffences[in.offence()])
-			c.refused(reason.RateLimited, "", false)
-			return wire.Drop, 0, in.reply(0, func() notice { return rateNotice(wait) })
-		case action == ActionDelay && wait <= maxDelay-in.msg.Waited():
-			return wire.Hold, wait, nil
-		default:
-			e := violation(reason.RateLimited, "")
-			e.offence = in.offence()
-			return wire.Drop, 0, c.end(e)
-		}
+// affordable charges the message to its rates.
+func (in *inbound) affordable(now time.Time) (ok bool) {
+	if in.wait, ok = in.charge(now); ok && in.rates.warnAt > 0 && in.rates.warn(in.c.w.Arrived()) {
+		in.err = in.warn()
+		return in.err == nil
 	}
-	if in.rates.warnAt > 0 && in.rates.warn(c.w.Arrived()) {
-		return wire.Deliver, 0, in.warn()
-	}
-	return wire.Deliver, 0, nil
+	return ok
 }
 
-// judge judges a message that its rates allow. It reports whether the application gets it.
-func (in *inbound) judge() (bool, error) {
-	c, m := in.c, in.msg
-	if !m.Binary && !utf8.Valid(m.Data[m.Checked:]) {
-		return false, c.end(violation(reason.InvalidUTF8, ""))
+// tooMany applies Action to a message over a rate.
+func (in *inbound) tooMany() (wire.Verdict, time.Duration, error) {
+	if err := in.takeErr(); err != nil {
+		return wire.Drop, 0, err // the connection has ended
 	}
-	if c.who.awaiting.Load() {
-		return true, nil
+	c, wait := in.c, in.wait
+	switch action := in.policy.rates.Action; {
+	case action == actionReport:
+		c.refused(reason.RateLimited, "", true)
+		in.rule = in.ruleOf()
+		return wire.Deliver, 0, nil
+	case action == ActionReply:
+		c.offended(reason.RateLimited, messageOffences[in.offence()])
+		c.refused(reason.RateLimited, "", false)
+		return wire.Drop, 0, in.reply(0, func() notice { return rateNotice(wait) })
+	case action == ActionDelay && wait <= maxDelay-in.msg.Waited():
+		return wire.Hold, wait, nil
 	}
-	if in.validator != nil {
-		if err := in.validate(); err != nil {
-			err = explain(in.last(), in.msg.Data, err)
-			if ok, err := in.refuse(object(err, verdict), in.policy.messages.OnInvalid); !ok {
-				return false, err
-			}
-		}
+	e := violation(reason.RateLimited, "")
+	e.offence = in.offence()
+	return wire.Drop, 0, c.end(e)
+}
+
+// readable reports whether the text is UTF-8.
+func (in *inbound) readable(time.Time) bool {
+	m := in.msg
+	return m.Binary || utf8.Valid(m.Data[m.Checked:])
+}
+
+func (in *inbound) unreadable() (wire.Verdict, time.Duration, error) {
+	return wire.Drop, 0, in.c.end(violation(reason.InvalidUTF8, ""))
+}
+
+// valid asks the validator. A first message that must be the credential is no message of the
+// application's.
+func (in *inbound) valid(time.Time) bool {
+	if in.validator == nil || in.c.who.awaiting.Load() {
+		return true
 	}
-	if in.authorizes() {
-		if err := in.authorize(); err != nil {
-			if c.cause() != nil {
-				return false, c.cause()
-			}
-			return in.refuse(object(err, forbidden), in.policy.messages.OnForbidden)
-		}
-		if in.policy.messages.Authorize != nil && c.wrap == nil && c.cause() != nil {
-			return false, c.cause() // the connection has ended during Authorize
-		}
+	in.err = in.validate()
+	return in.err == nil
+}
+
+func (in *inbound) invalid() (wire.Verdict, time.Duration, error) {
+	return in.refuse(object(explain(in.last(), in.msg.Data, in.takeErr()), verdict), in.policy.messages.OnInvalid)
+}
+
+// allowed asks whether the principal may send the message.
+func (in *inbound) allowed(time.Time) bool {
+	if !in.authorizes() || in.c.who.awaiting.Load() {
+		return true
 	}
-	return true, nil
+	if in.err = in.authorize(); in.err != nil {
+		return false
+	}
+	return in.policy.messages.Authorize == nil || in.c.wrap != nil || in.c.cause() == nil
+}
+
+func (in *inbound) forbidden() (wire.Verdict, time.Duration, error) {
+	err := in.takeErr()
+	if cause := in.c.cause(); cause != nil { // the connection has ended during Authorize
+		return wire.Drop, 0, cause
+	}
+	return in.refuse(object(err, forbidden), in.policy.messages.OnForbidden)
+}
+
+// takeErr returns what a check has left for its refusal.
+func (in *inbound) takeErr() error {
+	err := in.err
+	in.err = nil
+	return err
 }
 
 // withheld reports whether cause keeps judged messages from a wrapped handler, because their
@@ -275,9 +305,8 @@ func (in *inbound) last() Validator {
 	return in.validator
 }
 
-// refuse applies action to a message to which a hook has objected. It reports whether the
-// application still gets the message.
-func (in *inbound) refuse(o objection, action Action) (bool, error) {
+// refuse applies action to a message to which a hook has objected.
+func (in *inbound) refuse(o objection, action Action) (wire.Verdict, time.Duration, error) {
 	c, detail := in.c, o.detail
 	if in.rule.kind != "" {
 		detail = in.rule.kind + ": " + detail
@@ -286,15 +315,15 @@ func (in *inbound) refuse(o objection, action Action) (bool, error) {
 	case serversFault(o.why):
 	case action == actionReport:
 		c.refused(o.why, detail, true)
-		return true, nil
+		return wire.Deliver, 0, nil
 	case action == ActionReply:
 		c.offended(o.why, messageOffences[o.kind])
 		c.refused(o.why, detail, false)
-		return false, in.reply(1, o.notice)
+		return wire.Drop, 0, in.reply(1, o.notice)
 	}
 	e := violation(o.why, detail)
 	e.offence = o.kind
-	return false, c.end(e)
+	return wire.Drop, 0, c.end(e)
 }
 
 // reply sends a notice about a refused message, if the bucket of notices allows one. Notices
