@@ -108,7 +108,7 @@ type ending struct {
 
 // because is an ending that the guard or its operator has caused.
 func because(why *reason.Reason, detail string) ending {
-	well := why == reason.HandlerDone || why == reason.Draining || why == reason.Lifetime
+	well := why == reason.HandlerDone || why == reason.Draining || why == reason.Lifetime || why == reason.RequestDone
 	return ending{kind: endBecause, why: why, detail: detail, flush: well}
 }
 

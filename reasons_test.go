@@ -37,7 +37,7 @@ var reasons = map[string]*reason.Reason{
 	"Fragments": reason.Fragments, "MessageTimeout": reason.MessageTimeout, "WriteTimeout": reason.WriteTimeout,
 	"QueueFull": reason.QueueFull, "Refresh": reason.Refresh, "Unexpected": reason.Unexpected, "Idle": reason.Idle,
 	"PongTimeout": reason.PongTimeout, "AuthTimeout": reason.AuthTimeout, "Expired": reason.Expired,
-	"Kicked": reason.Kicked, "Replaced": reason.Replaced, "Internal": reason.Internal,
+	"Kicked": reason.Kicked, "Replaced": reason.Replaced, "RequestDone": reason.RequestDone, "Internal": reason.Internal,
 }
 
 // otherStatuses are what a reason has in some cases in place of its Status.

@@ -283,15 +283,15 @@ func TestAccept(t *testing.T) {
 		reason string
 		is     error
 	}{
-		{"still open when the request ends", func(*http.Request, *wsguard.Conn) {}, 1011, "internal_error", reason.Internal},
+		{"still open when the request ends", func(*http.Request, *wsguard.Conn) {}, 1001, "request_done", reason.RequestDone},
 		{"End(nil)", func(_ *http.Request, c *wsguard.Conn) { c.End(nil) }, 1000, "", reason.HandlerDone},
 		{"End(error)", func(_ *http.Request, c *wsguard.Conn) { c.End(io.ErrShortWrite) }, 1011, "internal_error", reason.Internal},
 		{"End(CloseError)", func(_ *http.Request, c *wsguard.Conn) {
 			c.End(fmt.Errorf("x: %w", &wsguard.CloseError{Code: 4004, Reason: "r"}))
 		}, 4004, "r", reason.Closed},
 		{"End twice", func(_ *http.Request, c *wsguard.Conn) { c.End(nil); c.End(io.EOF) }, 1000, "", reason.HandlerDone},
-		{"panics", func(*http.Request, *wsguard.Conn) { panic(http.ErrAbortHandler) }, 1011, "internal_error", reason.Internal},
-		{"kept by another goroutine", func(_ *http.Request, c *wsguard.Conn) { go c.Read(context.Background()) }, 1011, "internal_error", reason.Internal},
+		{"panics", func(*http.Request, *wsguard.Conn) { panic(http.ErrAbortHandler) }, 1001, "request_done", reason.RequestDone},
+		{"kept by another goroutine", func(_ *http.Request, c *wsguard.Conn) { go c.Read(context.Background()) }, 1001, "request_done", reason.RequestDone},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -330,7 +330,8 @@ func (g *Guard) Handler(fn func(ctx context.Context, c *Conn) error) http.Handle
 // Accept guards and upgrades one request. Use it instead of Handler if the request's
 // middleware must stay around the connection. The caller reads from the connection, and ends
 // it with [Conn.End]. A connection that is still open when the request's context ends is
-// closed with 1011. When Accept returns an error, it has answered the request already.
+// closed with 1001 request_done, or with 1012 if Shutdown has been called. When Accept returns
+// an error, it has answered the request already.
 func (g *Guard) Accept(w http.ResponseWriter, r *http.Request) (*Conn, error) {
 	return g.endpoint.Accept(w, r)
 }
@@ -369,7 +370,13 @@ func (e *Endpoint) Accept(w http.ResponseWriter, r *http.Request) (*Conn, error)
 			return nil, err
 		}
 	}
-	stop := context.AfterFunc(ctx, func() { c.end(fault("still open when its request ended")) })
+	stop := context.AfterFunc(ctx, func() {
+		if c.g.Draining() {
+			c.end(because(reason.Draining, "still open when its request ended"))
+			return
+		}
+		c.end(because(reason.RequestDone, ""))
+	})
 	context.AfterFunc(c.ctx, func() { stop() })
 	if err := c.cause(); err != nil {
 		return nil, err

@@ -262,6 +262,10 @@ var (
 	// The client should connect again.
 	ConnectionLost = define("connection_lost", "connection lost", 0, 0)
 
+	// RequestDone says that the context of the request of Guard.Accept has ended while the
+	// connection was open. The close code is 1001. The client should connect again.
+	RequestDone = define("request_done", "the request has ended", 0, 1001)
+
 	// Lifetime says that the connection is as old as Timeouts.Lifetime allows. The close
 	// code is 1001. The client should connect again.
 	Lifetime = define("lifetime", "lifetime reached", 0, 1001)
