@@ -185,6 +185,9 @@ func (a *admission) hijackable() error {
 }
 
 func (a *admission) address() (err error) {
+	if err = a.checkLoopback(a.r.RemoteAddr); err != nil {
+		return err
+	}
 	if a.client, err = a.policy.client.of(a.r); err == nil {
 		a.notice()
 	}

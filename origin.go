@@ -382,7 +382,7 @@ func (p *policy) checkTransport(r *http.Request) error {
 	case r.TLS != nil:
 		return nil
 	}
-	return checkClearText(p.client, r)
+	return p.checkClearText(r)
 }
 
 // checkScheme judges the scheme that a trusted proxy has named. header is Proxies.Header.
@@ -402,15 +402,17 @@ func checkScheme(s clientip.Scheme, header string, tls bool) error {
 }
 
 // checkClearText judges a request without TLS whose peer is no trusted proxy.
-func checkClearText(client identify, r *http.Request) error {
+func (p *policy) checkClearText(r *http.Request) error {
 	peer, unix, err := clientip.Peer(r.RemoteAddr)
-	trace := forwarded(r.Header, client.header)
+	trace := forwarded(r.Header, p.client.header)
 	switch {
 	case unix:
 		return deny(reason.InsecureTransport, `no TLS, and the peer is a unix socket: if it is a proxy, name "unix" in Proxies.Trusted`)
+	case trace != "" && p.loopbackOnly:
+		return deny(reason.InsecureTransport, "no TLS, and "+trace+" shows that a proxy is in front, which LoopbackOnly does not allow")
 	case trace != "":
 		return deny(reason.InsecureTransport, "no TLS, and "+trace+" came from a peer that is no trusted proxy: if it is a proxy, name it in Proxies.Trusted")
-	case !client.Proxied() && err == nil && peer.IsLoopback():
+	case !p.client.Proxied() && err == nil && peer.IsLoopback():
 		return nil
 	}
 	return deny(reason.InsecureTransport, "no TLS")

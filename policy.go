@@ -21,6 +21,7 @@ type policy struct {
 	origin       originRule
 	host         hostRule
 	insecureHTTP bool
+	loopbackOnly bool
 	auth         authRule
 	caps         CapConfig
 	rates        RateConfig
@@ -62,6 +63,7 @@ func compile(cfg Config, further []EndpointConfig, endings chan struct{}, f *fau
 		origin:       newOriginRule(cfg, f),
 		host:         newHostRule(cfg.Hosts, f),
 		insecureHTTP: cfg.InsecureAllowHTTP,
+		loopbackOnly: cfg.LoopbackOnly,
 		auth:         newAuthRule(cfg.Auth, f),
 		caps:         cfg.Caps.resolve(f),
 		rates:        cfg.Rates.resolve(f),
@@ -72,6 +74,9 @@ func compile(cfg Config, further []EndpointConfig, endings chan struct{}, f *fau
 	}
 	if p.origin.missing && p.host.list == nil {
 		f.add("AllowMissingOrigin", "", "needs a Hosts list: without an Origin nothing else stops DNS rebinding")
+	}
+	if p.loopbackOnly && len(cfg.Proxies.Trusted) > 0 {
+		f.add("LoopbackOnly", "", "cannot be combined with Proxies.Trusted: every client of a proxy on this machine has a peer on loopback")
 	}
 	if entry := p.origin.opaque(); entry != "" && p.auth.cfg.Sources.Cookie != "" {
 		f.add("Origins", entry, "with Auth.Sources.Cookie it would let in pages of everybody: take a ticket or a token for pages of the origin "+entry)
