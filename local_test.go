@@ -338,6 +338,38 @@ func TestLoopbackOnlyProxies(t *testing.T) {
 	}
 }
 
+// T80: the pieces guard a plain HTTP handler of the same server.
+func TestLocalPieces(t *testing.T) {
+	s := serveLocal(t, "127.0.0.1", nil)
+	p := s.g.Pieces()
+	calls := 0
+	api := p.Host.Handler(p.Auth.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { calls++ })))
+	for _, tt := range []struct {
+		peer, host, token string
+		status            int
+	}{
+		{"127.0.0.1:1", "localhost:" + s.port, s.token, 200},
+		{"127.0.0.1:1", "localhost:" + s.port, "", 401},
+		{"127.0.0.1:1", "evil.example:" + s.port, s.token, 421},
+		{"127.0.0.1:1", "localhost", s.token, 421},
+		{"192.0.2.1:1", "localhost:" + s.port, s.token, 403},
+	} {
+		r := httptest.NewRequest("GET", "/api/", nil)
+		r.RemoteAddr, r.Host = tt.peer, tt.host
+		if tt.token != "" {
+			r.Header.Set("Authorization", "Bearer "+tt.token)
+		}
+		w := httptest.NewRecorder()
+		api.ServeHTTP(w, r)
+		if w.Code != tt.status {
+			t.Errorf("%+v: status %d", tt, w.Code)
+		}
+	}
+	if calls != 1 {
+		t.Errorf("%d calls of the handler", calls)
+	}
+}
+
 // All clients have one address here, so that says nothing about a proxy.
 func TestLoopbackOnlyOneClient(t *testing.T) {
 	s := serveLocal(t, "127.0.0.1", func(cfg *wsguard.Config) { cfg.Rates.Handshakes.PerSecond = wsguard.Off })
@@ -476,6 +508,13 @@ func TestLocalTokenFileFaults(t *testing.T) {
 		{"NUL", write(good+"\x00\n", 0o600), "a character"},
 		{"UTF-8", write(good+"é\n", 0o600), "a character"},
 		{"a directory", func(t *testing.T, file string) { must(0, os.Mkdir(file, 0o700)) }, "is a directory"},
+		{"a socket", func(t *testing.T, file string) {
+			l, err := net.ListenUnix("unix", &net.UnixAddr{Name: file, Net: "unix"})
+			if err != nil {
+				t.Skip(err) // long names of directories
+			}
+			t.Cleanup(func() { l.Close() })
+		}, "is not a regular file"},
 		{"a link", link("target"), "is a symbolic link"},
 		{"a link to nothing", link("nothing"), "is a symbolic link"},
 		{"no directory", func(t *testing.T, file string) { must(0, os.Remove(filepath.Dir(file))) }, "its directory must exist"},
