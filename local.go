@@ -125,7 +125,7 @@ func tokenIn(name string) (string, error) {
 			return "", err
 		}
 		// A file without a newline may be incomplete if it is new.
-		if bytes.HasSuffix(b, []byte("\n")) || time.Since(written) > tokenWait || time.Now().After(end) {
+		if bytes.HasSuffix(b, []byte("\n")) || len(b) > maxLocalToken || time.Since(written) > tokenWait || time.Now().After(end) {
 			return parseToken(b)
 		}
 	}
@@ -215,13 +215,21 @@ func parseToken(b []byte) (string, error) {
 	return token, nil
 }
 
+// newLoopbackRule returns LoopbackOnly of a Config.
+func newLoopbackRule(cfg Config, f *faults) bool {
+	if cfg.LoopbackOnly && len(cfg.Proxies.Trusted) > 0 {
+		f.add("LoopbackOnly", "", "cannot be combined with Proxies.Trusted: every client of a proxy on this machine has a peer on loopback")
+	}
+	return cfg.LoopbackOnly
+}
+
 // checkLoopback refuses a request whose TCP peer is on another machine if LoopbackOnly is set.
 // It looks at the peer's own address and at no header.
-func (p *policy) checkLoopback(remoteAddr string) error {
-	if !p.loopbackOnly {
+func (a *admission) checkLoopback() error {
+	if !a.loopbackOnly {
 		return nil
 	}
-	switch peer, unix, err := clientip.Peer(remoteAddr); {
+	switch peer, unix, err := clientip.Peer(a.r.RemoteAddr); {
 	case err != nil:
 		return denyCause(reason.ClientAddress, err)
 	case unix:

@@ -24,6 +24,7 @@ import (
 	"github.com/wsguard/wsguard"
 	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wstest"
+	"github.com/wsguard/wsguard/reason"
 )
 
 const uiOrigin = "http://localhost:5173"
@@ -241,7 +242,12 @@ func TestLoopbackOnlyPeers(t *testing.T) {
 		cfg.InsecureAllowHTTP = true // clear text would be the next refusal
 		cfg.Auth.Tickets = &wsguard.TicketConfig{}
 	})
+	cfg := wsguard.Config{LoopbackOnly: true, Hosts: []string{"localhost"}, AllowMissingOrigin: true}
 	auth := s.g.Pieces().Auth
+	checks := map[string]*wsguard.RequestCheck{
+		"Origin": s.g.Pieces().Origin, "Host": s.g.Pieces().Host, "TLS": s.g.Pieces().TLS,
+		"NewOriginCheck": must(wsguard.NewOriginCheck(cfg)), "NewHostCheck": must(wsguard.NewHostCheck(cfg)), "NewTLSCheck": must(wsguard.NewTLSCheck(cfg)),
+	}
 	for peer, status := range map[string]int{
 		"127.0.0.1:1": 401, "127.255.255.254:1": 401, "[::1]:1": 401, "[::ffff:127.0.0.1]:1": 401,
 		"192.0.2.1:1": 403, "[2001:db8::1]:1": 403, "10.0.0.1:1": 403, "[fe80::1%lo]:1": 403, "0.0.0.0:1": 403, "[::]:1": 403,
@@ -277,6 +283,11 @@ func TestLoopbackOnlyPeers(t *testing.T) {
 		}
 		if _, err := auth.Authenticate(s.handshakeFrom(peer)); (err == nil) != (status == 401) {
 			t.Errorf("Authenticator, %q: %v", peer, err)
+		}
+		for name, check := range checks {
+			if err := check.Check(s.handshakeFrom(peer)); errors.Is(err, reason.ClientAddress) != (status == 403) {
+				t.Errorf("%s, %q: %v", name, peer, err)
+			}
 		}
 		lease, err := s.g.Pieces().Cap.Acquire(s.handshakeFrom(peer))
 		if (err == nil) != (status == 401) {
@@ -321,12 +332,16 @@ func TestLoopbackOnlyReconfigure(t *testing.T) {
 func TestLoopbackOnlyProxies(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	for _, trusted := range []string{"127.0.0.1", "10.0.0.0/8", "unix"} {
-		_, err := wsguard.New(wsguard.Config{
+		cfg := wsguard.Config{
 			Origins: []string{appOrigin}, LoopbackOnly: true, Proxies: wsguard.Proxies{Trusted: []string{trusted}},
 			Auth: wsguard.AuthConfig{InsecureAnonymous: true},
-		})
-		if got := faultsOf(t, err); !slices.Equal(got, []string{"LoopbackOnly"}) {
-			t.Errorf("%s: %v", trusted, err)
+		}
+		_, err := wsguard.New(cfg)
+		_, ofPiece := wsguard.NewTLSCheck(cfg)
+		for _, err := range []error{err, ofPiece} {
+			if got := faultsOf(t, err); !slices.Equal(got, []string{"LoopbackOnly"}) {
+				t.Errorf("%s: %v", trusted, err)
+			}
 		}
 	}
 	s := serveLocal(t, "127.0.0.1", nil)

@@ -63,7 +63,7 @@ func compile(cfg Config, further []EndpointConfig, endings chan struct{}, f *fau
 		origin:       newOriginRule(cfg, f),
 		host:         newHostRule(cfg.Hosts, f),
 		insecureHTTP: cfg.InsecureAllowHTTP,
-		loopbackOnly: cfg.LoopbackOnly,
+		loopbackOnly: newLoopbackRule(cfg, f),
 		auth:         newAuthRule(cfg.Auth, f),
 		caps:         cfg.Caps.resolve(f),
 		rates:        cfg.Rates.resolve(f),
@@ -74,9 +74,6 @@ func compile(cfg Config, further []EndpointConfig, endings chan struct{}, f *fau
 	}
 	if p.origin.missing && p.host.list == nil {
 		f.add("AllowMissingOrigin", "", "needs a Hosts list: without an Origin nothing else stops DNS rebinding")
-	}
-	if p.loopbackOnly && len(cfg.Proxies.Trusted) > 0 {
-		f.add("LoopbackOnly", "", "cannot be combined with Proxies.Trusted: every client of a proxy on this machine has a peer on loopback")
 	}
 	if entry := p.origin.opaque(); entry != "" && p.auth.cfg.Sources.Cookie != "" {
 		f.add("Origins", entry, "with Auth.Sources.Cookie it would let in pages of everybody: take a ticket or a token for pages of the origin "+entry)
@@ -137,10 +134,11 @@ const (
 	lingerBytes = 16 << 20 // how many bytes one of them reads and drops
 )
 
-// alone returns the policy of a piece that stands alone. All other steps let a request pass.
+// alone returns the policy of a piece that stands alone. All other steps let a request pass,
+// but LoopbackOnly holds.
 func alone(cfg Config, f *faults) *policy {
 	off := Rate{PerSecond: Off}
-	p := &policy{id: newPolicyID(), client: cfg.Proxies.resolver(f), insecureHTTP: true}
+	p := &policy{id: newPolicyID(), client: cfg.Proxies.resolver(f), insecureHTTP: true, loopbackOnly: newLoopbackRule(cfg, f)}
 	p.origin.none = true
 	p.penalties.Violations = off
 	p.auth.cfg.Failures = off

@@ -75,9 +75,9 @@ type Config struct {
 	// LoopbackOnly refuses a client on another machine with a 403, for servers that only
 	// programs on their own machine may use. The guard looks at Request.RemoteAddr, which must
 	// be a loopback address, and at no header. A peer on a unix socket has no address and is
-	// refused, too. The check stands in the handshake, in the sale of a ticket, and in the
-	// pieces Auth and Cap of Guard.Pieces. New refuses LoopbackOnly together with
-	// Proxies.Trusted, because every client of a proxy on this machine has a peer on loopback.
+	// refused, too. Guard.TicketHandler and all pieces check it as well. LoopbackOnly together
+	// with Proxies.Trusted is an error, because every client of a proxy on this machine has a
+	// peer on loopback.
 	// The default is false. LocalConfig sets it.
 	LoopbackOnly bool
 
