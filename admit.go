@@ -40,6 +40,7 @@ var (
 	methodStep       = step{"method", reasons{reason.Method}, (*admission).isPost}
 	hijackStep       = step{"hijackable", reasons{reason.NotHijackable}, (*admission).hijackable}
 	addressStep      = step{"client address", reasons{reason.ClientAddress, reason.Unavailable}, (*admission).address}
+	loopbackStep     = step{"loopback", reasons{reason.ClientAddress}, (*admission).checkLoopback} // of a RequestCheck, which needs no client
 	banStep          = step{"ban", reasons{reason.Banned}, func(a *admission) error { return a.g.banned(a.client) }}
 	hostStep         = step{stepHost, reasons{reason.Host}, (*admission).checkHost}
 	tlsStep          = step{stepTLS, reasons{reason.InsecureTransport}, (*admission).checkTLS}
@@ -185,6 +186,9 @@ func (a *admission) hijackable() error {
 }
 
 func (a *admission) address() (err error) {
+	if err = a.checkLoopback(); err != nil {
+		return err
+	}
 	if a.client, err = a.policy.client.of(a.r); err == nil {
 		a.notice()
 	}

@@ -331,7 +331,7 @@ func newAuthRule(cfg AuthConfig, f *faults) authRule {
 type Authenticator struct{ g *Guard }
 
 // NewAuthenticator returns an Authenticator that can stand in front of any handler. It uses the
-// fields Auth, Proxies, Logger, OnEvent and State of cfg. TokenSources.FirstMessage and Tickets
+// fields Auth, LoopbackOnly, Proxies, Logger, OnEvent and State of cfg. TokenSources.FirstMessage and Tickets
 // need a Guard and are errors here. An Authenticator that is returned with an error refuses
 // every request.
 func NewAuthenticator(cfg Config) (*Authenticator, error) {

@@ -61,9 +61,9 @@ func (o *originRule) opaque() string {
 
 // NewOriginCheck returns a check of the Origin header and the fetch metadata. It uses the
 // fields Origins, SameOrigin, InsecureSameOrigin, InsecureAnyOrigin, OriginFunc,
-// AllowMissingOrigin, InsecureReportOnlyOrigins, Hosts, Proxies, Logger and OnEvent of cfg. It returns an error
-// if one of them has a fault. A RequestCheck that is returned with an error refuses every
-// request.
+// AllowMissingOrigin, InsecureReportOnlyOrigins, Hosts, LoopbackOnly, Proxies, Logger and
+// OnEvent of cfg. It returns an error if one of them has a fault. A RequestCheck that is
+// returned with an error refuses every request.
 func NewOriginCheck(cfg Config) (*RequestCheck, error) {
 	var f faults
 	p := alone(cfg, &f)
@@ -304,9 +304,9 @@ func (h *hostRule) check(r *http.Request) error {
 // NewHostCheck returns a check of the Host header. It stops DNS rebinding if no list of
 // origins does. An entry is a host with or without a port, such as "app.example.com". An entry
 // without a port matches any port, and a star stands for exactly one label. A request for
-// another host gets a 421. It uses the fields Hosts, Proxies, Logger and OnEvent of cfg. An
-// empty list is an error, and so is nil. A RequestCheck that is returned with an error refuses
-// every request.
+// another host gets a 421. It uses the fields Hosts, LoopbackOnly, Proxies, Logger and OnEvent
+// of cfg. An empty list is an error, and so is nil. A RequestCheck that is returned with an
+// error refuses every request.
 func NewHostCheck(cfg Config) (*RequestCheck, error) {
 	if cfg.Hosts == nil {
 		cfg.Hosts = []string{} // nil leaves the check out of a Guard only
@@ -364,7 +364,7 @@ func (p Proxies) resolver(f *faults) identify {
 // header. Everything else is a 403. Config.InsecureAllowHTTP switches the check off,
 // whatever the proxy says.
 //
-// It uses the fields InsecureAllowHTTP, Proxies, Logger and OnEvent of cfg.
+// It uses the fields InsecureAllowHTTP, LoopbackOnly, Proxies, Logger and OnEvent of cfg.
 func NewTLSCheck(cfg Config) (*RequestCheck, error) {
 	var f faults
 	p := alone(cfg, &f)
@@ -382,7 +382,7 @@ func (p *policy) checkTransport(r *http.Request) error {
 	case r.TLS != nil:
 		return nil
 	}
-	return checkClearText(p.client, r)
+	return p.checkClearText(r)
 }
 
 // checkScheme judges the scheme that a trusted proxy has named. header is Proxies.Header.
@@ -402,15 +402,17 @@ func checkScheme(s clientip.Scheme, header string, tls bool) error {
 }
 
 // checkClearText judges a request without TLS whose peer is no trusted proxy.
-func checkClearText(client identify, r *http.Request) error {
+func (p *policy) checkClearText(r *http.Request) error {
 	peer, unix, err := clientip.Peer(r.RemoteAddr)
-	trace := forwarded(r.Header, client.header)
+	trace := forwarded(r.Header, p.client.header)
 	switch {
 	case unix:
 		return deny(reason.InsecureTransport, `no TLS, and the peer is a unix socket: if it is a proxy, name "unix" in Proxies.Trusted`)
+	case trace != "" && p.loopbackOnly:
+		return deny(reason.InsecureTransport, "no TLS, and "+trace+" shows that a proxy is in front, which LoopbackOnly does not allow")
 	case trace != "":
 		return deny(reason.InsecureTransport, "no TLS, and "+trace+" came from a peer that is no trusted proxy: if it is a proxy, name it in Proxies.Trusted")
-	case !client.Proxied() && err == nil && peer.IsLoopback():
+	case !p.client.Proxied() && err == nil && peer.IsLoopback():
 		return nil
 	}
 	return deny(reason.InsecureTransport, "no TLS")

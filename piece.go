@@ -79,11 +79,12 @@ func standAlone(p *policy, cfg Config) *Guard {
 var standalone = sync.OnceValue(func() *sink { return newSink(nil, nil) })
 
 func (c *RequestCheck) steps() []step {
-	return map[string][]step{stepOrigin: {originStep}, stepHost: {hostStep}, stepTLS: {tlsStep}}[c.step]
+	return []step{loopbackStep, map[string]step{stepOrigin: originStep, stepHost: hostStep, stepTLS: tlsStep}[c.step]}
 }
 
 // Check returns nil if r passes. Otherwise it returns an error that wraps reason.Origin,
-// reason.FetchMetadata, reason.Host or reason.InsecureTransport.
+// reason.FetchMetadata, reason.Host or reason.InsecureTransport, or reason.ClientAddress with
+// Config.LoopbackOnly.
 func (c *RequestCheck) Check(r *http.Request) error {
 	a := c.g.endpoint.admission(r)
 	a.marks.passed = nil // it judges r anew

@@ -21,6 +21,7 @@ type policy struct {
 	origin       originRule
 	host         hostRule
 	insecureHTTP bool
+	loopbackOnly bool
 	auth         authRule
 	caps         CapConfig
 	rates        RateConfig
@@ -62,6 +63,7 @@ func compile(cfg Config, further []EndpointConfig, endings chan struct{}, f *fau
 		origin:       newOriginRule(cfg, f),
 		host:         newHostRule(cfg.Hosts, f),
 		insecureHTTP: cfg.InsecureAllowHTTP,
+		loopbackOnly: newLoopbackRule(cfg, f),
 		auth:         newAuthRule(cfg.Auth, f),
 		caps:         cfg.Caps.resolve(f),
 		rates:        cfg.Rates.resolve(f),
@@ -132,10 +134,11 @@ const (
 	lingerBytes = 16 << 20 // how many bytes one of them reads and drops
 )
 
-// alone returns the policy of a piece that stands alone. All other steps let a request pass.
+// alone returns the policy of a piece that stands alone. All other steps let a request pass,
+// but LoopbackOnly holds.
 func alone(cfg Config, f *faults) *policy {
 	off := Rate{PerSecond: Off}
-	p := &policy{id: newPolicyID(), client: cfg.Proxies.resolver(f), insecureHTTP: true}
+	p := &policy{id: newPolicyID(), client: cfg.Proxies.resolver(f), insecureHTTP: true, loopbackOnly: newLoopbackRule(cfg, f)}
 	p.origin.none = true
 	p.penalties.Violations = off
 	p.auth.cfg.Failures = off

@@ -72,6 +72,15 @@ type Config struct {
 	// violations ban no client. The default is false.
 	InsecureReportOnlyOrigins bool
 
+	// LoopbackOnly refuses a client on another machine with a 403, for servers that only
+	// programs on their own machine may use. The guard looks at Request.RemoteAddr, which must
+	// be a loopback address, and at no header. A peer on a unix socket has no address and is
+	// refused, too. Guard.TicketHandler and all pieces check it as well. LoopbackOnly together
+	// with Proxies.Trusted is an error, because every client of a proxy on this machine has a
+	// peer on loopback.
+	// The default is false. LocalConfig sets it.
+	LoopbackOnly bool
+
 	// Proxies names the proxies in front of the server, whose headers the guard believes. The
 	// default is no proxy. The client is then the peer of the TCP connection.
 	Proxies Proxies

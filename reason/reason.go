@@ -162,9 +162,10 @@ var (
 	Subprotocol = define("subprotocol", "no subprotocol that is served", 400, 0)
 
 	// ClientAddress says that the address of the client is not known, because the header
-	// of a trusted proxy is missing or malformed. The status is 403. The client can do
-	// nothing about it. The operator must look at the proxy.
-	ClientAddress = define("client_address", "the client's address is not known", 403, 0)
+	// of a trusted proxy is missing or malformed, or that Config.LoopbackOnly is set and the
+	// client is on another machine. The status is 403. The client can do nothing about it.
+	// In the first case the operator must look at the proxy.
+	ClientAddress = define("client_address", "the client's address is not known or not allowed", 403, 0)
 
 	// Banned says that the client is banned. The status is 429, and the client should wait as
 	// long as Retry-After says. The close code is 1013 if the ban comes while a first-message
