@@ -25,8 +25,15 @@ func (c *Conn) outbound(msg []byte) error {
 	if v == nil {
 		return nil
 	}
+	returned := false
+	defer func() {
+		if !returned {
+			c.end(fault("a hook ended the writing goroutine"))
+		}
+	}()
 	err := validate(v, msg)
 	if err == nil {
+		returned = true
 		return nil
 	}
 	if t, ok := v.(*table); ok {
@@ -34,6 +41,7 @@ func (c *Conn) outbound(msg []byte) error {
 	}
 	o := object(explain(v, msg, err), verdict)
 	c.report(o.why, "outbound: "+o.detail, false)
+	returned = true
 	return fmt.Errorf("wsguard: outbound message refused: %w", o.err)
 }
 
