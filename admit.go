@@ -346,6 +346,9 @@ func (a *admission) awaitCredential() error {
 	if a.lease == nil { // in a piece; the Guard behind counts it
 		return nil
 	}
+	if err := a.reportOver(a.lease.anonymous(a.caps)); err != nil {
+		return err
+	}
 	return a.reportOver(a.lease.await(a.caps))
 }
 

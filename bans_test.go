@@ -175,3 +175,31 @@ func TestPenaltiesAtTheCapInFront(t *testing.T) {
 		}
 	})
 }
+
+// Messages on a connection of a page that only InsecureAnyOrigin admits have no weight, because
+// any page could have its visitors banned.
+func TestPenaltiesUnderAnyOrigin(t *testing.T) {
+	fairUse(t, func(cfg *wsguard.Config) {
+		cfg.InsecureAnyOrigin = true
+		cfg.Penalties = wsguard.PenaltyConfig{Violations: wsguard.Rate{PerSecond: 0.01, Burst: 5}}
+	}, func(t *testing.T, f *fair) {
+		offend := func(origin string) {
+			for range 10 {
+				c, res := f.dial("192.0.2.1", "Origin", origin)
+				if res.StatusCode == 101 {
+					c.Write([]byte{0xff, 0xff})
+					c.ReadClose()
+				}
+				c.Close()
+			}
+		}
+		offend("https://evil.example")
+		if b := f.g.Admin().Bans(); len(b) > 0 {
+			t.Errorf("%+v", b)
+		}
+		offend(connOrigin)
+		if b := f.g.Admin().Bans(); len(b) != 1 {
+			t.Errorf("a listed page: %+v", b)
+		}
+	})
+}

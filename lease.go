@@ -114,7 +114,7 @@ func (l *Lease) bind(subject string, cfg CapConfig, replace bool) (over error) {
 		p = &party{}
 	}
 	if cfg.MaxConnsPerSubject > 0 && len(p.leases) >= cfg.MaxConnsPerSubject {
-		if replace && p.mayReplace() {
+		if replace && !cfg.ReportOnly && p.mayReplace() {
 			p.replacing = l
 		} else if over = deny(reason.MaxSubjectConns, ""); !cfg.ReportOnly {
 			return over

@@ -41,7 +41,7 @@ func (a *admission) logIn(login func(*http.Request) (Principal, error)) (Princip
 		return Principal{}, err
 	}
 	if try.remembers() {
-		s.accepted.Note(s.accepted.Key(try.kind, try.secret), true)
+		s.lately.Note(s.lately.Key(try.kind, try.secret))
 	}
 	p.cookie = a.ownPage
 	return sighted(s.accepted, "", p), nil

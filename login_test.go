@@ -225,3 +225,20 @@ func TestTicketsOnly(t *testing.T) {
 		}
 	}
 }
+
+// A ticket handler without a login of its own asks Authenticate about any request without a
+// bearer token, HTTP Basic included.
+func TestTicketsForBasic(t *testing.T) {
+	wstest.CheckGoroutines(t)
+	e := ticketEnv(t, wsguard.Config{Auth: wsguard.AuthConfig{Authenticate: func(r *http.Request) (wsguard.Principal, error) {
+		if user, password, ok := r.BasicAuth(); ok && password == "secret" {
+			return wsguard.Principal{Subject: user}, nil
+		}
+		return wsguard.Principal{}, wsguard.ErrUnauthenticated
+	}}})
+	e.buy(header("Authorization", "Basic YWxpY2U6c2VjcmV0"))
+	e.buy(bearer("bob"))
+	if res := e.request("POST", "/ticket", header("Authorization", "Basic YWxpY2U6bm8=")); res.StatusCode != 401 {
+		t.Error(res.Status)
+	}
+}

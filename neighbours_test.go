@@ -288,3 +288,45 @@ func TestUnauthenticatedReplaced(t *testing.T) {
 		e.open(from("198.51.100.21"))
 	})
 }
+
+// A connection that has sent its credential is not silent, and keeps its place. Connections that
+// owe a first message count as those of strangers, whatever headers they have.
+func TestUnauthenticatedNotSilent(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		cfg := proxied(wsguard.Config{
+			Auth: wsguard.AuthConfig{
+				Verifier: func(ctx context.Context, token string) (wsguard.Principal, error) {
+					time.Sleep(4 * time.Second)
+					return anyone(ctx, token)
+				},
+				Sources: wsguard.TokenSources{FirstMessage: true}, FirstMessageTimeout: time.Minute,
+			},
+			Caps: wsguard.CapConfig{MaxUnauthenticated: 4},
+		})
+		e := servePipe(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
+		var speakers []*wstest.Client
+		for range 4 {
+			c := e.open(from("192.0.2.1"))
+			c.WriteFrame(first("somebody"))
+			speakers = append(speakers, c)
+		}
+		time.Sleep(3500 * time.Millisecond)
+		e.refused(from("198.51.100.1"), 503, "max_conns")
+		for _, c := range speakers {
+			roundTrip(t, c, "hello")
+		}
+	})
+	connBubble(t, func(t *testing.T) {
+		e := servePipe(t, wsguard.Config{
+			Auth: wsguard.AuthConfig{
+				Verifier: anyone, Sources: wsguard.TokenSources{FirstMessage: true},
+				Authenticate: func(*http.Request) (wsguard.Principal, error) { return wsguard.Principal{}, wsguard.ErrNoCredential },
+			},
+			Caps: wsguard.CapConfig{MaxConnsPerClient: 2, MaxUsersPerClient: 50},
+		}, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
+		got := tries(e, 10, func(i int) http.Header { return header("X-Foo", fmt.Sprint(i)) })
+		if got["101"] != 2 {
+			t.Errorf("%v", got)
+		}
+	})
+}

@@ -79,9 +79,9 @@ var (
 )
 
 // offended counts weight towards a ban of the client, unless the connection has ended
-// already.
+// already, or a page of an origin that is not allowed may have opened it.
 func (c *Conn) offended(why *reason.Reason, weight float64) {
-	if weight > 0 && c.cause() == nil {
+	if weight > 0 && c.known && c.cause() == nil {
 		c.g.offend(c.client, why, weight)
 	}
 }

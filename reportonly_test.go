@@ -1,6 +1,7 @@
 package wsguard_test
 
 import (
+	"fmt"
 	"net/http"
 	"testing"
 	"testing/synctest"
@@ -111,5 +112,32 @@ func TestReportOnlyPenalties(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.want(429, client)
+	})
+}
+
+// A cap that only reports closes nothing to make room.
+func TestReportOnlyReplacesNothing(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		e := servePipe(t, wsguard.Config{
+			Auth: wsguard.AuthConfig{Verifier: anyone, Sources: wsguard.TokenSources{Header: true, FirstMessage: true}, FirstMessageTimeout: time.Hour},
+			Caps: wsguard.CapConfig{MaxConnsPerSubject: 1, ReplaceOldest: true, MaxUnauthenticated: 1, ReportOnly: true},
+		}, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
+		oldest := e.open(bearer("alice"))
+		e.open(bearer("alice"))
+		roundTrip(t, oldest, "still here")
+		var silent []*wstest.Client
+		for range 5 {
+			silent = append(silent, e.open(header()))
+		}
+		time.Sleep(4 * time.Second)
+		e.open(header())
+		synctest.Wait()
+		for i, c := range silent {
+			c.WriteFrame(first(fmt.Sprint("person", i)))
+			roundTrip(t, c, "still here")
+		}
+		if got := reports(t, e.events.all()); got["max_subject_conns"] != 1 || got["max_conns"]+got["max_client_conns"] != 5 {
+			t.Errorf("%v", got)
+		}
 	})
 }

@@ -50,7 +50,7 @@ func (l *Lease) takePlace(cfg CapConfig) (silent *Conn, over error) {
 			d.blameless = true
 			over = d
 		case len(w.all) >= most:
-			if old := w.replaceable(most); old != nil {
+			if old := w.replaceable(most); old != nil && !cfg.ReportOnly {
 				silent = old.conn
 				w.remove(old)
 			} else {
@@ -80,7 +80,7 @@ func (w *waiters) replaceable(most int) *Lease {
 	}
 	var oldest *Lease
 	for l, since := range w.all {
-		if l.client == greedy && l.conn != nil && (oldest == nil || since.Before(w.all[oldest])) {
+		if l.client == greedy && l.conn != nil && l.conn.who.awaiting.Load() && (oldest == nil || since.Before(w.all[oldest])) {
 			oldest = l
 		}
 	}

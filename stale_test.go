@@ -232,3 +232,21 @@ func TestPollingTheTicketHandler(t *testing.T) {
 		}
 	})
 }
+
+// A credential in steady use stays known, however long ago it was first accepted.
+func TestAcceptedLongAgo(t *testing.T) {
+	connBubble(t, func(t *testing.T) {
+		j := &idp{}
+		e := servePipe(t, proxied(failing(2, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: j.verify}})), echoing)
+		at := func(token string) http.Header { return from("192.0.2.1", "Authorization", "Bearer "+token) }
+		for range 4 {
+			bye(e.open(at("good")))
+			time.Sleep(20 * time.Hour)
+		}
+		for i := range 2 {
+			e.refused(at(fmt.Sprint("bad", i)), 401, "unauthenticated")
+		}
+		bye(e.open(at("good")))
+		e.refused(at("goodbye"), 429, "guessing")
+	})
+}

@@ -25,6 +25,7 @@ type State struct {
 	inFlight *counter
 	rates    buckets
 	accepted *seen.Memory // credentials that were accepted
+	lately   *seen.Recent // credentials that were accepted lately
 	rejected *seen.Memory // credentials that were refused, each for one client
 	again    *counter     // clients over their failures that present an accepted credential
 	verified verified     // has a lock of its own
@@ -58,6 +59,7 @@ func NewState() *State {
 			failures: keyed.New(tableKeys), tickets: keyed.New(tableKeys), violations: keyed.New(tableKeys),
 		},
 		accepted:     seen.New(rememberAccepted),
+		lately:       seen.NewRecent(rememberAccepted),
 		rejected:     seen.New(rememberRejected),
 		again:        newCounter(),
 		tickets:      newTickets(),

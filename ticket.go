@@ -221,7 +221,15 @@ func (t *tickets) putBack(ctx context.Context, cfg *TicketConfig, used *usedTick
 	i, _ := slices.BinarySearchFunc(t.queue, s.until, func(s *sale, until time.Time) int { return s.until.Compare(until) })
 	t.queue = slices.Insert(t.queue, i, s)
 	t.mu.Unlock()
-	return t.store(cfg).Put(ctx, used.key, used.value, left)
+	stored := false
+	defer func() {
+		if !stored { // the store has failed, or panicked
+			t.seen(used.key)
+		}
+	}()
+	err := t.store(cfg).Put(ctx, used.key, used.value, left)
+	stored = err == nil
+	return err
 }
 
 // redeem takes the ticket out of the store before it judges the ticket. So a ticket that is
@@ -319,7 +327,7 @@ func (a *admission) askLogin() error {
 
 func (a *admission) buyer() (Principal, error) {
 	login := a.login
-	if login == nil && len(a.r.Header["Authorization"]) == 0 {
+	if cred, err := find(a.r, []source{{kind: sourceHeader}}); login == nil && err == nil && cred.kind == sourceNone {
 		login = a.auth.cfg.Authenticate
 	}
 	if login == nil {

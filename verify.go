@@ -54,6 +54,7 @@ func (a *admission) verify() (Principal, error) {
 	if err != nil {
 		return Principal{}, err
 	}
+	s.lately.Note(s.lately.Key("token", token))
 	return sighted(s.accepted, token, p), nil
 }
 
@@ -163,8 +164,7 @@ func (a *admission) rejectedAs(try attempt) seen.Key {
 
 // acceptedBefore reports whether a credential was accepted not long ago.
 func (s *State) acceptedBefore(try attempt) bool {
-	_, ok := s.accepted.Look(s.accepted.Key(try.kind, try.secret))
-	return ok && try.remembers()
+	return try.remembers() && s.lately.Look(s.lately.Key(try.kind, try.secret))
 }
 
 // failureBuckets returns the buckets that allow the judgement of a credential, and those that

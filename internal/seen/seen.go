@@ -6,10 +6,7 @@
 package seen
 
 import (
-	"crypto/hmac"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/binary"
 	"sync"
 	"time"
 )
@@ -61,16 +58,7 @@ func New(age time.Duration) *Memory {
 }
 
 // Key returns the key of a credential that consists of parts.
-func (m *Memory) Key(parts ...string) Key {
-	h := hmac.New(sha256.New, m.seed[:])
-	var n [8]byte
-	for _, p := range parts {
-		binary.BigEndian.PutUint64(n[:], uint64(len(p))) // "ab", "c" is not "a", "bc"
-		h.Write(n[:])
-		h.Write([]byte(p))
-	}
-	return Key(h.Sum(nil)[:len(Key{})])
-}
+func (m *Memory) Key(parts ...string) Key { return keyOf(m.seed, parts) }
 
 // Now returns a moment that is later than all before it.
 func (m *Memory) Now() time.Time {
