@@ -75,9 +75,9 @@ func TestHandshakeForm(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			connBubble(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				v := newTokens()
-				e := servePipe(t, wsguard.Config{Subprotocols: []string{"a"}, Auth: wsguard.AuthConfig{Verifier: v.Verify, InsecureAnonymous: true}}, echoing)
+				e := serveWith(t, wsguard.Config{Subprotocols: []string{"a"}, Auth: wsguard.AuthConfig{Verifier: v.Verify, InsecureAnonymous: true}}, echoing)
 				o := tt.o
 				if o.Header == nil {
 					o.Header = header()
@@ -187,8 +187,8 @@ func TestHandshakeT17Body(t *testing.T) {
 		{"T17 behind a piece", request("HTTP/1.1", "Transfer-Encoding: chunked"), false, foreign.Handler, 403},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
-				e := servePipe(t, wsguard.Config{}, func(g *wsguard.Guard) http.Handler {
+			bubble(t, func(t *testing.T) {
+				e := serveWith(t, wsguard.Config{}, func(g *wsguard.Guard) http.Handler {
 					if tt.front != nil {
 						return tt.front(echoDoor(g))
 					}
@@ -198,9 +198,9 @@ func TestHandshakeT17Body(t *testing.T) {
 					e.g.Shutdown(context.Background())
 				}
 				synctest.Wait()
-				base := connBubbled()
+				base := bubbled()
 				for range 5 {
-					c := e.s.Dial(t)
+					c := e.dial()
 					start := time.Now()
 					c.Write([]byte(tt.request))
 					res, err := c.ReadResponse()
@@ -215,7 +215,7 @@ func TestHandshakeT17Body(t *testing.T) {
 				// The clients are still there.
 				time.Sleep(3 * time.Second)
 				synctest.Wait()
-				if n := connBubbled() - base; n > 0 {
+				if n := bubbled() - base; n > 0 {
 					t.Errorf("%d goroutines more than before", n)
 				}
 			})
@@ -248,8 +248,8 @@ func TestHandshakeT20Early(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			connBubble(t, func(t *testing.T) {
-				e := servePipe(t, wsguard.Config{}, echoing)
+			bubble(t, func(t *testing.T) {
+				e := serveWith(t, wsguard.Config{}, echoing)
 				c, res := e.tryWith(wstest.HandshakeOptions{Header: header(), Early: tt.early})
 				if res.StatusCode != 101 {
 					t.Fatal(res.StatusCode)
@@ -716,7 +716,6 @@ func TestHandshakeUnixPeer(t *testing.T) {
 				cfg.Proxies.Trusted = []string{"unix"}
 			}
 			e := newEnv(t, cfg)
-			t.Cleanup(e.idle)
 			path := filepath.Join(t.TempDir(), "s")
 			l, err := net.Listen("unix", path)
 			if err != nil {
@@ -872,8 +871,7 @@ func acceptEcho(g *wsguard.Guard) http.Handler {
 func TestHandshakeTLSRefusal(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	e := newEnv(t, wsguard.Config{})
-	t.Cleanup(e.idle)
-	e.s = wstest.ServeTLS(t, echoDoor(e.g), func(s *http.Server) { s.TLSConfig.NextProtos = []string{"http/1.1"} })
+	e.serveTLS(echoDoor(e.g), func(s *http.Server) { s.TLSConfig.NextProtos = []string{"http/1.1"} })
 	e.refused(header("Origin", "https://evil.test"), 403, "origin")
 	c := e.open(header())
 	if cs := c.Conn().(*tls.Conn).ConnectionState(); !cs.HandshakeComplete {
@@ -886,7 +884,7 @@ func TestHandshakeTLSRefusal(t *testing.T) {
 // A client that has left when the 101 goes out is a connection that is lost, and no
 // ResponseWriter that cannot be hijacked.
 func TestClientLeavesBeforeTheAnswer(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		attached, left := make(chan struct{}), make(chan struct{})
 		var cfg wsguard.Config
 		cfg.Attach = func(*http.Request, wsguard.Principal) (any, error) {
@@ -894,8 +892,8 @@ func TestClientLeavesBeforeTheAnswer(t *testing.T) {
 			<-left
 			return nil, nil
 		}
-		e := servePipe(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
-		c := e.s.Dial(t)
+		e := serveWith(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
+		c := e.dial()
 		c.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\nOrigin: " + appOrigin + "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"))
 		<-attached

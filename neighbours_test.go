@@ -52,8 +52,8 @@ func person(i int) http.Header { return bearer(fmt.Sprintf("person%d", i)) }
 
 // 40 people behind one address open a page at once, and so do 300 in a row.
 func TestNeighboursOpenAPage(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		e := servePipe(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: slowly}}, echoing)
+	bubble(t, func(t *testing.T) {
+		e := serveWith(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: slowly}}, echoing)
 		if got := tries(e, 40, person); got["101"] != 40 {
 			t.Errorf("%v", got)
 		}
@@ -192,16 +192,16 @@ func TestRefusalBody(t *testing.T) {
 
 // Those who wait for a place in flight are bounded, and take their turns.
 func TestInFlightQueue(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		v := newTokens()
-		e := servePipe(t, proxied(wsguard.Config{
+		e := serveWith(t, proxied(wsguard.Config{
 			Auth:  wsguard.AuthConfig{Verifier: v.Verify, VerifyTimeout: time.Minute},
 			Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}, MaxInFlight: 10, MaxInFlightPerClient: 4},
 			Caps:  wsguard.CapConfig{MaxConnsPerSubject: wsguard.Off, MaxConnsPerClient: wsguard.Off},
 		}), echoing)
 		stuck := func(client string, n int) {
 			for i := range n {
-				c := e.s.Dial(t)
+				c := e.dial()
 				c.Timeout = time.Hour
 				go c.Handshake("/", from(client, "Authorization", fmt.Sprintf("Bearer stuck-%d", i)))
 			}
@@ -233,13 +233,13 @@ func TestInFlightQueue(t *testing.T) {
 
 // One address cannot take all places of those that owe a first message.
 func TestUnauthenticatedShare(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		cfg := proxied(wsguard.Config{
 			Auth:  wsguard.AuthConfig{Verifier: anyone, Sources: wsguard.TokenSources{FirstMessage: true}},
 			Caps:  wsguard.CapConfig{MaxUnauthenticated: 20},
 			Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}},
 		})
-		e := servePipe(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
+		e := serveWith(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
 		at := func(format string, i int) http.Header { return from(fmt.Sprintf(format, i)) }
 		if got := tries(e, 50, func(int) http.Header { return from("192.0.2.1") }); got["101"] != 5 || got["Too Many Requests: max_client_conns"] != 45 {
 			t.Fatalf("%v", got)
@@ -259,13 +259,13 @@ func TestUnauthenticatedShare(t *testing.T) {
 
 // When all places are taken, a silent connection of a greedy client makes room.
 func TestUnauthenticatedReplaced(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		cfg := proxied(wsguard.Config{
 			Auth:  wsguard.AuthConfig{Verifier: anyone, Sources: wsguard.TokenSources{FirstMessage: true}, FirstMessageTimeout: time.Minute},
 			Caps:  wsguard.CapConfig{MaxUnauthenticated: 8},
 			Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}},
 		})
-		e := servePipe(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
+		e := serveWith(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
 		var greedy []*wstest.Client
 		for range 4 {
 			greedy = append(greedy, e.open(from("192.0.2.1")))

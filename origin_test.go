@@ -314,8 +314,7 @@ func TestOriginT23ClearText(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			e := newEnv(t, wsguard.Config{Proxies: tt.proxies, InsecureAllowHTTP: tt.allow})
-			t.Cleanup(e.idle)
-			e.s = wstest.ServeTLS(t, e.g.Handler(echo))
+			e.serveTLS(e.g.Handler(echo))
 			if tt.status == 101 {
 				roundTrip(t, e.open(tt.header), "hello")
 			} else {

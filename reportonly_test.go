@@ -31,7 +31,7 @@ func reports(t *testing.T, evs []audit.Event) map[string]int {
 func TestReportOnlyAll(t *testing.T) {
 	only := wsguard.Rate{PerSecond: never, Burst: 1}
 	for _, endpoint := range []bool{false, true} {
-		connBubble(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			messages := wsguard.MessageConfig{Validator: refuseWord("bad")}
 			cfg := wsguard.Config{
 				ReportOnly: true,
@@ -41,7 +41,7 @@ func TestReportOnlyAll(t *testing.T) {
 				Messages:   messages,
 				Timeouts:   wsguard.TimeoutConfig{PingInterval: wsguard.Off, Idle: time.Minute},
 			}
-			e := servePipe(t, cfg, func(g *wsguard.Guard) http.Handler {
+			e := serveWith(t, cfg, func(g *wsguard.Guard) http.Handler {
 				if endpoint {
 					return echoDoor(must(g.Endpoint(wsguard.EndpointConfig{Messages: messages})))
 				}
@@ -99,7 +99,7 @@ func TestReportOnlyPenalties(t *testing.T) {
 		}
 		synctest.Wait()
 		n := 0
-		for _, ev := range f.ev.of(audit.Banned) {
+		for _, ev := range f.events.of(audit.Banned) {
 			if n++; !ev.Report || ev.Reason != "protocol_error" || ev.Client != client {
 				t.Errorf("%+v", ev)
 			}

@@ -118,14 +118,14 @@ func TestRequestHost(t *testing.T) {
 			t.Errorf("Host %q: status %d", host, w.Code)
 		}
 	}
-	c := e.s.Dial(t)
+	c := e.dial()
 	c.Write([]byte("GET http://[::1]:99999/ HTTP/1.1\r\nHost: a\r\nOrigin: " + appOrigin + "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"))
 	if res, err := c.ReadResponse(); err != nil || res.StatusCode != 400 {
 		t.Errorf("absolute target: %v, %v", res, err)
 	}
 	// An empty Host is legal HTTP. A list of hosts has no entry for it.
-	c = e.s.Dial(t)
+	c = e.dial()
 	res, err := c.HandshakeWith(wstest.HandshakeOptions{Header: http.Header{"Origin": {appOrigin}, "Host": {""}}})
 	if err != nil || res.StatusCode != 101 {
 		t.Errorf("empty Host: %v, %v", res, err)

@@ -161,9 +161,9 @@ func TestOriginsOfFilesAndLocalhost(t *testing.T) {
 
 // OriginFunc is asked after the list, about canonical tuples only, once a minute.
 func TestOriginFunc(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		var asked []string
-		e := servePipe(t, wsguard.Config{OriginFunc: func(_ context.Context, origin, host string) (bool, error) {
+		e := serveWith(t, wsguard.Config{OriginFunc: func(_ context.Context, origin, host string) (bool, error) {
 			asked = append(asked, origin+" at "+host)
 			switch {
 			case strings.Contains(origin, "down"):
@@ -238,9 +238,9 @@ func TestOriginFuncFlood(t *testing.T) {
 
 // A slow OriginFunc is bounded by VerifyTimeout and by the places in flight.
 func TestOriginFuncSlow(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		release := make(chan struct{})
-		e := servePipe(t, wsguard.Config{
+		e := serveWith(t, wsguard.Config{
 			OriginFunc: func(context.Context, string, string) (bool, error) { <-release; return true, nil },
 			Auth:       wsguard.AuthConfig{VerifyTimeout: 2 * time.Second}, Rates: wsguard.RateConfig{MaxInFlightPerClient: 2},
 		}, echoing)

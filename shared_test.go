@@ -107,7 +107,7 @@ func TestForeignPageHandshakes(t *testing.T) {
 
 // A Revoke does not shorten that of another Guard.
 func TestRevokeOfAnotherGuard(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		s := wsguard.NewState()
 		mkg := func(ttl time.Duration) *wsguard.Guard {
 			return pieceGuard(t, wsguard.Config{State: s, Auth: wsguard.AuthConfig{Verifier: onlyToken("T"), RevocationTTL: ttl}})

@@ -29,7 +29,7 @@ func TestWrapPeerCloses(t *testing.T) {
 		"without a code, answered one": {"", "", closing(1000, ""), closing(1000, ""), 1005},
 	} {
 		t.Run(name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				e, c, s := wrapOpen(t, quiet())
 				c.WriteFrame(wstest.Frame{Fin: true, Opcode: wstest.OpClose, Masked: true, Payload: []byte(test.sent)})
 				c.Write([]byte("what comes behind it is no frame"))
@@ -93,7 +93,7 @@ func TestWrapPeerCloseUnanswered(t *testing.T) {
 		}, 4000, time.Second, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				e, c, s := wrapOpen(t, quiet())
 				c.WriteFrame(wstest.CloseFrame(test.code, ""))
 				if name == "not read" {
@@ -130,7 +130,7 @@ func TestWrapHandlerCloses(t *testing.T) {
 	for name, payload := range map[string]string{"code": closing(4001, "done"), "none": ""} {
 		for _, then := range []string{"reads", "closes"} {
 			t.Run(name+", "+then, func(t *testing.T) {
-				connBubble(t, func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
 					e, c, s := wrapOpen(t, quiet())
 					s.send(t, fromServer(wstest.OpText, "hello"), fromServer(wstest.OpClose, payload), fromServer(wstest.OpText, "dropped"))
 					for _, raw := range []string{"\x81\x01x", "not a frame", "\xff\xff"} {
@@ -172,7 +172,7 @@ func TestWrapHandlerCloses(t *testing.T) {
 // has the linger; whether or not the handler closes.
 func TestWrapHandlerCloseUnanswered(t *testing.T) {
 	for _, closes := range []bool{false, true} {
-		connBubble(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			e, c, s := wrapOpen(t, quiet())
 			s.send(t, fromServer(wstest.OpClose, closing(4001, "")))
 			if closes {
@@ -209,7 +209,7 @@ func TestWrapHandlerClosesWithoutAFrame(t *testing.T) {
 	} {
 		for _, linger := range []bool{false, true} {
 			t.Run(name, func(t *testing.T) {
-				connBubble(t, func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
 					e, c, s := wrapOpen(t, quiet())
 					s.Write([]byte(before))
 					c.WriteFrame(wstest.Text("unread"))
@@ -252,7 +252,7 @@ func TestWrapHandlerClosesWithoutAFrame(t *testing.T) {
 func TestWrapCloseWrite(t *testing.T) {
 	for _, frame := range []bool{false, true} {
 		for _, answers := range []bool{false, true} {
-			connBubble(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				e, c, s := wrapOpen(t, quiet())
 				code := 1006
 				if frame {
@@ -314,7 +314,7 @@ func TestWrapEndsAreBounded(t *testing.T) {
 		"Close": func(_ *wsguard.Guard, s *served) { s.Close() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				e, c, s := wrapOpen(t, quiet())
 				wrote := make(chan error, 1)
 				go func() {

@@ -109,7 +109,7 @@ type wrapEnv struct {
 func wrapWith(t *testing.T, cfg wsguard.Config, begin func(http.ResponseWriter, *http.Request) *served) *wrapEnv {
 	t.Helper()
 	e := &wrapEnv{conns: make(chan *served, 16), panic: make(chan any, 1)}
-	e.env = servePipe(t, cfg, e.handler(t, begin))
+	e.env = serveWith(t, cfg, e.handler(t, begin))
 	return e
 }
 
@@ -331,10 +331,9 @@ func wrapTCP(t *testing.T, cfg wsguard.Config, listener func(net.Listener) net.L
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(e.idle)
 	e.s = wstest.ServeListener(t, listener(l), e.handler(t, answer101)(e.g))
 	return e, func() *wstest.Client {
-		c := e.s.Dial(t)
+		c := e.dial()
 		c.Conn().(*net.TCPConn).SetReadBuffer(32 << 10)
 		if res, err := c.Handshake("/", header()); err != nil || res.StatusCode != 101 {
 			t.Fatalf("handshake: %v %v", res, err)
