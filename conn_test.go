@@ -115,9 +115,7 @@ func TestFrameFaults(t *testing.T) {
 		{"binary, at its first fragment", frame(2, false, ""), 1003, "message_type"},
 		{"binary, header only", "\x82\xfe\x01\x00" + K, 1003, "message_type"},
 	}
-	e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-		patient(cfg)
-		noRates(cfg)
+	e := newEnv(t, conf(noHandshakeLimits, patient, noRates, func(cfg *wsguard.Config) {
 		cfg.Messages.ControlFrames = wsguard.Rate{PerSecond: never, Burst: 20}
 	}))
 	for _, secure := range []bool{false, true} {
@@ -128,6 +126,7 @@ func TestFrameFaults(t *testing.T) {
 		e.s = serve(t, echoDoor(e.g))
 		for _, tt := range tests {
 			t.Run(fmt.Sprintf("%s, TLS %t", tt.name, secure), func(t *testing.T) {
+				e := e.in(t)
 				c := e.open(header())
 				defer e.settle(c)
 				// The close frame is to arrive while the peer still sends.
@@ -148,6 +147,7 @@ func TestFrameFaults(t *testing.T) {
 					continue
 				}
 				t.Run(fmt.Sprintf("%s, byte by byte %t", tt.name, !early), func(t *testing.T) {
+					e := e.in(t)
 					c := e.dial()
 					defer e.settle(c)
 					if early { // sent with the handshake
@@ -215,8 +215,7 @@ func TestPeersFreed(t *testing.T) {
 	for name, p := range peers {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e := newEnv(t, conf(noHandshakeLimits))
-				e.serve(echoDoor(e.g))
+				e := serveGuard(t, conf(noHandshakeLimits))
 				c := e.open(header())
 				c.Write([]byte(p.before))
 				synctest.Wait()
@@ -312,7 +311,7 @@ func TestOneCause(t *testing.T) {
 		{name: "rate", act: send(strings.Repeat(string(wstest.AppendFrame(nil, wstest.Text("x"))), 41)), peer: 1008, reason: "rate_limited", is: reason.RateLimited},
 		{name: "schema", config: withSchema(wsguard.ActionClose), act: send(string(wstest.AppendFrame(nil, wstest.Text(`{"n":"x"}`)))), peer: 1008, reason: "schema", is: reason.Schema},
 		{name: "JSON", config: withSchema(wsguard.ActionClose), act: send(string(wstest.AppendFrame(nil, wstest.Text(`{"n":`)))), peer: 1007, reason: "invalid_json", is: reason.InvalidJSON},
-		{name: "idle", config: func(cfg *wsguard.Config) { cfg.Timeouts.PingInterval = wsguard.Off }, peer: 3008, reason: "idle", is: reason.Idle},
+		{name: "idle", config: noPings, peer: 3008, reason: "idle", is: reason.Idle},
 		{name: "pong", peer: 3008, reason: "pong_timeout", is: reason.PongTimeout},
 		{name: "lifetime", config: func(cfg *wsguard.Config) { cfg.Timeouts.Lifetime = time.Second }, peer: 1001, reason: "lifetime", is: reason.Lifetime},
 		{name: "expiry", config: expiresIn(time.Second), peer: 3000, reason: "expired", is: reason.Expired},
@@ -330,8 +329,7 @@ func TestOneCause(t *testing.T) {
 						return tt.handler(ctx, c)
 					}
 				}
-				e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-					anyToken(cfg)
+				e := newEnv(t, conf(noHandshakeLimits, anyToken, func(cfg *wsguard.Config) {
 					if tt.config != nil {
 						tt.config(cfg)
 					}
@@ -495,12 +493,9 @@ func TestCloseCodeReachesSender(t *testing.T) {
 		t.Skip("sends a lot")
 	}
 	wstest.CheckGoroutines(t)
-	for name, serve := range map[string]func(testing.TB, http.Handler, ...func(*http.Server)) *wstest.Server{
-		"TCP": wstest.Serve, "TLS": wstest.ServeTLS, "wrapped": servePlain,
-	} {
+	for name, serve := range sockets {
 		t.Run(name, func(t *testing.T) {
-			e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-				patient(cfg)
+			e := newEnv(t, conf(noHandshakeLimits, patient, func(cfg *wsguard.Config) {
 				cfg.Messages.ControlFrames = wsguard.Rate{PerSecond: wsguard.Off}
 			}))
 			e.s = serve(t, echoDoor(e.g))
@@ -598,8 +593,7 @@ func TestLingersForSender(t *testing.T) {
 // end at once all the same.
 func TestFailedMidFrame(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits))
-		e.serve(echoDoor(e.g))
+		e := serveGuard(t, conf(noHandshakeLimits))
 		c := e.open(header())
 		c.Write([]byte("\x81\xfe\x01\x00\x00\x00\x00\x00\xff")) // one byte of 256
 		start := time.Now()
@@ -917,8 +911,7 @@ func TestManyConnections(t *testing.T) {
 	if testing.Short() {
 		n = 200
 	}
-	e := newEnv(t, conf(noHandshakeLimits))
-	e.serve(echoDoor(e.g))
+	e := serveGuard(t, conf(noHandshakeLimits))
 	heap := heapBytes()
 	next := make(chan int)
 	var wg sync.WaitGroup
@@ -983,7 +976,7 @@ func TestStormOnOne(t *testing.T) {
 	if testing.Short() {
 		n = 30
 	}
-	e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) { patient(cfg); noRates(cfg); anyToken(cfg) }))
+	e := newEnv(t, conf(noHandshakeLimits, patient, noRates, anyToken))
 	var errs sync.Map
 	e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 		var wg sync.WaitGroup
@@ -1136,9 +1129,7 @@ func TestReadInterruptedAnywhere(t *testing.T) {
 		if secure {
 			serve = wstest.ServeTLS
 		}
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-			patient(cfg)
-			noRates(cfg)
+		e := newEnv(t, conf(noHandshakeLimits, patient, noRates, func(cfg *wsguard.Config) {
 			cfg.Messages.ControlFrames = wsguard.Rate{PerSecond: wsguard.Off}
 		}))
 		got := make(chan []string, 1)
@@ -1280,7 +1271,7 @@ func TestHandlerContext(t *testing.T) {
 // The allocations of Read and Write in a steady state (invariant 12 of
 // docs/invariants.md).
 func TestAllocs(t *testing.T) {
-	e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) { patient(cfg); noRates(cfg) }))
+	e := newEnv(t, conf(noHandshakeLimits, patient, noRates))
 	results := make(chan map[string]float64, 1)
 	const rounds = 10_000
 	e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
@@ -1415,8 +1406,7 @@ func crash(t *testing.T, name string) {
 		}
 		return
 	}
-	e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-		patient(cfg)
+	e := newEnv(t, conf(noHandshakeLimits, patient, func(cfg *wsguard.Config) {
 		if f := crashes[name].config; f != nil {
 			f(cfg)
 		}

@@ -19,8 +19,7 @@ import (
 // close frame is written.
 func TestEndingsThatLinger(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits))
-		e.serve(echoDoor(e.g))
+		e := serveGuard(t, conf(noHandshakeLimits))
 		const n = 300
 		clients := make([]*wstest.Client, n)
 		for i := range clients {
@@ -49,8 +48,7 @@ func TestEndingsThatLinger(t *testing.T) {
 // the bubble the time that bounds it as well does not pass.
 func TestEndingReadsNotForEver(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits))
-		e.serve(echoDoor(e.g))
+		e := serveGuard(t, conf(noHandshakeLimits))
 		c := e.open(header())
 		synctest.Wait()
 		e.g.Admin().Kick(e.ids()[0], 0, "")
@@ -249,9 +247,7 @@ func TestCloseHandshakeEndsAtOnce(t *testing.T) {
 // The same with sockets. An ending that lingers would do so for a minute.
 func TestCloseHandshakeEndsAtOnceOverTCP(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	for name, serve := range map[string]func(testing.TB, http.Handler, ...func(*http.Server)) *wstest.Server{
-		"TCP": wstest.Serve, "TLS": wstest.ServeTLS, "wrapped": servePlain,
-	} {
+	for name, serve := range sockets {
 		t.Run(name, func(t *testing.T) {
 			dial := func(e *env, h http.Handler) func() *wstest.Client {
 				e.s = serve(t, h)

@@ -287,10 +287,10 @@ func TestEventT74Sampled(t *testing.T) {
 // what was only reported is not counted as refused.
 func TestEventT74Steady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := serveWith(t, wsguard.Config{
+		e := serveGuard(t, wsguard.Config{
 			Messages: wsguard.MessageConfig{Validator: must(wsguard.CompileSchema([]byte(`false`))), ReportOnly: true},
 			Rates:    wsguard.RateConfig{Messages: wsguard.Rate{PerSecond: wsguard.Off}, ClientMessages: wsguard.Rate{PerSecond: wsguard.Off}},
-		}, authEcho)
+		})
 		c := e.open(header())
 		for range 1000 {
 			roundTrip(t, c, "1")
@@ -473,7 +473,7 @@ func TestEventClosingViolations(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				e := serveWith(t, tt.cfg, authEcho)
+				e := serveGuard(t, tt.cfg)
 				c := e.open(header())
 				c.Write(tt.send)
 				for {
@@ -505,11 +505,11 @@ func TestEventClosingViolations(t *testing.T) {
 func TestEventAfterTheCause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var g *wsguard.Guard
-		e := serveWith(t, wsguard.Config{OnEvent: func(ev audit.Event) {
+		e := serveGuard(t, wsguard.Config{OnEvent: func(ev audit.Event) {
 			if ev.Kind == audit.Violation {
 				g.Admin().Kick(ev.ConnID, 0, "")
 			}
-		}}, authEcho)
+		}})
 		g = e.g
 		c := e.open(header())
 		c.WriteFrame(wstest.Frame{Fin: true, Opcode: wstest.OpBinary, Masked: true})
@@ -537,13 +537,13 @@ func TestEventNoAccusation(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				e := serveWith(t, wsguard.Config{
+				e := serveGuard(t, wsguard.Config{
 					Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, Sources: wsguard.TokenSources{FirstMessage: true}},
 					Attach: func(*http.Request, wsguard.Principal) (any, error) {
 						time.Sleep(tt.attach)
 						return nil, errors.New("no")
 					},
-				}, authEcho)
+				})
 				c := e.open(header())
 				c.WriteFrame(first(tt.token))
 				synctest.Wait()

@@ -77,7 +77,7 @@ func TestHandshakeForm(t *testing.T) {
 			t.Parallel()
 			bubble(t, func(t *testing.T) {
 				v := newTokens()
-				e := serveWith(t, wsguard.Config{Subprotocols: []string{"a"}, Auth: wsguard.AuthConfig{Verifier: v.Verify, InsecureAnonymous: true}}, echoing)
+				e := serveGuard(t, wsguard.Config{Subprotocols: []string{"a"}, Auth: wsguard.AuthConfig{Verifier: v.Verify, InsecureAnonymous: true}})
 				o := tt.o
 				if o.Header == nil {
 					o.Header = header()
@@ -148,8 +148,7 @@ func TestHandshakeT19Pipelined(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			e := *e
-			e.t = t
+			e := e.in(t)
 			tt.o.Early = []byte(second)
 			c, res := e.tryWith(tt.o)
 			if res.StatusCode != tt.status {
@@ -249,7 +248,7 @@ func TestHandshakeT20Early(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			bubble(t, func(t *testing.T) {
-				e := serveWith(t, wsguard.Config{}, echoing)
+				e := serveGuard(t, wsguard.Config{})
 				c, res := e.tryWith(wstest.HandshakeOptions{Header: header(), Early: tt.early})
 				if res.StatusCode != 101 {
 					t.Fatal(res.StatusCode)
@@ -502,14 +501,14 @@ func TestHandshakeLongToken(t *testing.T) {
 func TestHandshakeT25Echo(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	const mark = "mark3r"
-	e := serveWith(t, wsguard.Config{
+	e := serveGuard(t, wsguard.Config{
 		Auth:  wsguard.AuthConfig{Verifier: newTokens().Verify, Sources: wsguard.TokenSources{Header: true, Cookie: "session", InsecureQuery: "token"}},
 		Hosts: []string{"127.0.0.1"},
 		Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}},
 		Attach: func(r *http.Request, p wsguard.Principal) (any, error) {
 			return nil, fmt.Errorf("%s for %s may not", mark, r.URL)
 		},
-	}, func(g *wsguard.Guard) http.Handler { return echoDoor(g) })
+	})
 	for _, o := range []wstest.HandshakeOptions{
 		{Path: "/" + mark, Header: header("Origin", "https://"+mark+".test")},
 		{Path: "/" + mark, Header: header("Sec-Fetch-Mode", mark)},
@@ -717,11 +716,7 @@ func TestHandshakeUnixPeer(t *testing.T) {
 			}
 			e := newEnv(t, cfg)
 			path := filepath.Join(t.TempDir(), "s")
-			l, err := net.Listen("unix", path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			wstest.ServeListener(t, l, echoDoor(e.g))
+			e.serveOn(must(net.Listen("unix", path)), echoDoor(e.g))
 			conn, err := net.Dial("unix", path)
 			if err != nil {
 				t.Fatal(err)

@@ -38,7 +38,7 @@ import (
 //	})
 //
 //	bubble(t, func(t *testing.T) {
-//		e, c, s := wrapOpen(t, quiet()) // s is what Hijack returned, and has answered 101
+//		e, c, s := wrapOpen(t, conf(noPings)) // s is what Hijack returned, and has answered 101
 //		s.send(t, fromServer(wstest.OpText, "hello"))
 //		wantMessage(t, c, "hello")
 //	})
@@ -92,9 +92,11 @@ func newEnv(t testing.TB, cfg wsguard.Config) *env {
 }
 
 // serveGuard serves cfg with an echo handler.
-func serveGuard(t testing.TB, cfg wsguard.Config) *env {
+func serveGuard(t testing.TB, cfg wsguard.Config, opts ...func(*http.Server)) *env {
 	t.Helper()
-	return serveWith(t, cfg, func(g *wsguard.Guard) http.Handler { return echoDoor(g) })
+	e := newEnv(t, cfg)
+	e.serve(echoDoor(e.g), opts...)
+	return e
 }
 
 func serveWith(t testing.TB, cfg wsguard.Config, handler func(*wsguard.Guard) http.Handler, opts ...func(*http.Server)) *env {
@@ -148,8 +150,9 @@ func (e *env) idle() {
 	eventually(e.t, "no slots held", func() bool { return e.g.Conns() == 0 })
 }
 
-// bubble is synctest.Test with time for everything to end in: time stands still in a bubble
-// once its first function has returned.
+// bubble is synctest.Test with time for everything to end in, because time stands still in a
+// bubble once its first function has returned. A test that shows that everything ends at once
+// calls synctest.Test itself.
 func bubble(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -708,12 +711,12 @@ func (l plainListener) Accept() (net.Conn, error) {
 	return struct{ net.Conn }{c}, err
 }
 
-// servePlain is wstest.Serve behind a plainListener.
-func servePlain(t testing.TB, h http.Handler, opts ...func(*http.Server)) *wstest.Server {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return wstest.ServeListener(t, plainListener{l}, h, opts...)
+func listenTCP() net.Listener { return must(net.Listen("tcp", "127.0.0.1:0")) }
+
+// sockets are what a server can listen on.
+var sockets = map[string]func(testing.TB, http.Handler, ...func(*http.Server)) *wstest.Server{
+	"TCP": wstest.Serve, "TLS": wstest.ServeTLS,
+	"a listener around it": func(t testing.TB, h http.Handler, opts ...func(*http.Server)) *wstest.Server {
+		return wstest.ServeListener(t, plainListener{listenTCP()}, h, opts...)
+	},
 }

@@ -41,8 +41,7 @@ func TestPingAndPongTimeout(t *testing.T) {
 	intervals := map[time.Duration]bool{}
 	for range 8 {
 		bubble(t, func(t *testing.T) {
-			e := newEnv(t, conf(noHandshakeLimits))
-			e.serve(echoDoor(e.g))
+			e := serveGuard(t, conf(noHandshakeLimits))
 			c := e.open(header())
 			last := time.Now()
 			for range 3 {
@@ -76,8 +75,7 @@ func TestWrongPong(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e := newEnv(t, conf(noHandshakeLimits))
-				e.serve(echoDoor(e.g))
+				e := serveGuard(t, conf(noHandshakeLimits))
 				c := e.open(header())
 				p, at := nextPing(t, c)
 				if len(p) < 8 {
@@ -96,8 +94,7 @@ func TestWrongPong(t *testing.T) {
 // The pong of an earlier ping does not answer a later one.
 func TestOldPong(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits))
-		e.serve(echoDoor(e.g))
+		e := serveGuard(t, conf(noHandshakeLimits))
 		c := e.open(header())
 		old, _ := nextPing(t, c)
 		c.WriteFrame(wstest.Pong(old))
@@ -111,8 +108,7 @@ func TestOldPong(t *testing.T) {
 // right behind.
 func TestPongBehindSlowMessage(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits))
-		e.serve(echoDoor(e.g))
+		e := serveGuard(t, conf(noHandshakeLimits))
 		c := e.open(header())
 		p, _ := nextPing(t, c)
 		b := wstest.AppendFrame(nil, wstest.Text("hello"))
@@ -407,8 +403,7 @@ func TestDribble(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) { cfg.Timeouts.PingInterval = wsguard.Off }))
-				e.serve(echoDoor(e.g))
+				e := serveGuard(t, conf(noHandshakeLimits, noPings))
 				c := e.open(header())
 				start := time.Now()
 				if name == "after a message" {
@@ -448,7 +443,7 @@ func TestDribble(t *testing.T) {
 // No Read ends the deadline, and each new message has its own.
 func TestMessageDeadlineOverReads(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) { cfg.Timeouts.PingInterval = wsguard.Off }))
+		e := newEnv(t, conf(noHandshakeLimits, noPings))
 		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			for {
 				rctx, cancel := context.WithTimeout(context.Background(), 700*time.Millisecond)
@@ -479,8 +474,7 @@ func TestMessageDeadlineOverReads(t *testing.T) {
 
 func TestReportIdle(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) { cfg.Timeouts.ReportOnly = true }))
-		e.serve(echoDoor(e.g))
+		e := serveGuard(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) { cfg.Timeouts.ReportOnly = true }))
 		c := e.open(header())
 		done := browse(c)
 		time.Sleep(16 * time.Minute)
@@ -507,8 +501,7 @@ func bubbled() int {
 // One goroutine per connection, one sweeper, and nothing when all are gone.
 func TestGoroutinesPerConnection(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) { cfg.Timeouts.Idle = wsguard.Off }))
-		e.serve(echoDoor(e.g))
+		e := serveGuard(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) { cfg.Timeouts.Idle = wsguard.Off }))
 		time.Sleep(time.Second)
 		before := bubbled()
 		const n = 50
@@ -538,11 +531,9 @@ func TestGoroutinesPerConnection(t *testing.T) {
 // First-message authentication has its own deadline, whatever dribbles in.
 func TestAuthTimeout(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-			anyToken(cfg)
+		e := serveGuard(t, conf(noHandshakeLimits, anyToken, func(cfg *wsguard.Config) {
 			cfg.Auth.Sources = wsguard.TokenSources{FirstMessage: true}
 		}))
-		e.serve(echoDoor(e.g))
 		c := e.open(header())
 		start := time.Now()
 		a := <-browse(c)

@@ -628,11 +628,7 @@ func (c evilConn) Write(p []byte) (int, error) { n, err := c.Conn.Write(p); retu
 func TestConnErrorsThatDoNotReturn(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	h := &hooked{env: newEnv(t, wsguard.Config{Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}}})}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.s = wstest.ServeListener(t, evilConns{l, h}, h.doors(h.g))
+	h.serveOn(evilConns{listenTCP(), h}, h.doors(h.g))
 	n := 0
 	for what, act := range evilActs {
 		for _, method := range []string{"Error", "Unwrap", "Is", "As", "Timeout"} {
@@ -693,7 +689,7 @@ func TestReportThatDoesNotReturn(t *testing.T) {
 				if p := h.g.Pieces(); piece {
 					handler = p.Auth.Handler(p.Cap.Handler(handler))
 				}
-				h.s = wstest.Serve(t, handler)
+				h.serve(handler)
 				creds := bearer("alice")
 				if name == "unauthenticated" {
 					creds = header()

@@ -64,7 +64,7 @@ func TestRefreshWithAnOlderToken(t *testing.T) {
 // the scopes away.
 func TestRevalidateKeeps(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := serveWith(t, wsguard.Config{Auth: wsguard.AuthConfig{
+		e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{
 			Verifier: func(_ context.Context, token string) (wsguard.Principal, error) {
 				return wsguard.Principal{Subject: token, SessionID: "s1", Scopes: []string{"admin"}, Expires: time.Now().Add(time.Minute)}, nil
 			},
@@ -72,7 +72,7 @@ func TestRevalidateKeeps(t *testing.T) {
 				return wsguard.Principal{Subject: p.Subject}, nil
 			},
 			RevalidateEvery: 10 * time.Second,
-		}, Timeouts: wsguard.TimeoutConfig{PingInterval: wsguard.Off}}, echoing)
+		}, Timeouts: wsguard.TimeoutConfig{PingInterval: wsguard.Off}})
 		start := time.Now()
 		c := e.open(bearer("alice"))
 		c.Timeout = time.Hour
@@ -99,9 +99,9 @@ func TestRevocationOutlastsCredentials(t *testing.T) {
 			verify := func(_ context.Context, token string) (wsguard.Principal, error) {
 				return wsguard.Principal{Subject: "alice", SessionID: "s1", IssuedAt: start, Expires: start.Add(3 * time.Hour)}, nil
 			}
-			e := serveWith(t, wsguard.Config{
+			e := serveGuard(t, wsguard.Config{
 				Auth: wsguard.AuthConfig{Verifier: verify, RevocationTTL: time.Minute, Failures: wsguard.Rate{PerSecond: wsguard.Off}},
-			}, echoing)
+			})
 			c := e.open(bearer("T"))
 			time.Sleep(time.Second)
 			if signOut {

@@ -151,8 +151,7 @@ func TestFragmentation(t *testing.T) {
 // A whole conversation, byte by byte and in one write.
 func TestConversation(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	e := newEnv(t, conf(noHandshakeLimits, bigMessages))
-	e.serve(echoDoor(e.g))
+	e := serveGuard(t, conf(noHandshakeLimits, bigMessages))
 	var wire []byte
 	for _, f := range [][]byte{
 		fragment(1, true, []byte("one")),
@@ -215,8 +214,7 @@ func TestFragmentLimit(t *testing.T) {
 	} {
 		n, code := tt.n, tt.code
 		bubble(t, func(t *testing.T) {
-			e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-				noRates(cfg)
+			e := newEnv(t, conf(noHandshakeLimits, noRates, func(cfg *wsguard.Config) {
 				cfg.Messages.MaxBytes, cfg.Messages.MaxFragments = tt.maxBytes, tt.maxFragments
 			}))
 			e.serve(e.g.Handler(echo))
@@ -341,8 +339,7 @@ func TestUTF8Split(t *testing.T) {
 		"\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xfe", "\xff", "κόσ\xce", "κόσ\xe2\x82", "κόσ\xf0\x9f\x98", "\xc2a", "\xe2\x82a", "\xf0\x9f\x98a",
 	}
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, noRates))
-		e.serve(echoDoor(e.g))
+		e := serveGuard(t, conf(noHandshakeLimits, noRates))
 		c := e.open(header())
 		for _, text := range texts {
 			if !utf8.ValidString(text) {
@@ -378,8 +375,7 @@ func TestUTF8Split(t *testing.T) {
 // The message rate: forty at once, then twenty a second.
 func TestRateClose(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits))
-		e.serve(echoDoor(e.g))
+		e := serveGuard(t, conf(noHandshakeLimits))
 		c := e.open(header())
 		for range 40 {
 			roundTrip(t, c, "x")
@@ -398,10 +394,9 @@ func TestRateClose(t *testing.T) {
 
 func TestRateReply(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+		e := serveGuard(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
 			cfg.Rates.Messages, cfg.Rates.Action = wsguard.Rate{PerSecond: 1, Burst: 2}, wsguard.ActionReply
 		}))
-		e.serve(echoDoor(e.g))
 		c := e.open(header())
 		answer := browse(c)
 		for range 102 {
@@ -439,10 +434,9 @@ func TestRateReply(t *testing.T) {
 
 func TestRateDelay(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+		e := serveGuard(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
 			cfg.Rates.Messages, cfg.Rates.Action = wsguard.Rate{PerSecond: 0.25, Burst: 2}, wsguard.ActionDelay
 		}))
-		e.serve(echoDoor(e.g))
 		c := e.open(header())
 		for i := range 5 {
 			c.WriteFrame(wstest.Text(fmt.Sprint(i)))
@@ -456,10 +450,9 @@ func TestRateDelay(t *testing.T) {
 		e.closed()
 	})
 	bubble(t, func(t *testing.T) { // too long a delay
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+		e := serveGuard(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
 			cfg.Rates.Messages, cfg.Rates.Action = wsguard.Rate{PerSecond: 0.19, Burst: 1}, wsguard.ActionDelay
 		}))
-		e.serve(echoDoor(e.g))
 		c := e.open(header())
 		c.WriteFrame(wstest.Text("a"))
 		c.WriteFrame(wstest.Text("b"))
@@ -478,14 +471,12 @@ func settlePipe(c *wstest.Client) { c.Close(); synctest.Wait() }
 // other way round.
 func TestRateTakesOnce(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-			noRates(cfg)
+		e := serveGuard(t, conf(noHandshakeLimits, noRates, func(cfg *wsguard.Config) {
 			cfg.Messages.MaxBytes = 100
 			cfg.Rates.Messages = wsguard.Rate{PerSecond: 0.001, Burst: 3}
 			cfg.Rates.Bytes = wsguard.Rate{PerSecond: 100, Burst: 100}
 			cfg.Rates.Action = wsguard.ActionDelay
 		}))
-		e.serve(echoDoor(e.g))
 		c := e.open(header())
 		for range 3 {
 			roundTrip(t, c, strings.Repeat("x", 100))
@@ -493,14 +484,12 @@ func TestRateTakesOnce(t *testing.T) {
 		settlePipe(c)
 	})
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-			noRates(cfg)
+		e := serveGuard(t, conf(noHandshakeLimits, noRates, func(cfg *wsguard.Config) {
 			cfg.Messages.MaxBytes = 100
 			cfg.Rates.Bytes = wsguard.Rate{PerSecond: 50, Burst: 200}
 			cfg.Rates.ClientBytes = wsguard.Rate{PerSecond: 100, Burst: 100}
 			cfg.Rates.Action = wsguard.ActionDelay
 		}))
-		e.serve(echoDoor(e.g))
 		c := e.open(header())
 		c.Timeout = time.Minute
 		start := time.Now()
@@ -517,8 +506,7 @@ func TestRateTakesOnce(t *testing.T) {
 
 func TestRateReport(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) { cfg.Rates.ReportOnly = true }))
-		e.serve(echoDoor(e.g))
+		e := serveGuard(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) { cfg.Rates.ReportOnly = true }))
 		c := e.open(header())
 		for range 50 {
 			roundTrip(t, c, "x")
@@ -559,14 +547,11 @@ func TestSharedRates(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-					anyToken(cfg)
-					noRates(cfg)
+				e := serveGuard(t, conf(noHandshakeLimits, anyToken, noRates, func(cfg *wsguard.Config) {
 					cfg.Messages.MaxBytes = 1000
 					cfg.InsecureAllowHTTP = true
 					tt.rates(&cfg.Rates)
 				}))
-				e.serve(echoDoor(e.g))
 				got := 0
 				for i := range 10 {
 					token := "alice"
@@ -637,8 +622,7 @@ func TestSchemaClose(t *testing.T) {
 		`{"n":` + strings.Repeat(`{"n":`, 4000) + "1" + strings.Repeat("}", 4001): {1008, "schema"},
 	} {
 		bubble(t, func(t *testing.T) {
-			e := newEnv(t, conf(noHandshakeLimits, withSchema(wsguard.ActionClose)))
-			e.serve(echoDoor(e.g))
+			e := serveGuard(t, conf(noHandshakeLimits, withSchema(wsguard.ActionClose)))
 			c := e.open(header())
 			c.Write(fragment(1, true, []byte(msg)))
 			if want.code == 0 {
@@ -658,8 +642,7 @@ func TestSchemaClose(t *testing.T) {
 
 func TestSchemaReply(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) { withSchema(wsguard.ActionReply)(cfg); noRates(cfg) }))
-		e.serve(echoDoor(e.g))
+		e := serveGuard(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) { withSchema(wsguard.ActionReply)(cfg); noRates(cfg) }))
 		c := e.open(header())
 		c.Timeout = time.Minute
 		roundTrip(t, c, `{"n":1}`)
@@ -710,8 +693,7 @@ func TestStorm(t *testing.T) {
 	if testing.Short() {
 		rounds = 150
 	}
-	e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-		anyToken(cfg)
+	e := newEnv(t, conf(noHandshakeLimits, anyToken, func(cfg *wsguard.Config) {
 		withSchema(wsguard.ActionReply)(cfg)
 		cfg.Rates.Action = wsguard.ActionDelay
 		cfg.Timeouts.PingInterval, cfg.Timeouts.Pong = 20*time.Millisecond, 10*time.Millisecond

@@ -53,7 +53,7 @@ func person(i int) http.Header { return bearer(fmt.Sprintf("person%d", i)) }
 // 40 people behind one address open a page at once, and so do 300 in a row.
 func TestNeighboursOpenAPage(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := serveWith(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: slowly}}, echoing)
+		e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: slowly}})
 		if got := tries(e, 40, person); got["101"] != 40 {
 			t.Errorf("%v", got)
 		}
@@ -194,11 +194,11 @@ func TestRefusalBody(t *testing.T) {
 func TestInFlightQueue(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		v := newTokens()
-		e := serveWith(t, proxied(wsguard.Config{
+		e := serveGuard(t, proxied(wsguard.Config{
 			Auth:  wsguard.AuthConfig{Verifier: v.Verify, VerifyTimeout: time.Minute},
 			Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}, MaxInFlight: 10, MaxInFlightPerClient: 4},
 			Caps:  wsguard.CapConfig{MaxConnsPerSubject: wsguard.Off, MaxConnsPerClient: wsguard.Off},
-		}), echoing)
+		}))
 		stuck := func(client string, n int) {
 			for i := range n {
 				c := e.dial()

@@ -98,7 +98,7 @@ func TestPenaltiesNotAfterTheEnd(t *testing.T) {
 
 // What is owed keeps its part of the bucket when the rate changes.
 func TestPenaltiesReconfigured(t *testing.T) {
-	fairUse(t, func(c *wsguard.Config) { penalties(c) }, func(t *testing.T, f *fair) {
+	fairUse(t, penalties, func(t *testing.T, f *fair) {
 		cfg := f.cfg
 		f.want(401, "192.0.2.1", "Authorization", "Bearer junk")
 		cfg.Penalties.Violations = wsguard.Rate{PerSecond: 1, Burst: 20}
@@ -116,7 +116,7 @@ func TestPenaltiesReconfigured(t *testing.T) {
 // Violations that have not led to a ban yet outlast a Reconfigure, also one that
 // switches the penalties off for a time. Lift forgets them, of exactly that client.
 func TestPenaltiesOwedAndLifted(t *testing.T) {
-	fairUse(t, func(c *wsguard.Config) { penalties(c) }, func(t *testing.T, f *fair) {
+	fairUse(t, penalties, func(t *testing.T, f *fair) {
 		cfg := f.cfg
 		bad := []string{"Authorization", "Bearer junk"}
 		first := []string{"192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8:0:1::1"}
@@ -190,7 +190,7 @@ func TestReconfigureSentBytes(t *testing.T) {
 		f.g.Reconfigure(cfg)
 		roundTrip(t, c, "off now")
 	})
-	fairUse(t, func(c *wsguard.Config) { noRates(c) }, func(t *testing.T, f *fair) {
+	fairUse(t, noRates, func(t *testing.T, f *fair) {
 		cfg := f.cfg
 		c := f.want(101, "192.0.2.1")
 		roundTrip(t, c, "x")
@@ -217,7 +217,7 @@ func TestReconfigureFirstMessage(t *testing.T) {
 			t.Error("larger allowed:", typ, string(msg), err)
 		}
 	})
-	fairUse(t, func(c *wsguard.Config) { noRates(c) }, func(t *testing.T, f *fair) {
+	fairUse(t, noRates, func(t *testing.T, f *fair) {
 		cfg := f.cfg
 		c := f.want(101, "192.0.2.1")
 		cfg.Messages = wsguard.MessageConfig{MaxBytes: 10}

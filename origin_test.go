@@ -146,8 +146,7 @@ func TestOriginWire(t *testing.T) {
 			})
 			for _, try := range group.tries {
 				t.Run(try.name, func(t *testing.T) {
-					e := *e
-					e.t = t
+					e := e.in(t)
 					calls, at, ha := v.calls.Load(), attached.Load(), handled.Load()
 					try.header["Authorization"] = []string{"Bearer alice"}
 					o := wstest.HandshakeOptions{Header: try.header, Host: try.host}

@@ -150,8 +150,7 @@ func TestOwnReasonAttach(t *testing.T) {
 	for _, first := range []bool{false, true} {
 		t.Run(fmt.Sprintf("first message %v", first), func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-					anyToken(cfg)
+				e := newEnv(t, conf(noHandshakeLimits, anyToken, func(cfg *wsguard.Config) {
 					cfg.Auth.Sources.FirstMessage = first
 					cfg.Attach = func(*http.Request, wsguard.Principal) (any, error) { return nil, roomClosed }
 				}))

@@ -30,11 +30,10 @@ func onlyToken(token string) wsguard.Verifier {
 func reconfigured(t *testing.T, test func(t *testing.T, g *wsguard.Guard, cfg wsguard.Config, dial func(origin, token string) (*wstest.Client, int))) {
 	t.Helper()
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(c *wsguard.Config) {
+		e := serveGuard(t, conf(noHandshakeLimits, func(c *wsguard.Config) {
 			c.Auth = wsguard.AuthConfig{Verifier: onlyToken("one")}
 			c.Timeouts.PingInterval = wsguard.Off
 		}))
-		e.serve(echoDoor(e.g))
 		test(t, e.g, e.cfg, func(origin, token string) (*wstest.Client, int) {
 			t.Helper()
 			c := e.dial()
@@ -137,12 +136,11 @@ func TestReconfigureMessages(t *testing.T) {
 // A subprotocol that is no longer served lets nothing through.
 func TestReconfigureSubprotocolGone(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(c *wsguard.Config) {
+		e := serveGuard(t, conf(noHandshakeLimits, func(c *wsguard.Config) {
 			c.Subprotocols = []string{"a", "b"}
 			any := must(wsguard.CompileSchema([]byte(`{}`)))
 			c.Messages.Validators = map[string]wsguard.Validator{"a": any, "b": any}
 		}))
-		e.serve(echoDoor(e.g))
 		c := e.dial()
 		h := header()
 		h.Set("Sec-WebSocket-Protocol", "a")
@@ -294,7 +292,7 @@ func TestReconfigureAtomic(t *testing.T) {
 			}
 			noRates(&configs[i])
 		}
-		e := serveWith(t, configs[0], echoing)
+		e := serveGuard(t, configs[0])
 		stop := make(chan struct{})
 		var changing sync.WaitGroup
 		changing.Go(func() {

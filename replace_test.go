@@ -26,12 +26,12 @@ func replacing(cfg wsguard.Config) wsguard.Config {
 func TestReplaceOldest(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		refuse := false
-		e := serveWith(t, replacing(wsguard.Config{Attach: func(*http.Request, wsguard.Principal) (any, error) {
+		e := serveGuard(t, replacing(wsguard.Config{Attach: func(*http.Request, wsguard.Principal) (any, error) {
 			if refuse {
 				return nil, errors.New("no")
 			}
 			return nil, nil
-		}}), echoing)
+		}}))
 		oldest := e.open(bearer("alice"))
 		time.Sleep(time.Second)
 		second := e.open(bearer("alice"))

@@ -89,8 +89,7 @@ func TestRequestHost(t *testing.T) {
 	} {
 		name := tt.host[:min(len(tt.host), 40)]
 		t.Run(fmt.Sprintf("%s %d bytes", name, len(tt.host)), func(t *testing.T) {
-			e := *e
-			e.t = t
+			e := e.in(t)
 			o := wstest.HandshakeOptions{Host: tt.host, Header: header()}
 			if tt.status == 101 {
 				c, res := e.tryWith(o)

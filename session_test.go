@@ -57,12 +57,10 @@ func sessionsOf(g *wsguard.Guard) map[string]audit.Session {
 
 func TestSessions(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-			loginConfig(cfg)
+		e := serveGuard(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
 			cfg.Auth.Sources = wsguard.TokenSources{Header: true, FirstMessage: true}
 			cfg.Subprotocols = []string{"chat"}
 		}))
-		e.serve(echoDoor(e.g))
 		opened := time.Now()
 		c := e.open(bearer("alice s1 1h read write"))
 		e.open(bearer("bob - 0s"))
@@ -105,8 +103,7 @@ func TestKickCodes(t *testing.T) {
 		text string
 	}{{0, 3003, "kicked"}, {1006, 3003, "kicked"}, {4000, 4000, "bye"}, {1000, 1000, "bye"}} {
 		bubble(t, func(t *testing.T) {
-			e := newEnv(t, conf(noHandshakeLimits))
-			e.serve(echoDoor(e.g))
+			e := serveGuard(t, conf(noHandshakeLimits))
 			c := e.open(header())
 			synctest.Wait()
 			e.g.Admin().Kick(e.ids()[0], tt.code, "bye")
@@ -121,8 +118,7 @@ func TestKickCodes(t *testing.T) {
 // T35: one login ends, the others of its subject go on.
 func TestSignOut(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-			loginConfig(cfg)
+		e := newEnv(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
 			cfg.Auth.RevocationTTL = time.Hour
 			cfg.Auth.Tickets = &wsguard.TicketConfig{}
 		}))
@@ -285,8 +281,7 @@ func TestRefresh(t *testing.T) {
 	})
 	t.Run("a guess is a guess", func(t *testing.T) {
 		bubble(t, func(t *testing.T) {
-			e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-				loginConfig(cfg)
+			e := newEnv(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
 				cfg.Auth.Failures = wsguard.Rate{PerSecond: never, Burst: 1}
 			}))
 			e.serve(e.g.Handler(refresher))
@@ -323,14 +318,12 @@ func TestRevalidate(t *testing.T) {
 	type reply func(ctx context.Context, p wsguard.Principal) (wsguard.Principal, error)
 	run := func(t *testing.T, r reply, test func(e *env, c *wstest.Client)) {
 		bubble(t, func(t *testing.T) {
-			e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-				loginConfig(cfg)
+			e := serveGuard(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
 				cfg.Auth.Revalidate = r
 				cfg.Auth.RevalidateEvery = time.Minute
 				cfg.Timeouts.PingInterval = 0
 				cfg.Auth.InsecureAnonymous = true
 			}))
-			e.serve(echoDoor(e.g))
 			c := e.open(bearer("alice s1 0s a"))
 			test(e, c)
 		})
@@ -409,13 +402,12 @@ func TestRevalidate(t *testing.T) {
 	})
 	t.Run("T37 anonymous", func(t *testing.T) {
 		bubble(t, func(t *testing.T) {
-			e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+			e := serveGuard(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
 				cfg.Auth = wsguard.AuthConfig{InsecureAnonymous: true, RevalidateEvery: time.Second, Revalidate: func(context.Context, wsguard.Principal) (wsguard.Principal, error) {
 					t.Error("asked")
 					return wsguard.Principal{}, nil
 				}}
 			}))
-			e.serve(echoDoor(e.g))
 			c := e.open(header())
 			time.Sleep(5 * time.Second)
 			roundTrip(t, c, "still here")
@@ -426,8 +418,7 @@ func TestRevalidate(t *testing.T) {
 	t.Run("T76 a store that hangs", func(t *testing.T) {
 		bubble(t, func(t *testing.T) {
 			var now, most atomic.Int64
-			e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-				loginConfig(cfg)
+			e := serveGuard(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
 				cfg.Caps.MaxConnsPerSubject = wsguard.Off
 				cfg.Auth.RevalidateEvery = time.Second
 				cfg.Auth.Revalidate = func(ctx context.Context, p wsguard.Principal) (wsguard.Principal, error) {
@@ -437,7 +428,6 @@ func TestRevalidate(t *testing.T) {
 					return p, nil
 				}
 			}))
-			e.serve(echoDoor(e.g))
 			for range 200 {
 				browse(e.open(bearer("alice s1 0s")))
 			}
@@ -458,7 +448,7 @@ func TestAuthCache(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var calls atomic.Int64
 		var during func()
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+		e := serveGuard(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
 			cfg.Auth = wsguard.AuthConfig{CacheTTL: time.Minute, Verifier: func(ctx context.Context, token string) (wsguard.Principal, error) {
 				calls.Add(1)
 				if during != nil {
@@ -468,7 +458,6 @@ func TestAuthCache(t *testing.T) {
 			}}
 			cfg.Caps.MaxConnsPerSubject = wsguard.Off
 		}))
-		e.serve(echoDoor(e.g))
 		try := func(what, token string, status int, asked int64) {
 			t.Helper()
 			before := calls.Load()
@@ -511,8 +500,7 @@ func TestAuthCache(t *testing.T) {
 // A page learns why, but only what it may, and few at a time.
 func TestExplained(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-			loginConfig(cfg)
+		e := newEnv(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
 			cfg.Auth.MaxExplained = 2
 			cfg.Auth.Failures = wsguard.Rate{PerSecond: never, Burst: 6}
 			cfg.Caps.MaxConnsPerSubject = 1
@@ -584,8 +572,7 @@ func TestExplained(t *testing.T) {
 // credential: its browser fails it. A program may be told.
 func TestExplainedSubprotocol(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-			loginConfig(cfg)
+		e := newEnv(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
 			cfg.Auth.MaxExplained = 20
 			cfg.Subprotocols = []string{"chat"}
 			cfg.Origins, cfg.AllowMissingOrigin, cfg.Hosts = []string{appOrigin}, true, []string{"server"}
@@ -749,8 +736,7 @@ func TestRefreshBeatsRevalidate(t *testing.T) {
 	for _, late := range []error{nil, wsguard.ErrExpired, wsguard.ErrUnavailable, errors.New("gone")} {
 		bubble(t, func(t *testing.T) {
 			var calls atomic.Int64
-			e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-				loginConfig(cfg)
+			e := newEnv(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
 				cfg.Auth.RevalidateEvery = 10 * time.Second
 				cfg.Auth.Revalidate = func(_ context.Context, p wsguard.Principal) (wsguard.Principal, error) {
 					if calls.Add(1) == 1 {
@@ -832,8 +818,7 @@ func TestRefreshOfTheDead(t *testing.T) {
 func TestRevalidateTurns(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var calls atomic.Int64
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-			loginConfig(cfg)
+		e := serveGuard(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
 			cfg.Caps.MaxConnsPerSubject = wsguard.Off
 			cfg.Auth.RevalidateEvery = 10 * time.Second
 			cfg.Auth.Revalidate = func(_ context.Context, p wsguard.Principal) (wsguard.Principal, error) {
@@ -842,7 +827,6 @@ func TestRevalidateTurns(t *testing.T) {
 				return p, nil
 			}
 		}))
-		e.serve(echoDoor(e.g))
 		// The places are good for 1,060 in 10 s. With fewer than that nobody waits
 		// for nearly as long as an interval, whatever his luck.
 		for range 900 {
@@ -893,12 +877,11 @@ func (e *env) tryAny(h http.Header) {
 // What any page can provoke is not told, nor a flood.
 func TestExplainedNot(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+		e := serveGuard(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
 			cfg.Auth = wsguard.AuthConfig{Verifier: logins, MaxExplained: 10, Sources: wsguard.TokenSources{Header: true, Cookie: "session"}}
 			cfg.InsecureReportOnlyOrigins = true
 			cfg.Rates.Handshakes = wsguard.Rate{PerSecond: never, Burst: 2}
 		}))
-		e.serve(echoDoor(e.g))
 		try := func(origin, name, value string, want int) {
 			t.Helper()
 			c := e.dial()

@@ -23,8 +23,7 @@ import (
 
 func TestShutdown(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits))
-		e.serve(echoDoor(e.g))
+		e := serveGuard(t, conf(noHandshakeLimits))
 		const n = 100
 		var answers []<-chan browsed
 		for range n {
@@ -87,8 +86,7 @@ func TestShutdown(t *testing.T) {
 func TestShutdownPace(t *testing.T) {
 	for _, n := range []int{30, 41, 42, 43, 83, 100} { // a half has room for 41 batches
 		bubble(t, func(t *testing.T) {
-			e := newEnv(t, conf(noHandshakeLimits))
-			e.serve(echoDoor(e.g))
+			e := serveGuard(t, conf(noHandshakeLimits))
 			for range n {
 				c := e.open(header())
 				browse(c)
@@ -109,8 +107,7 @@ func TestShutdownPace(t *testing.T) {
 func TestShutdownOfFew(t *testing.T) {
 	for _, n := range []int{1, 5} {
 		bubble(t, func(t *testing.T) {
-			e := newEnv(t, conf(noHandshakeLimits))
-			e.serve(echoDoor(e.g))
+			e := serveGuard(t, conf(noHandshakeLimits))
 			var answers []<-chan browsed
 			for range n {
 				answers = append(answers, browse(e.open(header())))
@@ -222,8 +219,7 @@ func TestShutdownRacesHandshake(t *testing.T) {
 	}
 	survived := 0
 	for range rounds {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-			patient(cfg)
+		e := newEnv(t, conf(noHandshakeLimits, patient, func(cfg *wsguard.Config) {
 			cfg.Attach = func(*http.Request, wsguard.Principal) (any, error) { runtime.Gosched(); return nil, nil }
 		}))
 		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
@@ -327,7 +323,7 @@ func TestAccept(t *testing.T) {
 func TestAttachValueClosedOnce(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var made, closed atomic.Int32
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+		e := serveGuard(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
 			cfg.Attach = func(r *http.Request, _ wsguard.Principal) (any, error) {
 				made.Add(1)
 				v := countedValue{&closed}
@@ -337,7 +333,6 @@ func TestAttachValueClosedOnce(t *testing.T) {
 				return v, nil
 			}
 		}))
-		e.serve(echoDoor(e.g))
 		for i := range 60 {
 			c := e.dial()
 			path := "/"

@@ -47,7 +47,7 @@ func failing(burst int, cfg wsguard.Config) wsguard.Config {
 func TestStaleTabs(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		j := &idp{}
-		e := serveWith(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: j.verify}, Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}}}, echoing)
+		e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: j.verify}, Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}}})
 		for second := range 120 {
 			for tab := range 5 {
 				e.refused(bearer(fmt.Sprint("bad", tab)), 401, "unauthenticated")
@@ -67,7 +67,7 @@ func TestStaleTokensAreNoGuess(t *testing.T) {
 		j := &idp{}
 		cfg := failing(3, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: j.verify}})
 		cfg.Penalties = wsguard.PenaltyConfig{Violations: wsguard.Rate{PerSecond: never, Burst: 5}}
-		e := serveWith(t, proxied(cfg), echoing)
+		e := serveGuard(t, proxied(cfg))
 		at := func(token string) http.Header { return from("192.0.2.1", "Authorization", "Bearer "+token) }
 		for i := range 20 {
 			e.refused(at(fmt.Sprint("stale", i)), 401, "unauthenticated")
@@ -102,7 +102,7 @@ func TestAcceptedBeforeOverTheBucket(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 			return j.verify(ctx, token)
 		}}})
-		e := serveWith(t, proxied(cfg), echoing)
+		e := serveGuard(t, proxied(cfg))
 		good := func(i int) http.Header { return from("192.0.2.1", "Authorization", fmt.Sprint("Bearer good", i)) }
 		for i := range 20 {
 			bye(e.open(good(i)))
@@ -137,7 +137,7 @@ func TestRefusalIsRememberedForItsClient(t *testing.T) {
 			}
 			return wsguard.Principal{}, errors.New("no")
 		}}}
-		e := serveWith(t, proxied(cfg), echoing)
+		e := serveGuard(t, proxied(cfg))
 		at := func(addr string) http.Header { return from(addr, "Authorization", "Bearer T") }
 		e.refused(at("192.0.2.1"), 401, "unauthenticated")
 		known = true
@@ -149,7 +149,7 @@ func TestRefusalIsRememberedForItsClient(t *testing.T) {
 		time.Sleep(11 * time.Second)
 		e.open(at("192.0.2.1"))
 		// Another Verifier is asked at once.
-		e2 := serveWith(t, proxied(cfg), echoing)
+		e2 := serveGuard(t, proxied(cfg))
 		known = false
 		e2.refused(at("192.0.2.1"), 401, "unauthenticated")
 		known = true
@@ -164,7 +164,7 @@ func TestRefusalIsRememberedForItsClient(t *testing.T) {
 func TestGuessesOfANetwork(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		j := &idp{}
-		e := serveWith(t, proxied(failing(2, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: j.verify}})), echoing)
+		e := serveGuard(t, proxied(failing(2, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: j.verify}})))
 		for i := range 32 {
 			e.refused(from(fmt.Sprintf("2001:db8:1:%x::1", i), "Authorization", fmt.Sprint("Bearer bad", i)), 401, "unauthenticated")
 		}

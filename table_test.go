@@ -92,12 +92,10 @@ func TestTable(t *testing.T) {
 		for action, name := range map[wsguard.Action]string{wsguard.ActionClose: "close", wsguard.ActionReply: "reply", reportOnly: "report"} {
 			t.Run("T39 "+name, func(t *testing.T) {
 				bubble(t, func(t *testing.T) {
-					e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-						loginConfig(cfg)
+					e := serveGuard(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
 						cfg.Messages = wsguard.MessageConfig{Validator: table}
 						onRefused(&cfg.Messages, action)
 					}))
-					e.serve(echoDoor(e.g))
 					c := e.open(bearer("alice - 0s write"))
 					c.WriteFrame(wstest.Text(tt.msg))
 					var want *reason.Reason
@@ -139,10 +137,9 @@ func TestTable(t *testing.T) {
 // A refusal says of which type, where, and why.
 func TestTableDetail(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+		e := serveGuard(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
 			cfg.Messages = wsguard.MessageConfig{Validator: chatTable(), OnInvalid: wsguard.ActionReply, OnForbidden: wsguard.ActionReply}
 		}))
-		e.serve(echoDoor(e.g))
 		c := e.open(header())
 		for _, msg := range []string{`{"type":"say","text":7}`, `{"type":"ban"}`} {
 			c.WriteFrame(wstest.Text(msg))
@@ -164,14 +161,11 @@ func TestTableDetail(t *testing.T) {
 // A message of a dear type counts for several.
 func TestTableCost(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-			noRates(cfg)
-			loginConfig(cfg)
+		e := serveGuard(t, conf(noHandshakeLimits, noRates, loginConfig, func(cfg *wsguard.Config) {
 			cfg.Rates.Messages = wsguard.Rate{PerSecond: 1, Burst: 11}
 			cfg.Rates.Action = wsguard.ActionReply
 			cfg.Messages.Validator = chatTable()
 		}))
-		e.serve(echoDoor(e.g))
 		c := e.open(bearer("alice - 0s write"))
 		up, say := `{"type":"upload"}`, `{"type":"say","text":""}`
 		limited := func(msg, retry string) {
@@ -231,12 +225,10 @@ func TestAuthorize(t *testing.T) {
 		t.Run("T39 T76 "+tt.text, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				asked.Store(0)
-				e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-					loginConfig(cfg)
+				e := serveGuard(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
 					cfg.Messages = wsguard.MessageConfig{Validator: chatTable(), Authorize: hook}
 					onRefused(&cfg.Messages, tt.action)
 				}))
-				e.serve(echoDoor(e.g))
 				c := e.open(bearer("alice - 0s"))
 				msg := `{"type":"say","text":"` + tt.text + `"}`
 				start := time.Now()
@@ -271,8 +263,7 @@ func TestAuthorize(t *testing.T) {
 // Scopes are those of the moment: a Refresh may take one away.
 func TestTableScopesOfNow(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-			loginConfig(cfg)
+		e := newEnv(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
 			cfg.Messages.Validator = chatTable()
 		}))
 		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
@@ -338,15 +329,13 @@ func TestTableReportKeepsScopes(t *testing.T) {
 	} {
 		for _, msg := range []string{`{"type":"say","type":"ban"}`, `{"type":"say","Type":"ban"}`, `{"type":"nothing"}`, `{"type":"ban"}`} {
 			bubble(t, func(t *testing.T) {
-				e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-					loginConfig(cfg)
+				e := serveGuard(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
 					table := chatTable()
 					if hook != nil {
 						table = &wsguard.Table{Types: map[string]wsguard.Rule{"say": {}, "ban": {}}}
 					}
 					cfg.Messages = wsguard.MessageConfig{Validator: table, ReportOnly: true, Authorize: hook}
 				}))
-				e.serve(echoDoor(e.g))
 				c := e.open(bearer("alice - 0s"))
 				roundTrip(t, c, `{"type":"say","text":"a"}`)
 				c.WriteFrame(wstest.Text(msg))
@@ -363,8 +352,7 @@ func TestTableReportKeepsScopes(t *testing.T) {
 // the end.
 func TestAuthorizeLate(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-			loginConfig(cfg)
+		e := newEnv(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
 			cfg.Messages.Authorize = func(context.Context, wsguard.Principal, string, []byte) error {
 				time.Sleep(3 * time.Second)
 				return nil

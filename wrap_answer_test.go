@@ -34,7 +34,7 @@ func wrapDial(t *testing.T, e *wrapEnv) (*wstest.Client, *served) {
 // as HTTP, and holds it, whatever pieces it comes in.
 func TestWrapHeadInPieces(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := wrapWith(t, quiet(), hijack)
+		e := wrapWith(t, conf(noPings), hijack)
 		frames := encode(fromServer(wstest.OpText, "hello"), fromServer(wstest.OpText, strings.Repeat("x", 5000)))
 		for _, size := range []int{1, 2, 7, 100, 1 << 20} {
 			c, s := wrapDial(t, e)
@@ -103,7 +103,7 @@ func TestWrapBadAnswer(t *testing.T) {
 		for _, piece := range []int{1 << 20, 1, 1000} {
 			t.Run(fmt.Sprintf("%s, in pieces of %d", name, piece), func(t *testing.T) {
 				bubble(t, func(t *testing.T) {
-					cfg := quiet()
+					cfg := conf(noPings)
 					cfg.Subprotocols = test.list
 					e := wrapWith(t, cfg, hijack)
 					c, s := wrapDial(t, e)
@@ -156,7 +156,7 @@ func TestWrapBadAnswer(t *testing.T) {
 func TestWrapBadAnswerByWriteHeader(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		got := make(chan error, 1)
-		e := serveWith(t, quiet(), func(g *wsguard.Guard) http.Handler {
+		e := serveWith(t, conf(noPings), func(g *wsguard.Guard) http.Handler {
 			return g.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				r.Header.Set("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA==") // the accept will not fit
 				coderEcho().ServeHTTP(w, r)
@@ -187,7 +187,7 @@ func TestWrapNoAnswer(t *testing.T) {
 	for _, part := range []string{"", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websoc"} {
 		for _, returns := range []bool{false, true} {
 			bubble(t, func(t *testing.T) {
-				e := wrapWith(t, quiet(), hijack)
+				e := wrapWith(t, conf(noPings), hijack)
 				c, s := wrapDial(t, e)
 				io.WriteString(s.Conn, part)
 				if returns {
@@ -221,7 +221,7 @@ func TestWrapNoAnswer(t *testing.T) {
 // A handler that closes without an answer is reported; the client reads the end.
 func TestWrapClosesWithoutAnAnswer(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := wrapWith(t, quiet(), hijack)
+		e := wrapWith(t, conf(noPings), hijack)
 		c, s := wrapDial(t, e)
 		io.WriteString(s.Conn, "HTTP/1.1 101 Switch")
 		s.Close()
@@ -257,7 +257,7 @@ func TestWrapClientLeavesBeforeTheAnswer(t *testing.T) {
 					if how == "WriteHeader" {
 						begin = func(w http.ResponseWriter, r *http.Request) *served { return &served{w: w, r: r} }
 					}
-					e := wrapWith(t, quiet(), begin)
+					e := wrapWith(t, conf(noPings), begin)
 					c, s := wrapDial(t, e)
 					leave.do(c.Conn().(*wstest.PipeConn))
 					synctest.Wait()
@@ -304,7 +304,7 @@ func TestWrapClientLeavesBeforeTheAnswer(t *testing.T) {
 func TestWrapClientLeavesTheHandler(t *testing.T) {
 	for status, want := range map[int]*reason.Reason{502: reason.ConnectionLost, 403: reason.Handler} {
 		bubble(t, func(t *testing.T) {
-			e := wrapWith(t, quiet(), func(w http.ResponseWriter, r *http.Request) *served {
+			e := wrapWith(t, conf(noPings), func(w http.ResponseWriter, r *http.Request) *served {
 				<-r.Context().Done()
 				http.Error(w, "no", status)
 				return nil
@@ -326,9 +326,9 @@ func TestWrapClientLeavesTheHandler(t *testing.T) {
 // it unanswered. The end is reported once, with its cause.
 func TestWrapClosesBehindTheGuardUnanswered(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := &wrapEnv{env: newEnv(t, quiet()), conns: make(chan *served, 1), panic: make(chan any, 1)}
-		h := e.handler(t, hijack)(e.g)
-		e.s = wstest.ServePipe(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		e := newWrapEnv(t, conf(noPings))
+		h := e.play(hijack)
+		e.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			defer func() { _ = recover() }()
 			h.ServeHTTP(w, r)
 		}))
@@ -357,7 +357,7 @@ func TestWrapRefusalByHand(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e := wrapWith(t, quiet(), hijack)
+				e := wrapWith(t, conf(noPings), hijack)
 				c, s := wrapDial(t, e)
 				c.Write([]byte("what the client sends meanwhile"))
 				status := test.head[strings.LastIndex(test.head, "HTTP/1.1 ")+9:][:3]
@@ -406,7 +406,7 @@ func TestWrapRefusalByHand(t *testing.T) {
 // timeout without progress.
 func TestWrapRefusalIsNotClosed(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := wrapWith(t, quiet(), hijack)
+		e := wrapWith(t, conf(noPings), hijack)
 		c, s := wrapDial(t, e)
 		io.WriteString(s.Conn, "HTTP/1.1 403 Forbidden\r\n\r\n")
 		s.release()
@@ -438,7 +438,7 @@ func TestWrapRefusalIsNotClosed(t *testing.T) {
 // The body of a refusal may be large, and its client slow.
 func TestWrapRefusalWithALargeBody(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := wrapWith(t, quiet(), hijack)
+		e := wrapWith(t, conf(noPings), hijack)
 		c, s := wrapDial(t, e)
 		go func() {
 			io.WriteString(s.Conn, "HTTP/1.1 403 Forbidden\r\nContent-Length: 300000\r\n\r\n"+strings.Repeat("x", 300_000))

@@ -30,7 +30,7 @@ func TestWrapPeerCloses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e, c, s := wrapOpen(t, quiet())
+				e, c, s := wrapOpen(t, conf(noPings))
 				c.WriteFrame(wstest.Frame{Fin: true, Opcode: wstest.OpClose, Masked: true, Payload: []byte(test.sent)})
 				c.Write([]byte("what comes behind it is no frame"))
 				s.wantFrame(t, wstest.OpClose, test.seen)
@@ -94,7 +94,7 @@ func TestWrapPeerCloseUnanswered(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e, c, s := wrapOpen(t, quiet())
+				e, c, s := wrapOpen(t, conf(noPings))
 				c.WriteFrame(wstest.CloseFrame(test.code, ""))
 				if name == "not read" {
 					c.Timeout = 30 * time.Second
@@ -131,7 +131,7 @@ func TestWrapHandlerCloses(t *testing.T) {
 		for _, then := range []string{"reads", "closes"} {
 			t.Run(name+", "+then, func(t *testing.T) {
 				bubble(t, func(t *testing.T) {
-					e, c, s := wrapOpen(t, quiet())
+					e, c, s := wrapOpen(t, conf(noPings))
 					s.send(t, fromServer(wstest.OpText, "hello"), fromServer(wstest.OpClose, payload), fromServer(wstest.OpText, "dropped"))
 					for _, raw := range []string{"\x81\x01x", "not a frame", "\xff\xff"} {
 						if n, err := s.Write([]byte(raw)); n != len(raw) || err != nil {
@@ -173,7 +173,7 @@ func TestWrapHandlerCloses(t *testing.T) {
 func TestWrapHandlerCloseUnanswered(t *testing.T) {
 	for _, closes := range []bool{false, true} {
 		bubble(t, func(t *testing.T) {
-			e, c, s := wrapOpen(t, quiet())
+			e, c, s := wrapOpen(t, conf(noPings))
 			s.send(t, fromServer(wstest.OpClose, closing(4001, "")))
 			if closes {
 				s.Close()
@@ -210,7 +210,7 @@ func TestWrapHandlerClosesWithoutAFrame(t *testing.T) {
 		for _, linger := range []bool{false, true} {
 			t.Run(name, func(t *testing.T) {
 				bubble(t, func(t *testing.T) {
-					e, c, s := wrapOpen(t, quiet())
+					e, c, s := wrapOpen(t, conf(noPings))
 					s.Write([]byte(before))
 					c.WriteFrame(wstest.Text("unread"))
 					if d := within(func() { s.Close() }); d > 0 {
@@ -253,7 +253,7 @@ func TestWrapCloseWrite(t *testing.T) {
 	for _, frame := range []bool{false, true} {
 		for _, answers := range []bool{false, true} {
 			bubble(t, func(t *testing.T) {
-				e, c, s := wrapOpen(t, quiet())
+				e, c, s := wrapOpen(t, conf(noPings))
 				code := 1006
 				if frame {
 					code = 4001
@@ -315,7 +315,7 @@ func TestWrapEndsAreBounded(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e, c, s := wrapOpen(t, quiet())
+				e, c, s := wrapOpen(t, conf(noPings))
 				wrote := make(chan error, 1)
 				go func() {
 					_, err := s.Write(encode(fromServer(wstest.OpBinary, strings.Repeat("x", 1<<20))))

@@ -57,7 +57,7 @@ func wrapLogin(expires time.Time) wsguard.Verifier {
 // guardEnd opens a connection for one of guardEnds.
 func guardEnd(t *testing.T, name string) (*wrapEnv, *wstest.Client, *served) {
 	t.Helper()
-	cfg := quiet()
+	cfg := conf(noPings)
 	cfg.Auth.Verifier = wrapLogin(time.Time{})
 	if change := guardEnds[name].change; change != nil {
 		change(&cfg)
@@ -120,7 +120,7 @@ func TestWrapGuardEnds(t *testing.T) {
 // but not for longer than grace and linger.
 func TestWrapContextIsBounded(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e, c, s := wrapOpen(t, quiet())
+		e, c, s := wrapOpen(t, conf(noPings))
 		kickOnly(e.g, 0, "")
 		wantClose(t, c, 3003, "kicked")
 		bye(c)
@@ -145,7 +145,7 @@ func TestWrapGuardEndsWithinAFrame(t *testing.T) {
 	whole := encode(fromServer(wstest.OpBinary, strings.Repeat("x", 10_000)), fromServer(wstest.OpText, "next"))
 	for _, completed := range []bool{true, false} {
 		bubble(t, func(t *testing.T) {
-			e, c, s := wrapOpen(t, quiet())
+			e, c, s := wrapOpen(t, conf(noPings))
 			s.Write(whole[:5000])
 			kickOnly(e.g, 0, "")
 			time.Sleep(900 * time.Millisecond)
@@ -176,7 +176,7 @@ func TestWrapGuardEndsWithinAFrame(t *testing.T) {
 // A piece that is held back is not on the wire: the close frame does not wait for its rest.
 func TestWrapGuardEndsBehindAPiece(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e, c, s := wrapOpen(t, quiet())
+		e, c, s := wrapOpen(t, conf(noPings))
 		s.send(t, wstest.Frame{Opcode: wstest.OpText, Payload: []byte("fragment")})
 		s.Write([]byte("\x80\x05hel"))
 		kickOnly(e.g, 0, "")
@@ -198,7 +198,7 @@ func TestWrapGuardEndsBehindAPiece(t *testing.T) {
 func TestWrapHandlerClosesBehindTheGuard(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		for range 50 {
-			e, c, s := wrapOpen(t, quiet())
+			e, c, s := wrapOpen(t, conf(noPings))
 			go func() {
 				s.frame()
 				s.Close()
@@ -276,7 +276,7 @@ func TestWrapJudgedWhileItEnds(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, Authorize %t", name, authorize), func(t *testing.T) {
 				bubble(t, func(t *testing.T) {
 					asked, answer := make(chan struct{}), make(chan struct{})
-					cfg := quiet()
+					cfg := conf(noPings)
 					cfg.Auth.Verifier = wrapLogin(time.Time{})
 					cfg.Auth.VerifyTimeout = time.Hour
 					if authorize {
@@ -331,7 +331,7 @@ func TestWrapPeerVanishes(t *testing.T) {
 		for _, when := range []string{"between messages", "within a message", "behind the handler's close frame", "while it writes"} {
 			t.Run(name+" "+when, func(t *testing.T) {
 				bubble(t, func(t *testing.T) {
-					e, c, s := wrapOpen(t, quiet())
+					e, c, s := wrapOpen(t, conf(noPings))
 					code, why := 1006, "connection_lost"
 					switch when {
 					case "within a message":
@@ -364,7 +364,7 @@ func TestWrapPeerVanishes(t *testing.T) {
 // the handler has returned.
 func TestWrapReturnEndsNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e, c, s := wrapOpen(t, quiet())
+		e, c, s := wrapOpen(t, conf(noPings))
 		s.release()
 		time.Sleep(time.Minute)
 		c.WriteFrame(wstest.Text("hello"))
@@ -390,8 +390,8 @@ func TestWrapReturnEndsNothing(t *testing.T) {
 func TestWrapPanic(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var up any
-		e := &wrapEnv{env: newEnv(t, quiet()), conns: make(chan *served, 1), panic: make(chan any, 1)}
-		h := e.handler(t, answer101)(e.g)
+		e := newWrapEnv(t, conf(noPings))
+		h := e.play(answer101)
 		e.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			defer func() { up = recover() }()
 			h.ServeHTTP(w, r)
@@ -415,7 +415,7 @@ func TestWrapPanic(t *testing.T) {
 		}
 	})
 	bubble(t, func(t *testing.T) {
-		e := serveWith(t, quiet(), func(g *wsguard.Guard) http.Handler {
+		e := serveWith(t, conf(noPings), func(g *wsguard.Guard) http.Handler {
 			return g.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
 		})
 		c := e.dial()

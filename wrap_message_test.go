@@ -19,7 +19,7 @@ import (
 // of the message's first frame.
 func TestWrapMessagesIn(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		cfg := quiet()
+		cfg := conf(noPings)
 		cfg.Messages.Binary, cfg.Messages.MaxBytes, cfg.Messages.ControlFrames = true, 1<<20, wsguard.Rate{PerSecond: wsguard.Off}
 		noRates(&cfg)
 		_, c, s := wrapOpen(t, cfg)
@@ -59,7 +59,7 @@ func TestWrapMessagesIn(t *testing.T) {
 // Frames that the engine makes itself get a random key, which is never zero.
 func TestWrapKeys(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		cfg := quiet()
+		cfg := conf(noPings)
 		cfg.Messages.ControlFrames = wsguard.Rate{PerSecond: wsguard.Off}
 		_, c, s := wrapOpen(t, cfg)
 		seen := map[[4]byte]bool{}
@@ -78,7 +78,7 @@ func TestWrapKeys(t *testing.T) {
 // One Read returns what has come whole; it does not wait for a message that is refused.
 func TestWrapReadsWhatIsThere(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		cfg := quiet()
+		cfg := conf(noPings)
 		cfg.Messages.Validator = judge(func(msg []byte) error {
 			if string(msg) == "bad" {
 				return errors.New("bad")
@@ -126,7 +126,7 @@ func TestWrapReadsWhatIsThere(t *testing.T) {
 // fragments of a message.
 func TestWrapPingsOfThePeer(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		_, c, s := wrapOpen(t, quiet())
+		_, c, s := wrapOpen(t, conf(noPings))
 		go func() {
 			c.WriteFrame(wstest.Ping([]byte("one")))
 			c.Write(fragment(wstest.OpText, false, []byte("hel")))
@@ -142,7 +142,7 @@ func TestWrapPingsOfThePeer(t *testing.T) {
 // control rate like any.
 func TestWrapPingsOfTheHandler(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e, c, s := wrapOpen(t, quiet())
+		e, c, s := wrapOpen(t, conf(noPings))
 		for _, p := range []string{"", "1", "four", strings.Repeat("x", 125)} {
 			s.send(t, fromServer(wstest.OpPing, p))
 			wantFrames(t, c, fromServer(wstest.OpPing, p))
@@ -388,7 +388,7 @@ func TestWrapHandlerAway(t *testing.T) {
 // Actions work as for Conn: close, reply, delay and report.
 func TestWrapActions(t *testing.T) {
 	cfg := func(a wsguard.Action) wsguard.Config {
-		cfg := quiet()
+		cfg := conf(noPings)
 		cfg.Rates.Messages, cfg.Rates.Action = wsguard.Rate{PerSecond: 1, Burst: 2}, a
 		if a == reportOnly {
 			cfg.Rates.Action, cfg.Rates.ReportOnly = wsguard.ActionClose, true
@@ -475,7 +475,7 @@ func TestWrapActions(t *testing.T) {
 // MessageTimeout runs while the handler is in Read.
 func TestWrapMessageTimeout(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		_, c, s := wrapOpen(t, quiet())
+		_, c, s := wrapOpen(t, conf(noPings))
 		c.Write(encode(wstest.Text("hello"))[:7])
 		time.Sleep(time.Minute)
 		if d := within(func() { s.wantEnd(t, 1008, "message_timeout") }); d != 10*time.Second {
@@ -510,7 +510,7 @@ func TestWrapHostileFrames(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e, c, s := wrapOpen(t, quiet())
+				e, c, s := wrapOpen(t, conf(noPings))
 				c.Write(encode(wstest.Text("before")))
 				c.Write([]byte(test.raw))
 				s.wantFrame(t, wstest.OpText, "before")

@@ -20,16 +20,11 @@ import (
 	"github.com/wsguard/wsguard/internal/wstest"
 )
 
-// wrapNets are what a server can listen on.
-var wrapNets = map[string]func(testing.TB, http.Handler, ...func(*http.Server)) *wstest.Server{
-	"TCP": wstest.Serve, "TLS": wstest.ServeTLS, "a listener around it": servePlain,
-}
-
 // A wrapped connection works over what the engine can read past net.Conn, and over what it
 // cannot.
 func TestWrapNets(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	for name, serve := range wrapNets {
+	for name, serve := range sockets {
 		t.Run(name, func(t *testing.T) {
 			e := newEnv(t, conf(noHandshakeLimits, patient))
 			e.s = serve(t, e.g.Wrap(coderEcho()))
@@ -66,7 +61,7 @@ func TestWrapNets(t *testing.T) {
 // is told.
 func TestWrapStuckPeer(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	for name, serve := range wrapNets {
+	for name, serve := range sockets {
 		for _, by := range []string{"its own deadline", "the guard's"} {
 			t.Run(name+", "+by, func(t *testing.T) {
 				e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
@@ -148,6 +143,7 @@ func TestWrapReverseProxy(t *testing.T) {
 	e.serve(e.g.Wrap(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }}))
 	for _, end := range []string{"kick", "peer", "peer, unanswered", "backend", "backend vanishes", "client vanishes"} {
 		t.Run(end, func(t *testing.T) {
+			e := e.in(t)
 			c := e.open(header())
 			for _, n := range []int{1, 125, 4096, 32 << 10} {
 				roundTrip(t, c, strings.Repeat("x", n))
@@ -198,10 +194,9 @@ func TestWrapRaces(t *testing.T) {
 	if testing.Short() {
 		rounds = 10
 	}
-	for name, serve := range wrapNets {
+	for name, serve := range sockets {
 		t.Run(name, func(t *testing.T) {
-			e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
-				noRates(cfg)
+			e := newEnv(t, conf(noHandshakeLimits, noRates, func(cfg *wsguard.Config) {
 				h := &cfg.Timeouts
 				h.CloseGrace, h.Linger, h.PingInterval, h.Pong = 50*time.Millisecond, 50*time.Millisecond, 20*time.Millisecond, 10*time.Millisecond
 				cfg.Messages.OnInvalid = wsguard.ActionReply

@@ -29,7 +29,7 @@ func TestWrapPiecesOut(t *testing.T) {
 	for _, outbound := range []bool{false, true} {
 		for _, size := range []int{1, 2, 3, 5, 64, 1000, 4096, 4224, 4225, 1 << 20} {
 			bubble(t, func(t *testing.T) {
-				cfg := quiet()
+				cfg := conf(noPings)
 				cfg.Messages.MaxBytes = 1 << 20
 				if outbound {
 					cfg.Messages.Outbound = judge(func([]byte) error { return nil })
@@ -72,7 +72,7 @@ func TestWrapPiecesOut(t *testing.T) {
 // answered at its end, also between the fragments of a message.
 func TestWrapPongsAtFrameBoundaries(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		_, c, s := wrapOpen(t, quiet())
+		_, c, s := wrapOpen(t, conf(noPings))
 		go io.Copy(io.Discard, s.in)
 		whole := encode(wstest.Frame{Opcode: wstest.OpText, Payload: make([]byte, 10_000)})
 		s.Write(whole[:6000])
@@ -114,7 +114,7 @@ func TestWrapPongsAtFrameBoundaries(t *testing.T) {
 // most 16 wait for that; further ones are counted and dropped.
 func TestWrapNotices(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		cfg := quiet()
+		cfg := conf(noPings)
 		cfg.Messages.Validator = judge(func([]byte) error { return errors.New("bad") })
 		cfg.Messages.OnInvalid = wsguard.ActionReply
 		e, c, s := wrapOpen(t, cfg)
@@ -147,7 +147,7 @@ func TestWrapNotices(t *testing.T) {
 func TestWrapNoticeAtOnce(t *testing.T) {
 	for _, held := range []bool{false, true} {
 		bubble(t, func(t *testing.T) {
-			cfg := quiet()
+			cfg := conf(noPings)
 			cfg.Messages.Validator = judge(func([]byte) error { return errors.New("bad") })
 			cfg.Messages.OnInvalid = wsguard.ActionReply
 			if held {
@@ -204,7 +204,7 @@ func TestWrapIllegalFrames(t *testing.T) {
 			for _, outbound := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s, in pieces %t, held %t", name, pieces, outbound), func(t *testing.T) {
 					bubble(t, func(t *testing.T) {
-						cfg := quiet()
+						cfg := conf(noPings)
 						if outbound {
 							cfg.Messages.Outbound = judge(func([]byte) error { return nil })
 						}
@@ -255,7 +255,7 @@ func TestWrapIllegalFrames(t *testing.T) {
 // UTF-8 and payload are looked at only with an outbound check.
 func TestWrapOutboundUnchecked(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		cfg := quiet()
+		cfg := conf(noPings)
 		cfg.Messages.MaxBytes = 1 << 10
 		_, c, s := wrapOpen(t, cfg)
 		go s.Write(encode(fromServer(wstest.OpText, "\xff"), fromServer(wstest.OpBinary, strings.Repeat("x", 1<<20))))
@@ -268,7 +268,7 @@ func TestWrapOutboundUnchecked(t *testing.T) {
 func TestWrapOutboundChecked(t *testing.T) {
 	for _, size := range []int{1, 7, 1 << 20} {
 		bubble(t, func(t *testing.T) {
-			cfg := quiet()
+			cfg := conf(noPings)
 			cfg.Messages.MaxBytes = 10_000
 			cfg.Messages.Outbound = judge(func(msg []byte) error {
 				if strings.Contains(string(msg), "secret") {
@@ -319,7 +319,7 @@ func TestWrapOutboundChecked(t *testing.T) {
 // What is declared is not allocated before it comes.
 func TestWrapOutboundDeclared(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		cfg := quiet()
+		cfg := conf(noPings)
 		cfg.Messages.MaxBytes = 1 << 29
 		noRates(&cfg)
 		cfg.Messages.Outbound = judge(func([]byte) error { return nil })
@@ -355,7 +355,7 @@ func TestWrapUnfinishedFrame(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e, c, s := wrapOpen(t, quiet())
+				e, c, s := wrapOpen(t, conf(noPings))
 				at := 0
 				for i := range 4 { // 9 s of progress
 					k := len(test.frame) * (i + 1) / 4
@@ -381,7 +381,7 @@ func TestWrapUnfinishedFrame(t *testing.T) {
 	}
 	// Between frames the handler may take its time, also within a message.
 	bubble(t, func(t *testing.T) {
-		_, c, s := wrapOpen(t, quiet())
+		_, c, s := wrapOpen(t, conf(noPings))
 		s.send(t, wstest.Frame{Opcode: wstest.OpText, Payload: []byte("a")})
 		time.Sleep(time.Minute)
 		s.send(t, wstest.Frame{Fin: true, Opcode: wstest.OpContinuation, Payload: []byte("b")})
@@ -399,7 +399,7 @@ func TestWrapWriteTimeout(t *testing.T) {
 	}{"stuck": {0, true}, "slow": {5000, false}} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e, c, s := wrapOpen(t, quiet())
+				e, c, s := wrapOpen(t, conf(noPings))
 				done := make(chan error, 1)
 				go func() {
 					_, err := s.Write(encode(fromServer(wstest.OpBinary, strings.Repeat("x", 300_000))))

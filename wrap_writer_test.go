@@ -25,7 +25,7 @@ import (
 // has the methods of net.Conn and CloseWrite, and no others.
 func TestWrapMethods(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		_, _, s := wrapOpen(t, quiet())
+		_, _, s := wrapOpen(t, conf(noPings))
 		methods := func(v any) (names []string) {
 			typ := reflect.TypeOf(v)
 			for i := range typ.NumMethod() {
@@ -89,8 +89,8 @@ func TestWrapHijack(t *testing.T) {
 // A wrapper around the ResponseWriter may have buffers of another size.
 func TestWrapHijackWithSmallBuffers(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := &wrapEnv{env: newEnv(t, wsguard.Config{}), conns: make(chan *served, 1), panic: make(chan any)}
-		h := e.handler(t, answer101)(e.g)
+		e := newWrapEnv(t, wsguard.Config{})
+		h := e.play(answer101)
 		e.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(smallWriter{w}, r) }))
 		c := e.open(header())
 		s := <-e.conns
@@ -113,7 +113,7 @@ func (w smallWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // those of the guarded net.Conn.
 func TestWrapWriterAfterHijack(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		_, c, s := wrapOpen(t, quiet())
+		_, c, s := wrapOpen(t, conf(noPings))
 		if _, err := s.w.Write([]byte("x")); err != http.ErrHijacked {
 			t.Error(err)
 		}
@@ -222,7 +222,7 @@ func (w unhijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil
 // which loses nothing, also in the middle of a frame.
 func TestWrapReadDeadline(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		_, c, s := wrapOpen(t, quiet())
+		_, c, s := wrapOpen(t, conf(noPings))
 		var got []byte
 		b := make([]byte, 1000)
 		read := func(d time.Duration) {
@@ -288,13 +288,16 @@ func TestWrapWriteDeadline(t *testing.T) {
 	for _, size := range []int{3000, 300_000} {
 		for _, outbound := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%d bytes, held %t", size, outbound), func(t *testing.T) {
-				cfg := quiet()
+				cfg := conf(noPings)
 				cfg.Messages.MaxBytes = 1 << 20
 				if outbound {
 					cfg.Messages.Outbound = judge(func([]byte) error { return nil })
 				}
-				e, dial := wrapTCP(t, cfg, smallBuffers)
-				c := dial()
+				e := newWrapEnv(t, cfg)
+				e.serveOn(smallBuffers{listenTCP()}, e.play(answer101))
+				c := e.dial()
+				c.Conn().(*net.TCPConn).SetReadBuffer(32 << 10)
+				e.upgrade(c, header())
 				s := <-e.conns
 				n := 50
 				if size > 100_000 {
@@ -346,7 +349,7 @@ func TestWrapWriteDeadline(t *testing.T) {
 func TestWrapWriteDeadlineOverTLS(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		// An in-memory connection is as good: the engine resumes sockets only.
-		e, c, s := wrapOpen(t, quiet())
+		e, c, s := wrapOpen(t, conf(noPings))
 		s.SetWriteDeadline(time.Now().Add(time.Second))
 		if d := within(func() {
 			if _, err := s.Write(encode(fromServer(wstest.OpText, strings.Repeat("x", 1<<20)))); !errors.Is(err, os.ErrDeadlineExceeded) {
