@@ -215,7 +215,7 @@ func TestPeersFreed(t *testing.T) {
 	for name, p := range peers {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e := serveGuard(t, conf(noHandshakeLimits))
+				e := serveGuard(t, wsguard.Config{})
 				c := e.open(header())
 				c.Write([]byte(p.before))
 				synctest.Wait()
@@ -329,7 +329,7 @@ func TestOneCause(t *testing.T) {
 						return tt.handler(ctx, c)
 					}
 				}
-				e := newEnv(t, conf(noHandshakeLimits, anyToken, func(cfg *wsguard.Config) {
+				e := newEnv(t, conf(anyToken, func(cfg *wsguard.Config) {
 					if tt.config != nil {
 						tt.config(cfg)
 					}
@@ -548,7 +548,7 @@ func eachSend(t *testing.T, f func(t *testing.T, g *wsguard.Guard, c *wstest.Cli
 	for _, wrapped := range []bool{false, true} {
 		t.Run(fmt.Sprintf("wrapped %t", wrapped), func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e := newEnv(t, conf(noHandshakeLimits))
+				e := newEnv(t, wsguard.Config{})
 				pipes := wstest.NewListener(wstest.PipeOptions{})
 				l := net.Listener(pipes)
 				if wrapped {
@@ -593,7 +593,7 @@ func TestLingersForSender(t *testing.T) {
 // end at once all the same.
 func TestFailedMidFrame(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := serveGuard(t, conf(noHandshakeLimits))
+		e := serveGuard(t, wsguard.Config{})
 		c := e.open(header())
 		c.Write([]byte("\x81\xfe\x01\x00\x00\x00\x00\x00\xff")) // one byte of 256
 		start := time.Now()
@@ -652,7 +652,7 @@ func TestWriteTimeout(t *testing.T) {
 				continue
 			}
 			t.Run(fmt.Sprintf("TLS %t, pings %t", secure, pings), func(t *testing.T) {
-				e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+				e := newEnv(t, conf(func(cfg *wsguard.Config) {
 					cfg.Timeouts.Write, cfg.Timeouts.CloseGrace, cfg.Timeouts.Linger = limit, limit, limit
 					cfg.Messages.ControlFrames = wsguard.Rate{PerSecond: wsguard.Off}
 				}))
@@ -714,7 +714,7 @@ func TestPongBreaksPipe(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		wrote := make(chan error, 1)
 		read := make(chan error, 1)
-		e := newEnv(t, conf(noHandshakeLimits))
+		e := newEnv(t, wsguard.Config{})
 		e.serveOn(wstest.NewListener(wstest.PipeOptions{BufferBytes: 300}), e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			go func() { _, _, err := c.Read(ctx); read <- err }()
 			time.Sleep(20 * time.Second)
@@ -740,7 +740,7 @@ func TestPongBreaksPipe(t *testing.T) {
 func TestWriteWithEndedContext(t *testing.T) {
 	for range 50 {
 		bubble(t, func(t *testing.T) {
-			e := newEnv(t, conf(noHandshakeLimits))
+			e := newEnv(t, wsguard.Config{})
 			e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 				ended, cancel := context.WithCancel(context.Background())
 				cancel()
@@ -777,7 +777,7 @@ func TestWriteWithEndedContext(t *testing.T) {
 // A Write that ends in the middle of its frame ends the connection.
 func TestWriteCutMidFrame(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits))
+		e := newEnv(t, wsguard.Config{})
 		errs := make(chan error, 3)
 		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			wctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -814,7 +814,7 @@ func TestKick(t *testing.T) {
 	for _, where := range []string{"blocked reader", "stuck writer", "delay", "absent application", "two readers", "polling reader"} {
 		t.Run(where, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+				e := newEnv(t, conf(func(cfg *wsguard.Config) {
 					if where == "delay" {
 						cfg.Rates.Messages, cfg.Rates.Action = wsguard.Rate{PerSecond: 0.25, Burst: 1}, wsguard.ActionDelay
 					}
@@ -888,7 +888,7 @@ func TestKick(t *testing.T) {
 // follows.
 func TestKickLetsWriterFinish(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits))
+		e := newEnv(t, wsguard.Config{})
 		const size = 300 << 10
 		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			return c.Write(ctx, wsguard.MessageText, bytes.Repeat([]byte("x"), size))
@@ -1073,7 +1073,7 @@ func TestReadInterrupted(t *testing.T) {
 	for _, tt := range conversation {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e := newEnv(t, conf(noHandshakeLimits))
+				e := newEnv(t, wsguard.Config{})
 				type result struct {
 					err error
 					d   time.Duration
@@ -1129,7 +1129,7 @@ func TestReadInterruptedAnywhere(t *testing.T) {
 		if secure {
 			serve = wstest.ServeTLS
 		}
-		e := newEnv(t, conf(noHandshakeLimits, patient, noRates, func(cfg *wsguard.Config) {
+		e := newEnv(t, conf(patient, noRates, func(cfg *wsguard.Config) {
 			cfg.Messages.ControlFrames = wsguard.Rate{PerSecond: wsguard.Off}
 		}))
 		got := make(chan []string, 1)
@@ -1207,7 +1207,7 @@ func TestReadInterruptedAnywhere(t *testing.T) {
 // A message that a rate holds back is kept for the next Read.
 func TestReadInterruptedInDelay(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+		e := newEnv(t, conf(func(cfg *wsguard.Config) {
 			cfg.Rates.Messages, cfg.Rates.Action = wsguard.Rate{PerSecond: 0.5, Burst: 1}, wsguard.ActionDelay
 		}))
 		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
@@ -1241,7 +1241,7 @@ func TestReadInterruptedInDelay(t *testing.T) {
 func TestHandlerContext(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		type key struct{}
-		e := newEnv(t, conf(noHandshakeLimits))
+		e := newEnv(t, wsguard.Config{})
 		h := e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			if v := ctx.Value(key{}); v != nil {
 				t.Errorf("a value of the request: %v", v)
@@ -1271,7 +1271,7 @@ func TestHandlerContext(t *testing.T) {
 // The allocations of Read and Write in a steady state (invariant 12 of
 // docs/invariants.md).
 func TestAllocs(t *testing.T) {
-	e := newEnv(t, conf(noHandshakeLimits, patient, noRates))
+	e := newEnv(t, conf(patient, noRates))
 	results := make(chan map[string]float64, 1)
 	const rounds = 10_000
 	e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
@@ -1406,7 +1406,7 @@ func crash(t *testing.T, name string) {
 		}
 		return
 	}
-	e := newEnv(t, conf(noHandshakeLimits, patient, func(cfg *wsguard.Config) {
+	e := newEnv(t, conf(patient, func(cfg *wsguard.Config) {
 		if f := crashes[name].config; f != nil {
 			f(cfg)
 		}

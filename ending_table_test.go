@@ -62,7 +62,7 @@ func TestEndings(t *testing.T) {
 
 func testEnding(t *testing.T, row []string, why *reason.Reason) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+		e := newEnv(t, conf(func(cfg *wsguard.Config) {
 			cfg.Proxies.ClientName = func(*http.Request) string { return "somebody" } // loopback is not banned
 			cfg.Penalties.Violations = wsguard.Rate{PerSecond: never, Burst: 1}
 		}))

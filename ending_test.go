@@ -48,7 +48,7 @@ func TestEndingsThatLinger(t *testing.T) {
 // the bubble the time that bounds it as well does not pass.
 func TestEndingReadsNotForEver(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := serveGuard(t, conf(noHandshakeLimits))
+		e := serveGuard(t, wsguard.Config{})
 		c := e.open(header())
 		synctest.Wait()
 		e.g.Admin().Kick(e.ids()[0], 0, "")

@@ -240,7 +240,7 @@ func TestOneClient(t *testing.T) {
 // Who makes the server say much is not listened to for a while.
 func TestLimitSentBytes(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+		e := newEnv(t, conf(func(cfg *wsguard.Config) {
 			cfg.Rates.SentBytes = wsguard.Rate{PerSecond: 100, Burst: 1000}
 			cfg.Rates.Action = wsguard.ActionReply
 			cfg.Timeouts.PingInterval = wsguard.Off

@@ -195,7 +195,8 @@ func conf(changes ...func(*wsguard.Config)) (cfg wsguard.Config) {
 }
 
 // noHandshakeLimits admits as many connections of one client as a test opens, as fast as it
-// opens them. Most tests need that, since all their clients have one address.
+// opens them. A test with more than a few connections needs that, because all of them come
+// from one address.
 func noHandshakeLimits(cfg *wsguard.Config) {
 	cfg.Caps.MaxConnsPerClient = wsguard.Off
 	cfg.Rates.Handshakes.PerSecond = wsguard.Off

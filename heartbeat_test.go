@@ -41,7 +41,7 @@ func TestPingAndPongTimeout(t *testing.T) {
 	intervals := map[time.Duration]bool{}
 	for range 8 {
 		bubble(t, func(t *testing.T) {
-			e := serveGuard(t, conf(noHandshakeLimits))
+			e := serveGuard(t, wsguard.Config{})
 			c := e.open(header())
 			last := time.Now()
 			for range 3 {
@@ -75,7 +75,7 @@ func TestWrongPong(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e := serveGuard(t, conf(noHandshakeLimits))
+				e := serveGuard(t, wsguard.Config{})
 				c := e.open(header())
 				p, at := nextPing(t, c)
 				if len(p) < 8 {
@@ -94,7 +94,7 @@ func TestWrongPong(t *testing.T) {
 // The pong of an earlier ping does not answer a later one.
 func TestOldPong(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := serveGuard(t, conf(noHandshakeLimits))
+		e := serveGuard(t, wsguard.Config{})
 		c := e.open(header())
 		old, _ := nextPing(t, c)
 		c.WriteFrame(wstest.Pong(old))
@@ -108,7 +108,7 @@ func TestOldPong(t *testing.T) {
 // right behind.
 func TestPongBehindSlowMessage(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := serveGuard(t, conf(noHandshakeLimits))
+		e := serveGuard(t, wsguard.Config{})
 		c := e.open(header())
 		p, _ := nextPing(t, c)
 		b := wstest.AppendFrame(nil, wstest.Text("hello"))
@@ -195,7 +195,7 @@ func TestIdle(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+				e := newEnv(t, conf(func(cfg *wsguard.Config) {
 					if tt.name == "half a message" {
 						cfg.Timeouts.PingInterval = wsguard.Off // its pong would be payload
 					}
@@ -226,7 +226,7 @@ func TestIdle(t *testing.T) {
 // peer is told all the while that somebody is there.
 func TestProcessingIsNoMissedPong(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits))
+		e := newEnv(t, wsguard.Config{})
 		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			for range 3 {
 				typ, msg, err := c.Read(ctx)
@@ -259,7 +259,7 @@ func TestProcessingIsNoMissedPong(t *testing.T) {
 // While nobody reads, the sweeper pings, and sees a peer that is gone.
 func TestSweeperPings(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits))
+		e := newEnv(t, wsguard.Config{})
 		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error { <-ctx.Done(); return nil }))
 		c := e.open(header())
 		start := time.Now()
@@ -284,7 +284,7 @@ func TestSweeperPings(t *testing.T) {
 // The same for a peer that is there and takes nothing.
 func TestSweeperWatchesWrites(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits))
+		e := newEnv(t, wsguard.Config{})
 		e.serveOn(wstest.NewListener(wstest.PipeOptions{BufferBytes: 256}), e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error { <-ctx.Done(); return nil }))
 		c := e.open(header())
 		wstest.KeepAlive(t, c)
@@ -301,7 +301,7 @@ func TestLifetime(t *testing.T) {
 	for _, reads := range []bool{true, false} {
 		for range 2 {
 			bubble(t, func(t *testing.T) {
-				e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) { cfg.Timeouts.Idle = wsguard.Off }))
+				e := newEnv(t, conf(func(cfg *wsguard.Config) { cfg.Timeouts.Idle = wsguard.Off }))
 				e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 					if reads {
 						return echo(ctx, c)
@@ -348,7 +348,7 @@ func TestExpiry(t *testing.T) {
 				}
 				t.Run(name+", "+in.String(), func(t *testing.T) {
 					bubble(t, func(t *testing.T) {
-						e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+						e := newEnv(t, conf(func(cfg *wsguard.Config) {
 							expiresIn(in)(cfg)
 							cfg.Timeouts.Idle = wsguard.Off
 							if off {
@@ -403,7 +403,7 @@ func TestDribble(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e := serveGuard(t, conf(noHandshakeLimits, noPings))
+				e := serveGuard(t, conf(noPings))
 				c := e.open(header())
 				start := time.Now()
 				if name == "after a message" {
@@ -443,7 +443,7 @@ func TestDribble(t *testing.T) {
 // No Read ends the deadline, and each new message has its own.
 func TestMessageDeadlineOverReads(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, noPings))
+		e := newEnv(t, conf(noPings))
 		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			for {
 				rctx, cancel := context.WithTimeout(context.Background(), 700*time.Millisecond)
@@ -474,7 +474,7 @@ func TestMessageDeadlineOverReads(t *testing.T) {
 
 func TestReportIdle(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := serveGuard(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) { cfg.Timeouts.ReportOnly = true }))
+		e := serveGuard(t, conf(func(cfg *wsguard.Config) { cfg.Timeouts.ReportOnly = true }))
 		c := e.open(header())
 		done := browse(c)
 		time.Sleep(16 * time.Minute)
@@ -531,7 +531,7 @@ func TestGoroutinesPerConnection(t *testing.T) {
 // First-message authentication has its own deadline, whatever dribbles in.
 func TestAuthTimeout(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := serveGuard(t, conf(noHandshakeLimits, anyToken, func(cfg *wsguard.Config) {
+		e := serveGuard(t, conf(anyToken, func(cfg *wsguard.Config) {
 			cfg.Auth.Sources = wsguard.TokenSources{FirstMessage: true}
 		}))
 		c := e.open(header())

@@ -470,7 +470,7 @@ func TestHookInTheSweeper(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				banned := 0
-				e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+				e := newEnv(t, conf(func(cfg *wsguard.Config) {
 					cfg.Auth = wsguard.AuthConfig{
 						Verifier: wsguard.Verifier(func(context.Context, string) (wsguard.Principal, error) {
 							return wsguard.Principal{Subject: "alice", Expires: time.Now().Add(20 * time.Second)}, nil

@@ -36,7 +36,7 @@ func TestMessageSizes(t *testing.T) {
 	sizes := []int{0, 1, 125, 126, 127, 4095, 4096, 4097, 4216, 4217, 4218, 4224, 65535, 65536, 65537, 1 << 20}
 	run := func(t *testing.T, serve func(testing.TB, http.Handler, ...func(*http.Server)) *wstest.Server, sizes ...int) {
 		wstest.CheckGoroutines(t)
-		e := newEnv(t, conf(noHandshakeLimits, bigMessages))
+		e := newEnv(t, conf(bigMessages))
 		e.s = serve(t, echoDoor(e.g))
 		c := e.open(header())
 		c.Timeout = time.Minute
@@ -151,7 +151,7 @@ func TestFragmentation(t *testing.T) {
 // A whole conversation, byte by byte and in one write.
 func TestConversation(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	e := serveGuard(t, conf(noHandshakeLimits, bigMessages))
+	e := serveGuard(t, conf(bigMessages))
 	var wire []byte
 	for _, f := range [][]byte{
 		fragment(1, true, []byte("one")),
@@ -214,7 +214,7 @@ func TestFragmentLimit(t *testing.T) {
 	} {
 		n, code := tt.n, tt.code
 		bubble(t, func(t *testing.T) {
-			e := newEnv(t, conf(noHandshakeLimits, noRates, func(cfg *wsguard.Config) {
+			e := newEnv(t, conf(noRates, func(cfg *wsguard.Config) {
 				cfg.Messages.MaxBytes, cfg.Messages.MaxFragments = tt.maxBytes, tt.maxFragments
 			}))
 			e.serve(e.g.Handler(echo))
@@ -261,7 +261,7 @@ func TestOutboundUTF8(t *testing.T) {
 		}
 	}
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits))
+		e := newEnv(t, wsguard.Config{})
 		for how, send := range send {
 			e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 				for name, msg := range bad {
@@ -312,7 +312,7 @@ func TestOutboundUTF8(t *testing.T) {
 // A notice is UTF-8, whatever is in the message that it is about.
 func TestNoticeUTF8(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+		e := newEnv(t, conf(func(cfg *wsguard.Config) {
 			cfg.Messages.Binary = true
 			cfg.Messages.Validator, cfg.Messages.OnInvalid = must(wsguard.CompileSchema([]byte(`{"additionalProperties":{"type":"null"}}`))), wsguard.ActionReply
 		}))
@@ -375,7 +375,7 @@ func TestUTF8Split(t *testing.T) {
 // The message rate: forty at once, then twenty a second.
 func TestRateClose(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := serveGuard(t, conf(noHandshakeLimits))
+		e := serveGuard(t, wsguard.Config{})
 		c := e.open(header())
 		for range 40 {
 			roundTrip(t, c, "x")
@@ -394,7 +394,7 @@ func TestRateClose(t *testing.T) {
 
 func TestRateReply(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := serveGuard(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+		e := serveGuard(t, conf(func(cfg *wsguard.Config) {
 			cfg.Rates.Messages, cfg.Rates.Action = wsguard.Rate{PerSecond: 1, Burst: 2}, wsguard.ActionReply
 		}))
 		c := e.open(header())
@@ -434,7 +434,7 @@ func TestRateReply(t *testing.T) {
 
 func TestRateDelay(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := serveGuard(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+		e := serveGuard(t, conf(func(cfg *wsguard.Config) {
 			cfg.Rates.Messages, cfg.Rates.Action = wsguard.Rate{PerSecond: 0.25, Burst: 2}, wsguard.ActionDelay
 		}))
 		c := e.open(header())
@@ -450,7 +450,7 @@ func TestRateDelay(t *testing.T) {
 		e.closed()
 	})
 	bubble(t, func(t *testing.T) { // too long a delay
-		e := serveGuard(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+		e := serveGuard(t, conf(func(cfg *wsguard.Config) {
 			cfg.Rates.Messages, cfg.Rates.Action = wsguard.Rate{PerSecond: 0.19, Burst: 1}, wsguard.ActionDelay
 		}))
 		c := e.open(header())
@@ -471,7 +471,7 @@ func settlePipe(c *wstest.Client) { c.Close(); synctest.Wait() }
 // other way round.
 func TestRateTakesOnce(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := serveGuard(t, conf(noHandshakeLimits, noRates, func(cfg *wsguard.Config) {
+		e := serveGuard(t, conf(noRates, func(cfg *wsguard.Config) {
 			cfg.Messages.MaxBytes = 100
 			cfg.Rates.Messages = wsguard.Rate{PerSecond: 0.001, Burst: 3}
 			cfg.Rates.Bytes = wsguard.Rate{PerSecond: 100, Burst: 100}
@@ -484,7 +484,7 @@ func TestRateTakesOnce(t *testing.T) {
 		settlePipe(c)
 	})
 	bubble(t, func(t *testing.T) {
-		e := serveGuard(t, conf(noHandshakeLimits, noRates, func(cfg *wsguard.Config) {
+		e := serveGuard(t, conf(noRates, func(cfg *wsguard.Config) {
 			cfg.Messages.MaxBytes = 100
 			cfg.Rates.Bytes = wsguard.Rate{PerSecond: 50, Burst: 200}
 			cfg.Rates.ClientBytes = wsguard.Rate{PerSecond: 100, Burst: 100}
@@ -506,7 +506,7 @@ func TestRateTakesOnce(t *testing.T) {
 
 func TestRateReport(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := serveGuard(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) { cfg.Rates.ReportOnly = true }))
+		e := serveGuard(t, conf(func(cfg *wsguard.Config) { cfg.Rates.ReportOnly = true }))
 		c := e.open(header())
 		for range 50 {
 			roundTrip(t, c, "x")
@@ -622,7 +622,7 @@ func TestSchemaClose(t *testing.T) {
 		`{"n":` + strings.Repeat(`{"n":`, 4000) + "1" + strings.Repeat("}", 4001): {1008, "schema"},
 	} {
 		bubble(t, func(t *testing.T) {
-			e := serveGuard(t, conf(noHandshakeLimits, withSchema(wsguard.ActionClose)))
+			e := serveGuard(t, conf(withSchema(wsguard.ActionClose)))
 			c := e.open(header())
 			c.Write(fragment(1, true, []byte(msg)))
 			if want.code == 0 {
@@ -642,7 +642,7 @@ func TestSchemaClose(t *testing.T) {
 
 func TestSchemaReply(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := serveGuard(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) { withSchema(wsguard.ActionReply)(cfg); noRates(cfg) }))
+		e := serveGuard(t, conf(func(cfg *wsguard.Config) { withSchema(wsguard.ActionReply)(cfg); noRates(cfg) }))
 		c := e.open(header())
 		c.Timeout = time.Minute
 		roundTrip(t, c, `{"n":1}`)

@@ -232,7 +232,7 @@ func TestReconfigureFirstMessage(t *testing.T) {
 // A Refresh when Reconfigure has left nobody to ask.
 func TestRefreshWithoutVerifier(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(c *wsguard.Config) { c.Auth = wsguard.AuthConfig{Verifier: onlyToken("one")} }))
+		e := newEnv(t, conf(func(c *wsguard.Config) { c.Auth = wsguard.AuthConfig{Verifier: onlyToken("one")} }))
 		cfg := e.cfg
 		got := make(chan any, 1)
 		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
@@ -440,7 +440,7 @@ func TestPenaltiesNotForNeighbours(t *testing.T) {
 // Tickets sold with a longer life do not hold up the count of later ones.
 func TestReconfigureTicketTTL(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(c *wsguard.Config) {
+		e := newEnv(t, conf(func(c *wsguard.Config) {
 			c.Auth = wsguard.AuthConfig{Verifier: logins, Tickets: &wsguard.TicketConfig{TTL: time.Hour, MaxPerSubject: 2}}
 		}))
 		cfg := e.cfg
@@ -472,7 +472,7 @@ func TestReconfigureTicketTTL(t *testing.T) {
 // Revalidation can be switched off and on under an open connection.
 func TestReconfigureRevalidate(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(c *wsguard.Config) {
+		e := newEnv(t, conf(func(c *wsguard.Config) {
 			c.Timeouts.PingInterval, c.Timeouts.Idle = wsguard.Off, wsguard.Off
 			n := 0
 			c.Auth = wsguard.AuthConfig{Verifier: onlyToken("one"), RevalidateEvery: time.Minute, Revalidate: func(_ context.Context, p wsguard.Principal) (wsguard.Principal, error) { n++; return p, nil }}

@@ -65,7 +65,7 @@ func TestOwnReasonCloses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+				e := newEnv(t, conf(func(cfg *wsguard.Config) {
 					cfg.Proxies.ClientName = func(*http.Request) string { return "somebody" }
 					cfg.Penalties.Violations = wsguard.Rate{PerSecond: never, Burst: 1}
 					if tt.change != nil {
@@ -131,7 +131,7 @@ func TestOwnReasonReply(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e := newEnv(t, conf(noHandshakeLimits, tt.change))
+				e := newEnv(t, conf(tt.change))
 				e.serve(e.g.Handler(echo))
 				c := e.open(header())
 				c.WriteFrame(wstest.Text("hello"))
@@ -150,7 +150,7 @@ func TestOwnReasonAttach(t *testing.T) {
 	for _, first := range []bool{false, true} {
 		t.Run(fmt.Sprintf("first message %v", first), func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e := newEnv(t, conf(noHandshakeLimits, anyToken, func(cfg *wsguard.Config) {
+				e := newEnv(t, conf(anyToken, func(cfg *wsguard.Config) {
 					cfg.Auth.Sources.FirstMessage = first
 					cfg.Attach = func(*http.Request, wsguard.Principal) (any, error) { return nil, roomClosed }
 				}))
@@ -182,7 +182,7 @@ func TestOwnReasonAttach(t *testing.T) {
 // What Write is given can be refused with a reason of the application's own, too.
 func TestOwnReasonOutbound(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+		e := newEnv(t, conf(func(cfg *wsguard.Config) {
 			cfg.Messages.Outbound = validatorFunc(func([]byte) error { return roomClosed })
 		}))
 		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {

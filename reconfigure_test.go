@@ -136,7 +136,7 @@ func TestReconfigureMessages(t *testing.T) {
 // A subprotocol that is no longer served lets nothing through.
 func TestReconfigureSubprotocolGone(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := serveGuard(t, conf(noHandshakeLimits, func(c *wsguard.Config) {
+		e := serveGuard(t, conf(func(c *wsguard.Config) {
 			c.Subprotocols = []string{"a", "b"}
 			any := must(wsguard.CompileSchema([]byte(`{}`)))
 			c.Messages.Validators = map[string]wsguard.Validator{"a": any, "b": any}
@@ -202,7 +202,7 @@ func TestReconfigurePieces(t *testing.T) {
 				return onlyToken(token)(ctx, got)
 			}
 		}
-		e := newEnv(t, conf(noHandshakeLimits, func(c *wsguard.Config) {
+		e := newEnv(t, conf(func(c *wsguard.Config) {
 			c.Auth = wsguard.AuthConfig{Verifier: verifier("one")}
 			c.Hosts = []string{"example.com"}
 		}))
@@ -237,7 +237,7 @@ func TestReconfigurePieces(t *testing.T) {
 
 func TestReconfigureEndpoint(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits))
+		e := newEnv(t, wsguard.Config{})
 		ev := must(e.g.Endpoint(wsguard.EndpointConfig{Subprotocols: []string{"a"}}))
 		e.serve(ev.Handler(echo))
 		c := e.open(header())

@@ -129,7 +129,7 @@ func TestSchemaErrors(t *testing.T) {
 func TestReadJSON(t *testing.T) {
 	type said struct{ Type, Text string }
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) { cfg.Messages.Validator = chatTable() }))
+		e := newEnv(t, conf(func(cfg *wsguard.Config) { cfg.Messages.Validator = chatTable() }))
 		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			for {
 				v, err := wsguard.ReadJSON[said](ctx, c)
@@ -155,7 +155,7 @@ func TestReadJSON(t *testing.T) {
 // What the application says is checked, when it asks for that.
 func TestOutbound(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) { cfg.Messages.Outbound = chatTable() }))
+		e := newEnv(t, conf(func(cfg *wsguard.Config) { cfg.Messages.Outbound = chatTable() }))
 		got := make(chan error, 3)
 		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			got <- c.Write(ctx, wsguard.MessageText, []byte(`{"type":"say","text":7}`))
@@ -202,7 +202,7 @@ func TestValidatorPanics(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+				e := newEnv(t, conf(func(cfg *wsguard.Config) {
 					cfg.Messages.Validator, cfg.Messages.ReportOnly = v, true
 				}))
 				e.serve(e.g.Handler(echo))

@@ -278,7 +278,7 @@ func TestHubLeaksNothing(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				var mu sync.Mutex
 				members := map[*wsguard.Conn]bool{}
-				e := newEnv(t, conf(noHandshakeLimits, noRates))
+				e := newEnv(t, conf(noRates))
 				l := wstest.NewListener(wstest.PipeOptions{BufferBytes: 4 << 10})
 				wstest.ServeListener(t, l, e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 					mu.Lock()

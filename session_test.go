@@ -57,7 +57,7 @@ func sessionsOf(g *wsguard.Guard) map[string]audit.Session {
 
 func TestSessions(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := serveGuard(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
+		e := serveGuard(t, conf(loginConfig, func(cfg *wsguard.Config) {
 			cfg.Auth.Sources = wsguard.TokenSources{Header: true, FirstMessage: true}
 			cfg.Subprotocols = []string{"chat"}
 		}))
@@ -103,7 +103,7 @@ func TestKickCodes(t *testing.T) {
 		text string
 	}{{0, 3003, "kicked"}, {1006, 3003, "kicked"}, {4000, 4000, "bye"}, {1000, 1000, "bye"}} {
 		bubble(t, func(t *testing.T) {
-			e := serveGuard(t, conf(noHandshakeLimits))
+			e := serveGuard(t, wsguard.Config{})
 			c := e.open(header())
 			synctest.Wait()
 			e.g.Admin().Kick(e.ids()[0], tt.code, "bye")
@@ -187,7 +187,7 @@ func TestRefresh(t *testing.T) {
 	}
 	refresh := func(t *testing.T, first string, test func(e *env, c *wstest.Client)) {
 		bubble(t, func(t *testing.T) {
-			e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) { loginConfig(cfg); cfg.Auth.InsecureAnonymous = true }))
+			e := newEnv(t, conf(func(cfg *wsguard.Config) { loginConfig(cfg); cfg.Auth.InsecureAnonymous = true }))
 			e.serve(e.g.Handler(refresher))
 			c := e.open(bearer(first))
 			test(e, c)
@@ -281,7 +281,7 @@ func TestRefresh(t *testing.T) {
 	})
 	t.Run("a guess is a guess", func(t *testing.T) {
 		bubble(t, func(t *testing.T) {
-			e := newEnv(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
+			e := newEnv(t, conf(loginConfig, func(cfg *wsguard.Config) {
 				cfg.Auth.Failures = wsguard.Rate{PerSecond: never, Burst: 1}
 			}))
 			e.serve(e.g.Handler(refresher))
@@ -297,7 +297,7 @@ func TestRefresh(t *testing.T) {
 	})
 	t.Run("late", func(t *testing.T) {
 		bubble(t, func(t *testing.T) {
-			e := newEnv(t, conf(noHandshakeLimits, loginConfig))
+			e := newEnv(t, conf(loginConfig))
 			got := make(chan error, 1)
 			e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 				<-ctx.Done()
@@ -318,7 +318,7 @@ func TestRevalidate(t *testing.T) {
 	type reply func(ctx context.Context, p wsguard.Principal) (wsguard.Principal, error)
 	run := func(t *testing.T, r reply, test func(e *env, c *wstest.Client)) {
 		bubble(t, func(t *testing.T) {
-			e := serveGuard(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
+			e := serveGuard(t, conf(loginConfig, func(cfg *wsguard.Config) {
 				cfg.Auth.Revalidate = r
 				cfg.Auth.RevalidateEvery = time.Minute
 				cfg.Timeouts.PingInterval = 0
@@ -402,7 +402,7 @@ func TestRevalidate(t *testing.T) {
 	})
 	t.Run("T37 anonymous", func(t *testing.T) {
 		bubble(t, func(t *testing.T) {
-			e := serveGuard(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+			e := serveGuard(t, conf(func(cfg *wsguard.Config) {
 				cfg.Auth = wsguard.AuthConfig{InsecureAnonymous: true, RevalidateEvery: time.Second, Revalidate: func(context.Context, wsguard.Principal) (wsguard.Principal, error) {
 					t.Error("asked")
 					return wsguard.Principal{}, nil
@@ -736,7 +736,7 @@ func TestRefreshBeatsRevalidate(t *testing.T) {
 	for _, late := range []error{nil, wsguard.ErrExpired, wsguard.ErrUnavailable, errors.New("gone")} {
 		bubble(t, func(t *testing.T) {
 			var calls atomic.Int64
-			e := newEnv(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
+			e := newEnv(t, conf(loginConfig, func(cfg *wsguard.Config) {
 				cfg.Auth.RevalidateEvery = 10 * time.Second
 				cfg.Auth.Revalidate = func(_ context.Context, p wsguard.Principal) (wsguard.Principal, error) {
 					if calls.Add(1) == 1 {
@@ -786,7 +786,7 @@ func TestRefreshBeatsRevalidate(t *testing.T) {
 // A Refresh whose connection ends meanwhile changes nothing.
 func TestRefreshOfTheDead(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+		e := newEnv(t, conf(func(cfg *wsguard.Config) {
 			cfg.Auth = wsguard.AuthConfig{Verifier: func(ctx context.Context, token string) (wsguard.Principal, error) {
 				if strings.HasSuffix(token, "slow") {
 					time.Sleep(3 * time.Second)

@@ -152,7 +152,7 @@ func TestShutdownWithinDecades(t *testing.T) {
 
 func TestShutdownOfNobody(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits))
+		e := newEnv(t, wsguard.Config{})
 		start := time.Now()
 		if err := e.g.Shutdown(context.Background()); err != nil || time.Since(start) != 0 {
 			t.Errorf("%v after %v", err, time.Since(start))
@@ -289,7 +289,7 @@ func TestAccept(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				var closed atomic.Int32
-				e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+				e := newEnv(t, conf(func(cfg *wsguard.Config) {
 					cfg.Attach = func(*http.Request, wsguard.Principal) (any, error) { return countedValue{&closed}, nil }
 				}))
 				e.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -385,7 +385,7 @@ func TestSendOrder(t *testing.T) {
 // What cannot be sent is the caller's to know, and costs the others nothing.
 func TestSendOfNoType(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits))
+		e := newEnv(t, wsguard.Config{})
 		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			for i, typ := range []wsguard.MessageType{0, 3, 8, 9, -1, 257} {
 				if err := c.Send(typ, []byte("bad")); err == nil {
@@ -411,7 +411,7 @@ func TestSendQueueFull(t *testing.T) {
 	for name, size := range map[string]int{"by number": 1, "by bytes": 100 << 10} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e := newEnv(t, conf(noHandshakeLimits))
+				e := newEnv(t, wsguard.Config{})
 				e.serveOn(wstest.NewListener(wstest.PipeOptions{BufferBytes: 1024}), e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 					// One message that does not go out, then the queue.
 					if err := c.Send(wsguard.MessageText, make([]byte, 4096)); err != nil {
@@ -457,7 +457,7 @@ func TestSendQueueFull(t *testing.T) {
 // A message larger than the queue is granted to one that is empty.
 func TestSendLargeToEmptyQueue(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits))
+		e := newEnv(t, wsguard.Config{})
 		big := strings.Repeat("x", 2<<20)
 		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			if err := c.Send(wsguard.MessageText, []byte(big)); err != nil {
@@ -530,7 +530,7 @@ func TestCloseRead(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e := newEnv(t, conf(noHandshakeLimits))
+				e := newEnv(t, wsguard.Config{})
 				e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 					c.CloseRead()
 					c.CloseRead()
@@ -651,7 +651,7 @@ func TestShutdownLeavesNoGoroutine(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	var left []string
 	for range 10 { // the very last instructions of a goroutine may be seen
-		e := newEnv(t, conf(noHandshakeLimits, patient))
+		e := newEnv(t, conf(patient))
 		e.serve(e.g.Handler(echo))
 		for range 3 {
 			browse(e.open(header()))

@@ -92,7 +92,7 @@ func TestTable(t *testing.T) {
 		for action, name := range map[wsguard.Action]string{wsguard.ActionClose: "close", wsguard.ActionReply: "reply", reportOnly: "report"} {
 			t.Run("T39 "+name, func(t *testing.T) {
 				bubble(t, func(t *testing.T) {
-					e := serveGuard(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
+					e := serveGuard(t, conf(loginConfig, func(cfg *wsguard.Config) {
 						cfg.Messages = wsguard.MessageConfig{Validator: table}
 						onRefused(&cfg.Messages, action)
 					}))
@@ -137,7 +137,7 @@ func TestTable(t *testing.T) {
 // A refusal says of which type, where, and why.
 func TestTableDetail(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := serveGuard(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+		e := serveGuard(t, conf(func(cfg *wsguard.Config) {
 			cfg.Messages = wsguard.MessageConfig{Validator: chatTable(), OnInvalid: wsguard.ActionReply, OnForbidden: wsguard.ActionReply}
 		}))
 		c := e.open(header())
@@ -161,7 +161,7 @@ func TestTableDetail(t *testing.T) {
 // A message of a dear type counts for several.
 func TestTableCost(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := serveGuard(t, conf(noHandshakeLimits, noRates, loginConfig, func(cfg *wsguard.Config) {
+		e := serveGuard(t, conf(noRates, loginConfig, func(cfg *wsguard.Config) {
 			cfg.Rates.Messages = wsguard.Rate{PerSecond: 1, Burst: 11}
 			cfg.Rates.Action = wsguard.ActionReply
 			cfg.Messages.Validator = chatTable()
@@ -225,7 +225,7 @@ func TestAuthorize(t *testing.T) {
 		t.Run("T39 T76 "+tt.text, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				asked.Store(0)
-				e := serveGuard(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
+				e := serveGuard(t, conf(loginConfig, func(cfg *wsguard.Config) {
 					cfg.Messages = wsguard.MessageConfig{Validator: chatTable(), Authorize: hook}
 					onRefused(&cfg.Messages, tt.action)
 				}))
@@ -263,7 +263,7 @@ func TestAuthorize(t *testing.T) {
 // Scopes are those of the moment: a Refresh may take one away.
 func TestTableScopesOfNow(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
+		e := newEnv(t, conf(loginConfig, func(cfg *wsguard.Config) {
 			cfg.Messages.Validator = chatTable()
 		}))
 		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
@@ -329,7 +329,7 @@ func TestTableReportKeepsScopes(t *testing.T) {
 	} {
 		for _, msg := range []string{`{"type":"say","type":"ban"}`, `{"type":"say","Type":"ban"}`, `{"type":"nothing"}`, `{"type":"ban"}`} {
 			bubble(t, func(t *testing.T) {
-				e := serveGuard(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
+				e := serveGuard(t, conf(loginConfig, func(cfg *wsguard.Config) {
 					table := chatTable()
 					if hook != nil {
 						table = &wsguard.Table{Types: map[string]wsguard.Rule{"say": {}, "ban": {}}}
@@ -352,7 +352,7 @@ func TestTableReportKeepsScopes(t *testing.T) {
 // the end.
 func TestAuthorizeLate(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		e := newEnv(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
+		e := newEnv(t, conf(loginConfig, func(cfg *wsguard.Config) {
 			cfg.Messages.Authorize = func(context.Context, wsguard.Principal, string, []byte) error {
 				time.Sleep(3 * time.Second)
 				return nil

@@ -26,7 +26,7 @@ func TestWrapNets(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	for name, serve := range sockets {
 		t.Run(name, func(t *testing.T) {
-			e := newEnv(t, conf(noHandshakeLimits, patient))
+			e := newEnv(t, conf(patient))
 			e.s = serve(t, e.g.Wrap(coderEcho()))
 			for _, end := range []string{"peer", "kick", "vanish", "hostile"} {
 				c := e.open(header())
@@ -64,7 +64,7 @@ func TestWrapStuckPeer(t *testing.T) {
 	for name, serve := range sockets {
 		for _, by := range []string{"its own deadline", "the guard's"} {
 			t.Run(name+", "+by, func(t *testing.T) {
-				e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
+				e := newEnv(t, conf(func(cfg *wsguard.Config) {
 					h := &cfg.Timeouts
 					h.Write, h.CloseGrace, h.Linger = 300*time.Millisecond, 300*time.Millisecond, 300*time.Millisecond
 				}))
