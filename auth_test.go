@@ -861,11 +861,8 @@ func TestAuthT36RevokeRace(t *testing.T) {
 				Attach: func(*http.Request, wsguard.Principal) (any, error) { return nil, nil },
 			}
 			e := serveGuard(t, cfg)
-			rounds := 1000
-			if testing.Short() {
-				rounds = 100
-			}
-			for i := range rounds {
+			n := rounds(1000, 100)
+			for i := range n {
 				subject := fmt.Sprint("subject", i)
 				c := e.dial()
 				start, revoked := make(chan struct{}), make(chan struct{})

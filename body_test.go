@@ -38,6 +38,7 @@ func readsBody(r *http.Request) (wsguard.Principal, error) {
 // A ticket request whose body does not come is answered, and nothing is left of it
 // while the client stays.
 func TestTicketBodyNeverComes(t *testing.T) {
+	wstest.CheckGoroutines(t)
 	for _, tt := range []struct {
 		name, request string
 		login         func(*http.Request) (wsguard.Principal, error)
@@ -139,7 +140,8 @@ func TestTicketBodyNeverComes(t *testing.T) {
 				})
 			} else if tt.within <= time.Second {
 				t.Run(tt.name+", TCP", func(t *testing.T) {
-					wstest.CheckGoroutines(t)
+					long(t) // net/http waits for the body for a while
+					t.Parallel()
 					run(t)
 				})
 			}

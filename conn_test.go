@@ -489,9 +489,7 @@ func TestDerivedContextAfterEnd(t *testing.T) {
 
 // The close code reaches even a peer that never stops sending.
 func TestCloseCodeReachesSender(t *testing.T) {
-	if testing.Short() {
-		t.Skip("sends a lot")
-	}
+	long(t) // sends a lot
 	wstest.CheckGoroutines(t)
 	for name, serve := range sockets {
 		t.Run(name, func(t *testing.T) {
@@ -644,14 +642,13 @@ func TestClosedAtOnce(t *testing.T) {
 // meanwhile. What happens before the first byte has left is package wire's
 // test: no kernel can be filled to the last byte for good.
 func TestWriteTimeout(t *testing.T) {
+	long(t)
 	wstest.CheckGoroutines(t)
 	const limit = time.Second // of the 101, too
 	for _, secure := range []bool{false, true} {
 		for _, pings := range []bool{false, true} {
-			if testing.Short() && (secure || !pings) {
-				continue
-			}
 			t.Run(fmt.Sprintf("TLS %t, pings %t", secure, pings), func(t *testing.T) {
+				t.Parallel()
 				e := newEnv(t, conf(func(cfg *wsguard.Config) {
 					cfg.Timeouts.Write, cfg.Timeouts.CloseGrace, cfg.Timeouts.Linger = limit, limit, limit
 					cfg.Messages.ControlFrames = wsguard.Rate{PerSecond: wsguard.Off}
@@ -907,10 +904,7 @@ func TestKickLetsWriterFinish(t *testing.T) {
 
 func TestManyConnections(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	n := 5000
-	if testing.Short() {
-		n = 200
-	}
+	n := rounds(5000, 200)
 	e := serveGuard(t, conf(noHandshakeLimits))
 	heap := heapBytes()
 	next := make(chan int)
@@ -972,10 +966,7 @@ func heapBytes() int64 {
 // one release, and everybody is told the same.
 func TestStormOnOne(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	n := 150
-	if testing.Short() {
-		n = 30
-	}
+	n := rounds(150, 30)
 	e := newEnv(t, conf(noHandshakeLimits, patient, noRates, anyToken))
 	var errs sync.Map
 	e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {

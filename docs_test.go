@@ -90,6 +90,7 @@ func TestThreatsPage(t *testing.T) {
 // repository: threats and invariants by their numbers, tests by their names, and
 // pages by their paths and links.
 func TestCitations(t *testing.T) {
+	t.Parallel()
 	threats, invariants := map[string]bool{}, map[string]bool{}
 	tableRows(t, "docs/threats.md", func(_ string, cells []string) { threats[cells[0]] = true })
 	tableRows(t, "docs/invariants.md", func(_ string, cells []string) { invariants[cells[0]] = true })

@@ -573,7 +573,7 @@ func TestHandshakeOrder(t *testing.T) {
 		{"origin", 403, nil, set("Origin", "https://evil.test"), nil},
 		{"fetch_metadata", 403, nil, set("Sec-Fetch-Mode", "navigate"), nil},
 		{"subprotocol", 400, func(c *wsguard.Config) { c.Subprotocols = []string{"news"} }, set("Sec-WebSocket-Protocol", "chat"), nil},
-		{"handshake_rate", 429, func(c *wsguard.Config) { c.Rates.Handshakes = wsguard.Rate{PerSecond: never, Burst: 30} }, nil, func(o *order) {
+		{"handshake_rate", 429, func(c *wsguard.Config) { c.Rates.Handshakes = wsguard.Rate{PerSecond: never, Burst: 5} }, nil, func(o *order) {
 			for {
 				c, res := o.try(header())
 				c.Close()

@@ -3,12 +3,14 @@ package wsguard_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -46,6 +48,29 @@ import (
 // A handler of one's own goes between newEnv and serve: e := newEnv(t, cfg);
 // e.serve(e.g.Handler(func…)). When a test ends, every slot must be back. Goroutines are for
 // the test itself to check, with wstest.CheckGoroutines, because subtests run at once.
+
+// TestMain lets more subtests run at once than there are processors, since most that do wait
+// for something. The flag -parallel is stronger.
+func TestMain(m *testing.M) {
+	flag.Set("test.parallel", "8")
+	os.Exit(m.Run())
+}
+
+// long skips a test that takes half a second or more, in the inner loop.
+func long(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("-short leaves this out, because it takes long")
+	}
+}
+
+// rounds is how often a test of a race repeats: less often in the inner loop.
+func rounds(full, short int) int {
+	if testing.Short() {
+		return short
+	}
+	return full
+}
 
 const appOrigin = "https://app.example.com"
 

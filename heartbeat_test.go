@@ -297,6 +297,7 @@ func TestSweeperWatchesWrites(t *testing.T) {
 }
 
 func TestLifetime(t *testing.T) {
+	t.Parallel()
 	seen := map[time.Duration]bool{} // four of 43,200 ticks of the sweeper
 	for _, reads := range []bool{true, false} {
 		for range 2 {

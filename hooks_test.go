@@ -338,6 +338,7 @@ func TestHooksThatDoNotReturn(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			if tt.bubble {
 				bubble(t, func(t *testing.T) { tt.run(t, wstest.ServePipe) })
 			} else {

@@ -689,10 +689,7 @@ func TestSchemaReply(t *testing.T) {
 // once, and nothing is left of any.
 func TestStorm(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	rounds := 1000
-	if testing.Short() {
-		rounds = 150
-	}
+	n := rounds(1000, 60)
 	e := newEnv(t, conf(noHandshakeLimits, anyToken, func(cfg *wsguard.Config) {
 		withSchema(wsguard.ActionReply)(cfg)
 		cfg.Rates.Action = wsguard.ActionDelay
@@ -812,7 +809,7 @@ func TestStorm(t *testing.T) {
 			}
 		})
 	}
-	for i := range rounds {
+	for i := range n {
 		jobs <- i
 	}
 	close(jobs)

@@ -200,6 +200,7 @@ const big = 1 << 20
 // Nothing of a request's size stays for the life of a connection, whatever aliases
 // it: what the application makes of a header, too.
 func TestRequestMemory(t *testing.T) {
+	long(t) // collects garbage all the time
 	wstest.CheckGoroutines(t)
 	pad := strings.Repeat("x", big)
 	for _, tt := range []struct {

@@ -340,12 +340,9 @@ func TestRevokeRacesFirstSight(t *testing.T) {
 		},
 	})
 	e.serve(e.g.Handler(echo))
-	rounds := 400
-	if testing.Short() {
-		rounds = 60
-	}
+	times := rounds(400, 60)
 	survived := 0
-	for n := range rounds {
+	for n := range times {
 		subject := fmt.Sprint("subject", n)
 		token := i.issueAs(fmt.Sprint("token", n), wsguard.Principal{Subject: subject, IssuedAt: time.Now().Add(time.Hour)})
 		var revoked sync.WaitGroup
@@ -388,5 +385,5 @@ func TestRevokeRacesFirstSight(t *testing.T) {
 			t.Fatalf("round %d: good is %t, and then %t", n, good, again)
 		}
 	}
-	t.Logf("%d of %d came after the revocation", survived, rounds)
+	t.Logf("%d of %d came after the revocation", survived, times)
 }

@@ -487,10 +487,7 @@ func TestAuthCache(t *testing.T) {
 		during = func() { during = nil; e.g.Admin().SignOut("s9") }
 		try("revoked while asked", "dave s1 0s", 101, 1)
 		try("and so not kept", "dave s1 0s", 101, 1)
-		many := 10_100 // more than the cache has room for
-		if testing.Short() {
-			many = 100
-		}
+		many := rounds(10_100, 100) // more than the cache has room for
 		for i := range many {
 			try("many", fmt.Sprintf("eve e%d 0s", i), 101, 1)
 		}
@@ -816,6 +813,7 @@ func TestRefreshOfTheDead(t *testing.T) {
 
 // More than can be asked about at once take turns; nobody goes for it.
 func TestRevalidateTurns(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		var calls atomic.Int64
 		e := serveGuard(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {

@@ -213,12 +213,9 @@ func TestShutdownCuts(t *testing.T) {
 // A handshake that races with Shutdown never survives it.
 func TestShutdownRacesHandshake(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	rounds := 60
-	if testing.Short() {
-		rounds = 2
-	}
-	survived := 0
-	for range rounds {
+	n := rounds(60, 12)
+	var survived atomic.Int32
+	once := func() {
 		e := newEnv(t, conf(noHandshakeLimits, patient, func(cfg *wsguard.Config) {
 			cfg.Attach = func(*http.Request, wsguard.Principal) (any, error) { runtime.Gosched(); return nil, nil }
 		}))
@@ -257,10 +254,19 @@ func TestShutdownRacesHandshake(t *testing.T) {
 		wg.Wait()
 		e.idle()
 		e.wantEachOnce()
-		survived += int(accepted.Load())
+		survived.Add(accepted.Load())
 		e.s.Close()
 	}
-	t.Logf("%d handshakes of %d were accepted and closed", survived, 6*rounds)
+	var drains sync.WaitGroup // Shutdown takes its time
+	for range 12 {
+		drains.Go(func() {
+			for range n / 12 {
+				once()
+			}
+		})
+	}
+	drains.Wait()
+	t.Logf("%d handshakes of %d were accepted and closed", survived.Load(), 6*n)
 }
 
 type countedValue struct{ closed *atomic.Int32 }

@@ -96,7 +96,7 @@ func TestWrapBadAnswer(t *testing.T) {
 		"a folded line":          {good + "X: y\r\n z\r\n\r\n", "HTTP", nil},
 		"a name with a space":    {good + "X : y\r\n\r\n", "HTTP", nil},
 		"16 KiB and a byte":      {good + "X: " + strings.Repeat("x", 16384+1-len(good)-7) + "\r\n\r\n", "16 KiB", nil},
-		"a head without an end":  {"HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 1<<20), "16 KiB", nil},
+		"a head without an end":  {"HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 1<<17), "16 KiB", nil},
 		"an interim before it":   {"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + replace("s3pP", "S3pP"), "Accept", nil},
 		"a 101 of one line only": {"HTTP/1.1 101\r\n\r\n", "Upgrade", nil},
 	} {

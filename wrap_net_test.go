@@ -60,10 +60,12 @@ func TestWrapNets(t *testing.T) {
 // A peer that does not read is cut after the write timeout, over any net.Conn; the handler
 // is told.
 func TestWrapStuckPeer(t *testing.T) {
+	long(t)
 	wstest.CheckGoroutines(t)
 	for name, serve := range sockets {
 		for _, by := range []string{"its own deadline", "the guard's"} {
 			t.Run(name+", "+by, func(t *testing.T) {
+				t.Parallel()
 				e := newEnv(t, conf(func(cfg *wsguard.Config) {
 					h := &cfg.Timeouts
 					h.Write, h.CloseGrace, h.Linger = 300*time.Millisecond, 300*time.Millisecond, 300*time.Millisecond
@@ -189,13 +191,12 @@ func TestWrapReverseProxy(t *testing.T) {
 // end the connection: everything is back in bounded time, and each connection has one
 // event of its end.
 func TestWrapRaces(t *testing.T) {
+	long(t)
 	wstest.CheckGoroutines(t)
-	rounds := 25
-	if testing.Short() {
-		rounds = 10
-	}
+	const n = 25
 	for name, serve := range sockets {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			e := newEnv(t, conf(noHandshakeLimits, noRates, func(cfg *wsguard.Config) {
 				h := &cfg.Timeouts
 				h.CloseGrace, h.Linger, h.PingInterval, h.Pong = 50*time.Millisecond, 50*time.Millisecond, 20*time.Millisecond, 10*time.Millisecond
@@ -211,7 +212,7 @@ func TestWrapRaces(t *testing.T) {
 			var wg sync.WaitGroup
 			for range 4 {
 				wg.Go(func() {
-					for range rounds {
+					for range n {
 						c := e.dial()
 						if res, err := c.Handshake("/", header()); err != nil || res.StatusCode != 101 {
 							t.Errorf("%v %v", res, err)
@@ -230,8 +231,8 @@ func TestWrapRaces(t *testing.T) {
 			}
 			wg.Wait()
 			e.idle()
-			if opens, closes := len(e.events.of(audit.Open)), len(e.events.of(audit.Close)); opens != 4*rounds || closes != opens {
-				t.Errorf("%d connections, %d opened, %d closed", 4*rounds, opens, closes)
+			if opens, closes := len(e.events.of(audit.Open)), len(e.events.of(audit.Close)); opens != 4*n || closes != opens {
+				t.Errorf("%d connections, %d opened, %d closed", 4*n, opens, closes)
 			}
 		})
 	}
