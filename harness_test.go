@@ -151,6 +151,14 @@ func (e *env) serveOn(l net.Listener, h http.Handler, opts ...func(*http.Server)
 	e.s = wstest.ServeListener(e.t, l, h, opts...)
 }
 
+// reconfigure changes the Config of the guard, which must be a good one.
+func (e *env) reconfigure(cfg wsguard.Config) {
+	e.t.Helper()
+	if err := e.g.Reconfigure(cfg); err != nil {
+		e.t.Fatal(err)
+	}
+}
+
 // in returns e for a subtest, which fails by itself.
 func (e *env) in(t testing.TB) *env {
 	sub := *e

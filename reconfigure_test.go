@@ -27,14 +27,14 @@ func onlyToken(token string) wsguard.Verifier {
 	}
 }
 
-func reconfigured(t *testing.T, test func(t *testing.T, g *wsguard.Guard, cfg wsguard.Config, dial func(origin, token string) (*wstest.Client, int))) {
+func reconfigured(t *testing.T, test func(t *testing.T, e *env, cfg wsguard.Config, dial func(origin, token string) (*wstest.Client, int))) {
 	t.Helper()
 	bubble(t, func(t *testing.T) {
 		e := serveGuard(t, conf(noHandshakeLimits, func(c *wsguard.Config) {
 			c.Auth = wsguard.AuthConfig{Verifier: onlyToken("one")}
 			c.Timeouts.PingInterval = wsguard.Off
 		}))
-		test(t, e.g, e.cfg, func(origin, token string) (*wstest.Client, int) {
+		test(t, e, e.cfg, func(origin, token string) (*wstest.Client, int) {
 			t.Helper()
 			c := e.dial()
 			res, err := c.Handshake("/", http.Header{"Origin": {origin}, "Authorization": {"Bearer " + token}})
@@ -57,14 +57,12 @@ func want(t *testing.T, what string, got, want int) {
 func status(_ *wstest.Client, code int) int { return code }
 
 func TestReconfigureHandshakes(t *testing.T) {
-	reconfigured(t, func(t *testing.T, g *wsguard.Guard, cfg wsguard.Config, dial func(string, string) (*wstest.Client, int)) {
+	reconfigured(t, func(t *testing.T, e *env, cfg wsguard.Config, dial func(string, string) (*wstest.Client, int)) {
 		c, _ := dial(appOrigin, "one")
 		cfg.Origins = []string{"https://new.example.com"}
 		cfg.Auth.Verifier = onlyToken("two")
 		cfg.Caps.MaxConns = 2
-		if err := g.Reconfigure(cfg); err != nil {
-			t.Fatal(err)
-		}
+		e.reconfigure(cfg)
 		roundTrip(t, c, "still here")
 		want(t, "old origin", status(dial(appOrigin, "two")), 403)
 		want(t, "old token", status(dial("https://new.example.com", "one")), 401)
@@ -72,23 +70,23 @@ func TestReconfigureHandshakes(t *testing.T) {
 		want(t, "over the new cap", status(dial("https://new.example.com", "two")), 503)
 		cfg.Caps.MaxConns = 0
 		cfg.Hosts = []string{"elsewhere.example.com"}
-		g.Reconfigure(cfg)
+		e.reconfigure(cfg)
 		want(t, "host", status(dial("https://new.example.com", "two")), 421)
 		cfg.Hosts = nil
 		cfg.Proxies.Trusted = []string{"127.0.0.1"}
-		g.Reconfigure(cfg)
+		e.reconfigure(cfg)
 		want(t, "a proxy that says nothing", status(dial("https://new.example.com", "two")), 403)
 	})
 }
 
 // A mistake leaves everything as it was.
 func TestReconfigureFaults(t *testing.T) {
-	reconfigured(t, func(t *testing.T, g *wsguard.Guard, cfg wsguard.Config, dial func(string, string) (*wstest.Client, int)) {
+	reconfigured(t, func(t *testing.T, e *env, cfg wsguard.Config, dial func(string, string) (*wstest.Client, int)) {
 		bad := cfg
 		bad.Origins = []string{"*", "https://new.example.com"}
 		bad.Auth = wsguard.AuthConfig{Verifier: onlyToken("two"), Tickets: &wsguard.TicketConfig{}}
 		bad.Rates.Messages = wsguard.Rate{PerSecond: 1}
-		fields := faultsOf(t, g.Reconfigure(bad))
+		fields := faultsOf(t, e.g.Reconfigure(bad))
 		if !slices.Equal(fields, []string{"Origins", "Rates.Messages", "Auth.Tickets"}) {
 			t.Error(fields)
 		}
@@ -96,9 +94,9 @@ func TestReconfigureFaults(t *testing.T) {
 		want(t, "old", status(dial(appOrigin, "one")), 101)
 
 		// Another endpoint's messages would no longer fit.
-		must(g.Endpoint(wsguard.EndpointConfig{Messages: wsguard.MessageConfig{MaxBytes: 900 << 10}}))
+		must(e.g.Endpoint(wsguard.EndpointConfig{Messages: wsguard.MessageConfig{MaxBytes: 900 << 10}}))
 		cfg.Rates.Bytes = wsguard.Rate{PerSecond: 1e6, Burst: 64 << 10}
-		if fields := faultsOf(t, g.Reconfigure(cfg)); !slices.Contains(fields, "Rates.Bytes") {
+		if fields := faultsOf(t, e.g.Reconfigure(cfg)); !slices.Contains(fields, "Rates.Bytes") {
 			t.Error(fields)
 		}
 	})
@@ -106,16 +104,14 @@ func TestReconfigureFaults(t *testing.T) {
 
 // What holds for messages changes under the connections that are open.
 func TestReconfigureMessages(t *testing.T) {
-	reconfigured(t, func(t *testing.T, g *wsguard.Guard, cfg wsguard.Config, dial func(string, string) (*wstest.Client, int)) {
+	reconfigured(t, func(t *testing.T, e *env, cfg wsguard.Config, dial func(string, string) (*wstest.Client, int)) {
 		c, _ := dial(appOrigin, "one")
 		roundTrip(t, c, "anything goes")
 		cfg.Messages.Validator = must(wsguard.CompileSchema([]byte(`{"type":"array"}`)))
 		cfg.Messages.OnInvalid = wsguard.ActionReply
 		cfg.Rates.Messages = wsguard.Rate{PerSecond: 1, Burst: 3}
 		cfg.Rates.Action = wsguard.ActionReply
-		if err := g.Reconfigure(cfg); err != nil {
-			t.Fatal(err)
-		}
+		e.reconfigure(cfg)
 		roundTrip(t, c, `[1]`)
 		c.WriteFrame(wstest.Text("anything goes"))
 		wantMessage(t, c, `{"error":"invalid_message","reason":"syntax"}`)
@@ -124,7 +120,7 @@ func TestReconfigureMessages(t *testing.T) {
 		wantMessage(t, c, `{"error":"rate_limited","retry_after_ms":1000}`)
 		cfg.Rates.Messages = wsguard.Rate{PerSecond: wsguard.Off}
 		cfg.Messages = wsguard.MessageConfig{MaxBytes: 10}
-		g.Reconfigure(cfg)
+		e.reconfigure(cfg)
 		for range 10 {
 			roundTrip(t, c, `free`)
 		}
@@ -151,9 +147,7 @@ func TestReconfigureSubprotocolGone(t *testing.T) {
 		cfg := e.cfg
 		cfg.Subprotocols = []string{"b"}
 		cfg.Messages.Validators = map[string]wsguard.Validator{"b": cfg.Messages.Validators["b"]}
-		if err := e.g.Reconfigure(cfg); err != nil {
-			t.Fatal(err)
-		}
+		e.reconfigure(cfg)
 		c.WriteFrame(wstest.Text("1"))
 		wantClose(t, c, 1008, "unknown_type")
 	})
@@ -161,13 +155,11 @@ func TestReconfigureSubprotocolGone(t *testing.T) {
 
 // What is owed stays owed: nobody's bucket is refilled.
 func TestReconfigureBuckets(t *testing.T) {
-	reconfigured(t, func(t *testing.T, g *wsguard.Guard, cfg wsguard.Config, dial func(string, string) (*wstest.Client, int)) {
+	reconfigured(t, func(t *testing.T, e *env, cfg wsguard.Config, dial func(string, string) (*wstest.Client, int)) {
 		cfg.Rates.SubjectMessages = wsguard.Rate{PerSecond: 0.001, Burst: 5}
 		cfg.Auth.Failures = wsguard.Rate{PerSecond: 0.001, Burst: 2}
 		cfg.Rates.Handshakes = wsguard.Rate{PerSecond: 0.001, Burst: 7}
-		if err := g.Reconfigure(cfg); err != nil {
-			t.Fatal(err)
-		}
+		e.reconfigure(cfg)
 		c, _ := dial(appOrigin, "one")
 		for range 5 {
 			roundTrip(t, c, "x")
@@ -177,9 +169,7 @@ func TestReconfigureBuckets(t *testing.T) {
 		cfg.Rates.SubjectMessages.PerSecond = 0.002
 		cfg.Auth.Failures.PerSecond = 0.002
 		cfg.Rates.Handshakes.PerSecond = 0.002
-		if err := g.Reconfigure(cfg); err != nil {
-			t.Fatal(err)
-		}
+		e.reconfigure(cfg)
 		want(t, "guess", status(dial(appOrigin, "two")), 429)
 		c.WriteFrame(wstest.Text("x"))
 		wantClose(t, c, 1008, "rate_limited")
@@ -212,9 +202,7 @@ func TestReconfigurePieces(t *testing.T) {
 		cfg.Auth.Verifier = verifier("two")
 		cfg.Origins = []string{"https://new.example.com"}
 		cfg.Hosts = nil
-		if err := e.g.Reconfigure(cfg); err != nil {
-			t.Fatal(err)
-		}
+		e.reconfigure(cfg)
 		for _, tt := range []struct {
 			origin, token string
 			code          int
@@ -262,9 +250,7 @@ func TestReconfigureTickets(t *testing.T) {
 		Origins: []string{appOrigin},
 		Auth:    wsguard.AuthConfig{Verifier: newTokens().Verify, Tickets: &wsguard.TicketConfig{MaxTotal: 1}},
 	}
-	if err := e.g.Reconfigure(cfg); err != nil {
-		t.Fatal(err)
-	}
+	e.reconfigure(cfg)
 	if res := e.request("POST", "/ticket", bearer("alice")); res.StatusCode != 503 {
 		t.Errorf("over the new total: %d", res.StatusCode)
 	}
@@ -301,9 +287,7 @@ func TestReconfigureAtomic(t *testing.T) {
 				case <-stop:
 					return
 				default:
-					if err := e.g.Reconfigure(configs[i%2]); err != nil {
-						t.Error(err)
-					}
+					e.reconfigure(configs[i%2])
 				}
 			}
 		})

@@ -153,9 +153,7 @@ func TestRefusalIsRememberedForItsClient(t *testing.T) {
 		known = false
 		e2.refused(at("192.0.2.1"), 401, "unauthenticated")
 		known = true
-		if err := e2.g.Reconfigure(proxied(wsguard.Config{Origins: []string{appOrigin}, Auth: cfg.Auth})); err != nil {
-			t.Fatal(err)
-		}
+		e2.reconfigure(proxied(wsguard.Config{Origins: []string{appOrigin}, Auth: cfg.Auth}))
 		e2.open(at("192.0.2.1"))
 	})
 }
