@@ -297,7 +297,7 @@ func (e *env) atOnce(n int, h func(int) http.Header, meanwhile func(done func(st
 	statuses := map[int]int{}
 	var wg sync.WaitGroup
 	for i := range n {
-		c := e.s.Dial(e.t)
+		c := e.dial()
 		c.Timeout = 30 * time.Second
 		wg.Go(func() {
 			status := 0

@@ -906,7 +906,7 @@ func TestManyConnections(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	n := rounds(5000, 200)
 	e := serveGuard(t, conf(noHandshakeLimits))
-	heap := heapBytes()
+	before := heap()
 	next := make(chan int)
 	var wg sync.WaitGroup
 	for range 16 {
@@ -949,17 +949,9 @@ func TestManyConnections(t *testing.T) {
 	}
 	e.wantEachOnce()
 	// What the test itself keeps of each: its client, and two events.
-	if grown := heapBytes() - heap; grown > int64(n)*8<<10 {
+	if grown := heap() - before; grown > n*8<<10 {
 		t.Errorf("the heap has grown by %d KiB", grown>>10)
 	}
-}
-
-func heapBytes() int64 {
-	var m runtime.MemStats
-	runtime.GC()
-	runtime.GC()
-	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc)
 }
 
 // Everything at once, on one connection after the other: one end, one event,

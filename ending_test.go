@@ -70,33 +70,33 @@ func TestEndingReadsNotForEver(t *testing.T) {
 
 // handshakes are close handshakes, in either direction, after which the client
 // keeps its side of the socket open.
-var handshakes = map[string]func(t *testing.T, g *wsguard.Guard, c *wstest.Client){
-	"the peer begins": func(t *testing.T, _ *wsguard.Guard, c *wstest.Client) {
+var handshakes = map[string]func(t *testing.T, e *env, c *wstest.Client){
+	"the peer begins": func(t *testing.T, _ *env, c *wstest.Client) {
 		c.WriteFrame(wstest.CloseFrame(4001, "bye"))
 		wantClose(t, c, 4001, "bye")
 	},
-	"the peer begins without a code": func(t *testing.T, _ *wsguard.Guard, c *wstest.Client) {
+	"the peer begins without a code": func(t *testing.T, _ *env, c *wstest.Client) {
 		c.Write([]byte("\x88\x80\x00\x00\x00\x00"))
 		wantClose(t, c, 1005, "")
 	},
-	"the peer begins after a message": func(t *testing.T, _ *wsguard.Guard, c *wstest.Client) {
+	"the peer begins after a message": func(t *testing.T, _ *env, c *wstest.Client) {
 		c.Write(append(wstest.AppendFrame(nil, wstest.Text("hello")), wstest.AppendFrame(nil, wstest.CloseFrame(1001, ""))...))
 		wantClose(t, c, 1001, "")
 	},
-	"Kick": func(t *testing.T, g *wsguard.Guard, c *wstest.Client) {
-		kickAll(g)
+	"Kick": func(t *testing.T, e *env, c *wstest.Client) {
+		e.kick(0, "")
 		wantClose(t, c, 3003, "kicked")
 		c.WriteFrame(wstest.CloseFrame(3003, ""))
 	},
-	"Kick, answered byte by byte": func(t *testing.T, g *wsguard.Guard, c *wstest.Client) {
-		kickAll(g)
+	"Kick, answered byte by byte": func(t *testing.T, e *env, c *wstest.Client) {
+		e.kick(0, "")
 		wantClose(t, c, 3003, "kicked")
 		for _, b := range wstest.AppendFrame(nil, wstest.CloseFrame(3003, strings.Repeat("x", 123))) {
 			c.Write([]byte{b})
 		}
 	},
-	"Kick, answered behind messages": func(t *testing.T, g *wsguard.Guard, c *wstest.Client) {
-		kickAll(g)
+	"Kick, answered behind messages": func(t *testing.T, e *env, c *wstest.Client) {
+		e.kick(0, "")
 		wantClose(t, c, 3003, "kicked")
 		for range 3 {
 			c.WriteFrame(wstest.Text(strings.Repeat("x", 10_000)))
@@ -106,43 +106,43 @@ var handshakes = map[string]func(t *testing.T, g *wsguard.Guard, c *wstest.Clien
 		}
 		c.WriteFrame(wstest.CloseFrame(3003, ""))
 	},
-	"Kick in the middle of a frame": func(t *testing.T, g *wsguard.Guard, c *wstest.Client) {
+	"Kick in the middle of a frame": func(t *testing.T, e *env, c *wstest.Client) {
 		frame := wstest.AppendFrame(nil, wstest.Text(strings.Repeat("x", 20_000)))
 		c.Write(frame[:10_000])
 		time.Sleep(10 * time.Millisecond) // in a bubble the server has read the half by then; over a socket it may not have
-		kickAll(g)
+		e.kick(0, "")
 		wantClose(t, c, 3003, "kicked")
 		c.Write(frame[10_000:])
 		c.WriteFrame(wstest.CloseFrame(3003, ""))
 	},
-	"Kick in the middle of a fragmented message": func(t *testing.T, g *wsguard.Guard, c *wstest.Client) {
+	"Kick in the middle of a fragmented message": func(t *testing.T, e *env, c *wstest.Client) {
 		frame := fragment(wstest.OpText, false, []byte(strings.Repeat("x", 20_000)))
 		c.Write(frame[:10_000])
 		time.Sleep(10 * time.Millisecond) // in a bubble the server has read the half by then; over a socket it may not have
-		kickAll(g)
+		e.kick(0, "")
 		wantClose(t, c, 3003, "kicked")
 		c.Write(frame[10_000:])
 		c.Write(fragment(wstest.OpContinuation, true, []byte("x")))
 		c.WriteFrame(wstest.CloseFrame(3003, ""))
 	},
-	"the handler returns": func(t *testing.T, _ *wsguard.Guard, c *wstest.Client) {
+	"the handler returns": func(t *testing.T, _ *env, c *wstest.Client) {
 		c.WriteFrame(wstest.Text("quit"))
 		wantClose(t, c, 1000, "")
 		c.WriteFrame(wstest.CloseFrame(1000, ""))
 	},
-	"a message that is refused": func(t *testing.T, _ *wsguard.Guard, c *wstest.Client) {
+	"a message that is refused": func(t *testing.T, _ *env, c *wstest.Client) {
 		c.WriteFrame(wstest.Binary([]byte("x")))
 		wantClose(t, c, 1003, "message_type")
 		c.WriteFrame(wstest.CloseFrame(1003, ""))
 	},
-	"a message that is too big": func(t *testing.T, _ *wsguard.Guard, c *wstest.Client) {
+	"a message that is too big": func(t *testing.T, _ *env, c *wstest.Client) {
 		frame := wstest.AppendFrame(nil, wstest.Text(strings.Repeat("x", 40_000)))
 		c.Write(frame[:20])
 		wantClose(t, c, 1009, "message_too_big")
 		c.Write(frame[20:])
 		c.WriteFrame(wstest.CloseFrame(1009, ""))
 	},
-	"a message of too many frames": func(t *testing.T, _ *wsguard.Guard, c *wstest.Client) {
+	"a message of too many frames": func(t *testing.T, _ *env, c *wstest.Client) {
 		c.Write(fragment(wstest.OpText, false, []byte("x")))
 		for range 96 {
 			c.Write(fragment(wstest.OpContinuation, false, []byte("x")))
@@ -151,19 +151,13 @@ var handshakes = map[string]func(t *testing.T, g *wsguard.Guard, c *wstest.Clien
 		c.Write(fragment(wstest.OpContinuation, true, []byte("x")))
 		c.WriteFrame(wstest.CloseFrame(1008, ""))
 	},
-	"both at once": func(t *testing.T, g *wsguard.Guard, c *wstest.Client) {
+	"both at once": func(t *testing.T, e *env, c *wstest.Client) {
 		done := make(chan struct{})
-		go func() { kickAll(g); close(done) }()
+		go func() { e.kick(0, ""); close(done) }()
 		c.WriteFrame(wstest.CloseFrame(3003, "kicked"))
 		wantClose(t, c, 3003, "kicked")
 		<-done
 	},
-}
-
-func kickAll(g *wsguard.Guard) {
-	for s := range g.Admin().Sessions() {
-		g.Admin().Kick(s.ID, 0, "")
-	}
 }
 
 // closeHandshakes runs each of handshakes with a connection of its own. check is
@@ -183,7 +177,7 @@ func closeHandshakes(t *testing.T, serve func(*env, http.Handler) (dial func() *
 		c := dial()
 		e.upgrade(c, header())
 		e.opened()
-		handshake(t, e.g, c)
+		handshake(t, e, c)
 		check(t, e)
 		if err := c.ReadEOF(); err != nil {
 			t.Errorf("%s: %v", name, err)

@@ -199,7 +199,7 @@ func TestClientName(t *testing.T) {
 func TestOneClient(t *testing.T) {
 	fairUse(t, func(cfg *wsguard.Config) { cfg.Proxies = wsguard.Proxies{} }, func(t *testing.T, f *fair) {
 		for range 250 {
-			c := f.s.Dial(t)
+			c := f.dial()
 			c.Handshake("/", header())
 			c.Close()
 		}

@@ -1,29 +1,3 @@
-package wsguard_test
-
-import (
-	"context"
-	"errors"
-	"flag"
-	"fmt"
-	"io"
-	"log/slog"
-	"math/rand/v2"
-	"net"
-	"net/http"
-	"os"
-	"slices"
-	"strings"
-	"sync"
-	"sync/atomic"
-	"testing"
-	"testing/synctest"
-	"time"
-
-	"github.com/wsguard/wsguard"
-	"github.com/wsguard/wsguard/audit"
-	"github.com/wsguard/wsguard/internal/wstest"
-)
-
 // This is the harness of the root's tests. A test makes an env, which is a guard, its server,
 // and all that the guard reported. The smallest tests over TCP, in a bubble of synctest, and
 // with a wrapped handler that the test plays are:
@@ -31,9 +5,9 @@ import (
 //	e := serveGuard(t, wsguard.Config{}) // an echo on 127.0.0.1
 //	roundTrip(t, e.open(header()), "hello")
 //
-//	bubble(t, func(t *testing.T) { // the same code: in a bubble, the server is a pipe
+//	bubble(t, func(t *testing.T) { // in a bubble the server is a pipe, and waiting costs nothing
 //		e := serveGuard(t, conf(noRates, func(cfg *wsguard.Config) { cfg.Messages.MaxBytes = 9 }))
-//		c := e.open(bearer("alice")) // waits as long as it takes, because that costs nothing
+//		c := e.open(header())
 //		c.WriteFrame(wstest.Text("0123456789"))
 //		wantClose(t, c, 1009, "message_too_big")
 //		if ev := e.closed(); ev.Reason != "message_too_big" { … } // the next close event
@@ -45,9 +19,30 @@ import (
 //		wantMessage(t, c, "hello")
 //	})
 //
-// A handler of one's own goes between newEnv and serve: e := newEnv(t, cfg);
-// e.serve(e.g.Handler(func…)). When a test ends, every slot must be back. Goroutines are for
-// the test itself to check, with wstest.CheckGoroutines, because subtests run at once.
+// For a handler of its own, a test calls e := newEnv(t, cfg), and then e.serve(e.g.Handler(…)).
+// When a test ends, every slot must be back. A test that runs alone also calls
+// wstest.CheckGoroutines. The other files of the harness are harness_events_test.go,
+// harness_peers_test.go for clients, verifiers and listeners, and harness_wrap_test.go.
+
+package wsguard_test
+
+import (
+	"context"
+	"flag"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/audit"
+	"github.com/wsguard/wsguard/internal/wstest"
+)
 
 // TestMain lets more subtests run at once than there are processors, since most that do wait
 // for something. The flag -parallel is stronger.
@@ -254,11 +249,14 @@ func patient(cfg *wsguard.Config) {
 	cfg.Messages.Timeout, cfg.Timeouts.CloseGrace, cfg.Timeouts.Linger = time.Minute, time.Minute, time.Minute
 }
 
-// anyToken authenticates "Bearer NAME" as NAME.
+// anyone accepts every token as the name of its owner.
+func anyone(_ context.Context, token string) (wsguard.Principal, error) {
+	return wsguard.Principal{Subject: token}, nil
+}
+
+// anyToken lets everybody in by a name, with as many connections as wanted.
 func anyToken(cfg *wsguard.Config) {
-	cfg.Auth = wsguard.AuthConfig{Verifier: wsguard.Verifier(func(_ context.Context, token string) (wsguard.Principal, error) {
-		return wsguard.Principal{Subject: token}, nil
-	})}
+	cfg.Auth = wsguard.AuthConfig{Verifier: anyone}
 	cfg.Caps.MaxConnsPerSubject = wsguard.Off
 }
 
@@ -426,331 +424,4 @@ func (e *env) settle(c *wstest.Client) {
 	c.Close()
 	e.idle()
 	e.events.skip(audit.Close)
-}
-
-// opened waits for the next open event.
-func (e *env) opened() audit.Event {
-	e.t.Helper()
-	return e.events.next(e.t, audit.Open)
-}
-
-// closed waits for the next close event.
-func (e *env) closed() audit.Event {
-	e.t.Helper()
-	return e.events.next(e.t, audit.Close)
-}
-
-// ids are the connections that were opened, in this order.
-func (e *env) ids() (ids []string) {
-	for _, ev := range e.events.of(audit.Open) {
-		ids = append(ids, ev.ConnID)
-	}
-	return ids
-}
-
-// wantEachOnce checks that each connection was reported open and then closed, once.
-func (e *env) wantEachOnce() {
-	e.t.Helper()
-	opened, closed, order := map[string]int{}, map[string]int{}, 0
-	for _, ev := range e.events.all() {
-		switch ev.Kind {
-		case audit.Open:
-			opened[ev.ConnID]++
-			if closed[ev.ConnID] > 0 {
-				order++
-			}
-		case audit.Close:
-			closed[ev.ConnID]++
-		}
-	}
-	for id, n := range opened {
-		if n != 1 || closed[id] != 1 {
-			e.t.Errorf("%s: opened %d times, closed %d times", id, n, closed[id])
-		}
-	}
-	if order > 0 {
-		e.t.Errorf("%d connections were reported closed before they were reported open", order)
-	}
-}
-
-// eventLog keeps events. Its methods may be called from any goroutine.
-type eventLog struct {
-	mu     sync.Mutex
-	events []audit.Event
-	taken  map[audit.Kind]int // how many events of a kind next has returned
-	more   chan struct{}      // closed by the next event; nil while nobody waits
-}
-
-func (l *eventLog) add(e audit.Event) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.events = append(l.events, e)
-	if l.more != nil {
-		close(l.more)
-		l.more = nil
-	}
-}
-
-func (l *eventLog) all() []audit.Event {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.Clone(l.events)
-}
-
-func (l *eventLog) of(kind audit.Kind) (events []audit.Event) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for i := range l.events {
-		if l.events[i].Kind == kind {
-			events = append(events, l.events[i])
-		}
-	}
-	return events
-}
-
-// wait returns the nth event of a kind, counted from 1, when it has come.
-func (l *eventLog) wait(t testing.TB, kind audit.Kind, n int) audit.Event {
-	t.Helper()
-	for timeout := time.After(patience()); ; {
-		l.mu.Lock()
-		left := n
-		for i := range l.events {
-			if l.events[i].Kind == kind {
-				if left--; left == 0 {
-					defer l.mu.Unlock()
-					return l.events[i]
-				}
-			}
-		}
-		if l.more == nil {
-			l.more = make(chan struct{})
-		}
-		more := l.more
-		l.mu.Unlock()
-		select {
-		case <-more:
-		case <-timeout:
-			t.Fatalf("no event %d of kind %v; events:\n%s", n, kind, l)
-		}
-	}
-}
-
-// next waits for the first event of a kind that it has not yet returned.
-func (l *eventLog) next(t testing.TB, kind audit.Kind) audit.Event {
-	t.Helper()
-	l.mu.Lock()
-	if l.taken == nil {
-		l.taken = map[audit.Kind]int{}
-	}
-	l.taken[kind]++
-	n := l.taken[kind]
-	l.mu.Unlock()
-	return l.wait(t, kind, n)
-}
-
-// skip makes next wait for an event of a kind that is still to come.
-func (l *eventLog) skip(kind audit.Kind) {
-	n := len(l.of(kind))
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.taken == nil {
-		l.taken = map[audit.Kind]int{}
-	}
-	l.taken[kind] = n
-}
-
-func (l *eventLog) String() string {
-	var b strings.Builder
-	all := l.all()
-	for _, e := range all[max(0, len(all)-6):] {
-		fmt.Fprintf(&b, "%v %d %s %q, client %s, subject %s\n", e.Kind, e.Status, e.Reason, e.Detail, e.Client, e.Subject)
-	}
-	return b.String()
-}
-
-// renderEvent is everything that a hook could put somewhere.
-func renderEvent(e audit.Event) string {
-	return fmt.Sprintf("%v id=%s subject=%s client=%s origin=%s host=%s reason=%s detail=%s status=%d code=%d err=%v %+v",
-		e.Kind, e.ConnID, e.Subject, e.Client, e.Origin, e.Host, e.Reason, e.Detail, e.Status, e.Code, e.Err, e)
-}
-
-// tokens is a Verifier that knows alice, bob and carol, and every way to
-// misbehave.
-type tokens struct {
-	calls   atomic.Int64
-	entered chan string   // gets the token of each call that hangs
-	release chan struct{} // ends the calls that ignore their context
-	issued  time.Time
-}
-
-func newTokens() *tokens {
-	return &tokens{entered: make(chan string, 1024), release: make(chan struct{})}
-}
-
-var errNoSuchToken = errors.New("no such token")
-
-func (v *tokens) Verify(ctx context.Context, token string) (wsguard.Principal, error) {
-	v.calls.Add(1)
-	name, mode, _ := strings.Cut(token, "-")
-	switch name {
-	case "alice", "bob", "carol", "dave":
-	case "unavailable":
-		return wsguard.Principal{}, fmt.Errorf("store of %s: %w", token, wsguard.ErrUnavailable)
-	case "panic":
-		panic("verifier of " + token)
-	case "nobody":
-		return wsguard.Principal{}, nil
-	case "expired":
-		return wsguard.Principal{Subject: "alice", Expires: time.Now().Add(-time.Second)}, nil
-	case "hang": // honours its context
-		v.entered <- token
-		<-ctx.Done()
-		return wsguard.Principal{}, ctx.Err()
-	case "stuck": // does not
-		v.entered <- token
-		<-v.release
-		name = "alice"
-	default:
-		return wsguard.Principal{}, fmt.Errorf("%w: %s", errNoSuchToken, token)
-	}
-	p := wsguard.Principal{Subject: name, IssuedAt: v.issued}
-	switch mode {
-	case "stuck":
-		v.entered <- token
-		<-v.release
-	case "short":
-		p.Expires = time.Now().Add(time.Second)
-	}
-	return p, nil
-}
-
-// must are errors of a test's own set-up.
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
-}
-
-// handlerEnd is what a handler saw of the end of its connection.
-type handlerEnd struct{ read, write, cause error }
-
-// probe is an echo that tells how its connection ended.
-func probe(endings chan<- handlerEnd) func(context.Context, *wsguard.Conn) error {
-	return func(ctx context.Context, c *wsguard.Conn) error {
-		err := echo(ctx, c)
-		endings <- handlerEnded(ctx, c, err)
-		return err
-	}
-}
-
-func handlerEnded(ctx context.Context, c *wsguard.Conn, _ error) handlerEnd {
-	<-ctx.Done()
-	_, _, read := c.Read(context.Background())
-	return handlerEnd{read, c.Write(context.Background(), wsguard.MessageText, []byte("late")), context.Cause(ctx)}
-}
-
-// check compares the views that the server's side has of one end.
-func (e handlerEnd) check(t testing.TB, ev audit.Event, code wsguard.StatusCode, sentinel error, remote bool) {
-	t.Helper()
-	for name, err := range map[string]error{"Read": e.read, "Write": e.write, "context.Cause": e.cause, "the event": ev.Err} {
-		var ce *wsguard.CloseError
-		if !errors.As(err, &ce) || ce.Code != code || ce.Remote != remote || !errors.Is(err, sentinel) {
-			t.Errorf("%s says %#v, want code %d, remote %t, %v", name, err, code, remote, sentinel)
-			continue
-		}
-		if want := remote && (code == 1000 || code == 1001); errors.Is(err, io.EOF) != want {
-			t.Errorf("%s is io.EOF: %t", name, !want)
-		}
-	}
-	if ev.Code != code || ev.Remote != remote {
-		t.Errorf("the event says %d, remote %t; want %d, %t", ev.Code, ev.Remote, code, remote)
-	}
-}
-
-// fragment is a client's data frame that may be a part of a message.
-func fragment(op byte, fin bool, payload []byte) []byte {
-	return wstest.AppendFrame(nil, wstest.Frame{Opcode: op, Fin: fin, Masked: true, Mask: [4]byte{0x5a, byte(rand.N(256)), 3, 0}, Payload: payload})
-}
-
-// fragments cuts a message into frames at random, some of them empty.
-func fragments(op byte, msg []byte, most int) (frames [][]byte) {
-	for n := rand.N(most); n > 0; n-- {
-		k := 0
-		if rand.N(3) > 0 {
-			k = rand.N(len(msg) + 1)
-		}
-		frames = append(frames, fragment(op, false, msg[:k]))
-		op, msg = wstest.OpContinuation, msg[k:]
-	}
-	return append(frames, fragment(op, true, msg))
-}
-
-// browsed reads like a browser: it answers pings, keeps messages, and stops
-// at a close frame, which it answers, or at the end.
-type browsed struct {
-	code    int // 1006: none came
-	reason  string
-	texts   []string
-	pings   []time.Time
-	codedAt time.Time
-}
-
-func browse(c *wstest.Client) <-chan browsed {
-	done := make(chan browsed, 1)
-	go func() {
-		a := browsed{code: 1006}
-		defer func() { a.codedAt = time.Now(); c.Close(); done <- a }()
-		for {
-			f, err := c.ReadFrame()
-			if err != nil {
-				return
-			}
-			switch f.Opcode {
-			case wstest.OpText:
-				a.texts = append(a.texts, string(f.Payload))
-			case wstest.OpPing:
-				a.pings = append(a.pings, time.Now())
-				c.WriteFrame(wstest.Pong(f.Payload))
-			case wstest.OpClose:
-				a.code = 1005
-				if len(f.Payload) >= 2 {
-					a.code, a.reason = int(f.Payload[0])<<8|int(f.Payload[1]), string(f.Payload[2:])
-				}
-				c.WriteFrame(wstest.CloseFrame(a.code, ""))
-				return
-			}
-		}
-	}()
-	return done
-}
-
-// raceDetector reports whether the race detector is on: a sync.Pool then drops
-// things at random.
-func raceDetector() bool {
-	pool := sync.Pool{New: func() any { return new([64]byte) }}
-	return testing.AllocsPerRun(1, func() {
-		for range 1000 {
-			pool.Put(pool.Get())
-		}
-	}) > 50
-}
-
-// plainListener is a listener as most around another are: what it accepts shows
-// no more than a net.Conn, and cannot be half closed.
-type plainListener struct{ net.Listener }
-
-func (l plainListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	return struct{ net.Conn }{c}, err
-}
-
-func listenTCP() net.Listener { return must(net.Listen("tcp", "127.0.0.1:0")) }
-
-// sockets are what a server can listen on.
-var sockets = map[string]func(testing.TB, http.Handler, ...func(*http.Server)) *wstest.Server{
-	"TCP": wstest.Serve, "TLS": wstest.ServeTLS,
-	"a listener around it": func(t testing.TB, h http.Handler, opts ...func(*http.Server)) *wstest.Server {
-		return wstest.ServeListener(t, plainListener{listenTCP()}, h, opts...)
-	},
 }

@@ -145,7 +145,7 @@ func (h *hooked) doors(g *wsguard.Guard) http.Handler {
 // without either.
 func (h *hooked) outcome(t *testing.T, path string, header http.Header, messages ...string) int {
 	t.Helper()
-	c := h.s.Dial(t)
+	c := h.dial()
 	defer c.Close()
 	res, err := c.HandshakeWith(wstest.HandshakeOptions{Path: path, Header: header})
 	ended := func(err error) int {
@@ -635,7 +635,7 @@ func TestConnErrorsThatDoNotReturn(t *testing.T) {
 		for _, method := range []string{"Error", "Unwrap", "Is", "As", "Timeout"} {
 			hook := func() error { return &evilError{method, act} }
 			for _, door := range messageDoors {
-				c := h.s.Dial(t)
+				c := h.dial()
 				if res, err := c.Handshake(door, header()); err != nil || res.StatusCode != 101 {
 					t.Fatal(res, err)
 				}
@@ -700,7 +700,7 @@ func TestReportThatDoesNotReturn(t *testing.T) {
 				act := func() error { runtime.Goexit(); return nil }
 				h.act.Store(&act)
 				for range 20 {
-					c := h.s.Dial(t)
+					c := h.dial()
 					if res, err := c.Handshake("/", creds); err == nil {
 						t.Errorf("status %d", res.StatusCode)
 					}

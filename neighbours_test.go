@@ -15,11 +15,6 @@ import (
 
 // These tests show that people who share an address with others are not kept out by them.
 
-// anyone accepts every token as the name of its owner.
-func anyone(_ context.Context, token string) (wsguard.Principal, error) {
-	return wsguard.Principal{Subject: token}, nil
-}
-
 // slowly is anyone, and takes a while.
 func slowly(ctx context.Context, token string) (wsguard.Principal, error) {
 	time.Sleep(50 * time.Millisecond)

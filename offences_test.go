@@ -158,7 +158,7 @@ func TestPenaltiesNotForShared(t *testing.T) {
 		}
 		cfg.Auth.VerifyTimeout = time.Hour
 	}, func(t *testing.T, f *fair) {
-		a := f.s.Dial(t)
+		a := f.dial()
 		go a.Handshake("/", from("203.0.113.9", "Authorization", "Bearer slow"))
 		synctest.Wait()
 		for range 6 {

@@ -867,7 +867,7 @@ func (panicHijack) Hijack() (net.Conn, *bufio.ReadWriter, error) { panic("hijack
 
 // tryAny makes a handshake whose answer does not matter.
 func (e *env) tryAny(h http.Header) {
-	c := e.s.Dial(e.t)
+	c := e.dial()
 	c.Handshake("/", h)
 	c.Close()
 }

@@ -50,7 +50,7 @@ func ticketMux(g *wsguard.Guard) *http.ServeMux {
 // request makes a plain HTTP request on a connection of its own.
 func (e *env) request(method, path string, h http.Header) *http.Response {
 	e.t.Helper()
-	c := e.s.Dial(e.t)
+	c := e.dial()
 	defer c.Close()
 	req := method + " " + path + " HTTP/1.1\r\nHost: " + e.s.Addr + "\r\nContent-Length: 0\r\n"
 	for name, values := range h {

@@ -10,7 +10,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/wsguard/wsguard"
 	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wstest"
 )
@@ -309,9 +308,9 @@ func TestWrapCloseWrite(t *testing.T) {
 
 // A Kick, or the peer's own close, while the peer takes nothing is bounded too.
 func TestWrapEndsAreBounded(t *testing.T) {
-	for name, do := range map[string]func(*wsguard.Guard, *served){
-		"Kick":  func(g *wsguard.Guard, _ *served) { kickOnly(g, 0, "") },
-		"Close": func(_ *wsguard.Guard, s *served) { s.Close() },
+	for name, do := range map[string]func(*wrapEnv, *served){
+		"Kick":  func(e *wrapEnv, _ *served) { e.kick(0, "") },
+		"Close": func(_ *wrapEnv, s *served) { s.Close() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
@@ -323,7 +322,7 @@ func TestWrapEndsAreBounded(t *testing.T) {
 				}()
 				time.Sleep(time.Second)
 				start := time.Now()
-				do(e.g, s)
+				do(e, s)
 				<-wrote
 				if d := time.Since(start); d > time.Second {
 					t.Errorf("Write returns after %v", d)

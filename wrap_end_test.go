@@ -25,8 +25,8 @@ var guardEnds = map[string]struct {
 	code   int
 	why    string
 }{
-	"Kick":       {nil, func(e *wrapEnv, _ *wstest.Client) { kickOnly(e.g, 0, "") }, 3003, "kicked"},
-	"Kick, 4000": {nil, func(e *wrapEnv, _ *wstest.Client) { kickOnly(e.g, 4000, "go away") }, 4000, "go away"},
+	"Kick":       {nil, func(e *wrapEnv, _ *wstest.Client) { e.kick(0, "") }, 3003, "kicked"},
+	"Kick, 4000": {nil, func(e *wrapEnv, _ *wstest.Client) { e.kick(4000, "go away") }, 4000, "go away"},
 	"Revoke":     {nil, func(e *wrapEnv, _ *wstest.Client) { e.g.Admin().Revoke("alice") }, 3000, "revoked"},
 	"SignOut":    {nil, func(e *wrapEnv, _ *wstest.Client) { e.g.Admin().SignOut("login") }, 3000, "revoked"},
 	"Shutdown":   {nil, func(e *wrapEnv, _ *wstest.Client) { go e.g.Shutdown(context.Background()) }, 1012, "draining"},
@@ -40,12 +40,6 @@ var guardEnds = map[string]struct {
 	"Pong": {func(cfg *wsguard.Config) { cfg.Timeouts.PingInterval, cfg.Timeouts.Pong = time.Minute, time.Second },
 		func(*wrapEnv, *wstest.Client) { time.Sleep(68 * time.Second) }, 3008, "pong_timeout"},
 	"violation": {nil, func(_ *wrapEnv, c *wstest.Client) { c.WriteFrame(wstest.Binary(nil)) }, 1003, "message_type"},
-}
-
-func kickOnly(g *wsguard.Guard, code wsguard.StatusCode, why string) {
-	for _, s := range sessionsOf(g) {
-		g.Admin().Kick(s.ID, code, why)
-	}
 }
 
 func wrapLogin(expires time.Time) wsguard.Verifier {
@@ -121,7 +115,7 @@ func TestWrapGuardEnds(t *testing.T) {
 func TestWrapContextIsBounded(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		e, c, s := wrapOpen(t, conf(noPings))
-		kickOnly(e.g, 0, "")
+		e.kick(0, "")
 		wantClose(t, c, 3003, "kicked")
 		bye(c)
 		synctest.Wait()
@@ -147,7 +141,7 @@ func TestWrapGuardEndsWithinAFrame(t *testing.T) {
 		bubble(t, func(t *testing.T) {
 			e, c, s := wrapOpen(t, conf(noPings))
 			s.Write(whole[:5000])
-			kickOnly(e.g, 0, "")
+			e.kick(0, "")
 			time.Sleep(900 * time.Millisecond)
 			start := time.Now()
 			if completed {
@@ -179,7 +173,7 @@ func TestWrapGuardEndsBehindAPiece(t *testing.T) {
 		e, c, s := wrapOpen(t, conf(noPings))
 		s.send(t, wstest.Frame{Opcode: wstest.OpText, Payload: []byte("fragment")})
 		s.Write([]byte("\x80\x05hel"))
-		kickOnly(e.g, 0, "")
+		e.kick(0, "")
 		if d := within(func() {
 			wantFrames(t, c, wstest.Frame{Opcode: wstest.OpText, Payload: []byte("fragment")}, fromServer(wstest.OpClose, closing(3003, "kicked")))
 		}); d > 0 {
@@ -203,7 +197,7 @@ func TestWrapHandlerClosesBehindTheGuard(t *testing.T) {
 				s.frame()
 				s.Close()
 			}()
-			kickOnly(e.g, 0, "")
+			e.kick(0, "")
 			wantClose(t, c, 3003, "kicked")
 			c.Close()
 			s.release()

@@ -38,7 +38,7 @@ func TestWrapNets(t *testing.T) {
 					c.WriteFrame(wstest.CloseFrame(4001, "bye"))
 					wantClose(t, c, 4001, "bye")
 				case "kick":
-					kickOnly(e.g, 0, "")
+					e.kick(0, "")
 					wantClose(t, c, 3003, "kicked")
 					c.WriteFrame(wstest.CloseFrame(3003, ""))
 				case "hostile":
@@ -152,7 +152,7 @@ func TestWrapReverseProxy(t *testing.T) {
 			}
 			switch end {
 			case "kick":
-				kickOnly(e.g, 4000, "")
+				e.kick(4000, "")
 				wantClose(t, c, 4000, "")
 				c.WriteFrame(wstest.CloseFrame(4000, ""))
 				if code := <-codes; code != 4000 {
@@ -222,7 +222,7 @@ func TestWrapRaces(t *testing.T) {
 						time.Sleep(rand.N(20 * time.Millisecond))
 						switch rand.N(4) {
 						case 0:
-							kickOnly(e.g, 0, "")
+							e.kick(0, "")
 						case 1:
 							c.Close()
 						}
