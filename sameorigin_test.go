@@ -194,6 +194,7 @@ func TestOriginFunc(t *testing.T) {
 		if len(asked) != 7 {
 			t.Errorf("asked about %v", asked)
 		}
+		synctest.Wait() // a slot comes back after the peer has read the close frame
 		if n := e.g.Conns(); n != 0 {
 			t.Errorf("%d slots", n)
 		}
