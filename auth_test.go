@@ -124,17 +124,15 @@ func authBubble(t *testing.T, name string, f func(*testing.T)) {
 	t.Run(name, func(t *testing.T) { synctest.Test(t, f) })
 }
 
-func authEcho(g *wsguard.Guard) http.Handler { return echoDoor(g) }
-
 // Verifiers that fail, panic or say nothing: 503, and never in.
 func TestAuthT76FailingVerifiers(t *testing.T) {
 	for _, token := range []string{"unavailable", "panic", "nobody", "hang"} {
 		authBubble(t, "T76 "+token, func(t *testing.T) {
-			e := servePipe(t, wsguard.Config{Auth: wsguard.AuthConfig{
+			e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{
 				Verifier: newTokens().Verify, VerifyTimeout: 20 * time.Millisecond,
 				// None of them is a guess.
 				Failures: wsguard.Rate{PerSecond: never, Burst: 1},
-			}}, authEcho)
+			}})
 			for range 3 {
 				e.refused(bearer(token), 503, "unavailable")
 			}
@@ -221,10 +219,10 @@ func TestAuthT28Guessing(t *testing.T) {
 			<-gate
 			return wsguard.Principal{}, errNoSuchToken
 		})
-		e := servePipe(t, wsguard.Config{
+		e := serveGuard(t, wsguard.Config{
 			Auth:  wsguard.AuthConfig{Verifier: v, Failures: wsguard.Rate{PerSecond: never, Burst: 5}},
 			Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}},
-		}, authEcho)
+		})
 		statuses := e.atOnce(40, func(i int) http.Header { return bearer(fmt.Sprintf("guess%d", i)) }, func(done func(int) int) {
 			eventually(t, "the others refused", func() bool { return int(asked.Load())+done(429) == 40 })
 			close(gate)
@@ -245,10 +243,10 @@ func TestAuthT28Guessing(t *testing.T) {
 				time.Sleep(50 * time.Millisecond)
 				return wsguard.Principal{}, errNoSuchToken
 			})
-			e := servePipe(t, wsguard.Config{
+			e := serveGuard(t, wsguard.Config{
 				Auth:  wsguard.AuthConfig{Verifier: v}, // 1/s, burst 10
 				Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}},
-			}, func(g *wsguard.Guard) http.Handler { return echoDoor(g) })
+			})
 			for round := range 300 { // a minute
 				e.atOnce(8, func(i int) http.Header { return bearer(fmt.Sprint("guess", round, "-", i)) }, nil)
 				time.Sleep(200 * time.Millisecond)
@@ -262,10 +260,10 @@ func TestAuthT28Guessing(t *testing.T) {
 	// has the right one is not guessing, however many come at once.
 	authBubble(t, "T28 a good credential at once from many clients", func(t *testing.T) {
 		v := newTokens()
-		e := servePipe(t, proxied(wsguard.Config{
+		e := serveGuard(t, proxied(wsguard.Config{
 			Auth: wsguard.AuthConfig{Verifier: v.Verify},
 			Caps: wsguard.CapConfig{MaxConnsPerSubject: wsguard.Off},
-		}), authEcho)
+		}))
 		statuses := e.atOnce(30, func(i int) http.Header {
 			return from(fmt.Sprintf("192.0.2.%d", i), "Authorization", "Bearer alice-stuck")
 		}, func(done func(int) int) {
@@ -278,9 +276,9 @@ func TestAuthT28Guessing(t *testing.T) {
 	})
 	authBubble(t, "T28 a good credential at once from one client", func(t *testing.T) {
 		v := newTokens()
-		e := servePipe(t, wsguard.Config{
+		e := serveGuard(t, wsguard.Config{
 			Auth: wsguard.AuthConfig{Verifier: v.Verify, Failures: wsguard.Rate{PerSecond: 1, Burst: 3}},
-		}, authEcho)
+		})
 		statuses := e.atOnce(8, func(i int) http.Header { return bearer("alice-stuck") }, func(done func(int) int) {
 			eventually(t, "all at the verifier, or refused", func() bool { return len(v.entered)+done(429) == 8 })
 			close(v.release)
@@ -299,7 +297,7 @@ func (e *env) atOnce(n int, h func(int) http.Header, meanwhile func(done func(st
 	statuses := map[int]int{}
 	var wg sync.WaitGroup
 	for i := range n {
-		c := e.s.Dial(e.t)
+		c := e.dial()
 		c.Timeout = 30 * time.Second
 		wg.Go(func() {
 			status := 0
@@ -465,7 +463,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 		authBubble(t, tt.name, func(t *testing.T) {
 			c := cfg(newTokens().Verify)
 			c.Attach = func(*http.Request, wsguard.Principal) (any, error) { t.Error("Attach called"); return nil, nil }
-			e := servePipe(t, c, func(g *wsguard.Guard) http.Handler {
+			e := serveWith(t, c, func(g *wsguard.Guard) http.Handler {
 				return g.Handler(func(context.Context, *wsguard.Conn) error { t.Error("handler called"); return nil })
 			})
 			cl := e.open(header())
@@ -499,7 +497,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 			}
 			return "value", nil
 		}
-		e := servePipe(t, c, func(g *wsguard.Guard) http.Handler {
+		e := serveWith(t, c, func(g *wsguard.Guard) http.Handler {
 			return g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 				if !attached.Load() || c.Value() != "value" || c.Principal().Subject != "alice" {
 					t.Error("the handler started too early")
@@ -520,7 +518,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 		roundTrip(t, cl, strings.Repeat("x", 10000))
 	})
 	authBubble(t, "T32 early, fragmented, between pings", func(t *testing.T) {
-		e := servePipe(t, cfg(newTokens().Verify), authEcho)
+		e := serveGuard(t, cfg(newTokens().Verify))
 		var early []byte
 		for _, f := range []wstest.Frame{
 			{Opcode: wstest.OpText, Masked: true, Payload: []byte(`{"type":"auth",`)},
@@ -539,7 +537,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 		}
 	})
 	authBubble(t, "T32 header instead", func(t *testing.T) {
-		e := servePipe(t, cfg(newTokens().Verify), authEcho)
+		e := serveGuard(t, cfg(newTokens().Verify))
 		cl := e.open(bearer("alice"))
 		roundTrip(t, cl, "hello")
 		e.refused(bearer("wrong"), 401, "unauthenticated")
@@ -548,7 +546,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 		c := cfg(newTokens().Verify)
 		c.Auth.FirstMessageTimeout = 10 * time.Second
 		c.Caps.MaxUnauthenticated = 3
-		e := servePipe(t, c, authEcho)
+		e := serveGuard(t, c)
 		var waiting []*wstest.Client
 		for range 3 {
 			waiting = append(waiting, e.open(header()))
@@ -567,7 +565,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 		c := cfg(newTokens().Verify)
 		c.Auth.FirstMessageTimeout = 10 * time.Second
 		c.Caps.MaxConns = 20
-		e := servePipe(t, c, authEcho)
+		e := serveGuard(t, c)
 		e.open(header())
 		e.open(header())
 		e.refused(header(), 503, "max_conns")
@@ -577,7 +575,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 		c.Auth.FirstMessageTimeout = 10 * time.Second
 		c.Caps.MaxUnauthenticated = 1
 		c.Caps.ReportOnly = true
-		e := servePipe(t, c, authEcho)
+		e := serveGuard(t, c)
 		e.open(header())
 		cl := e.open(header())
 		cl.WriteFrame(first("alice"))
@@ -586,7 +584,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 	authBubble(t, "T32 subject cap", func(t *testing.T) {
 		c := cfg(newTokens().Verify)
 		c.Caps.MaxConnsPerSubject = 1
-		e := servePipe(t, c, authEcho)
+		e := serveGuard(t, c)
 		cl := e.open(header())
 		cl.WriteFrame(first("alice"))
 		roundTrip(t, cl, "hello")
@@ -600,7 +598,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 	authBubble(t, "T32 Attach refuses", func(t *testing.T) {
 		c := cfg(newTokens().Verify)
 		c.Attach = func(*http.Request, wsguard.Principal) (any, error) { return nil, errors.New("no") }
-		e := servePipe(t, c, func(g *wsguard.Guard) http.Handler {
+		e := serveWith(t, c, func(g *wsguard.Guard) http.Handler {
 			return g.Handler(func(context.Context, *wsguard.Conn) error { t.Error("handler called"); return nil })
 		})
 		cl := e.open(header())
@@ -611,7 +609,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 	authBubble(t, "T32 guessing", func(t *testing.T) {
 		c := cfg(newTokens().Verify)
 		c.Auth.Failures = wsguard.Rate{PerSecond: never, Burst: 2}
-		e := servePipe(t, c, authEcho)
+		e := serveGuard(t, c)
 		for i, want := range []string{"unauthenticated", "unauthenticated", "guessing"} {
 			cl := e.open(header())
 			cl.WriteFrame(first(fmt.Sprint("guess", i)))
@@ -623,7 +621,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 		}
 	})
 	authBubble(t, "T32 revoked", func(t *testing.T) {
-		e := servePipe(t, cfg(newTokens().Verify), authEcho)
+		e := serveGuard(t, cfg(newTokens().Verify))
 		cl := e.open(header())
 		e.g.Admin().Revoke("alice")
 		cl.WriteFrame(first("alice"))
@@ -635,7 +633,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 	})
 	authBubble(t, "T32 Accept returns afterwards", func(t *testing.T) {
 		accepted := make(chan error, 2)
-		e := servePipe(t, cfg(newTokens().Verify), func(g *wsguard.Guard) http.Handler {
+		e := serveWith(t, cfg(newTokens().Verify), func(g *wsguard.Guard) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				c, err := g.Accept(w, r)
 				accepted <- err
@@ -672,7 +670,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 	authBubble(t, "T32 messages smaller than the credential", func(t *testing.T) {
 		c := cfg(newTokens().Verify)
 		c.Messages.MaxBytes = 16
-		e := servePipe(t, c, authEcho)
+		e := serveGuard(t, c)
 		cl := e.open(header())
 		cl.WriteFrame(first("alice"))
 		roundTrip(t, cl, "hello")
@@ -682,7 +680,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 	authBubble(t, "T32 a schema is for the messages after it", func(t *testing.T) {
 		c := cfg(newTokens().Verify)
 		c.Messages.Validator = must(wsguard.CompileSchema([]byte(`{"type":"integer"}`)))
-		e := servePipe(t, c, authEcho)
+		e := serveGuard(t, c)
 		cl := e.open(header())
 		cl.WriteFrame(first("alice"))
 		roundTrip(t, cl, "1")
@@ -702,7 +700,7 @@ func TestAuthT32FirstMessage(t *testing.T) {
 			<-go_
 			return closer(func() { closed.Add(1) }), nil
 		}
-		e := servePipe(t, c, func(g *wsguard.Guard) http.Handler {
+		e := serveWith(t, c, func(g *wsguard.Guard) http.Handler {
 			return g.Handler(func(context.Context, *wsguard.Conn) error { t.Error("handler called"); return nil })
 		})
 		cl := e.open(header())
@@ -737,9 +735,9 @@ func (c *closerFunc) Close() error { c.f(); return nil }
 // same time: the defaults of both deadlines are 10 s.
 func TestAuthT32Dribble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := servePipe(t, wsguard.Config{
+		e := serveGuard(t, wsguard.Config{
 			Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, Sources: wsguard.TokenSources{FirstMessage: true}},
-		}, func(g *wsguard.Guard) http.Handler { return echoDoor(g) })
+		})
 		cl := e.open(header())
 		cl.Timeout = time.Minute
 		start := time.Now()
@@ -778,7 +776,7 @@ func TestAuthT34Expiry(t *testing.T) {
 					v := wsguard.Verifier(func(context.Context, string) (wsguard.Principal, error) {
 						return wsguard.Principal{Subject: "alice", Expires: time.Now().Add(2 * time.Second)}, nil
 					})
-					e := servePipe(t, wsguard.Config{
+					e := serveWith(t, wsguard.Config{
 						Auth:     wsguard.AuthConfig{Verifier: v, Sources: wsguard.TokenSources{Header: true, FirstMessage: true}},
 						Timeouts: wsguard.TimeoutConfig{PingInterval: tt.ping},
 					}, func(g *wsguard.Guard) http.Handler { return g.Handler(tt.handler) })
@@ -820,7 +818,7 @@ func TestAuthT34Expiry(t *testing.T) {
 func TestAuthT35Revoke(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := newTokens()
-		e := servePipe(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v.Verify}}, authEcho)
+		e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v.Verify}})
 		var alice []*wstest.Client
 		for range 3 {
 			alice = append(alice, e.open(bearer("alice")))
@@ -862,16 +860,11 @@ func TestAuthT36RevokeRace(t *testing.T) {
 				Rates:  wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}, ClientMessages: wsguard.Rate{PerSecond: wsguard.Off}},
 				Attach: func(*http.Request, wsguard.Principal) (any, error) { return nil, nil },
 			}
-			e := newEnv(t, cfg)
-			t.Cleanup(e.idle)
-			e.s = wstest.ServePipe(t, echoDoor(e.g))
-			rounds := 1000
-			if testing.Short() {
-				rounds = 100
-			}
-			for i := range rounds {
+			e := serveGuard(t, cfg)
+			n := rounds(1000, 100)
+			for i := range n {
 				subject := fmt.Sprint("subject", i)
-				c := e.s.Dial(t)
+				c := e.dial()
 				start, revoked := make(chan struct{}), make(chan struct{})
 				go func() {
 					defer close(revoked)

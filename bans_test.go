@@ -42,7 +42,7 @@ func TestBansOfNames(t *testing.T) {
 			}
 			// Bans of its own making can be lifted as well.
 			for i := range 8 {
-				f.dial("198.51.100.1", "Authorization", "Bearer junk"+itoa(i), "X-Tenant", name)
+				f.from("198.51.100.1", "Authorization", "Bearer junk"+itoa(i), "X-Tenant", name)
 			}
 			if bans = admin.Bans(); len(bans) != 1 || !admin.Lift(bans[0].Client) {
 				t.Errorf("%s: by its violations %+v", name, bans)
@@ -74,7 +74,7 @@ func TestBanWithoutNames(t *testing.T) {
 // A ban wins against a handshake that is being verified, attached or sent first.
 func TestBanDuringVerification(t *testing.T) {
 	for _, where := range []string{"Verifier", "Attach", "first message"} {
-		connBubble(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			in, out := make(chan struct{}), make(chan struct{})
 			pause := func(name string) {
 				if name == where {
@@ -95,7 +95,7 @@ func TestBanDuringVerification(t *testing.T) {
 				cfg.Auth.Sources.FirstMessage = true
 				h = from("192.0.2.1")
 			}
-			e := servePipe(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
+			e := serveWith(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
 			go func() {
 				<-in
 				e.g.Admin().Ban("192.0.2.1", time.Hour, "")
@@ -145,7 +145,7 @@ func TestClientBehindNAT64(t *testing.T) {
 func TestReportsNameTheClient(t *testing.T) {
 	fairUse(t, func(cfg *wsguard.Config) { cfg.InsecureReportOnlyOrigins = true }, func(t *testing.T, f *fair) {
 		f.want(101, "192.0.2.1", "Origin", "https://evil.example")
-		for _, ev := range f.ev.of(audit.Violation) {
+		for _, ev := range f.events.of(audit.Violation) {
 			if ev.Client != "192.0.2.1" || ev.Reason != reason.Origin.Token() {
 				t.Errorf("%+v", ev)
 			}
@@ -156,10 +156,10 @@ func TestReportsNameTheClient(t *testing.T) {
 // Refusals at a cap that stands in front count towards a ban, unless a foreign page has made
 // the browser connect.
 func TestPenaltiesAtTheCapInFront(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		cfg := proxied(wsguard.Config{Caps: wsguard.CapConfig{MaxConnsPerClient: 1}, Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}}})
 		cfg.Penalties = wsguard.PenaltyConfig{Violations: wsguard.Rate{PerSecond: 0.01, Burst: 5}}
-		e := servePipe(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Pieces().Cap.Handler(echoDoor(g)) })
+		e := serveWith(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Pieces().Cap.Handler(echoDoor(g)) })
 		e.open(from("192.0.2.1"))
 		for range 20 {
 			e.refused(from("192.0.2.1", "Origin", "https://evil.example"), 429, "max_client_conns")
@@ -185,7 +185,7 @@ func TestPenaltiesUnderAnyOrigin(t *testing.T) {
 	}, func(t *testing.T, f *fair) {
 		offend := func(origin string) {
 			for range 10 {
-				c, res := f.dial("192.0.2.1", "Origin", origin)
+				c, res := f.from("192.0.2.1", "Origin", origin)
 				if res.StatusCode == 101 {
 					c.Write([]byte{0xff, 0xff})
 					c.ReadClose()
@@ -197,7 +197,7 @@ func TestPenaltiesUnderAnyOrigin(t *testing.T) {
 		if b := f.g.Admin().Bans(); len(b) > 0 {
 			t.Errorf("%+v", b)
 		}
-		offend(connOrigin)
+		offend(appOrigin)
 		if b := f.g.Admin().Bans(); len(b) != 1 {
 			t.Errorf("a listed page: %+v", b)
 		}

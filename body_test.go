@@ -38,6 +38,7 @@ func readsBody(r *http.Request) (wsguard.Principal, error) {
 // A ticket request whose body does not come is answered, and nothing is left of it
 // while the client stays.
 func TestTicketBodyNeverComes(t *testing.T) {
+	wstest.CheckGoroutines(t)
 	for _, tt := range []struct {
 		name, request string
 		login         func(*http.Request) (wsguard.Principal, error)
@@ -87,19 +88,14 @@ func TestTicketBodyNeverComes(t *testing.T) {
 				e := ticketGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{VerifyTimeout: 3 * time.Second}})
 				mux := http.NewServeMux()
 				mux.Handle("/ticket", e.g.TicketHandler(tt.login))
-				if server == "pipe" {
-					t.Cleanup(e.endBubble)
-					e.s = wstest.ServePipe(t, mux)
-				} else {
-					e.s = wstest.Serve(t, mux)
-				}
+				e.serve(mux)
 				var clients []*wstest.Client
 				n := 5
 				if server == "TCP" {
 					n = 1
 				}
 				for range n {
-					c := e.s.Dial(t)
+					c := e.dial()
 					clients = append(clients, c)
 					start := time.Now()
 					c.Write([]byte(tt.request))
@@ -131,20 +127,21 @@ func TestTicketBodyNeverComes(t *testing.T) {
 			}
 			if server == "pipe" {
 				t.Run(tt.name, func(t *testing.T) {
-					connBubble(t, func(t *testing.T) {
+					bubble(t, func(t *testing.T) {
 						run(t)
 						synctest.Wait()
 						time.Sleep(3 * time.Second)
 						synctest.Wait()
 						// The test, the server, and two of its helpers.
-						if n := connBubbled(); n > 5 {
+						if n := bubbled(); n > 5 {
 							t.Errorf("%d goroutines", n)
 						}
 					})
 				})
 			} else if tt.within <= time.Second {
 				t.Run(tt.name+", TCP", func(t *testing.T) {
-					wstest.CheckGoroutines(t)
+					long(t) // net/http waits for the body for a while
+					t.Parallel()
 					run(t)
 				})
 			}
@@ -184,23 +181,22 @@ func TestTicketBodyKeepsTheConnection(t *testing.T) {
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				e := ticketGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{
 					Verifier: func(ctx context.Context, token string) (wsguard.Principal, error) {
 						return wsguard.Principal{Subject: token}, ctx.Err()
 					},
 					Tickets: &wsguard.TicketConfig{MaxPerSubject: wsguard.Off},
 				}})
-				t.Cleanup(e.endBubble)
 				var cancelled atomic.Int64
 				tickets := e.g.TicketHandler(tt.login)
-				e.s = wstest.ServePipe(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				e.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					if r.Context().Err() != nil {
 						cancelled.Add(1)
 					}
 					tickets.ServeHTTP(w, r)
 				}), func(s *http.Server) { s.IdleTimeout = time.Minute })
-				c := e.s.Dial(t)
+				c := e.dial()
 				for n := range 3 {
 					for i, part := range tt.parts {
 						if i > 0 {
@@ -232,12 +228,11 @@ func TestTicketBodyKeepsTheConnection(t *testing.T) {
 
 // A login that waits for a body that does not come is nobody's guess.
 func TestTicketBodyIsNoGuess(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		e := ticketGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{VerifyTimeout: time.Second, Failures: wsguard.Rate{PerSecond: never, Burst: 1}}})
-		t.Cleanup(e.endBubble)
-		e.s = wstest.ServePipe(t, e.g.TicketHandler(readsBody))
+		e.serve(e.g.TicketHandler(readsBody))
 		for range 3 {
-			c := e.s.Dial(t)
+			c := e.dial()
 			c.Write([]byte(post("Content-Length: 10\r\n\r\nuser")))
 			res, err := c.ReadResponse()
 			if err != nil {
@@ -252,7 +247,7 @@ func TestTicketBodyIsNoGuess(t *testing.T) {
 				t.Errorf("%+v", ev)
 			}
 		}
-		c := e.s.Dial(t)
+		c := e.dial()
 		defer c.Close()
 		c.Write([]byte(post("Content-Length: 10\r\n\r\nuser=alice")))
 		if res, err := c.ReadResponse(); err != nil || res.StatusCode != 200 {

@@ -44,7 +44,7 @@ func TestNoClientHeader(t *testing.T) {
 				if res, err := c.Handshake("/", header(append([]string{"X-Forwarded-Proto", "https"}, tt.header...)...)); err != nil || res.StatusCode != 101 {
 					t.Fatalf("%v, %v", res, err)
 				}
-				ws := f.ev.of(audit.Warning)
+				ws := f.events.of(audit.Warning)
 				if tt.want == "" {
 					if len(ws) > 0 {
 						t.Errorf("%+v", ws)
@@ -63,7 +63,7 @@ func TestNoClientHeader(t *testing.T) {
 // The warning comes at most once a minute.
 func TestNoClientHeaderSampled(t *testing.T) {
 	fairUse(t, func(*wsguard.Config) {}, func(t *testing.T, f *fair) {
-		count := func() int { return len(f.ev.of(audit.Warning)) }
+		count := func() int { return len(f.events.of(audit.Warning)) }
 		for range 20 {
 			f.want(101, "").Close()
 		}

@@ -33,7 +33,7 @@ func TestFrameFaults(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	const K = "\x00\x00\x00\x00"
 	text := func(s string) string { return string(wstest.AppendFrame(nil, wstest.Text(s))) }
-	frame := func(op byte, fin bool, s string) string { return string(connFrame(op, fin, []byte(s))) }
+	frame := func(op byte, fin bool, s string) string { return string(fragment(op, fin, []byte(s))) }
 	closeFrame := func(p string) string { return frame(wstest.OpClose, true, p) }
 	declare := func(b0 byte, n uint64) string {
 		return string(binary.BigEndian.AppendUint64([]byte{b0, 0xff}, n))
@@ -115,26 +115,25 @@ func TestFrameFaults(t *testing.T) {
 		{"binary, at its first fragment", frame(2, false, ""), 1003, "message_type"},
 		{"binary, header only", "\x82\xfe\x01\x00" + K, 1003, "message_type"},
 	}
-	g, ev := connGuard(t, func(cfg *wsguard.Config) {
-		connPatient(cfg)
-		connNoRates(cfg)
+	e := newEnv(t, conf(noHandshakeLimits, patient, noRates, func(cfg *wsguard.Config) {
 		cfg.Messages.ControlFrames = wsguard.Rate{PerSecond: never, Burst: 20}
-	})
+	}))
 	for _, secure := range []bool{false, true} {
 		serve := wstest.Serve
 		if secure {
 			serve = wstest.ServeTLS
 		}
-		s := serve(t, echoDoor(g))
+		e.s = serve(t, echoDoor(e.g))
 		for _, tt := range tests {
 			t.Run(fmt.Sprintf("%s, TLS %t", tt.name, secure), func(t *testing.T) {
-				c := connDial(t, s, "")
-				defer connSettled(t, g, ev, c)
+				e := e.in(t)
+				c := e.open(header())
+				defer e.settle(c)
 				// The close frame is to arrive while the peer still sends.
 				go c.Write([]byte(tt.sent))
-				connWantClose(t, c, tt.code, tt.reason)
+				wantClose(t, c, tt.code, tt.reason)
 				c.Close()
-				if code := ev.closed().Code; int(code) != tt.code {
+				if code := e.closed().Code; int(code) != tt.code {
 					t.Errorf("the event says %d", code)
 				}
 			})
@@ -148,15 +147,16 @@ func TestFrameFaults(t *testing.T) {
 					continue
 				}
 				t.Run(fmt.Sprintf("%s, byte by byte %t", tt.name, !early), func(t *testing.T) {
-					c := s.Dial(t)
-					defer connSettled(t, g, ev, c)
+					e := e.in(t)
+					c := e.dial()
+					defer e.settle(c)
 					if early { // sent with the handshake
-						res, err := c.HandshakeWith(wstest.HandshakeOptions{Header: connHeader(""), Early: []byte(tt.sent)})
+						res, err := c.HandshakeWith(wstest.HandshakeOptions{Header: header(), Early: []byte(tt.sent)})
 						if err != nil || res.StatusCode != 101 {
 							t.Fatal(res, err)
 						}
 					} else {
-						connUpgrade(t, c, "")
+						e.upgrade(c, header())
 						c.Conn().(*net.TCPConn).SetNoDelay(true)
 						go func() {
 							for i := range len(tt.sent) {
@@ -166,28 +166,28 @@ func TestFrameFaults(t *testing.T) {
 							}
 						}()
 					}
-					connWantClose(t, c, tt.code, tt.reason)
+					wantClose(t, c, tt.code, tt.reason)
 					c.Close()
-					ev.closed()
+					e.closed()
 				})
 			}
 		}
 	}
-	connGone(t, g)
+	e.idle()
 }
 
 // A declared length is no reason to allocate.
 func TestDeclaredLengthAllocatesNothing(t *testing.T) {
-	g, ev := connGuard(t, func(cfg *wsguard.Config) { connNoRates(cfg); cfg.Messages.MaxBytes = 1 << 29 })
-	s := wstest.Serve(t, g.Handler(echo))
+	e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) { noRates(cfg); cfg.Messages.MaxBytes = 1 << 29 }))
+	e.serve(e.g.Handler(echo))
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	for range 20 {
-		c := connDial(t, s, "")
+		c := e.open(header())
 		c.Write(append(binary.BigEndian.AppendUint64([]byte{0x81, 0xff}, 1<<29), "\x00\x00\x00\x00abc"...))
 		c.WriteFrame(wstest.Ping(nil)) // is payload
 		c.Close()
-		ev.closed()
+		e.closed()
 	}
 	runtime.ReadMemStats(&after)
 	if n := after.TotalAlloc - before.TotalAlloc; n > 64<<20 {
@@ -214,29 +214,27 @@ func TestPeersFreed(t *testing.T) {
 	}
 	for name, p := range peers {
 		t.Run(name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
-				g, ev := connGuard(t, nil)
-				ev.patience = connPatience
-				s := wstest.ServePipe(t, echoDoor(g))
-				c := connDial(t, s, "")
+			bubble(t, func(t *testing.T) {
+				e := serveGuard(t, wsguard.Config{})
+				c := e.open(header())
 				c.Write([]byte(p.before))
 				synctest.Wait()
 				start := time.Now()
-				for _, id := range connIDs(ev) {
-					g.Admin().Kick(id, 0, "")
+				for _, id := range e.ids() {
+					e.g.Admin().Kick(id, 0, "")
 				}
-				connWantClose(t, c, 3003, "kicked")
+				wantClose(t, c, 3003, "kicked")
 				if p.after == "FIN" {
 					c.Conn().(*wstest.PipeConn).CloseWrite()
 				} else {
 					c.Write([]byte(p.after))
 				}
-				ev.closed()
+				e.closed()
 				if d := time.Since(start); d > 2*time.Second {
 					t.Errorf("freed after %v", d)
 				}
 				synctest.Wait()
-				if g.Conns() != 0 {
+				if e.g.Conns() != 0 {
 					t.Error("slot held")
 				}
 			})
@@ -244,22 +242,13 @@ func TestPeersFreed(t *testing.T) {
 	}
 }
 
-func connIDs(ev *connEvents) (ids []string) {
-	for _, e := range ev.of(audit.Open) {
-		ids = append(ids, e.ConnID)
-	}
-	return ids
-}
-
 // Every kind of end has one cause, and all agree on it.
 func TestOneCause(t *testing.T) {
 	type world struct {
-		t *testing.T
-		g *wsguard.Guard
+		*env
 		c *wstest.Client
-		p *connEvents
 	}
-	id := func(w world) string { return connIDs(w.p)[0] }
+	id := func(w world) string { return w.ids()[0] }
 	send := func(b string) func(world) { return func(w world) { w.c.Write([]byte(b)) } }
 	peerClose := func(code int, reason string) func(world) {
 		return func(w world) { w.c.WriteFrame(wstest.CloseFrame(code, reason)) }
@@ -320,39 +309,36 @@ func TestOneCause(t *testing.T) {
 		{name: "EOF in a frame", act: func(w world) { w.c.Write([]byte("\x81\x85")); w.c.Conn().(*wstest.PipeConn).CloseWrite() }, peer: 1006, is: reason.ConnectionLost, remote: true},
 		{name: "reset", act: func(w world) { w.c.Conn().(*wstest.PipeConn).Reset() }, peer: 1006, is: reason.ConnectionLost, remote: true},
 		{name: "rate", act: send(strings.Repeat(string(wstest.AppendFrame(nil, wstest.Text("x"))), 41)), peer: 1008, reason: "rate_limited", is: reason.RateLimited},
-		{name: "schema", config: connSchema(wsguard.ActionClose), act: send(string(wstest.AppendFrame(nil, wstest.Text(`{"n":"x"}`)))), peer: 1008, reason: "schema", is: reason.Schema},
-		{name: "JSON", config: connSchema(wsguard.ActionClose), act: send(string(wstest.AppendFrame(nil, wstest.Text(`{"n":`)))), peer: 1007, reason: "invalid_json", is: reason.InvalidJSON},
-		{name: "idle", config: func(cfg *wsguard.Config) { cfg.Timeouts.PingInterval = wsguard.Off }, peer: 3008, reason: "idle", is: reason.Idle},
+		{name: "schema", config: withSchema(wsguard.ActionClose), act: send(string(wstest.AppendFrame(nil, wstest.Text(`{"n":"x"}`)))), peer: 1008, reason: "schema", is: reason.Schema},
+		{name: "JSON", config: withSchema(wsguard.ActionClose), act: send(string(wstest.AppendFrame(nil, wstest.Text(`{"n":`)))), peer: 1007, reason: "invalid_json", is: reason.InvalidJSON},
+		{name: "idle", config: noPings, peer: 3008, reason: "idle", is: reason.Idle},
 		{name: "pong", peer: 3008, reason: "pong_timeout", is: reason.PongTimeout},
 		{name: "lifetime", config: func(cfg *wsguard.Config) { cfg.Timeouts.Lifetime = time.Second }, peer: 1001, reason: "lifetime", is: reason.Lifetime},
-		{name: "expiry", config: connExpires(time.Second), peer: 3000, reason: "expired", is: reason.Expired},
+		{name: "expiry", config: expiresIn(time.Second), peer: 3000, reason: "expired", is: reason.Expired},
 		{name: "message timeout", act: send("\x81\x85\x00\x00\x00\x00h"), peer: 1008, reason: "message_timeout", is: reason.MessageTimeout},
 		{name: "shutdown", act: func(w world) { go w.g.Shutdown(context.Background()) }, peer: 1012, reason: "draining", is: reason.Draining},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
-				endings := make(chan connEnding, 1)
-				fn := connProbe(endings)
+			bubble(t, func(t *testing.T) {
+				endings := make(chan handlerEnd, 1)
+				fn := probe(endings)
 				if tt.handler != nil {
 					fn = func(ctx context.Context, c *wsguard.Conn) error {
-						go func() { endings <- connEnded(ctx, c, nil) }()
+						go func() { endings <- handlerEnded(ctx, c, nil) }()
 						return tt.handler(ctx, c)
 					}
 				}
-				g, ev := connGuard(t, func(cfg *wsguard.Config) {
-					connTokens(cfg)
+				e := newEnv(t, conf(anyToken, func(cfg *wsguard.Config) {
 					if tt.config != nil {
 						tt.config(cfg)
 					}
-				})
-				ev.patience = connPatience
-				s := wstest.ServePipe(t, g.Handler(fn))
-				c := connDial(t, s, "alice")
-				c.Timeout = connPatience
+				}))
+				e.serve(e.g.Handler(fn))
+				c := e.open(bearer("alice"))
 				synctest.Wait()
 				if tt.act != nil {
-					tt.act(world{t, g, c, ev})
+					tt.act(world{e, c})
 				}
 				code, reason, err := c.ReadClose()
 				if err != nil {
@@ -364,18 +350,18 @@ func TestOneCause(t *testing.T) {
 				if tt.code == 0 {
 					tt.code = wsguard.StatusCode(tt.peer)
 				}
-				(<-endings).check(t, ev.closed(), tt.code, tt.is, tt.remote)
+				(<-endings).check(t, e.closed(), tt.code, tt.is, tt.remote)
 				synctest.Wait()
 				time.Sleep(5 * time.Second)
-				if n := len(ev.of(audit.Close)); n != 1 || g.Conns() != 0 {
-					t.Errorf("%d close events, %d slots", n, g.Conns())
+				if n := len(e.events.of(audit.Close)); n != 1 || e.g.Conns() != 0 {
+					t.Errorf("%d close events, %d slots", n, e.g.Conns())
 				}
 			})
 		})
 	}
 }
 
-func connSchema(action wsguard.Action) func(*wsguard.Config) {
+func withSchema(action wsguard.Action) func(*wsguard.Config) {
 	return func(cfg *wsguard.Config) {
 		schema, err := wsguard.CompileSchema([]byte(`{"type":"object","required":["n"],"properties":{"n":{"type":"integer","minimum":0}},"additionalProperties":false}`))
 		if err != nil {
@@ -385,7 +371,7 @@ func connSchema(action wsguard.Action) func(*wsguard.Config) {
 	}
 }
 
-func connExpires(in time.Duration) func(*wsguard.Config) {
+func expiresIn(in time.Duration) func(*wsguard.Config) {
 	return func(cfg *wsguard.Config) {
 		cfg.Auth = wsguard.AuthConfig{Verifier: wsguard.Verifier(func(_ context.Context, token string) (wsguard.Principal, error) {
 			return wsguard.Principal{Subject: token, Expires: time.Now().Add(in)}, nil
@@ -398,8 +384,8 @@ func connExpires(in time.Duration) func(*wsguard.Config) {
 func TestContextEndsWithCause(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	var early atomic.Int32
-	g, ev := connGuard(t, nil)
-	s := wstest.Serve(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+	e := newEnv(t, conf(noHandshakeLimits))
+	e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 		for {
 			if _, _, err := c.Read(ctx); err != nil {
 				if context.Cause(ctx) != err {
@@ -411,15 +397,15 @@ func TestContextEndsWithCause(t *testing.T) {
 	}))
 	const n = 300
 	for i := range n {
-		c := connDial(t, s, "")
+		c := e.open(header())
 		go c.WriteFrame(wstest.Text("x"))
-		for len(connIDs(ev)) <= i { // the 101 arrives before the open event
+		for len(e.ids()) <= i { // the 101 arrives before the open event
 			runtime.Gosched()
 		}
-		g.Admin().Kick(connIDs(ev)[i], 0, "")
+		e.g.Admin().Kick(e.ids()[i], 0, "")
 		c.Close()
 	}
-	connGone(t, g)
+	e.idle()
 	if k := early.Load(); k > 0 {
 		t.Errorf("%d of %d times Read had returned the cause before the context ended with it", k, n)
 	}
@@ -430,15 +416,14 @@ func TestContextEndsWithCause(t *testing.T) {
 func TestDerivedContextAfterEnd(t *testing.T) {
 	for _, where := range []string{"read", "write", "delay", "after"} {
 		t.Run(where, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				const n = 64
 				errs := make(chan error, 100*n)
-				g, ev := connGuard(t, func(cfg *wsguard.Config) {
+				e := newEnv(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
 					cfg.Rates.Action = wsguard.ActionDelay
 					cfg.Rates.Messages = wsguard.Rate{PerSecond: 0.3, Burst: 1}
-				})
-				ev.patience = connPatience
-				s := wstest.ServeListener(t, wstest.NewListener(wstest.PipeOptions{BufferBytes: 512}), g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+				}))
+				e.serveOn(wstest.NewListener(wstest.PipeOptions{BufferBytes: 512}), e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 					own := ctx
 					ctx, cancel := context.WithTimeout(ctx, time.Hour)
 					defer cancel()
@@ -467,7 +452,7 @@ func TestDerivedContextAfterEnd(t *testing.T) {
 					return nil
 				}))
 				for range n {
-					c := connDial(t, s, "")
+					c := e.open(header())
 					c.WriteFrame(wstest.Text("a"))
 					if where != "read" {
 						c.WriteFrame(wstest.Text("b"))
@@ -477,8 +462,8 @@ func TestDerivedContextAfterEnd(t *testing.T) {
 					}
 				}
 				synctest.Wait()
-				for _, id := range connIDs(ev) {
-					g.Admin().Kick(id, 0, "")
+				for _, id := range e.ids() {
+					e.g.Admin().Kick(id, 0, "")
 				}
 				time.Sleep(10 * time.Second)
 				bad, all := 0, 0
@@ -504,19 +489,14 @@ func TestDerivedContextAfterEnd(t *testing.T) {
 
 // The close code reaches even a peer that never stops sending.
 func TestCloseCodeReachesSender(t *testing.T) {
-	if testing.Short() {
-		t.Skip("sends a lot")
-	}
+	long(t) // sends a lot
 	wstest.CheckGoroutines(t)
-	for name, serve := range map[string]func(testing.TB, http.Handler, ...func(*http.Server)) *wstest.Server{
-		"TCP": wstest.Serve, "TLS": wstest.ServeTLS, "wrapped": connServeWrapped,
-	} {
+	for name, serve := range sockets {
 		t.Run(name, func(t *testing.T) {
-			g, ev := connGuard(t, func(cfg *wsguard.Config) {
-				connPatient(cfg)
+			e := newEnv(t, conf(noHandshakeLimits, patient, func(cfg *wsguard.Config) {
 				cfg.Messages.ControlFrames = wsguard.Rate{PerSecond: wsguard.Off}
-			})
-			s := serve(t, echoDoor(g))
+			}))
+			e.s = serve(t, echoDoor(e.g))
 			flood := map[string][]byte{
 				"messages": bytes.Repeat(wstest.AppendFrame(nil, wstest.Text(strings.Repeat("x", 1000))), 16), // rate_limited
 				"garbage":  bytes.Repeat([]byte{0xff}, 16<<10),
@@ -527,7 +507,7 @@ func TestCloseCodeReachesSender(t *testing.T) {
 			for name, b := range flood {
 				got := 0
 				for range 25 {
-					c := connDial(t, s, "")
+					c := e.open(header())
 					stop := make(chan struct{})
 					stopped := make(chan struct{})
 					go func() {
@@ -549,40 +529,40 @@ func TestCloseCodeReachesSender(t *testing.T) {
 					close(stop)
 					c.Close()
 					<-stopped
-					ev.closed()
+					e.closed()
 				}
 				if got != 25 {
 					t.Errorf("%s: the close code arrived %d times of 25", name, got)
 				}
 			}
-			connGone(t, g)
+			e.idle()
 		})
 	}
 }
 
-// connEach runs f with a connection that the server can half close, and with one
+// eachSend runs f with a connection that the server can half close, and with one
 // that it cannot.
-func connEach(t *testing.T, f func(t *testing.T, g *wsguard.Guard, c *wstest.Client)) {
+func eachSend(t *testing.T, f func(t *testing.T, g *wsguard.Guard, c *wstest.Client)) {
 	for _, wrapped := range []bool{false, true} {
 		t.Run(fmt.Sprintf("wrapped %t", wrapped), func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
-				g, _ := connGuard(t, nil)
+			bubble(t, func(t *testing.T) {
+				e := newEnv(t, wsguard.Config{})
 				pipes := wstest.NewListener(wstest.PipeOptions{})
 				l := net.Listener(pipes)
 				if wrapped {
-					l = connWrapped{l}
+					l = plainListener{l}
 				}
-				wstest.ServeListener(t, l, echoDoor(g))
+				wstest.ServeListener(t, l, echoDoor(e.g))
 				nc, err := pipes.Dial(context.Background())
 				if err != nil {
 					t.Fatal(err)
 				}
 				c := wstest.NewClient(t, nc)
-				if res, err := c.Handshake("/", connHeader("")); err != nil || res.StatusCode != 101 {
+				if res, err := c.Handshake("/", header()); err != nil || res.StatusCode != 101 {
 					t.Fatal(res, err)
 				}
 				synctest.Wait() // it is open
-				f(t, g, c)
+				f(t, e.g, c)
 			})
 		})
 	}
@@ -591,9 +571,9 @@ func connEach(t *testing.T, f func(t *testing.T, g *wsguard.Guard, c *wstest.Cli
 // A socket is not closed, and so not reset, as long as its peer may not have
 // read the close frame.
 func TestLingersForSender(t *testing.T) {
-	connEach(t, func(t *testing.T, g *wsguard.Guard, c *wstest.Client) {
+	eachSend(t, func(t *testing.T, g *wsguard.Guard, c *wstest.Client) {
 		c.Write([]byte("\x81\x05hello"))
-		connWantClose(t, c, 1002, "protocol_error")
+		wantClose(t, c, 1002, "protocol_error")
 		start := time.Now()
 		for {
 			if _, err := c.Conn().Write([]byte("x")); err != nil {
@@ -610,12 +590,12 @@ func TestLingersForSender(t *testing.T) {
 // A peer that answers in the middle of a frame, or not at all, has the server's
 // end at once all the same.
 func TestFailedMidFrame(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, _ := connGuard(t, nil)
-		c := connDial(t, wstest.ServePipe(t, echoDoor(g)), "")
+	bubble(t, func(t *testing.T) {
+		e := serveGuard(t, wsguard.Config{})
+		c := e.open(header())
 		c.Write([]byte("\x81\xfe\x01\x00\x00\x00\x00\x00\xff")) // one byte of 256
 		start := time.Now()
-		connWantClose(t, c, 1007, "invalid_utf8")
+		wantClose(t, c, 1007, "invalid_utf8")
 		c.WriteFrame(wstest.CloseFrame(1007, ""))
 		if err := c.ReadEOF(); err != nil {
 			t.Error(err)
@@ -638,20 +618,20 @@ func TestClosedAtOnce(t *testing.T) {
 		}
 	}
 	t.Run("by the peer", func(t *testing.T) {
-		connEach(t, func(t *testing.T, g *wsguard.Guard, c *wstest.Client) {
+		eachSend(t, func(t *testing.T, g *wsguard.Guard, c *wstest.Client) {
 			start := time.Now()
 			c.WriteFrame(wstest.CloseFrame(1000, ""))
-			connWantClose(t, c, 1000, "")
+			wantClose(t, c, 1000, "")
 			ended(t, c, start)
 		})
 	})
 	t.Run("by the server", func(t *testing.T) {
-		connEach(t, func(t *testing.T, g *wsguard.Guard, c *wstest.Client) {
+		eachSend(t, func(t *testing.T, g *wsguard.Guard, c *wstest.Client) {
 			start := time.Now()
 			for s := range g.Admin().Sessions() {
 				g.Admin().Kick(s.ID, 4000, "bye")
 			}
-			connWantClose(t, c, 4000, "bye")
+			wantClose(t, c, 4000, "bye")
 			c.WriteFrame(wstest.CloseFrame(4000, ""))
 			ended(t, c, start)
 		})
@@ -662,18 +642,17 @@ func TestClosedAtOnce(t *testing.T) {
 // meanwhile. What happens before the first byte has left is package wire's
 // test: no kernel can be filled to the last byte for good.
 func TestWriteTimeout(t *testing.T) {
+	long(t)
 	wstest.CheckGoroutines(t)
 	const limit = time.Second // of the 101, too
 	for _, secure := range []bool{false, true} {
 		for _, pings := range []bool{false, true} {
-			if testing.Short() && (secure || !pings) {
-				continue
-			}
 			t.Run(fmt.Sprintf("TLS %t, pings %t", secure, pings), func(t *testing.T) {
-				g, ev := connGuard(t, func(cfg *wsguard.Config) {
+				t.Parallel()
+				e := newEnv(t, conf(func(cfg *wsguard.Config) {
 					cfg.Timeouts.Write, cfg.Timeouts.CloseGrace, cfg.Timeouts.Linger = limit, limit, limit
 					cfg.Messages.ControlFrames = wsguard.Rate{PerSecond: wsguard.Off}
-				})
+				}))
 				type result struct {
 					err error
 					d   time.Duration
@@ -683,7 +662,7 @@ func TestWriteTimeout(t *testing.T) {
 				if secure {
 					serve = wstest.ServeTLS
 				}
-				s := serve(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+				e.s = serve(t, e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 					go func() {
 						for {
 							if _, _, err := c.Read(ctx); err != nil {
@@ -696,7 +675,7 @@ func TestWriteTimeout(t *testing.T) {
 					results <- result{err, time.Since(start)}
 					return err
 				}))
-				c := connDial(t, s, "")
+				c := e.open(header())
 				stop := make(chan struct{})
 				defer close(stop)
 				if pings {
@@ -718,10 +697,10 @@ func TestWriteTimeout(t *testing.T) {
 				if !errors.Is(r.err, reason.WriteTimeout) || r.d > time.Minute {
 					t.Errorf("a write to a peer that does not read returned %v after %v", r.err, r.d)
 				}
-				if e := ev.closed(); e.Code != 1008 || !errors.Is(e.Err, reason.WriteTimeout) {
-					t.Errorf("event %d %v", e.Code, e.Err)
+				if ev := e.closed(); ev.Code != 1008 || !errors.Is(ev.Err, reason.WriteTimeout) {
+					t.Errorf("event %d %v", ev.Code, ev.Err)
 				}
-				connGone(t, g)
+				e.idle()
 			})
 		}
 	}
@@ -729,27 +708,25 @@ func TestWriteTimeout(t *testing.T) {
 
 // Half a pong has left: no message can follow, and Write must not say so.
 func TestPongBreaksPipe(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		wrote := make(chan error, 1)
 		read := make(chan error, 1)
-		g, ev := connGuard(t, nil)
-		ev.patience = connPatience
-		s := wstest.ServeListener(t, wstest.NewListener(wstest.PipeOptions{BufferBytes: 300}), g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+		e := newEnv(t, wsguard.Config{})
+		e.serveOn(wstest.NewListener(wstest.PipeOptions{BufferBytes: 300}), e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			go func() { _, _, err := c.Read(ctx); read <- err }()
 			time.Sleep(20 * time.Second)
 			wrote <- c.Write(ctx, wsguard.MessageText, []byte("lost"))
 			return nil
 		}))
-		c := connDial(t, s, "")
-		c.Timeout = connPatience
+		c := e.open(header())
 		c.Write(bytes.Repeat(wstest.AppendFrame(nil, wstest.Ping(make([]byte, 125))), 3))
 		start := time.Now()
 		if err := <-wrote; !errors.Is(err, reason.WriteTimeout) {
 			t.Errorf("Write after half a pong: %v", err)
 		}
-		e := ev.closed()
-		if !errors.Is(e.Err, reason.WriteTimeout) || e.Duration > 6*time.Second {
-			t.Errorf("ended with %v after %v", e.Err, e.Duration)
+		ev := e.closed()
+		if !errors.Is(ev.Err, reason.WriteTimeout) || ev.Duration > 6*time.Second {
+			t.Errorf("ended with %v after %v", ev.Err, ev.Duration)
 		}
 		_ = start
 		<-read
@@ -759,9 +736,9 @@ func TestPongBreaksPipe(t *testing.T) {
 // A Write whose context had ended before leaves the connection as it was.
 func TestWriteWithEndedContext(t *testing.T) {
 	for range 50 {
-		connBubble(t, func(t *testing.T) {
-			g, _ := connGuard(t, nil)
-			s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+		bubble(t, func(t *testing.T) {
+			e := newEnv(t, wsguard.Config{})
+			e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 				ended, cancel := context.WithCancel(context.Background())
 				cancel()
 				if err := c.Write(ended, wsguard.MessageText, []byte("never")); err != context.Canceled {
@@ -781,7 +758,7 @@ func TestWriteWithEndedContext(t *testing.T) {
 				}
 				return nil
 			}))
-			c := connDial(t, s, "")
+			c := e.open(header())
 			for _, want := range []string{"first", "second", "third"} {
 				if _, p, err := c.ReadMessage(); err != nil || string(p) != want {
 					t.Fatalf("got %q, %v; want %q", p, err, want)
@@ -796,11 +773,10 @@ func TestWriteWithEndedContext(t *testing.T) {
 
 // A Write that ends in the middle of its frame ends the connection.
 func TestWriteCutMidFrame(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, nil)
-		ev.patience = connPatience
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, wsguard.Config{})
 		errs := make(chan error, 3)
-		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			wctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()
 			start := time.Now()
@@ -813,15 +789,15 @@ func TestWriteCutMidFrame(t *testing.T) {
 			errs <- err
 			return nil
 		}))
-		c := connDial(t, s, "")
+		c := e.open(header())
 		for range 3 {
 			var ce *wsguard.CloseError
 			if err := <-errs; !errors.As(err, &ce) || !errors.Is(err, reason.WriteTimeout) {
 				t.Errorf("%v", err)
 			}
 		}
-		if e := ev.closed(); e.Code != 1008 || e.Duration > 2*time.Second {
-			t.Errorf("%d after %v", e.Code, e.Duration)
+		if ev := e.closed(); ev.Code != 1008 || ev.Duration > 2*time.Second {
+			t.Errorf("%d after %v", ev.Code, ev.Duration)
 		}
 		c.Timeout = time.Minute
 		if _, _, err := c.ReadClose(); err == nil {
@@ -834,15 +810,14 @@ func TestWriteCutMidFrame(t *testing.T) {
 func TestKick(t *testing.T) {
 	for _, where := range []string{"blocked reader", "stuck writer", "delay", "absent application", "two readers", "polling reader"} {
 		t.Run(where, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
-				g, ev := connGuard(t, func(cfg *wsguard.Config) {
+			bubble(t, func(t *testing.T) {
+				e := newEnv(t, conf(func(cfg *wsguard.Config) {
 					if where == "delay" {
 						cfg.Rates.Messages, cfg.Rates.Action = wsguard.Rate{PerSecond: 0.25, Burst: 1}, wsguard.ActionDelay
 					}
-				})
-				ev.patience = connPatience
+				}))
 				errs := make(chan error, 2)
-				s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+				e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 					switch where {
 					case "stuck writer":
 						go c.Read(ctx)
@@ -868,7 +843,7 @@ func TestKick(t *testing.T) {
 					}
 					return nil
 				}))
-				c := connDial(t, s, "")
+				c := e.open(header())
 				if where == "delay" {
 					c.WriteFrame(wstest.Text("a"))
 					c.WriteFrame(wstest.Text("b"))
@@ -877,7 +852,7 @@ func TestKick(t *testing.T) {
 				start := time.Now()
 				var wg sync.WaitGroup
 				for range 100 {
-					wg.Go(func() { g.Admin().Kick(connIDs(ev)[0], 0, "") })
+					wg.Go(func() { e.g.Admin().Kick(e.ids()[0], 0, "") })
 				}
 				wg.Wait()
 				if d := time.Since(start); d > 0 {
@@ -891,15 +866,15 @@ func TestKick(t *testing.T) {
 					t.Errorf("the application saw %v", err)
 				}
 				if where != "stuck writer" {
-					connWantClose(t, c, 3003, "kicked")
+					wantClose(t, c, 3003, "kicked")
 				}
-				ev.closed()
+				e.closed()
 				if d := time.Since(start); d > 2*time.Second {
 					t.Errorf("the slot was freed after %v", d)
 				}
 				time.Sleep(10 * time.Second)
-				if n := len(ev.of(audit.Close)); n != 1 || g.Conns() != 0 {
-					t.Errorf("%d close events, %d slots", n, g.Conns())
+				if n := len(e.events.of(audit.Close)); n != 1 || e.g.Conns() != 0 {
+					t.Errorf("%d close events, %d slots", n, e.g.Conns())
 				}
 			})
 		})
@@ -909,46 +884,41 @@ func TestKick(t *testing.T) {
 // A writer that is stuck when the end comes may finish: then the close frame
 // follows.
 func TestKickLetsWriterFinish(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, nil)
-		ev.patience = connPatience
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, wsguard.Config{})
 		const size = 300 << 10
-		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			return c.Write(ctx, wsguard.MessageText, bytes.Repeat([]byte("x"), size))
 		}))
-		c := connDial(t, s, "")
+		c := e.open(header())
 		time.Sleep(time.Second)
-		g.Admin().Kick(connIDs(ev)[0], 0, "")
+		e.g.Admin().Kick(e.ids()[0], 0, "")
 		time.Sleep(500 * time.Millisecond)
 		if _, p, err := c.ReadMessage(); err != nil || len(p) != size {
 			t.Fatalf("%d bytes, %v", len(p), err)
 		}
-		connWantClose(t, c, 3003, "kicked")
-		ev.closed()
+		wantClose(t, c, 3003, "kicked")
+		e.closed()
 	})
 }
 
 func TestManyConnections(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	n := 5000
-	if testing.Short() {
-		n = 200
-	}
-	g, ev := connGuard(t, nil)
-	s := wstest.Serve(t, echoDoor(g))
-	heap := connHeap()
+	n := rounds(5000, 200)
+	e := serveGuard(t, conf(noHandshakeLimits))
+	before := heap()
 	next := make(chan int)
 	var wg sync.WaitGroup
 	for range 16 {
 		wg.Go(func() {
 			for i := range next {
-				nc, err := net.Dial("tcp", s.Addr)
+				nc, err := net.Dial("tcp", e.s.Addr)
 				if err != nil {
 					t.Error(err)
 					return
 				}
 				c := wstest.NewClient(t, nc)
-				if res, err := c.Handshake("/", connHeader("")); err != nil || res.StatusCode != 101 {
+				if res, err := c.Handshake("/", header()); err != nil || res.StatusCode != 101 {
 					t.Error(res, err)
 				}
 				switch i % 6 {
@@ -973,50 +943,14 @@ func TestManyConnections(t *testing.T) {
 	}
 	close(next)
 	wg.Wait()
-	connGone(t, g)
-	if got := len(ev.of(audit.Close)); got != n {
+	e.idle()
+	if got := len(e.events.of(audit.Close)); got != n {
 		t.Errorf("%d close events of %d", got, n)
 	}
-	connOnce(t, ev)
+	e.wantEachOnce()
 	// What the test itself keeps of each: its client, and two events.
-	if grown := connHeap() - heap; grown > int64(n)*8<<10 {
+	if grown := heap() - before; grown > n*8<<10 {
 		t.Errorf("the heap has grown by %d KiB", grown>>10)
-	}
-}
-
-func connHeap() int64 {
-	var m runtime.MemStats
-	runtime.GC()
-	runtime.GC()
-	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc)
-}
-
-// connOnce checks that each connection opened and closed exactly once.
-func connOnce(t *testing.T, ev *connEvents) {
-	t.Helper()
-	opened, closed := map[string]int{}, map[string]int{}
-	order := 0
-	ev.mu.Lock()
-	defer ev.mu.Unlock()
-	for _, e := range ev.all {
-		switch e.Kind {
-		case audit.Open:
-			opened[e.ConnID]++
-			if closed[e.ConnID] > 0 {
-				order++
-			}
-		case audit.Close:
-			closed[e.ConnID]++
-		}
-	}
-	for id, n := range opened {
-		if n != 1 || closed[id] != 1 {
-			t.Errorf("%s: opened %d times, closed %d times", id, n, closed[id])
-		}
-	}
-	if order > 0 {
-		t.Errorf("%d connections were reported closed before they were reported open", order)
 	}
 }
 
@@ -1024,13 +958,10 @@ func connOnce(t *testing.T, ev *connEvents) {
 // one release, and everybody is told the same.
 func TestStormOnOne(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	n := 150
-	if testing.Short() {
-		n = 30
-	}
-	g, ev := connGuard(t, func(cfg *wsguard.Config) { connPatient(cfg); connNoRates(cfg); connTokens(cfg) })
+	n := rounds(150, 30)
+	e := newEnv(t, conf(noHandshakeLimits, patient, noRates, anyToken))
 	var errs sync.Map
-	s := wstest.Serve(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+	e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 		var wg sync.WaitGroup
 		note := func(err error) {
 			var ce *wsguard.CloseError
@@ -1062,9 +993,9 @@ func TestStormOnOne(t *testing.T) {
 				case 2:
 					c.End(errors.New("x"))
 				case 3:
-					g.Admin().Kick(c.ID(), 0, "")
+					e.g.Admin().Kick(c.ID(), 0, "")
 				case 4:
-					g.Admin().Revoke(c.Principal().Subject)
+					e.g.Admin().Revoke(c.Principal().Subject)
 				case 5:
 					_, _, err := c.Read(ctx)
 					note(err)
@@ -1081,20 +1012,20 @@ func TestStormOnOne(t *testing.T) {
 		return nil
 	}))
 	for i := range n {
-		c := connDial(t, s, fmt.Sprint("subject", i))
-		answer := <-connBrowse(c)
-		e := ev.closed()
-		connGone(t, g) // the handler has returned, too
-		first, _ := errs.Load(e.ConnID)
-		if first == nil || first.(*wsguard.CloseError) != e.Err {
-			t.Errorf("the event says %v, the calls %v", e.Err, first)
+		c := e.open(bearer(fmt.Sprint("subject", i)))
+		answer := <-browse(c)
+		ev := e.closed()
+		e.idle() // the handler has returned, too
+		first, _ := errs.Load(ev.ConnID)
+		if first == nil || first.(*wsguard.CloseError) != ev.Err {
+			t.Errorf("the event says %v, the calls %v", ev.Err, first)
 		}
-		if answer.code != int(e.Code) {
-			t.Errorf("the peer read %d, the event says %d", answer.code, e.Code)
+		if answer.code != int(ev.Code) {
+			t.Errorf("the peer read %d, the event says %d", answer.code, ev.Code)
 		}
 	}
-	connGone(t, g)
-	connOnce(t, ev)
+	e.idle()
+	e.wantEachOnce()
 }
 
 // A Read whose context ends loses nothing, wherever it was.
@@ -1124,15 +1055,15 @@ func TestReadInterrupted(t *testing.T) {
 	}
 	for _, tt := range conversation {
 		t.Run(tt.name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
-				g, _ := connGuard(t, nil)
+			bubble(t, func(t *testing.T) {
+				e := newEnv(t, wsguard.Config{})
 				type result struct {
 					err error
 					d   time.Duration
 					msg string
 				}
 				results := make(chan result)
-				s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+				e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 					for _, d := range []time.Duration{0, time.Second, time.Second, time.Hour, time.Hour} {
 						rctx, cancel := context.WithTimeout(context.Background(), d)
 						start := time.Now()
@@ -1142,7 +1073,7 @@ func TestReadInterrupted(t *testing.T) {
 					}
 					return nil
 				}))
-				c := connDial(t, s, "")
+				c := e.open(header())
 				c.Write([]byte(tt.sent))
 				for _, d := range []time.Duration{0, time.Second, time.Second} {
 					if r := <-results; r.err != context.DeadlineExceeded || r.d != d {
@@ -1166,7 +1097,7 @@ func TestReadInterrupted(t *testing.T) {
 						t.Errorf("pong: %v, %v", f, err)
 					}
 				}
-				connWantClose(t, c, 1000, "")
+				wantClose(t, c, 1000, "")
 			})
 		})
 	}
@@ -1181,13 +1112,11 @@ func TestReadInterruptedAnywhere(t *testing.T) {
 		if secure {
 			serve = wstest.ServeTLS
 		}
-		g, ev := connGuard(t, func(cfg *wsguard.Config) {
-			connPatient(cfg)
-			connNoRates(cfg)
+		e := newEnv(t, conf(patient, noRates, func(cfg *wsguard.Config) {
 			cfg.Messages.ControlFrames = wsguard.Rate{PerSecond: wsguard.Off}
-		})
+		}))
 		got := make(chan []string, 1)
-		s := serve(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+		e.s = serve(t, e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			var msgs []string
 			interrupts := 0
 			defer func() { got <- msgs }()
@@ -1227,15 +1156,15 @@ func TestReadInterruptedAnywhere(t *testing.T) {
 					msg = strings.Repeat(msg, 100)
 				}
 				want = append(want, msg)
-				for _, f := range connSplit(wstest.OpText, []byte(msg), 6) {
+				for _, f := range fragments(wstest.OpText, []byte(msg), 6) {
 					wire = append(wire, f...)
 					if rand.N(4) == 0 {
-						wire = append(wire, connFrame(wstest.OpPing, true, []byte("ping"))...)
+						wire = append(wire, fragment(wstest.OpPing, true, []byte("ping"))...)
 					}
 				}
 			}
 			wire = append(wire, wstest.AppendFrame(nil, wstest.CloseFrame(1000, ""))...)
-			c := connDial(t, s, "")
+			c := e.open(header())
 			c.Timeout = time.Minute
 			go func() {
 				for len(wire) > 0 {
@@ -1247,24 +1176,24 @@ func TestReadInterruptedAnywhere(t *testing.T) {
 					}
 				}
 			}()
-			connWantClose(t, c, 1000, "")
+			wantClose(t, c, 1000, "")
 			if msgs := <-got; !slices.Equal(msgs, want) {
 				t.Errorf("%d messages of %d, or not the same", len(msgs), len(want))
 			}
 			c.Close()
-			ev.closed()
+			e.closed()
 		}
-		connGone(t, g)
+		e.idle()
 	}
 }
 
 // A message that a rate holds back is kept for the next Read.
 func TestReadInterruptedInDelay(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, _ := connGuard(t, func(cfg *wsguard.Config) {
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, conf(func(cfg *wsguard.Config) {
 			cfg.Rates.Messages, cfg.Rates.Action = wsguard.Rate{PerSecond: 0.5, Burst: 1}, wsguard.ActionDelay
-		})
-		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+		}))
+		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			if _, msg, err := c.Read(ctx); err != nil || string(msg) != "one" {
 				t.Errorf("%q, %v", msg, err)
 			}
@@ -1284,19 +1213,19 @@ func TestReadInterruptedInDelay(t *testing.T) {
 			}
 			return nil
 		}))
-		c := connDial(t, s, "")
+		c := e.open(header())
 		c.Write(append(wstest.AppendFrame(nil, wstest.Text("one")), wstest.AppendFrame(nil, wstest.Text("two"))...))
 		c.Timeout = time.Hour
-		connWantClose(t, c, 1000, "")
+		wantClose(t, c, 1000, "")
 	})
 }
 
 // The handler's context has nothing of the request.
 func TestHandlerContext(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		type key struct{}
-		g, _ := connGuard(t, nil)
-		h := g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+		e := newEnv(t, wsguard.Config{})
+		h := e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			if v := ctx.Value(key{}); v != nil {
 				t.Errorf("a value of the request: %v", v)
 			}
@@ -1311,24 +1240,24 @@ func TestHandlerContext(t *testing.T) {
 			}
 			return echo(ctx, c)
 		})
-		s := wstest.ServePipe(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		e.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), key{}, "alice"), time.Millisecond)
 			defer cancel()
 			h.ServeHTTP(w, r.WithContext(ctx))
 		}))
-		c := connDial(t, s, "")
+		c := e.open(header())
 		time.Sleep(time.Second)
-		connWantEcho(t, c, "hello")
+		roundTrip(t, c, "hello")
 	})
 }
 
 // The allocations of Read and Write in a steady state (invariant 12 of
 // docs/invariants.md).
 func TestAllocs(t *testing.T) {
-	g, ev := connGuard(t, func(cfg *wsguard.Config) { connPatient(cfg); connNoRates(cfg) })
+	e := newEnv(t, conf(patient, noRates))
 	results := make(chan map[string]float64, 1)
 	const rounds = 10_000
-	s := wstest.Serve(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+	e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 		got := map[string]float64{}
 		other, cancel := context.WithCancel(context.Background())
 		defer cancel()
@@ -1354,7 +1283,7 @@ func TestAllocs(t *testing.T) {
 		results <- got
 		return nil
 	}))
-	c := connDial(t, s, "")
+	c := e.open(header())
 	go func() {
 		b := bytes.Repeat(wstest.AppendFrame(nil, wstest.Text(strings.Repeat("x", 50))), 100)
 		for {
@@ -1372,7 +1301,7 @@ func TestAllocs(t *testing.T) {
 		}
 	}()
 	most := 200.0 // the collector may empty the pools once or twice
-	if connRace() {
+	if raceDetector() {
 		most = 4 * rounds // the race detector makes pools forget
 	}
 	for name, n := range <-results {
@@ -1382,14 +1311,14 @@ func TestAllocs(t *testing.T) {
 		}
 	}
 	c.Close()
-	ev.closed()
+	e.closed()
 }
 
 // What a handler returns, and what a logger does, cannot end the process. In a
 // process of its own, as it might.
 func TestProcessSurvives(t *testing.T) {
 	if name := os.Getenv("WSGUARD_TEST_CRASH"); name != "" {
-		connCrash(t, name)
+		crash(t, name)
 		return
 	}
 	run := func(name string) (string, error) {
@@ -1401,7 +1330,7 @@ func TestProcessSurvives(t *testing.T) {
 	if _, err := run("all"); err == nil {
 		return
 	}
-	for name := range connCrashes {
+	for name := range crashes {
 		t.Run(name, func(t *testing.T) {
 			if out, err := run(name); err != nil {
 				first, _, _ := strings.Cut(out, "\n\n")
@@ -1411,30 +1340,30 @@ func TestProcessSurvives(t *testing.T) {
 	}
 }
 
-type connBadError struct{}
+type panickyError struct{}
 
-func (connBadError) Error() string { panic("Error panics") }
+func (panickyError) Error() string { panic("Error panics") }
 
-type connBadLogger struct{ slog.Handler }
+type badLogger struct{ slog.Handler }
 
-func (connBadLogger) Enabled(context.Context, slog.Level) bool  { return true }
-func (connBadLogger) Handle(context.Context, slog.Record) error { panic("the logger panics") }
-func (l connBadLogger) WithAttrs([]slog.Attr) slog.Handler      { return l }
-func (l connBadLogger) WithGroup(string) slog.Handler           { return l }
+func (badLogger) Enabled(context.Context, slog.Level) bool  { return true }
+func (badLogger) Handle(context.Context, slog.Record) error { panic("the logger panics") }
+func (l badLogger) WithAttrs([]slog.Attr) slog.Handler      { return l }
+func (l badLogger) WithGroup(string) slog.Handler           { return l }
 
-type connBadCloser struct{}
+type badCloser struct{}
 
-func (connBadCloser) Close() error { panic("Close panics") }
+func (badCloser) Close() error { panic("Close panics") }
 
-var connCrashes = map[string]struct {
+var crashes = map[string]struct {
 	config  func(*wsguard.Config)
 	handler func(context.Context, *wsguard.Conn) error
 }{
 	"nil CloseError":         {nil, func(context.Context, *wsguard.Conn) error { var e *wsguard.CloseError; return e }},
-	"error that panics":      {nil, func(context.Context, *wsguard.Conn) error { return connBadError{} }},
-	"panic that panics":      {nil, func(context.Context, *wsguard.Conn) error { panic(connBadError{}) }},
-	"panic and a bad logger": {func(cfg *wsguard.Config) { cfg.Logger = slog.New(connBadLogger{}) }, func(context.Context, *wsguard.Conn) error { panic("x") }},
-	"a bad logger":           {func(cfg *wsguard.Config) { cfg.Logger = slog.New(connBadLogger{}) }, func(context.Context, *wsguard.Conn) error { return nil }},
+	"error that panics":      {nil, func(context.Context, *wsguard.Conn) error { return panickyError{} }},
+	"panic that panics":      {nil, func(context.Context, *wsguard.Conn) error { panic(panickyError{}) }},
+	"panic and a bad logger": {func(cfg *wsguard.Config) { cfg.Logger = slog.New(badLogger{}) }, func(context.Context, *wsguard.Conn) error { panic("x") }},
+	"a bad logger":           {func(cfg *wsguard.Config) { cfg.Logger = slog.New(badLogger{}) }, func(context.Context, *wsguard.Conn) error { return nil }},
 	"a bad hook":             {func(cfg *wsguard.Config) { cfg.OnEvent = func(audit.Event) { panic("x") } }, func(context.Context, *wsguard.Conn) error { return nil }},
 	"a hook that ends its goroutine": {func(cfg *wsguard.Config) {
 		cfg.OnEvent = func(e audit.Event) {
@@ -1444,40 +1373,39 @@ var connCrashes = map[string]struct {
 		}
 	}, func(context.Context, *wsguard.Conn) error { return nil }},
 	"a bad value": {func(cfg *wsguard.Config) {
-		cfg.Attach = func(*http.Request, wsguard.Principal) (any, error) { return connBadCloser{}, nil }
+		cfg.Attach = func(*http.Request, wsguard.Principal) (any, error) { return badCloser{}, nil }
 	}, func(context.Context, *wsguard.Conn) error { return nil }},
-	"a bad validator": {func(cfg *wsguard.Config) { cfg.Messages.Validator = connBadValidator{} }, nil},
+	"a bad validator": {func(cfg *wsguard.Config) { cfg.Messages.Validator = badValidator{} }, nil},
 }
 
-type connBadValidator struct{}
+type badValidator struct{}
 
-func (connBadValidator) Validate([]byte) error { return connBadError{} }
+func (badValidator) Validate([]byte) error { return panickyError{} }
 
-func connCrash(t *testing.T, name string) {
+func crash(t *testing.T, name string) {
 	if name == "all" {
-		for name := range connCrashes {
-			connCrash(t, name)
+		for name := range crashes {
+			crash(t, name)
 		}
 		return
 	}
-	g, _ := connGuard(t, func(cfg *wsguard.Config) {
-		connPatient(cfg)
-		if f := connCrashes[name].config; f != nil {
+	e := newEnv(t, conf(patient, func(cfg *wsguard.Config) {
+		if f := crashes[name].config; f != nil {
 			f(cfg)
 		}
-	})
-	fn := connCrashes[name].handler
+	}))
+	fn := crashes[name].handler
 	if fn == nil {
 		fn = echo
 	}
-	s := wstest.Serve(t, g.Handler(fn))
+	e.serve(e.g.Handler(fn))
 	for range 3 {
-		c := connDial(t, s, "")
+		c := e.open(header())
 		c.WriteFrame(wstest.Text("x"))
 		if _, _, err := c.ReadClose(); err != nil {
 			t.Errorf("no close frame: %v", err)
 		}
 		c.Close()
 	}
-	connGone(t, g)
+	e.idle()
 }

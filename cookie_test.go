@@ -173,10 +173,9 @@ func TestTicketLoginCountsForListedPagesOnly(t *testing.T) {
 					login = nil
 				}
 				e := ticketGuard(t, wsguard.Config{Origins: []string{appOrigin, "null"}, InsecureReportOnlyOrigins: reportOnly})
-				t.Cleanup(e.idle)
 				mux := http.NewServeMux()
 				mux.Handle("/ticket", e.g.TicketHandler(login))
-				e.s = wstest.Serve(t, mux)
+				e.serve(mux)
 				refused, ofNull, listed := 403, 401, 200
 				if reportOnly {
 					refused = 401

@@ -257,6 +257,7 @@ func TestUnreadableCredentialsAreCut(t *testing.T) {
 // what the Verifier is asked about is what they see, and who presented one is not
 // nobody.
 func TestCredentialsAgainstNetHTTP(t *testing.T) {
+	t.Parallel()
 	var asked []string
 	g := must(wsguard.New(wsguard.Config{Origins: []string{appOrigin}, Auth: wsguard.AuthConfig{
 		InsecureAnonymous: true, Failures: wsguard.Rate{PerSecond: wsguard.Off},

@@ -90,6 +90,7 @@ func TestThreatsPage(t *testing.T) {
 // repository: threats and invariants by their numbers, tests by their names, and
 // pages by their paths and links.
 func TestCitations(t *testing.T) {
+	t.Parallel()
 	threats, invariants := map[string]bool{}, map[string]bool{}
 	tableRows(t, "docs/threats.md", func(_ string, cells []string) { threats[cells[0]] = true })
 	tableRows(t, "docs/invariants.md", func(_ string, cells []string) { invariants[cells[0]] = true })
@@ -97,6 +98,7 @@ func TestCitations(t *testing.T) {
 
 	var (
 		threat     = regexp.MustCompile(`\b(?:Test[A-Z][A-Za-z]*)?(T\d\d)(?:[A-Z][A-Za-z0-9]*)?\b`)
+		otherID    = regexp.MustCompile(`(?:^|[\s("])([A-SU-Z]\d{1,2})(?:[\s),.:]|$)`) // like T46, with another letter
 		invariant  = regexp.MustCompile(`(?i)\binvariants? (\d+)\b`)
 		testName   = regexp.MustCompile("`((?:Test|Fuzz|Example)[A-Z_]\\w*)`")
 		link       = regexp.MustCompile(`\]\(([^)#\s]+)(?:#[^)]*)?\)`)
@@ -120,6 +122,9 @@ func TestCitations(t *testing.T) {
 				if !threats[m[1]] {
 					t.Errorf("%s cites %s, which docs/threats.md does not have", place, m[1])
 				}
+			}
+			if m := otherID.FindStringSubmatch(line); m != nil && m[1] != "C0" && m[1] != "C1" { // control characters
+				t.Errorf("%s cites %s, and no page has such numbers", place, m[1])
 			}
 			for _, m := range invariant.FindAllStringSubmatch(line, -1) {
 				if !invariants[m[1]] {

@@ -11,7 +11,6 @@ import (
 
 	"github.com/wsguard/wsguard"
 	"github.com/wsguard/wsguard/audit"
-	"github.com/wsguard/wsguard/internal/wstest"
 	"github.com/wsguard/wsguard/reason"
 )
 
@@ -62,12 +61,12 @@ func TestEndings(t *testing.T) {
 }
 
 func testEnding(t *testing.T, row []string, why *reason.Reason) {
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, func(cfg *wsguard.Config) {
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, conf(func(cfg *wsguard.Config) {
 			cfg.Proxies.ClientName = func(*http.Request) string { return "somebody" } // loopback is not banned
 			cfg.Penalties.Violations = wsguard.Rate{PerSecond: never, Burst: 1}
-		})
-		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+		}))
+		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			if !c.EndAs(row[0], why) {
 				t.Errorf("there is no function %q", row[0])
 			}
@@ -82,15 +81,15 @@ func testEnding(t *testing.T, row []string, why *reason.Reason) {
 			violations, weight = 0, nil
 		}
 		for range 2 { // each weight is at least 1, so that two are beyond a burst of 1
-			c, res := s.Dial(t), (*http.Response)(nil)
-			res, err := c.Handshake("/", connHeader(""))
+			c, res := e.dial(), (*http.Response)(nil)
+			res, err := c.Handshake("/", header())
 			if err != nil {
 				t.Fatal(err)
 			}
 			if res.StatusCode != http.StatusSwitchingProtocols {
 				break // the ban
 			}
-			before := len(ev.of(audit.Violation))
+			before := len(e.events.of(audit.Violation))
 			code, text := endingFrame(row[2], why)
 			got, gotText, err := c.ReadClose()
 			sent := err == nil
@@ -98,22 +97,22 @@ func testEnding(t *testing.T, row []string, why *reason.Reason) {
 				t.Errorf("the peer got %d %q, %v; want %d %q", got, gotText, err, code, text)
 			}
 			c.Close()
-			e := ev.closed()
+			ev := e.closed()
 			var cause *wsguard.CloseError
-			if !errors.As(e.Err, &cause) || cause.Code != code || cause.Reason != text || !errors.Is(cause, why) {
-				t.Errorf("cause %v; want %d %q, and %v", e.Err, code, text, why)
+			if !errors.As(ev.Err, &cause) || cause.Code != code || cause.Reason != text || !errors.Is(cause, why) {
+				t.Errorf("cause %v; want %d %q, and %v", ev.Err, code, text, why)
 			}
-			if e.Remote != (row[3] == "yes") {
-				t.Errorf("Remote is %v", e.Remote)
+			if ev.Remote != (row[3] == "yes") {
+				t.Errorf("Remote is %v", ev.Remote)
 			}
-			if e.Violations != uint64(violations) {
-				t.Errorf("%d violations were counted, want %d", e.Violations, violations)
+			if ev.Violations != uint64(violations) {
+				t.Errorf("%d violations were counted, want %d", ev.Violations, violations)
 			}
-			if n := len(ev.of(audit.Violation)) - before; n != violations {
+			if n := len(e.events.of(audit.Violation)) - before; n != violations {
 				t.Errorf("%d violations were reported, want %d", n, violations)
 			}
 		}
-		if banned := len(g.Admin().Bans()) > 0; banned != (weight[why] > 0) {
+		if banned := len(e.g.Admin().Bans()) > 0; banned != (weight[why] > 0) {
 			t.Errorf("banned: %v; the weight is %v", banned, weight[why])
 		}
 	})

@@ -287,10 +287,10 @@ func TestEventT74Sampled(t *testing.T) {
 // what was only reported is not counted as refused.
 func TestEventT74Steady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := servePipe(t, wsguard.Config{
+		e := serveGuard(t, wsguard.Config{
 			Messages: wsguard.MessageConfig{Validator: must(wsguard.CompileSchema([]byte(`false`))), ReportOnly: true},
 			Rates:    wsguard.RateConfig{Messages: wsguard.Rate{PerSecond: wsguard.Off}, ClientMessages: wsguard.Rate{PerSecond: wsguard.Off}},
-		}, authEcho)
+		})
 		c := e.open(header())
 		for range 1000 {
 			roundTrip(t, c, "1")
@@ -370,7 +370,6 @@ func TestEventNoSecrets(t *testing.T) {
 		// The client of /refresh does not answer a close frame.
 		Timeouts: wsguard.TimeoutConfig{CloseGrace: 50 * time.Millisecond, Linger: 50 * time.Millisecond},
 	})
-	t.Cleanup(e.idle)
 	// Every message is a newer credential.
 	mux := ticketMux(e.g)
 	mux.Handle("/refresh", e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
@@ -391,7 +390,7 @@ func TestEventNoSecrets(t *testing.T) {
 			}
 		}
 	}))
-	e.s = wstest.Serve(t, mux)
+	e.serve(mux)
 	for _, name := range []string{"alice", "wrong", "unavailable", "panic", "nobody", "expired", "hang"} {
 		token := name + "-" + secret
 		for _, o := range []wstest.HandshakeOptions{
@@ -474,9 +473,8 @@ func TestEventClosingViolations(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				e := servePipe(t, tt.cfg, authEcho)
+				e := serveGuard(t, tt.cfg)
 				c := e.open(header())
-				c.Timeout = connPatience // who is silent has ten seconds, as the client has
 				c.Write(tt.send)
 				for {
 					if _, _, err := c.ReadMessage(); err != nil {
@@ -507,11 +505,11 @@ func TestEventClosingViolations(t *testing.T) {
 func TestEventAfterTheCause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var g *wsguard.Guard
-		e := servePipe(t, wsguard.Config{OnEvent: func(ev audit.Event) {
+		e := serveGuard(t, wsguard.Config{OnEvent: func(ev audit.Event) {
 			if ev.Kind == audit.Violation {
 				g.Admin().Kick(ev.ConnID, 0, "")
 			}
-		}}, authEcho)
+		}})
 		g = e.g
 		c := e.open(header())
 		c.WriteFrame(wstest.Frame{Fin: true, Opcode: wstest.OpBinary, Masked: true})
@@ -539,13 +537,13 @@ func TestEventNoAccusation(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				e := servePipe(t, wsguard.Config{
+				e := serveGuard(t, wsguard.Config{
 					Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, Sources: wsguard.TokenSources{FirstMessage: true}},
 					Attach: func(*http.Request, wsguard.Principal) (any, error) {
 						time.Sleep(tt.attach)
 						return nil, errors.New("no")
 					},
-				}, authEcho)
+				})
 				c := e.open(header())
 				c.WriteFrame(first(tt.token))
 				synctest.Wait()

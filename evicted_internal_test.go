@@ -11,6 +11,9 @@ import (
 // More clients than a table has room for are said once, and then each time that
 // their number has doubled. Over the network they would be too many for a test.
 func TestEvictedIsReported(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves this out, because it takes long")
+	}
 	var said []audit.Event
 	g, err := New(Config{
 		Origins: []string{"https://app.example.com"},

@@ -19,44 +19,29 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// fair serves a guard behind a proxy, in a bubble.
-type fair struct {
-	t  *testing.T
-	g  *wsguard.Guard
-	ev *connEvents
-	s  *wstest.Server
-}
+// fair is an env behind a proxy, in a bubble.
+type fair struct{ *env }
 
 func fairUse(t *testing.T, change func(*wsguard.Config), test func(t *testing.T, f *fair)) {
 	t.Helper()
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, func(cfg *wsguard.Config) {
+	bubble(t, func(t *testing.T) {
+		test(t, &fair{serveGuard(t, conf(noHandshakeLimits, noPings, func(cfg *wsguard.Config) {
 			cfg.Proxies.Trusted = []string{"127.0.0.1"}
-			cfg.Timeouts.PingInterval = wsguard.Off
 			change(cfg)
-		})
-		test(t, &fair{t, g, ev, wstest.ServePipe(t, echoDoor(g))})
+		}))})
 	})
 }
 
-// dial connects from an address.
-func (f *fair) dial(addr string, kv ...string) (*wstest.Client, *http.Response) {
+// from makes a handshake from an address.
+func (f *fair) from(addr string, kv ...string) (*wstest.Client, *http.Response) {
 	f.t.Helper()
-	c := f.s.Dial(f.t)
-	h := from(addr, kv...)
-	if h.Get("Origin") == appOrigin {
-		h.Set("Origin", connOrigin)
-	}
-	res, err := c.Handshake("/", h)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	return c, res
+	return f.try(from(addr, kv...))
 }
 
+// want is from for a handshake that must have this status.
 func (f *fair) want(status int, addr string, kv ...string) *wstest.Client {
 	f.t.Helper()
-	c, res := f.dial(addr, kv...)
+	c, res := f.from(addr, kv...)
 	if res.StatusCode != status {
 		f.t.Errorf("%s %v: %d, want %d", addr, kv, res.StatusCode, status)
 	}
@@ -68,8 +53,8 @@ func (f *fair) want(status int, addr string, kv ...string) *wstest.Client {
 // have no more than one.
 func TestLimitT49Subject(t *testing.T) {
 	subject := func(cfg *wsguard.Config) {
-		connTokens(cfg)
-		connNoRates(cfg)
+		anyToken(cfg)
+		noRates(cfg)
 		cfg.Rates.SubjectMessages = wsguard.Rate{PerSecond: never, Burst: 10}
 	}
 	fairUse(t, subject, func(t *testing.T, f *fair) {
@@ -78,13 +63,13 @@ func TestLimitT49Subject(t *testing.T) {
 			conns = append(conns, f.want(101, fmt.Sprintf("192.0.2.%d", i+1), "Authorization", "Bearer alice"))
 		}
 		for i := range 10 {
-			connWantEcho(t, conns[i%5], "x")
+			roundTrip(t, conns[i%5], "x")
 		}
 		other := f.want(101, "192.0.2.1", "Authorization", "Bearer bob")
-		connWantEcho(t, other, "x")
+		roundTrip(t, other, "x")
 		for _, c := range conns {
 			c.WriteFrame(wstest.Text("x"))
-			connWantClose(t, c, 1008, "rate_limited")
+			wantClose(t, c, 1008, "rate_limited")
 		}
 	})
 	fairUse(t, subject, func(t *testing.T, f *fair) {
@@ -120,14 +105,14 @@ func TestLimitT46Race(t *testing.T) {
 		"per subject": {wsguard.CapConfig{MaxConnsPerSubject: 3}, func(i int) string { return fmt.Sprintf("192.0.2.%d", i) }, func(i int) string { return fmt.Sprint("u", i%4) }, 12},
 	} {
 		t.Run(name, func(t *testing.T) {
-			fairUse(t, func(cfg *wsguard.Config) { connTokens(cfg); cfg.Caps = tt.caps }, func(t *testing.T, f *fair) {
+			fairUse(t, func(cfg *wsguard.Config) { anyToken(cfg); cfg.Caps = tt.caps }, func(t *testing.T, f *fair) {
 				for range 2 {
 					var wg sync.WaitGroup
 					var mu sync.Mutex
 					var open []*wstest.Client
 					for i := range 200 {
 						wg.Go(func() {
-							c, res := f.dial(tt.addr(i), "Authorization", "Bearer "+tt.who(i))
+							c, res := f.from(tt.addr(i), "Authorization", "Bearer "+tt.who(i))
 							if res.StatusCode != 101 {
 								c.Close()
 								return
@@ -175,7 +160,7 @@ func TestClientName(t *testing.T) {
 			}
 			return r.Header.Get("X-Tenant")
 		}
-		connNoRates(cfg)
+		noRates(cfg)
 		cfg.Caps.MaxConnsPerClient = 2
 		cfg.Rates.ClientMessages = wsguard.Rate{PerSecond: never, Burst: 3}
 		cfg.Rates.Handshakes = wsguard.Rate{PerSecond: never, Burst: 4}
@@ -185,18 +170,18 @@ func TestClientName(t *testing.T) {
 		f.want(429, "192.0.2.3", "X-Tenant", "acme")
 		f.want(101, "192.0.2.1", "X-Tenant", "other").Close()
 		f.want(101, "192.0.2.1").Close()
-		connWantEcho(t, a, "x")
-		connWantEcho(t, b, "x")
-		connWantEcho(t, a, "x")
+		roundTrip(t, a, "x")
+		roundTrip(t, b, "x")
+		roundTrip(t, a, "x")
 		b.WriteFrame(wstest.Text("x"))
-		connWantClose(t, b, 1008, "rate_limited")
+		wantClose(t, b, 1008, "rate_limited")
 		b.Close()
 		time.Sleep(5 * time.Second)
 		f.want(101, "192.0.2.4", "X-Tenant", "acme").Close()
 		f.want(429, "192.0.2.4", "X-Tenant", "acme") // the fifth handshake of its bucket
 		f.want(503, "192.0.2.5", "X-Panic", "1")
 		names := map[string]bool{}
-		for _, e := range f.ev.of(audit.Open) {
+		for _, e := range f.events.of(audit.Open) {
 			names[e.Client] = true
 		}
 		if !names["acme at 192.0.2.1"] || !names["192.0.2.1"] {
@@ -214,12 +199,12 @@ func TestClientName(t *testing.T) {
 func TestOneClient(t *testing.T) {
 	fairUse(t, func(cfg *wsguard.Config) { cfg.Proxies = wsguard.Proxies{} }, func(t *testing.T, f *fair) {
 		for range 250 {
-			c := f.s.Dial(t)
-			c.Handshake("/", connHeader(""))
+			c := f.dial()
+			c.Handshake("/", header())
 			c.Close()
 		}
 		synctest.Wait()
-		ws := f.ev.of(audit.Warning)
+		ws := f.events.of(audit.Warning)
 		if len(ws) != 1 || ws[0].Reason != "one_client" || !strings.Contains(ws[0].Detail, "Proxies.Trusted") || ws[0].Client != "127.0.0.1" {
 			t.Errorf("%+v", ws)
 		}
@@ -231,7 +216,7 @@ func TestOneClient(t *testing.T) {
 		for range 150 {
 			f.want(101, "192.0.2.1", "X-Tenant", "acme").Close()
 		}
-		if ws := f.ev.of(audit.Warning); len(ws) > 0 {
+		if ws := f.events.of(audit.Warning); len(ws) > 0 {
 			t.Errorf("%+v", ws)
 		}
 	})
@@ -239,13 +224,13 @@ func TestOneClient(t *testing.T) {
 		for i := range 250 {
 			f.want(101, fmt.Sprintf("192.0.2.%d", i%2)).Close()
 		}
-		if ws := f.ev.of(audit.Warning); len(ws) > 0 {
+		if ws := f.events.of(audit.Warning); len(ws) > 0 {
 			t.Errorf("%+v", ws)
 		}
 		for range 100 {
 			f.want(101, "").Close() // the proxy does not say for whom
 		}
-		ws := slices.DeleteFunc(f.ev.of(audit.Warning), func(e audit.Event) bool { return e.Reason == "no_client_header" })
+		ws := slices.DeleteFunc(f.events.of(audit.Warning), func(e audit.Event) bool { return e.Reason == "no_client_header" })
 		if len(ws) != 1 || ws[0].Reason != "one_client" || !strings.Contains(ws[0].Detail, "X-Forwarded-For") {
 			t.Errorf("%+v", ws)
 		}
@@ -254,13 +239,13 @@ func TestOneClient(t *testing.T) {
 
 // Who makes the server say much is not listened to for a while.
 func TestLimitSentBytes(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, _ := connGuard(t, func(cfg *wsguard.Config) {
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, conf(func(cfg *wsguard.Config) {
 			cfg.Rates.SentBytes = wsguard.Rate{PerSecond: 100, Burst: 1000}
 			cfg.Rates.Action = wsguard.ActionReply
 			cfg.Timeouts.PingInterval = wsguard.Off
-		})
-		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+		}))
+		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			for {
 				_, msg, err := c.Read(ctx)
 				if err != nil {
@@ -273,16 +258,15 @@ func TestLimitSentBytes(t *testing.T) {
 				}
 			}
 		}))
-		c := connDial(t, s, "")
-		c.Timeout = connPatience
+		c := e.open(header())
 		answer := strings.Repeat("y", 800)
 		c.WriteFrame(wstest.Text("more"))
-		connWantMessage(t, c, answer)
+		wantMessage(t, c, answer)
 		c.WriteFrame(wstest.Text("write"))
-		connWantMessage(t, c, answer)
+		wantMessage(t, c, answer)
 		synctest.Wait()
 		c.WriteFrame(wstest.Text("write"))
-		connWantMessage(t, c, `{"error":"rate_limited","retry_after_ms":6000}`) // 600 are owed
+		wantMessage(t, c, `{"error":"rate_limited","retry_after_ms":6000}`) // 600 are owed
 		for range 5 {
 			c.WriteFrame(wstest.Ping(nil)) // pongs are not counted
 		}
@@ -314,12 +298,12 @@ func TestLimitWarning(t *testing.T) {
 			for i := range 9 {
 				c.WriteFrame(wstest.Text("x"))
 				if i == 7 {
-					connWantMessage(t, c, `{"warning":"rate_limit"}`)
+					wantMessage(t, c, `{"warning":"rate_limit"}`)
 				}
-				connWantMessage(t, c, "x")
+				wantMessage(t, c, "x")
 			}
 			synctest.Wait()
-			vs := f.ev.of(audit.Violation)
+			vs := f.events.of(audit.Violation)
 			if len(vs) != round+1 || !vs[round].Report || vs[round].Detail != "warned" || !errors.Is(vs[round].Err, reason.RateLimited) {
 				t.Errorf("%+v", vs)
 			}
@@ -329,7 +313,7 @@ func TestLimitWarning(t *testing.T) {
 			c.WriteFrame(wstest.Text("x"))
 		}
 		c.WriteFrame(wstest.Text("x"))
-		connWantClose(t, c, 1008, "rate_limited")
+		wantClose(t, c, 1008, "rate_limited")
 	})
 }
 
@@ -341,14 +325,14 @@ func TestReportOnly(t *testing.T) {
 		cfg.Rates.ReportOnly = true
 	}, func(t *testing.T, f *fair) {
 		f.want(101, "192.0.2.1", "Authorization", "Bearer alice - 0s").Close()
-		connWantEcho(t, f.want(101, "192.0.2.1", "Authorization", "Bearer junk"), "x")
-		connWantEcho(t, f.want(101, "192.0.2.1", "Authorization", "Bearer junk"), "x")
+		roundTrip(t, f.want(101, "192.0.2.1", "Authorization", "Bearer junk"), "x")
+		roundTrip(t, f.want(101, "192.0.2.1", "Authorization", "Bearer junk"), "x")
 		c := f.want(101, "192.0.2.2")
 		c.WriteFrame(first("junk"))
-		connWantEcho(t, c, "x")
+		roundTrip(t, c, "x")
 		synctest.Wait()
 		var got []string
-		for _, e := range f.ev.of(audit.Violation) {
+		for _, e := range f.events.of(audit.Violation) {
 			if !e.Report {
 				t.Errorf("%+v", e)
 			}
@@ -380,17 +364,17 @@ func TestPenalties(t *testing.T) {
 			f.want(401, "192.0.2.1", bad...)
 		}
 		start := time.Now()
-		_, res := f.dial("192.0.2.1", good...)
+		_, res := f.from("192.0.2.1", good...)
 		if res.StatusCode != 429 || res.Header.Get("Retry-After") != "60" {
 			t.Errorf("%d %v", res.StatusCode, res.Header)
 		}
-		connWantEcho(t, open, "what is open stays")
+		roundTrip(t, open, "what is open stays")
 		f.want(101, "192.0.2.2", good...).Close()
 		bans := f.g.Admin().Bans()
 		if len(bans) != 1 || bans[0].Client != "192.0.2.1" || !bans[0].Until.Equal(start.Add(time.Minute)) || bans[0].Strikes != 1 || bans[0].Reason != "unauthenticated" {
 			t.Errorf("%+v", bans)
 		}
-		if es := f.ev.of(audit.Banned); len(es) != 1 || es[0].Client != "192.0.2.1" || !errors.Is(es[0].Err, reason.Banned) {
+		if es := f.events.of(audit.Banned); len(es) != 1 || es[0].Client != "192.0.2.1" || !errors.Is(es[0].Err, reason.Banned) {
 			t.Errorf("%+v", es)
 		}
 		time.Sleep(time.Minute)
@@ -398,7 +382,7 @@ func TestPenalties(t *testing.T) {
 		for range 6 {
 			f.want(401, "192.0.2.1", bad...)
 		}
-		_, res = f.dial("192.0.2.1", good...)
+		_, res = f.from("192.0.2.1", good...)
 		if res.StatusCode != 429 || res.Header.Get("Retry-After") != "120" {
 			t.Errorf("the second: %d %v", res.StatusCode, res.Header)
 		}
@@ -415,7 +399,7 @@ func TestPenaltiesOfMessages(t *testing.T) {
 		for i := range 2 {
 			c := f.want(101, "2001:db8::1", "Authorization", "Bearer alice - 0s")
 			c.Write([]byte("\x81\x01x")) // unmasked
-			connWantClose(t, c, 1002, "protocol_error")
+			wantClose(t, c, 1002, "protocol_error")
 			c.Close()
 			if n := len(f.g.Admin().Bans()); n != i {
 				t.Errorf("%d bans after %d", n, i+1)

@@ -42,32 +42,30 @@ func stay(c *wsguard.Conn) error {
 func TestEndsWriteTheQueue(t *testing.T) {
 	for name, tt := range ends {
 		t.Run(name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				ready := make(chan struct{})
-				g, ev := connGuard(t, func(cfg *wsguard.Config) {
+				e := newEnv(t, conf(func(cfg *wsguard.Config) {
 					cfg.Auth = wsguard.AuthConfig{Verifier: func(context.Context, string) (wsguard.Principal, error) {
 						return wsguard.Principal{Subject: "alice", SessionID: "s1"}, nil
 					}}
 					cfg.Caps.MaxConnsPerSubject = wsguard.Off
-				})
+				}))
 				l := wstest.NewListener(wstest.PipeOptions{BufferBytes: 64})
-				var guard *wsguard.Guard = g
-				s := wstest.ServeListener(t, l, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+				e.serveOn(l, e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 					<-ready
 					for i := range 40 { // more than the socket takes at once
 						if err := c.Send(wsguard.MessageText, []byte(fmt.Sprintf("message %02d %s", i, strings.Repeat("x", 100)))); err != nil {
 							t.Error(err)
 						}
 					}
-					return tt.end(guard, c)
+					return tt.end(e.g, c)
 				}))
-				_ = s
 				nc, err := l.Dial(context.Background())
 				if err != nil {
 					t.Fatal(err)
 				}
 				c := wstest.NewClient(t, nc)
-				connUpgrade(t, c, "T")
+				e.upgrade(c, bearer("T"))
 				close(ready)
 				synctest.Wait() // the first message fills the socket
 				var got int
@@ -85,8 +83,8 @@ func TestEndsWriteTheQueue(t *testing.T) {
 					t.Errorf("%d messages of %d", got, want)
 				}
 				c.Close()
-				if e := ev.closed(); int(e.Dropped)+got != want && got != want || int(e.MessagesOut) < got {
-					t.Errorf("%d dropped, %d sent, the client has %d", e.Dropped, e.MessagesOut, got)
+				if ev := e.closed(); int(ev.Dropped)+got != want && got != want || int(ev.MessagesOut) < got {
+					t.Errorf("%d dropped, %d sent, the client has %d", ev.Dropped, ev.MessagesOut, got)
 				}
 			})
 		})
@@ -96,10 +94,10 @@ func TestEndsWriteTheQueue(t *testing.T) {
 // A client that does not take the queue within the grace gets no half frame and no close frame
 // in it, and the event counts what was dropped.
 func TestQueueOfASlowClient(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, nil)
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, wsguard.Config{})
 		l := wstest.NewListener(wstest.PipeOptions{BufferBytes: 64})
-		wstest.ServeListener(t, l, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+		e.serveOn(l, e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			for range 10 {
 				c.Send(wsguard.MessageText, []byte(strings.Repeat("x", 40)))
 			}
@@ -110,25 +108,25 @@ func TestQueueOfASlowClient(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := wstest.NewClient(t, nc)
-		connUpgrade(t, c, "")
+		e.upgrade(c, header())
 		start := time.Now()
-		e := ev.closed() // the client reads nothing
+		ev := e.closed() // the client reads nothing
 		if d := time.Since(start); d > 2*time.Second {
 			t.Errorf("the end took %v", d)
 		}
-		if int(e.Dropped)+int(e.MessagesOut) != 10 || e.Dropped == 0 || e.Code != 1000 {
-			t.Errorf("%d dropped, %d sent, code %d", e.Dropped, e.MessagesOut, e.Code)
+		if int(ev.Dropped)+int(ev.MessagesOut) != 10 || ev.Dropped == 0 || ev.Code != 1000 {
+			t.Errorf("%d dropped, %d sent, code %d", ev.Dropped, ev.MessagesOut, ev.Code)
 		}
 	})
 }
 
 // Flush waits until the queue is empty, until its context ends, or until the connection does.
 func TestFlush(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		results := make(chan error, 10)
-		g, _ := connGuard(t, func(cfg *wsguard.Config) { cfg.Timeouts.PingInterval = wsguard.Off })
+		e := newEnv(t, conf(noPings))
 		l := wstest.NewListener(wstest.PipeOptions{BufferBytes: 64})
-		wstest.ServeListener(t, l, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+		e.serveOn(l, e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			results <- c.Flush(ctx) // nothing is queued
 			for range 10 {
 				c.Send(wsguard.MessageText, []byte(strings.Repeat("x", 100)))
@@ -140,7 +138,7 @@ func TestFlush(t *testing.T) {
 			c.Send(wsguard.MessageText, []byte(strings.Repeat("x", 1000)))
 			go func() {
 				time.Sleep(time.Second)
-				g.Admin().Kick(c.ID(), 0, "")
+				e.g.Admin().Kick(c.ID(), 0, "")
 			}()
 			results <- c.Flush(context.Background())
 			results <- c.Flush(context.Background())
@@ -151,7 +149,7 @@ func TestFlush(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := wstest.NewClient(t, nc)
-		connUpgrade(t, c, "")
+		e.upgrade(c, header())
 		if err := <-results; err != nil {
 			t.Errorf("an empty queue: %v", err)
 		}

@@ -75,9 +75,9 @@ func TestHandshakeForm(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			connBubble(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				v := newTokens()
-				e := servePipe(t, wsguard.Config{Subprotocols: []string{"a"}, Auth: wsguard.AuthConfig{Verifier: v.Verify, InsecureAnonymous: true}}, echoing)
+				e := serveGuard(t, wsguard.Config{Subprotocols: []string{"a"}, Auth: wsguard.AuthConfig{Verifier: v.Verify, InsecureAnonymous: true}})
 				o := tt.o
 				if o.Header == nil {
 					o.Header = header()
@@ -148,8 +148,7 @@ func TestHandshakeT19Pipelined(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			e := *e
-			e.t = t
+			e := e.in(t)
 			tt.o.Early = []byte(second)
 			c, res := e.tryWith(tt.o)
 			if res.StatusCode != tt.status {
@@ -187,8 +186,8 @@ func TestHandshakeT17Body(t *testing.T) {
 		{"T17 behind a piece", request("HTTP/1.1", "Transfer-Encoding: chunked"), false, foreign.Handler, 403},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
-				e := servePipe(t, wsguard.Config{}, func(g *wsguard.Guard) http.Handler {
+			bubble(t, func(t *testing.T) {
+				e := serveWith(t, wsguard.Config{}, func(g *wsguard.Guard) http.Handler {
 					if tt.front != nil {
 						return tt.front(echoDoor(g))
 					}
@@ -198,9 +197,9 @@ func TestHandshakeT17Body(t *testing.T) {
 					e.g.Shutdown(context.Background())
 				}
 				synctest.Wait()
-				base := connBubbled()
+				base := bubbled()
 				for range 5 {
-					c := e.s.Dial(t)
+					c := e.dial()
 					start := time.Now()
 					c.Write([]byte(tt.request))
 					res, err := c.ReadResponse()
@@ -215,7 +214,7 @@ func TestHandshakeT17Body(t *testing.T) {
 				// The clients are still there.
 				time.Sleep(3 * time.Second)
 				synctest.Wait()
-				if n := connBubbled() - base; n > 0 {
+				if n := bubbled() - base; n > 0 {
 					t.Errorf("%d goroutines more than before", n)
 				}
 			})
@@ -248,8 +247,8 @@ func TestHandshakeT20Early(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			connBubble(t, func(t *testing.T) {
-				e := servePipe(t, wsguard.Config{}, echoing)
+			bubble(t, func(t *testing.T) {
+				e := serveGuard(t, wsguard.Config{})
 				c, res := e.tryWith(wstest.HandshakeOptions{Header: header(), Early: tt.early})
 				if res.StatusCode != 101 {
 					t.Fatal(res.StatusCode)
@@ -502,14 +501,14 @@ func TestHandshakeLongToken(t *testing.T) {
 func TestHandshakeT25Echo(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	const mark = "mark3r"
-	e := serveWith(t, wsguard.Config{
+	e := serveGuard(t, wsguard.Config{
 		Auth:  wsguard.AuthConfig{Verifier: newTokens().Verify, Sources: wsguard.TokenSources{Header: true, Cookie: "session", InsecureQuery: "token"}},
 		Hosts: []string{"127.0.0.1"},
 		Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}},
 		Attach: func(r *http.Request, p wsguard.Principal) (any, error) {
 			return nil, fmt.Errorf("%s for %s may not", mark, r.URL)
 		},
-	}, func(g *wsguard.Guard) http.Handler { return echoDoor(g) })
+	})
 	for _, o := range []wstest.HandshakeOptions{
 		{Path: "/" + mark, Header: header("Origin", "https://"+mark+".test")},
 		{Path: "/" + mark, Header: header("Sec-Fetch-Mode", mark)},
@@ -574,7 +573,7 @@ func TestHandshakeOrder(t *testing.T) {
 		{"origin", 403, nil, set("Origin", "https://evil.test"), nil},
 		{"fetch_metadata", 403, nil, set("Sec-Fetch-Mode", "navigate"), nil},
 		{"subprotocol", 400, func(c *wsguard.Config) { c.Subprotocols = []string{"news"} }, set("Sec-WebSocket-Protocol", "chat"), nil},
-		{"handshake_rate", 429, func(c *wsguard.Config) { c.Rates.Handshakes = wsguard.Rate{PerSecond: never, Burst: 30} }, nil, func(o *order) {
+		{"handshake_rate", 429, func(c *wsguard.Config) { c.Rates.Handshakes = wsguard.Rate{PerSecond: never, Burst: 1} }, nil, func(o *order) {
 			for {
 				c, res := o.try(header())
 				c.Close()
@@ -629,7 +628,6 @@ func TestHandshakeOrder(t *testing.T) {
 		}, nil, nil},
 	}
 	both := func(t *testing.T, first, second stage) {
-		t.Parallel()
 		v := newTokens()
 		cfg := wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v.Verify, VerifyTimeout: 30 * time.Second}, Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}}}
 		for _, s := range []stage{first, second} {
@@ -699,10 +697,12 @@ func TestHandshakeOrder(t *testing.T) {
 				// The good credential of the preparation comes first.
 				s.prepare, next.prepare = next.prepare, s.prepare
 				s.prepare, next.prepare = func(o *order) { stages[i+2].prepare(o); stages[i].prepare(o) }, nil
-				both(t, s, next)
+				bubble(t, func(t *testing.T) { both(t, s, next) })
 			})
 		}
-		t.Run(strings.TrimSuffix(s.reason+" before "+next.reason, " before "), func(t *testing.T) { both(t, s, next) })
+		t.Run(strings.TrimSuffix(s.reason+" before "+next.reason, " before "), func(t *testing.T) {
+			bubble(t, func(t *testing.T) { both(t, s, next) })
+		})
 	}
 }
 
@@ -716,13 +716,8 @@ func TestHandshakeUnixPeer(t *testing.T) {
 				cfg.Proxies.Trusted = []string{"unix"}
 			}
 			e := newEnv(t, cfg)
-			t.Cleanup(e.idle)
 			path := filepath.Join(t.TempDir(), "s")
-			l, err := net.Listen("unix", path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			wstest.ServeListener(t, l, echoDoor(e.g))
+			e.serveOn(must(net.Listen("unix", path)), echoDoor(e.g))
 			conn, err := net.Dial("unix", path)
 			if err != nil {
 				t.Fatal(err)
@@ -872,8 +867,7 @@ func acceptEcho(g *wsguard.Guard) http.Handler {
 func TestHandshakeTLSRefusal(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	e := newEnv(t, wsguard.Config{})
-	t.Cleanup(e.idle)
-	e.s = wstest.ServeTLS(t, echoDoor(e.g), func(s *http.Server) { s.TLSConfig.NextProtos = []string{"http/1.1"} })
+	e.serveTLS(echoDoor(e.g), func(s *http.Server) { s.TLSConfig.NextProtos = []string{"http/1.1"} })
 	e.refused(header("Origin", "https://evil.test"), 403, "origin")
 	c := e.open(header())
 	if cs := c.Conn().(*tls.Conn).ConnectionState(); !cs.HandshakeComplete {
@@ -886,7 +880,7 @@ func TestHandshakeTLSRefusal(t *testing.T) {
 // A client that has left when the 101 goes out is a connection that is lost, and no
 // ResponseWriter that cannot be hijacked.
 func TestClientLeavesBeforeTheAnswer(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		attached, left := make(chan struct{}), make(chan struct{})
 		var cfg wsguard.Config
 		cfg.Attach = func(*http.Request, wsguard.Principal) (any, error) {
@@ -894,8 +888,8 @@ func TestClientLeavesBeforeTheAnswer(t *testing.T) {
 			<-left
 			return nil, nil
 		}
-		e := servePipe(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
-		c := e.s.Dial(t)
+		e := serveWith(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
+		c := e.dial()
 		c.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\nOrigin: " + appOrigin + "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"))
 		<-attached

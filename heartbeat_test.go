@@ -15,8 +15,8 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// connNextPing reads a frame, which is to be a ping.
-func connNextPing(t *testing.T, c *wstest.Client) (payload []byte, at time.Time) {
+// nextPing reads a frame, which is to be a ping.
+func nextPing(t *testing.T, c *wstest.Client) (payload []byte, at time.Time) {
 	t.Helper()
 	f, err := c.ReadFrame()
 	if err != nil || f.Opcode != wstest.OpPing {
@@ -25,41 +25,38 @@ func connNextPing(t *testing.T, c *wstest.Client) (payload []byte, at time.Time)
 	return f.Payload, time.Now()
 }
 
-func connBetween(t *testing.T, what string, d, least, most time.Duration) {
+func wantBetween(t *testing.T, what string, d, least, most time.Duration) {
 	t.Helper()
 	if d < least || d > most {
 		t.Errorf("%s after %v, want %v to %v", what, d, least, most)
 	}
 }
 
-// connTick is what the guard's clock may be late, which has no zero.
-const connTick = 2 * time.Nanosecond
+// clockTick is what the guard's clock may be late, which has no zero.
+const clockTick = 2 * time.Nanosecond
 
-const connPing, connJitter = 25 * time.Second, 2500 * time.Millisecond
+const pingInterval, pingJitter = 25 * time.Second, 2500 * time.Millisecond
 
 func TestPingAndPongTimeout(t *testing.T) {
 	intervals := map[time.Duration]bool{}
 	for range 8 {
-		connBubble(t, func(t *testing.T) {
-			g, ev := connGuard(t, nil)
-			ev.patience = connPatience
-			s := wstest.ServePipe(t, echoDoor(g))
-			c := connDial(t, s, "")
-			c.Timeout = connPatience
+		bubble(t, func(t *testing.T) {
+			e := serveGuard(t, wsguard.Config{})
+			c := e.open(header())
 			last := time.Now()
 			for range 3 {
-				p, at := connNextPing(t, c)
+				p, at := nextPing(t, c)
 				intervals[at.Sub(last)] = true
-				connBetween(t, "ping", at.Sub(last), connPing-connJitter, connPing+connJitter)
+				wantBetween(t, "ping", at.Sub(last), pingInterval-pingJitter, pingInterval+pingJitter)
 				last = at
 				time.Sleep(9999 * time.Millisecond)
 				c.WriteFrame(wstest.Pong(p))
 			}
-			_, at := connNextPing(t, c)
-			connWantClose(t, c, 3008, "pong_timeout")
-			connBetween(t, "pong timeout", time.Since(at), 10*time.Second, 10*time.Second+connTick)
-			if e := ev.closed(); !errors.Is(e.Err, reason.PongTimeout) || e.Remote {
-				t.Errorf("%v", e.Err)
+			_, at := nextPing(t, c)
+			wantClose(t, c, 3008, "pong_timeout")
+			wantBetween(t, "pong timeout", time.Since(at), 10*time.Second, 10*time.Second+clockTick)
+			if ev := e.closed(); !errors.Is(ev.Err, reason.PongTimeout) || ev.Remote {
+				t.Errorf("%v", ev.Err)
 			}
 		})
 	}
@@ -77,20 +74,18 @@ func TestWrongPong(t *testing.T) {
 		"longer":  func(p []byte) []byte { return append(p, 0) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
-				g, _ := connGuard(t, nil)
-				s := wstest.ServePipe(t, echoDoor(g))
-				c := connDial(t, s, "")
-				c.Timeout = connPatience
-				p, at := connNextPing(t, c)
+			bubble(t, func(t *testing.T) {
+				e := serveGuard(t, wsguard.Config{})
+				c := e.open(header())
+				p, at := nextPing(t, c)
 				if len(p) < 8 {
 					t.Errorf("a ping of %d bytes can be guessed", len(p))
 				}
 				c.WriteFrame(wstest.Pong(answer(p)))
 				c.WriteFrame(wstest.Text("hello"))
-				connWantMessage(t, c, "hello")
-				connWantClose(t, c, 3008, "pong_timeout")
-				connBetween(t, "pong timeout", time.Since(at), 10*time.Second, 10*time.Second+connTick)
+				wantMessage(t, c, "hello")
+				wantClose(t, c, 3008, "pong_timeout")
+				wantBetween(t, "pong timeout", time.Since(at), 10*time.Second, 10*time.Second+clockTick)
 			})
 		})
 	}
@@ -98,28 +93,24 @@ func TestWrongPong(t *testing.T) {
 
 // The pong of an earlier ping does not answer a later one.
 func TestOldPong(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, _ := connGuard(t, nil)
-		s := wstest.ServePipe(t, echoDoor(g))
-		c := connDial(t, s, "")
-		c.Timeout = connPatience
-		old, _ := connNextPing(t, c)
+	bubble(t, func(t *testing.T) {
+		e := serveGuard(t, wsguard.Config{})
+		c := e.open(header())
+		old, _ := nextPing(t, c)
 		c.WriteFrame(wstest.Pong(old))
-		connNextPing(t, c)
+		nextPing(t, c)
 		c.WriteFrame(wstest.Pong(old))
-		connWantClose(t, c, 3008, "pong_timeout")
+		wantClose(t, c, 3008, "pong_timeout")
 	})
 }
 
 // A peer that was in the middle of a message when its pong was due sends it
 // right behind.
 func TestPongBehindSlowMessage(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, _ := connGuard(t, nil)
-		s := wstest.ServePipe(t, echoDoor(g))
-		c := connDial(t, s, "")
-		c.Timeout = connPatience
-		p, _ := connNextPing(t, c)
+	bubble(t, func(t *testing.T) {
+		e := serveGuard(t, wsguard.Config{})
+		c := e.open(header())
+		p, _ := nextPing(t, c)
 		b := wstest.AppendFrame(nil, wstest.Text("hello"))
 		time.Sleep(5 * time.Second)
 		c.Write(b[:8])
@@ -127,8 +118,8 @@ func TestPongBehindSlowMessage(t *testing.T) {
 		c.Write(b[8:])
 		time.Sleep(time.Millisecond)
 		c.WriteFrame(wstest.Pong(p))
-		connWantMessage(t, c, "hello")
-		connNextPing(t, c) // and not the close frame
+		wantMessage(t, c, "hello")
+		nextPing(t, c) // and not the close frame
 	})
 }
 
@@ -203,18 +194,16 @@ func TestIdle(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
-				g, ev := connGuard(t, func(cfg *wsguard.Config) {
+			bubble(t, func(t *testing.T) {
+				e := newEnv(t, conf(func(cfg *wsguard.Config) {
 					if tt.name == "half a message" {
 						cfg.Timeouts.PingInterval = wsguard.Off // its pong would be payload
 					}
-				})
-				ev.patience = connPatience
-				s := wstest.ServePipe(t, g.Handler(tt.handler))
-				c := connDial(t, s, "")
-				c.Timeout = connPatience
+				}))
+				e.serve(e.g.Handler(tt.handler))
+				c := e.open(header())
 				start := time.Now()
-				answer := connBrowse(c)
+				answer := browse(c)
 				if tt.client != nil {
 					go tt.client(c)
 				}
@@ -226,8 +215,8 @@ func TestIdle(t *testing.T) {
 				if a.code != want || a.reason != reason {
 					t.Errorf("%d %q", a.code, a.reason)
 				}
-				connBetween(t, "closed", a.codedAt.Sub(start), tt.want, tt.want+connTick)
-				ev.closed()
+				wantBetween(t, "closed", a.codedAt.Sub(start), tt.want, tt.want+clockTick)
+				e.closed()
 			})
 		})
 	}
@@ -236,9 +225,9 @@ func TestIdle(t *testing.T) {
 // Ten minutes of thought are no missed pong, whoever sent the ping, and the
 // peer is told all the while that somebody is there.
 func TestProcessingIsNoMissedPong(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, _ := connGuard(t, nil)
-		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, wsguard.Config{})
+		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			for range 3 {
 				typ, msg, err := c.Read(ctx)
 				if err != nil {
@@ -251,10 +240,9 @@ func TestProcessingIsNoMissedPong(t *testing.T) {
 			}
 			return nil
 		}))
-		c := connDial(t, s, "")
-		c.Timeout = connPatience
+		c := e.open(header())
 		start := time.Now()
-		answer := connBrowse(c)
+		answer := browse(c)
 		for range 3 {
 			c.WriteFrame(wstest.Text("x"))
 		}
@@ -270,72 +258,68 @@ func TestProcessingIsNoMissedPong(t *testing.T) {
 
 // While nobody reads, the sweeper pings, and sees a peer that is gone.
 func TestSweeperPings(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, nil)
-		ev.patience = connPatience
-		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error { <-ctx.Done(); return nil }))
-		c := connDial(t, s, "")
-		c.Timeout = connPatience
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, wsguard.Config{})
+		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error { <-ctx.Done(); return nil }))
+		c := e.open(header())
 		start := time.Now()
 		var last time.Time
 		for i := range 20 {
-			_, at := connNextPing(t, c)
+			_, at := nextPing(t, c)
 			if i > 0 {
-				connBetween(t, "ping", at.Sub(last), connPing-connJitter, 2*connPing)
+				wantBetween(t, "ping", at.Sub(last), pingInterval-pingJitter, 2*pingInterval)
 			} else {
-				connBetween(t, "first ping", at.Sub(start), connPing-connJitter, 2*connPing)
+				wantBetween(t, "first ping", at.Sub(start), pingInterval-pingJitter, 2*pingInterval)
 			}
 			last = at
 		}
 		c.Conn().(*wstest.PipeConn).Reset()
 		start = time.Now()
-		if e := ev.closed(); !errors.Is(e.Err, reason.ConnectionLost) || time.Since(start) > 2*connPing {
-			t.Errorf("a peer that is gone was noticed after %v: %v", time.Since(start), e.Err)
+		if ev := e.closed(); !errors.Is(ev.Err, reason.ConnectionLost) || time.Since(start) > 2*pingInterval {
+			t.Errorf("a peer that is gone was noticed after %v: %v", time.Since(start), ev.Err)
 		}
 	})
 }
 
 // The same for a peer that is there and takes nothing.
 func TestSweeperWatchesWrites(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, nil)
-		ev.patience = connPatience
-		s := wstest.ServeListener(t, wstest.NewListener(wstest.PipeOptions{BufferBytes: 256}), g.Handler(func(ctx context.Context, c *wsguard.Conn) error { <-ctx.Done(); return nil }))
-		c := connDial(t, s, "")
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, wsguard.Config{})
+		e.serveOn(wstest.NewListener(wstest.PipeOptions{BufferBytes: 256}), e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error { <-ctx.Done(); return nil }))
+		c := e.open(header())
 		wstest.KeepAlive(t, c)
 		start := time.Now()
-		e := ev.closed()
+		ev := e.closed()
 		if d := time.Since(start); d > 20*time.Minute {
-			t.Errorf("a peer that takes no ping was noticed after %v: %v", d, e.Err)
+			t.Errorf("a peer that takes no ping was noticed after %v: %v", d, ev.Err)
 		}
 	})
 }
 
 func TestLifetime(t *testing.T) {
+	t.Parallel()
 	seen := map[time.Duration]bool{} // four of 43,200 ticks of the sweeper
 	for _, reads := range []bool{true, false} {
 		for range 2 {
-			connBubble(t, func(t *testing.T) {
-				g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Timeouts.Idle = wsguard.Off })
-				ev.patience = connPatience
-				s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+			bubble(t, func(t *testing.T) {
+				e := newEnv(t, conf(func(cfg *wsguard.Config) { cfg.Timeouts.Idle = wsguard.Off }))
+				e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 					if reads {
 						return echo(ctx, c)
 					}
 					<-ctx.Done()
 					return nil
 				}))
-				c := connDial(t, s, "")
-				c.Timeout = connPatience
+				c := e.open(header())
 				start := time.Now()
-				a := <-connBrowse(c)
+				a := <-browse(c)
 				if a.code != 1001 || a.reason != "lifetime" {
 					t.Errorf("%d %q", a.code, a.reason)
 				}
 				d := a.codedAt.Sub(start)
 				seen[d] = true
-				connBetween(t, "lifetime", d, 12*time.Hour-72*time.Minute, 12*time.Hour+72*time.Minute+250*time.Millisecond)
-				ev.closed()
+				wantBetween(t, "lifetime", d, 12*time.Hour-72*time.Minute, 12*time.Hour+72*time.Minute+250*time.Millisecond)
+				e.closed()
 			})
 		}
 	}
@@ -364,38 +348,37 @@ func TestExpiry(t *testing.T) {
 					continue
 				}
 				t.Run(name+", "+in.String(), func(t *testing.T) {
-					connBubble(t, func(t *testing.T) {
-						g, ev := connGuard(t, func(cfg *wsguard.Config) {
-							connExpires(in)(cfg)
+					bubble(t, func(t *testing.T) {
+						e := newEnv(t, conf(func(cfg *wsguard.Config) {
+							expiresIn(in)(cfg)
 							cfg.Timeouts.Idle = wsguard.Off
 							if off {
 								cfg.Timeouts.PingInterval, cfg.Timeouts.Lifetime = wsguard.Off, wsguard.Off
 							}
-						})
-						ev.patience = connPatience
+						}))
 						ended := make(chan time.Time, 1)
-						s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+						e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 							context.AfterFunc(ctx, func() { ended <- time.Now() })
 							return handler(ctx, c)
 						}))
-						c := connDial(t, s, "alice")
+						c := e.open(bearer("alice"))
 						c.Timeout = time.Hour
 						start := time.Now()
 						if !strings.Contains(name, "stuck") {
-							a := <-connBrowse(c)
+							a := <-browse(c)
 							if a.code != 3000 || a.reason != "expired" {
 								t.Errorf("%d %q", a.code, a.reason)
 							}
 						}
 						select {
 						case at := <-ended:
-							connBetween(t, "expired", at.Sub(start), in, in+250*time.Millisecond)
+							wantBetween(t, "expired", at.Sub(start), in, in+250*time.Millisecond)
 						case <-time.After(time.Hour):
 							t.Error("not ended an hour later")
-							g.Admin().Kick(connIDs(ev)[0], 0, "")
+							e.g.Admin().Kick(e.ids()[0], 0, "")
 						}
-						if e := ev.closed(); !errors.Is(e.Err, reason.Expired) {
-							t.Error(e.Err)
+						if ev := e.closed(); !errors.Is(ev.Err, reason.Expired) {
+							t.Error(ev.Err)
 						}
 					})
 				})
@@ -408,35 +391,32 @@ func TestExpiry(t *testing.T) {
 func TestDribble(t *testing.T) {
 	frame := string(wstest.AppendFrame(nil, wstest.Text(strings.Repeat("x", 100))))
 	ping := string(wstest.AppendFrame(nil, wstest.Ping([]byte("p"))))
-	fragment := string(connFrame(wstest.OpText, false, []byte("a")))
-	more := string(connFrame(wstest.OpContinuation, false, []byte("a")))
+	begun := string(fragment(wstest.OpText, false, []byte("a")))
+	more := string(fragment(wstest.OpContinuation, false, []byte("a")))
 	for name, send := range map[string]string{
-		"payload":             frame,
-		"header":              "\x81\xfe\x01\x00\x00\x00\x00\x00" + strings.Repeat("x", 100),
-		"fragments":           fragment + strings.Repeat(more, 60),
-		"a control frame":     string(wstest.AppendFrame(nil, wstest.Ping(make([]byte, 120)))),
-		"after a message":     frame,
-		"pings in between":    "PINGS",
-		"pongs in a fragment": fragment + strings.Repeat(ping, 60),
+		"payload":          frame,
+		"header":           "\x81\xfe\x01\x00\x00\x00\x00\x00" + strings.Repeat("x", 100),
+		"fragments":        begun + strings.Repeat(more, 60),
+		"a control frame":  string(wstest.AppendFrame(nil, wstest.Ping(make([]byte, 120)))),
+		"after a message":  frame,
+		"pings in between": "PINGS",
+		"pongs in a begun": begun + strings.Repeat(ping, 60),
 	} {
 		t.Run(name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
-				g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Timeouts.PingInterval = wsguard.Off })
-				ev.patience = connPatience
-				s := wstest.ServePipe(t, echoDoor(g))
-				c := connDial(t, s, "")
-				c.Timeout = connPatience
+			bubble(t, func(t *testing.T) {
+				e := serveGuard(t, conf(noPings))
+				c := e.open(header())
 				start := time.Now()
 				if name == "after a message" {
 					time.Sleep(time.Minute)
-					connWantEcho(t, c, "hello")
+					roundTrip(t, c, "hello")
 					time.Sleep(time.Minute)
 					start = time.Now()
 				}
-				answer := connBrowse(c)
+				answer := browse(c)
 				go func() {
 					if send == "PINGS" {
-						c.Write([]byte(fragment))
+						c.Write([]byte(begun))
 						for range 60 {
 							time.Sleep(time.Second)
 							c.Write([]byte(ping))
@@ -454,8 +434,8 @@ func TestDribble(t *testing.T) {
 				if a.code != 1008 || a.reason != "message_timeout" {
 					t.Errorf("%d %q", a.code, a.reason)
 				}
-				connBetween(t, "closed", a.codedAt.Sub(start), 10*time.Second, 10*time.Second+connTick)
-				ev.closed()
+				wantBetween(t, "closed", a.codedAt.Sub(start), 10*time.Second, 10*time.Second+clockTick)
+				e.closed()
 			})
 		})
 	}
@@ -463,10 +443,9 @@ func TestDribble(t *testing.T) {
 
 // No Read ends the deadline, and each new message has its own.
 func TestMessageDeadlineOverReads(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Timeouts.PingInterval = wsguard.Off })
-		ev.patience = connPatience
-		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, conf(noPings))
+		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			for {
 				rctx, cancel := context.WithTimeout(context.Background(), 700*time.Millisecond)
 				_, _, err := c.Read(rctx)
@@ -476,8 +455,7 @@ func TestMessageDeadlineOverReads(t *testing.T) {
 				}
 			}
 		}))
-		c := connDial(t, s, "")
-		c.Timeout = connPatience
+		c := e.open(header())
 		b := wstest.AppendFrame(nil, wstest.Text("hello"))
 		for range 5 { // 9 s each are allowed
 			c.Write(b[:7])
@@ -486,28 +464,26 @@ func TestMessageDeadlineOverReads(t *testing.T) {
 		}
 		c.Write(b[:7])
 		start := time.Now()
-		a := <-connBrowse(c)
+		a := <-browse(c)
 		if a.code != 1008 || a.reason != "message_timeout" {
 			t.Errorf("%d %q", a.code, a.reason)
 		}
-		connBetween(t, "closed", a.codedAt.Sub(start), 10*time.Second, 10*time.Second+connTick)
-		ev.closed()
+		wantBetween(t, "closed", a.codedAt.Sub(start), 10*time.Second, 10*time.Second+clockTick)
+		e.closed()
 	})
 }
 
 func TestReportIdle(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Timeouts.ReportOnly = true })
-		s := wstest.ServePipe(t, echoDoor(g))
-		c := connDial(t, s, "")
-		c.Timeout = connPatience
-		done := connBrowse(c)
+	bubble(t, func(t *testing.T) {
+		e := serveGuard(t, conf(func(cfg *wsguard.Config) { cfg.Timeouts.ReportOnly = true }))
+		c := e.open(header())
+		done := browse(c)
 		time.Sleep(16 * time.Minute)
 		c.Close()
 		<-done
 		n := 0
-		for _, e := range ev.of(audit.Violation) {
-			if errors.Is(e.Err, reason.Idle) && e.Report {
+		for _, ev := range e.events.of(audit.Violation) {
+			if errors.Is(ev.Err, reason.Idle) && ev.Report {
 				n++
 			}
 		}
@@ -517,29 +493,27 @@ func TestReportIdle(t *testing.T) {
 	})
 }
 
-// connBubbled counts the goroutines of bubbles.
-func connBubbled() int {
+// bubbled counts the goroutines of bubbles.
+func bubbled() int {
 	b := make([]byte, 1<<20)
 	return strings.Count(string(b[:runtime.Stack(b, true)]), ", synctest bubble ")
 }
 
 // One goroutine per connection, one sweeper, and nothing when all are gone.
 func TestGoroutinesPerConnection(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, _ := connGuard(t, func(cfg *wsguard.Config) { cfg.Timeouts.Idle = wsguard.Off })
-		s := wstest.ServePipe(t, echoDoor(g))
+	bubble(t, func(t *testing.T) {
+		e := serveGuard(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) { cfg.Timeouts.Idle = wsguard.Off }))
 		time.Sleep(time.Second)
-		before := connBubbled()
+		before := bubbled()
 		const n = 50
 		var clients []*wstest.Client
 		for range n {
-			c := connDial(t, s, "")
-			c.Timeout = connPatience
+			c := e.open(header())
 			clients = append(clients, c)
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if got := connBubbled() - before; got != n+1 {
+		if got := bubbled() - before; got != n+1 {
 			t.Errorf("%d goroutines for %d connections", got, n)
 		}
 		for _, c := range clients {
@@ -547,32 +521,27 @@ func TestGoroutinesPerConnection(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if got := connBubbled() - before; got != 0 {
+		if got := bubbled() - before; got != 0 {
 			t.Errorf("%d goroutines are left", got)
 		}
-		c := connDial(t, s, "") // the sweeper is back
-		c.Timeout = connPatience
-		connNextPing(t, c)
+		c := e.open(header()) // the sweeper is back
+		nextPing(t, c)
 	})
 }
 
 // First-message authentication has its own deadline, whatever dribbles in.
 func TestAuthTimeout(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, func(cfg *wsguard.Config) {
-			connTokens(cfg)
+	bubble(t, func(t *testing.T) {
+		e := serveGuard(t, conf(anyToken, func(cfg *wsguard.Config) {
 			cfg.Auth.Sources = wsguard.TokenSources{FirstMessage: true}
-		})
-		ev.patience = connPatience
-		s := wstest.ServePipe(t, echoDoor(g))
-		c := connDial(t, s, "")
-		c.Timeout = connPatience
+		}))
+		c := e.open(header())
 		start := time.Now()
-		a := <-connBrowse(c)
+		a := <-browse(c)
 		if a.code != 3008 || a.reason != "auth_timeout" {
 			t.Errorf("%d %q", a.code, a.reason)
 		}
-		connBetween(t, "auth timeout", a.codedAt.Sub(start), 10*time.Second, 10*time.Second+250*time.Millisecond)
-		ev.closed()
+		wantBetween(t, "auth timeout", a.codedAt.Sub(start), 10*time.Second, 10*time.Second+250*time.Millisecond)
+		e.closed()
 	})
 }

@@ -145,7 +145,7 @@ func (h *hooked) doors(g *wsguard.Guard) http.Handler {
 // without either.
 func (h *hooked) outcome(t *testing.T, path string, header http.Header, messages ...string) int {
 	t.Helper()
-	c := h.s.Dial(t)
+	c := h.dial()
 	defer c.Close()
 	res, err := c.HandshakeWith(wstest.HandshakeOptions{Path: path, Header: header})
 	ended := func(err error) int {
@@ -338,8 +338,9 @@ func TestHooksThatDoNotReturn(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			if tt.bubble {
-				connBubble(t, func(t *testing.T) { tt.run(t, wstest.ServePipe) })
+				bubble(t, func(t *testing.T) { tt.run(t, wstest.ServePipe) })
 			} else {
 				tt.run(t, wstest.Serve)
 			}
@@ -351,7 +352,7 @@ func TestHooksThatDoNotReturn(t *testing.T) {
 func (tt hookTest) run(t *testing.T, serve func(testing.TB, http.Handler, ...func(*http.Server)) *wstest.Server) {
 	h := &hooked{}
 	cfg := wsguard.Config{}
-	connPatient(&cfg)
+	patient(&cfg)
 	cfg.Caps.MaxConnsPerSubject, cfg.Caps.MaxConnsPerClient = wsguard.Off, wsguard.Off
 	off := wsguard.Rate{PerSecond: wsguard.Off}
 	cfg.Rates.Handshakes, cfg.Auth.Failures, cfg.Rates.ClientMessages = off, off, off
@@ -470,7 +471,7 @@ func TestHookInTheSweeper(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				banned := 0
-				g, ev := connGuard(t, func(cfg *wsguard.Config) {
+				e := newEnv(t, conf(func(cfg *wsguard.Config) {
 					cfg.Auth = wsguard.AuthConfig{
 						Verifier: wsguard.Verifier(func(context.Context, string) (wsguard.Principal, error) {
 							return wsguard.Principal{Subject: "alice", Expires: time.Now().Add(20 * time.Second)}, nil
@@ -479,39 +480,34 @@ func TestHookInTheSweeper(t *testing.T) {
 					}
 					cfg.Proxies.ClientName = func(*http.Request) string { return "somebody" } // loopback is not banned
 					cfg.Penalties.Violations = wsguard.Rate{PerSecond: never, Burst: 2}
-					hook := cfg.OnEvent
 					cfg.OnEvent = func(e audit.Event) {
-						hook(e)
 						if e.Kind == audit.Banned {
 							banned++
 							act()
 						}
 					}
-				})
-				ev.patience = connPatience
-				s := wstest.ServePipe(t, g.Handler(echo))
-				good := connDial(t, s, "")
-				good.Timeout = connPatience
+				}))
+				e.serve(e.g.Handler(echo))
+				good := e.open(header())
 				good.WriteFrame(wstest.Text(`{"type":"auth","token":"x"}`))
-				connWantEcho(t, good, "hello")
+				roundTrip(t, good, "hello")
 				start := time.Now()
 				var late []*wstest.Client
 				for range 4 {
-					late = append(late, connDial(t, s, ""))
+					late = append(late, e.open(header()))
 				}
 				for _, c := range late {
-					c.Timeout = connPatience
-					connWantClose(t, c, 3008, "auth_timeout")
+					wantClose(t, c, 3008, "auth_timeout")
 					c.Close()
-					connBetween(t, "auth timeout", time.Since(start), 10*time.Second, 12*time.Second)
+					wantBetween(t, "auth timeout", time.Since(start), 10*time.Second, 12*time.Second)
 				}
 				if banned == 0 {
 					t.Error("nobody was banned")
 				}
-				connWantClose(t, good, 3000, "expired")
-				connBetween(t, "expired", time.Since(start), 20*time.Second, 21*time.Second)
+				wantClose(t, good, 3000, "expired")
+				wantBetween(t, "expired", time.Since(start), 20*time.Second, 21*time.Second)
 				good.Close()
-				if err := g.Shutdown(context.Background()); err != nil {
+				if err := e.g.Shutdown(context.Background()); err != nil {
 					t.Error(err)
 				}
 			})
@@ -553,9 +549,9 @@ func TestTicketHooksThatDoNotReturn(t *testing.T) {
 	mux.Handle("/ticket", e.g.TicketHandler(func(*http.Request) (wsguard.Principal, error) {
 		return wsguard.Principal{Subject: "alice"}, login.hook()
 	}))
-	e.s = wstest.Serve(t, mux)
+	e.serve(mux)
 	buy := func() (ticket string, status int) {
-		c := e.s.Dial(t)
+		c := e.dial()
 		defer c.Close()
 		c.Write([]byte("POST /ticket HTTP/1.1\r\nHost: x\r\nOrigin: " + appOrigin + "\r\nContent-Length: 0\r\n\r\n"))
 		res, err := c.ReadResponse()
@@ -567,7 +563,7 @@ func TestTicketHooksThatDoNotReturn(t *testing.T) {
 		return got.Ticket, res.StatusCode
 	}
 	redeem := func(ticket string) int {
-		c := e.s.Dial(t)
+		c := e.dial()
 		defer c.Close()
 		res, err := c.Handshake("/ws?ticket="+ticket, header())
 		if err != nil {
@@ -633,17 +629,13 @@ func (c evilConn) Write(p []byte) (int, error) { n, err := c.Conn.Write(p); retu
 func TestConnErrorsThatDoNotReturn(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	h := &hooked{env: newEnv(t, wsguard.Config{Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}}})}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.s = wstest.ServeListener(t, evilConns{l, h}, h.doors(h.g))
+	h.serveOn(evilConns{listenTCP(), h}, h.doors(h.g))
 	n := 0
 	for what, act := range evilActs {
 		for _, method := range []string{"Error", "Unwrap", "Is", "As", "Timeout"} {
 			hook := func() error { return &evilError{method, act} }
 			for _, door := range messageDoors {
-				c := h.s.Dial(t)
+				c := h.dial()
 				if res, err := c.Handshake(door, header()); err != nil || res.StatusCode != 101 {
 					t.Fatal(res, err)
 				}
@@ -684,7 +676,7 @@ func TestReportThatDoesNotReturn(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, piece %t", name, piece), func(t *testing.T) {
 				h := &hooked{}
 				cfg := wsguard.Config{}
-				connPatient(&cfg)
+				patient(&cfg)
 				cfg.Auth.Verifier, cfg.Auth.Sources.Header, cfg.Caps.ReportOnly = fine, true, true
 				cfg.Rates.Handshakes = wsguard.Rate{PerSecond: wsguard.Off}
 				config(&cfg)
@@ -698,7 +690,7 @@ func TestReportThatDoesNotReturn(t *testing.T) {
 				if p := h.g.Pieces(); piece {
 					handler = p.Auth.Handler(p.Cap.Handler(handler))
 				}
-				h.s = wstest.Serve(t, handler)
+				h.serve(handler)
 				creds := bearer("alice")
 				if name == "unauthenticated" {
 					creds = header()
@@ -708,7 +700,7 @@ func TestReportThatDoesNotReturn(t *testing.T) {
 				act := func() error { runtime.Goexit(); return nil }
 				h.act.Store(&act)
 				for range 20 {
-					c := h.s.Dial(t)
+					c := h.dial()
 					if res, err := c.Handshake("/", creds); err == nil {
 						t.Errorf("status %d", res.StatusCode)
 					}

@@ -115,6 +115,7 @@ func inFolder(folder, row string) bool {
 // TestNamesOfNightlyTests checks that `make nightly`, which selects tests by name, finds
 // each test that calls wstest.Nightly, and that each test so named calls it.
 func TestNamesOfNightlyTests(t *testing.T) {
+	t.Parallel()
 	found := 0
 	for _, name := range projectFiles(t) {
 		if !strings.HasSuffix(name, "_test.go") || strings.HasPrefix(name, "internal/wstest/") {

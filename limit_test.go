@@ -24,13 +24,13 @@ import (
 func TestLimitT16InFlight(t *testing.T) {
 	for _, token := range []string{"stuck", "hang"} {
 		t.Run("T16 "+token, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				v := newTokens()
-				e := servePipe(t, proxied(wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v.Verify, VerifyTimeout: 5 * time.Second}}), echoing)
+				e := serveGuard(t, proxied(wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v.Verify, VerifyTimeout: 5 * time.Second}}))
 				var wg sync.WaitGroup
 				client := func(i int) string { return fmt.Sprintf("192.0.2.%d", i) }
 				for i := range 256 {
-					c := e.s.Dial(t)
+					c := e.dial()
 					c.Timeout = 30 * time.Second
 					wg.Go(func() {
 						defer c.Close()
@@ -73,12 +73,12 @@ func TestLimitT16InFlight(t *testing.T) {
 	// Whoever ignores the context holds a place until he is done; the client
 	// is answered, and its slot is free.
 	t.Run("T16 ignores its context", func(t *testing.T) {
-		connBubble(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			v := newTokens()
-			e := servePipe(t, wsguard.Config{
+			e := serveGuard(t, wsguard.Config{
 				Auth: wsguard.AuthConfig{Verifier: v.Verify, VerifyTimeout: 20 * time.Millisecond},
 				Caps: wsguard.CapConfig{MaxConns: 1},
-			}, echoing)
+			})
 			for i := range 8 {
 				e.refused(bearer(fmt.Sprint("stuck-", i)), 503, "unavailable")
 				if n := e.g.Conns(); n != 0 {
@@ -92,8 +92,6 @@ func TestLimitT16InFlight(t *testing.T) {
 		})
 	})
 }
-
-func echoing(g *wsguard.Guard) http.Handler { return echoDoor(g) }
 
 // T46: a cap is exact, however many come at once.
 func TestLimitT46Caps(t *testing.T) {
@@ -117,8 +115,8 @@ func TestLimitT46Caps(t *testing.T) {
 				continue
 			}
 			t.Run(tt.name+" "+token, func(t *testing.T) {
-				connBubble(t, func(t *testing.T) {
-					e := servePipe(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, InsecureAnonymous: true, Failures: wsguard.Rate{PerSecond: wsguard.Off}}, Caps: tt.caps, Rates: tt.rates}, echoing)
+				bubble(t, func(t *testing.T) {
+					e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, InsecureAnonymous: true, Failures: wsguard.Rate{PerSecond: wsguard.Off}}, Caps: tt.caps, Rates: tt.rates})
 					for range 2 {
 						var mu sync.Mutex
 						var open []*wstest.Client
@@ -126,7 +124,7 @@ func TestLimitT46Caps(t *testing.T) {
 						var wg sync.WaitGroup
 						start := make(chan struct{})
 						for range 72 {
-							c := e.s.Dial(t)
+							c := e.dial()
 							wg.Go(func() {
 								h := header()
 								if token != "" {
@@ -165,10 +163,10 @@ func TestLimitT46Caps(t *testing.T) {
 	}
 	// An open connection no longer waits, even while its opening is logged.
 	t.Run("T46 a slow log is no handshake in flight", func(t *testing.T) {
-		connBubble(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			gate := make(chan struct{})
 			var opened atomic.Int64
-			e := servePipe(t, wsguard.Config{
+			e := serveGuard(t, wsguard.Config{
 				Rates: wsguard.RateConfig{MaxInFlightPerClient: 2},
 				OnEvent: func(ev audit.Event) {
 					if ev.Kind == audit.Open {
@@ -176,7 +174,7 @@ func TestLimitT46Caps(t *testing.T) {
 						<-gate
 					}
 				},
-			}, echoing)
+			})
 			var cs []*wstest.Client
 			for range 2 {
 				cs = append(cs, e.open(header()))
@@ -197,11 +195,10 @@ func TestLimitT46Caps(t *testing.T) {
 	})
 	// Nor does who has yet to take the 101.
 	t.Run("T46 a slow 101 is no handshake in flight", func(t *testing.T) {
-		connBubble(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			e := newEnv(t, wsguard.Config{Rates: wsguard.RateConfig{MaxInFlightPerClient: 1}})
-			t.Cleanup(e.endBubble)
-			e.s = wstest.ServeListener(t, wstest.NewListener(wstest.PipeOptions{BufferBytes: 16}), echoing(e.g))
-			slow := e.s.Dial(t)
+			e.serveOn(wstest.NewListener(wstest.PipeOptions{BufferBytes: 16}), echoDoor(e.g))
+			slow := e.dial()
 			fmt.Fprintf(slow, "GET / HTTP/1.1\r\nHost: x\r\nOrigin: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
 				"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", appOrigin)
 			synctest.Wait()
@@ -431,10 +428,9 @@ func TestLimitT47Leaks(t *testing.T) {
 		{name: "T47 Accept, panics", header: with("X-Accept", "panic")},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			e := *e
-			e.t = t
+			e := e.in(t)
 			e.g.Admin().Revoke("mallory")
-			c := e.s.Dial(t)
+			c := e.dial()
 			h := tt.header
 			if tt.reset && h.Get("Authorization") == "Bearer wait" {
 				before := waited.Load() // its slot may be back before anybody looks
@@ -481,8 +477,8 @@ func (e *badError) Unwrap() error { return e.cause }
 
 // T48: churn.
 func TestLimitT48HandshakeRate(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		e := servePipe(t, proxied(wsguard.Config{Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: 0.5, Burst: 3}}}), echoing)
+	bubble(t, func(t *testing.T) {
+		e := serveGuard(t, proxied(wsguard.Config{Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: 0.5, Burst: 3}}}))
 		for range 3 {
 			bye(e.open(from("192.0.2.1")))
 		}
@@ -496,8 +492,8 @@ func TestLimitT48HandshakeRate(t *testing.T) {
 		bye(e.open(from("192.0.2.1")))
 		e.refused(from("192.0.2.1"), 429, "handshake_rate")
 	})
-	connBubble(t, func(t *testing.T) {
-		e := servePipe(t, wsguard.Config{Caps: wsguard.CapConfig{MaxConnsPerClient: wsguard.Off}}, echoing)
+	bubble(t, func(t *testing.T) {
+		e := serveGuard(t, wsguard.Config{Caps: wsguard.CapConfig{MaxConnsPerClient: wsguard.Off}})
 		statuses := e.atOnce(140, func(int) http.Header { return header() }, nil)
 		if statuses[101] != 100 || statuses[429] != 40 {
 			t.Errorf("defaults: %v, want 100 times 101", statuses)

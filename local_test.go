@@ -52,7 +52,6 @@ func serveLocal(t *testing.T, ip string, edit func(*wsguard.Config)) *local {
 		edit(&cfg)
 	}
 	e := newEnv(t, cfg)
-	t.Cleanup(e.idle)
 	e.s = wstest.ServeListener(t, l, echoDoor(e.g))
 	_, port, err := net.SplitHostPort(l.Addr().String())
 	if err != nil {

@@ -38,9 +38,9 @@ func refreshing(ctx context.Context, c *wsguard.Conn) error {
 // A token that is older than the one in force does not refresh a connection, and one that is
 // as old does.
 func TestRefreshWithAnOlderToken(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		now := time.Now()
-		e := servePipe(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: func(_ context.Context, token string) (wsguard.Principal, error) {
+		e := serveWith(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: func(_ context.Context, token string) (wsguard.Principal, error) {
 			age, err := time.ParseDuration(token[1:])
 			return wsguard.Principal{Subject: "alice", SessionID: token[:1], IssuedAt: now.Add(-age)}, err
 		}}}, func(g *wsguard.Guard) http.Handler { return g.Handler(refreshing) })
@@ -63,8 +63,8 @@ func TestRefreshWithAnOlderToken(t *testing.T) {
 // A Revalidate that answers no more than a subject keeps the expiry and the login, and takes
 // the scopes away.
 func TestRevalidateKeeps(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		e := servePipe(t, wsguard.Config{Auth: wsguard.AuthConfig{
+	bubble(t, func(t *testing.T) {
+		e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{
 			Verifier: func(_ context.Context, token string) (wsguard.Principal, error) {
 				return wsguard.Principal{Subject: token, SessionID: "s1", Scopes: []string{"admin"}, Expires: time.Now().Add(time.Minute)}, nil
 			},
@@ -72,7 +72,7 @@ func TestRevalidateKeeps(t *testing.T) {
 				return wsguard.Principal{Subject: p.Subject}, nil
 			},
 			RevalidateEvery: 10 * time.Second,
-		}, Timeouts: wsguard.TimeoutConfig{PingInterval: wsguard.Off}}, echoing)
+		}, Timeouts: wsguard.TimeoutConfig{PingInterval: wsguard.Off}})
 		start := time.Now()
 		c := e.open(bearer("alice"))
 		c.Timeout = time.Hour
@@ -94,14 +94,14 @@ func TestRevalidateKeeps(t *testing.T) {
 // expires, whatever RevocationTTL says.
 func TestRevocationOutlastsCredentials(t *testing.T) {
 	for _, signOut := range []bool{false, true} {
-		connBubble(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			start := time.Now()
 			verify := func(_ context.Context, token string) (wsguard.Principal, error) {
 				return wsguard.Principal{Subject: "alice", SessionID: "s1", IssuedAt: start, Expires: start.Add(3 * time.Hour)}, nil
 			}
-			e := servePipe(t, wsguard.Config{
+			e := serveGuard(t, wsguard.Config{
 				Auth: wsguard.AuthConfig{Verifier: verify, RevocationTTL: time.Minute, Failures: wsguard.Rate{PerSecond: wsguard.Off}},
-			}, echoing)
+			})
 			c := e.open(bearer("T"))
 			time.Sleep(time.Second)
 			if signOut {
@@ -125,7 +125,7 @@ func TestRevocationOutlastsManyCredentials(t *testing.T) {
 	if testing.Short() {
 		t.Skip("70,000 handshakes")
 	}
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		start := time.Now()
 		g := must(wsguard.New(wsguard.Config{
 			Origins: []string{appOrigin}, Caps: wsguard.CapConfig{MaxConns: wsguard.Off, MaxConnsPerClient: wsguard.Off},

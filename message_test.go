@@ -23,10 +23,10 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// connBig admits messages of 16 MiB as fast as they come.
-func connBig(cfg *wsguard.Config) {
-	connPatient(cfg)
-	connNoRates(cfg)
+// bigMessages admits messages of 16 MiB as fast as they come.
+func bigMessages(cfg *wsguard.Config) {
+	patient(cfg)
+	noRates(cfg)
 	cfg.Messages.MaxBytes = 16 << 20
 	cfg.Messages.Binary = true
 	cfg.Messages.ControlFrames = wsguard.Rate{PerSecond: wsguard.Off}
@@ -36,8 +36,9 @@ func TestMessageSizes(t *testing.T) {
 	sizes := []int{0, 1, 125, 126, 127, 4095, 4096, 4097, 4216, 4217, 4218, 4224, 65535, 65536, 65537, 1 << 20}
 	run := func(t *testing.T, serve func(testing.TB, http.Handler, ...func(*http.Server)) *wstest.Server, sizes ...int) {
 		wstest.CheckGoroutines(t)
-		g, ev := connGuard(t, connBig)
-		c := connDial(t, serve(t, echoDoor(g)), "")
+		e := newEnv(t, conf(bigMessages))
+		e.s = serve(t, echoDoor(e.g))
+		c := e.open(header())
 		c.Timeout = time.Minute
 		for _, n := range sizes {
 			msg := make([]byte, n)
@@ -50,7 +51,7 @@ func TestMessageSizes(t *testing.T) {
 						msg[i] &= 0x7f
 					}
 				}
-				go c.Write(connFrame(op, true, msg))
+				go c.Write(fragment(op, true, msg))
 				gotOp, p, err := c.ReadMessage()
 				if err != nil || gotOp != op || !bytes.Equal(p, msg) {
 					t.Fatalf("%d bytes: opcode %d, %d bytes, %v", n, gotOp, len(p), err)
@@ -58,14 +59,14 @@ func TestMessageSizes(t *testing.T) {
 			}
 		}
 		c.Write([]byte("\x82\xff\x00\x00\x00\x00\x01\x00\x00\x01")) // one byte too many
-		connWantClose(t, c, 1009, "message_too_big")
-		connSettled(t, g, ev, c)
+		wantClose(t, c, 1009, "message_too_big")
+		e.settle(c)
 	}
 	t.Run("TCP", func(t *testing.T) { run(t, wstest.Serve, sizes...) })
 	t.Run("TLS", func(t *testing.T) { run(t, wstest.ServeTLS, sizes...) })
 	// The largest where no write deadline can pass first.
 	t.Run("pipe", func(t *testing.T) {
-		connBubble(t, func(t *testing.T) { run(t, wstest.ServePipe, 16<<20) })
+		bubble(t, func(t *testing.T) { run(t, wstest.ServePipe, 16<<20) })
 	})
 }
 
@@ -74,13 +75,13 @@ func TestMessageSizes(t *testing.T) {
 // answered (the last one that waits, at least).
 func TestFragmentation(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	g, ev := connGuard(t, connBig)
+	e := newEnv(t, conf(noHandshakeLimits, bigMessages))
 	for _, secure := range []bool{false, true} {
 		serve := wstest.Serve
 		if secure {
 			serve = wstest.ServeTLS
 		}
-		s := serve(t, echoDoor(g))
+		e.s = serve(t, echoDoor(e.g))
 		for round := range 8 {
 			var want [][]byte
 			var ops []byte
@@ -96,15 +97,15 @@ func TestFragmentation(t *testing.T) {
 					msg = []byte(strings.ToValidUTF8(string(msg), "€"))
 				}
 				want, ops = append(want, msg), append(ops, op)
-				for _, f := range connSplit(op, msg, 63) {
+				for _, f := range fragments(op, msg, 63) {
 					wire = append(wire, f...)
 					for rand.N(3) == 0 {
-						wire = append(wire, connFrame(wstest.OpPing+byte(rand.N(2)), true, make([]byte, rand.N(126)))...)
+						wire = append(wire, fragment(wstest.OpPing+byte(rand.N(2)), true, make([]byte, rand.N(126)))...)
 					}
 				}
 			}
 			wire = append(wire, wstest.AppendFrame(nil, wstest.Ping([]byte("the last")))...)
-			c := connDial(t, s, "")
+			c := e.open(header())
 			c.Timeout = time.Minute
 			go func() {
 				for len(wire) > 0 {
@@ -142,7 +143,7 @@ func TestFragmentation(t *testing.T) {
 				}
 				i++
 			}
-			connSettled(t, g, ev, c)
+			e.settle(c)
 		}
 	}
 }
@@ -150,30 +151,29 @@ func TestFragmentation(t *testing.T) {
 // A whole conversation, byte by byte and in one write.
 func TestConversation(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	g, ev := connGuard(t, connBig)
-	s := wstest.Serve(t, echoDoor(g))
+	e := serveGuard(t, conf(bigMessages))
 	var wire []byte
 	for _, f := range [][]byte{
-		connFrame(1, true, []byte("one")),
-		connFrame(1, false, []byte("t")), connFrame(9, true, []byte("p1")), connFrame(0, false, nil), connFrame(10, true, []byte("x")), connFrame(0, true, []byte("wo")),
-		connFrame(1, true, nil),
-		connFrame(1, false, nil), connFrame(0, false, nil), connFrame(0, true, nil),
-		connFrame(2, true, bytes.Repeat([]byte{0xff}, 126)),
-		connFrame(1, false, []byte("\xf0\x9f")), connFrame(0, false, []byte("\x98")), connFrame(0, true, []byte("\x80")),
-		connFrame(9, true, bytes.Repeat([]byte("p"), 125)),
-		connFrame(8, true, []byte("\x03\xe8bye")),
+		fragment(1, true, []byte("one")),
+		fragment(1, false, []byte("t")), fragment(9, true, []byte("p1")), fragment(0, false, nil), fragment(10, true, []byte("x")), fragment(0, true, []byte("wo")),
+		fragment(1, true, nil),
+		fragment(1, false, nil), fragment(0, false, nil), fragment(0, true, nil),
+		fragment(2, true, bytes.Repeat([]byte{0xff}, 126)),
+		fragment(1, false, []byte("\xf0\x9f")), fragment(0, false, []byte("\x98")), fragment(0, true, []byte("\x80")),
+		fragment(9, true, bytes.Repeat([]byte("p"), 125)),
+		fragment(8, true, []byte("\x03\xe8bye")),
 	} {
 		wire = append(wire, f...)
 	}
 	for _, how := range []string{"byte by byte", "one write", "with the handshake"} {
-		c := s.Dial(t)
+		c := e.dial()
 		if how == "with the handshake" {
-			res, err := c.HandshakeWith(wstest.HandshakeOptions{Header: connHeader(""), Early: wire})
+			res, err := c.HandshakeWith(wstest.HandshakeOptions{Header: header(), Early: wire})
 			if err != nil || res.StatusCode != 101 {
 				t.Fatal(res, err)
 			}
 		} else {
-			connUpgrade(t, c, "")
+			e.upgrade(c, header())
 			c.Conn().(*net.TCPConn).SetNoDelay(true)
 			n := len(wire)
 			if how == "byte by byte" {
@@ -190,11 +190,11 @@ func TestConversation(t *testing.T) {
 				t.Fatalf("%s: message %d is %q, %v", how, i, p, err)
 			}
 		}
-		connWantClose(t, c, 1000, "bye")
+		wantClose(t, c, 1000, "bye")
 		if err := c.ReadEOF(); err != nil {
 			t.Error(err)
 		}
-		connSettled(t, g, ev, c)
+		e.settle(c)
 	}
 }
 
@@ -213,24 +213,23 @@ func TestFragmentLimit(t *testing.T) {
 		{0, wsguard.Off, 1000, 0},
 	} {
 		n, code := tt.n, tt.code
-		connBubble(t, func(t *testing.T) {
-			g, _ := connGuard(t, func(cfg *wsguard.Config) {
-				connNoRates(cfg)
+		bubble(t, func(t *testing.T) {
+			e := newEnv(t, conf(noRates, func(cfg *wsguard.Config) {
 				cfg.Messages.MaxBytes, cfg.Messages.MaxFragments = tt.maxBytes, tt.maxFragments
-			})
-			s := wstest.ServePipe(t, g.Handler(echo))
-			c := connDial(t, s, "")
+			}))
+			e.serve(e.g.Handler(echo))
+			c := e.open(header())
 			for range 3 { // counted for each message
-				b := connFrame(1, false, []byte("x"))
+				b := fragment(1, false, []byte("x"))
 				for range n - 2 {
-					b = append(b, connFrame(0, false, []byte("x"))...)
+					b = append(b, fragment(0, false, []byte("x"))...)
 				}
-				c.Write(append(b, connFrame(0, true, []byte("x"))...))
+				c.Write(append(b, fragment(0, true, []byte("x"))...))
 				if code != 0 {
-					connWantClose(t, c, code, "fragments")
+					wantClose(t, c, code, "fragments")
 					return
 				}
-				connWantMessage(t, c, strings.Repeat("x", n))
+				wantMessage(t, c, strings.Repeat("x", n))
 			}
 		})
 	}
@@ -261,10 +260,10 @@ func TestOutboundUTF8(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 	}
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, nil)
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, wsguard.Config{})
 		for how, send := range send {
-			s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+			e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 				for name, msg := range bad {
 					kept := bytes.Clone(msg)
 					refused(t, send(c, wsguard.MessageText, msg))
@@ -296,15 +295,15 @@ func TestOutboundUTF8(t *testing.T) {
 				synctest.Wait()
 				return nil
 			}))
-			c := connDial(t, s, "")
+			c := e.open(header())
 			c.WriteFrame(wstest.Text("pong"))
 			for _, want := range []string{"pong", "\xffong", "", "\x00", "\ufffd", "\U0010ffff"} {
-				connWantMessage(t, c, want)
+				wantMessage(t, c, want)
 			}
-			connWantClose(t, c, 1000, "")
+			wantClose(t, c, 1000, "")
 			c.Close()
-			if e := ev.closed(); e.MessagesOut != 6 || e.Violations != 0 {
-				t.Errorf("%s: %+v", how, e)
+			if ev := e.closed(); ev.MessagesOut != 6 || ev.Violations != 0 {
+				t.Errorf("%s: %+v", how, ev)
 			}
 		}
 	})
@@ -312,12 +311,13 @@ func TestOutboundUTF8(t *testing.T) {
 
 // A notice is UTF-8, whatever is in the message that it is about.
 func TestNoticeUTF8(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, _ := connGuard(t, func(cfg *wsguard.Config) {
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, conf(func(cfg *wsguard.Config) {
 			cfg.Messages.Binary = true
 			cfg.Messages.Validator, cfg.Messages.OnInvalid = must(wsguard.CompileSchema([]byte(`{"additionalProperties":{"type":"null"}}`))), wsguard.ActionReply
-		})
-		c := connDial(t, wstest.ServePipe(t, g.Handler(echo)), "")
+		}))
+		e.serve(e.g.Handler(echo))
+		c := e.open(header())
 		for _, f := range []wstest.Frame{
 			wstest.Text(`{"\ud800":1}`), wstest.Text(`{"café` + strings.Repeat("é", 100) + `":1}`), wstest.Binary([]byte("{\"\xff\":1}")),
 		} {
@@ -338,37 +338,35 @@ func TestUTF8Split(t *testing.T) {
 		"ab\x80", "ab\xbf\xbfx", "\xc0\x80", "\xc1\xbf", "\xe0\x80\x80", "\xe0\x9f\xbf", "\xed\xa0\x80", "\xed\xbf\xbf", "\xf0\x80\x80\x80", "\xf0\x8f\xbf\xbf",
 		"\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xfe", "\xff", "κόσ\xce", "κόσ\xe2\x82", "κόσ\xf0\x9f\x98", "\xc2a", "\xe2\x82a", "\xf0\x9f\x98a",
 	}
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, connNoRates)
-		ev.patience = connPatience
-		s := wstest.ServePipe(t, echoDoor(g))
-		c := connDial(t, s, "")
+	bubble(t, func(t *testing.T) {
+		e := serveGuard(t, conf(noHandshakeLimits, noRates))
+		c := e.open(header())
 		for _, text := range texts {
 			if !utf8.ValidString(text) {
 				t.Fatalf("%q", text)
 			}
 			for i := range len(text) + 1 {
 				for j := i; j <= len(text); j++ {
-					c.Write(append(append(connFrame(1, false, []byte(text[:i])), connFrame(0, false, []byte(text[i:j]))...), connFrame(0, true, []byte(text[j:]))...))
-					connWantMessage(t, c, text)
+					c.Write(append(append(fragment(1, false, []byte(text[:i])), fragment(0, false, []byte(text[i:j]))...), fragment(0, true, []byte(text[j:]))...))
+					wantMessage(t, c, text)
 				}
 			}
 			// And within a frame, in segments.
-			f := connFrame(1, true, []byte(text))
+			f := fragment(1, true, []byte(text))
 			for i := range f {
 				c.Write(f[:i])
 				synctest.Wait()
 				c.Write(f[i:])
-				connWantMessage(t, c, text)
+				wantMessage(t, c, text)
 			}
 		}
 		for _, text := range bad {
 			for i := range len(text) + 1 {
-				c := connDial(t, s, "")
-				c.Write(append(connFrame(1, false, []byte(text[:i])), connFrame(0, true, []byte(text[i:]))...))
-				connWantClose(t, c, 1007, "invalid_utf8")
+				c := e.open(header())
+				c.Write(append(fragment(1, false, []byte(text[:i])), fragment(0, true, []byte(text[i:]))...))
+				wantClose(t, c, 1007, "invalid_utf8")
 				c.Close()
-				ev.closed()
+				e.closed()
 			}
 		}
 	})
@@ -376,36 +374,31 @@ func TestUTF8Split(t *testing.T) {
 
 // The message rate: forty at once, then twenty a second.
 func TestRateClose(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, nil)
-		ev.patience = connPatience
-		s := wstest.ServePipe(t, echoDoor(g))
-		c := connDial(t, s, "")
+	bubble(t, func(t *testing.T) {
+		e := serveGuard(t, wsguard.Config{})
+		c := e.open(header())
 		for range 40 {
-			connWantEcho(t, c, "x")
+			roundTrip(t, c, "x")
 		}
 		for range 100 {
 			time.Sleep(50 * time.Millisecond)
-			connWantEcho(t, c, "x")
+			roundTrip(t, c, "x")
 		}
 		c.WriteFrame(wstest.Text("x"))
-		connWantClose(t, c, 1008, "rate_limited")
-		if e := ev.closed(); e.MessagesIn != 140 || e.MessagesOut != 140 || e.Violations != 1 {
-			t.Errorf("%+v", e)
+		wantClose(t, c, 1008, "rate_limited")
+		if ev := e.closed(); ev.MessagesIn != 140 || ev.MessagesOut != 140 || ev.Violations != 1 {
+			t.Errorf("%+v", ev)
 		}
 	})
 }
 
 func TestRateReply(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, func(cfg *wsguard.Config) {
+	bubble(t, func(t *testing.T) {
+		e := serveGuard(t, conf(func(cfg *wsguard.Config) {
 			cfg.Rates.Messages, cfg.Rates.Action = wsguard.Rate{PerSecond: 1, Burst: 2}, wsguard.ActionReply
-		})
-		ev.patience = connPatience
-		s := wstest.ServePipe(t, echoDoor(g))
-		c := connDial(t, s, "")
-		c.Timeout = connPatience
-		answer := connBrowse(c)
+		}))
+		c := e.open(header())
+		answer := browse(c)
 		for range 102 {
 			c.WriteFrame(wstest.Text("x"))
 		}
@@ -430,114 +423,101 @@ func TestRateReply(t *testing.T) {
 		if echoes != 4 || notices != 20 {
 			t.Errorf("%d echoes, %d notices", echoes, notices)
 		}
-		if e := ev.closed(); e.Violations != 100 || e.ViolationsWithoutNotice != 80 || e.Code != 1000 {
-			t.Errorf("%+v", e)
+		if ev := e.closed(); ev.Violations != 100 || ev.ViolationsWithoutNotice != 80 || ev.Code != 1000 {
+			t.Errorf("%+v", ev)
 		}
-		if n := len(ev.of(audit.Violation)); n != 100 {
+		if n := len(e.events.of(audit.Violation)); n != 100 {
 			t.Errorf("%d events", n)
 		}
 	})
 }
 
 func TestRateDelay(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, func(cfg *wsguard.Config) {
+	bubble(t, func(t *testing.T) {
+		e := serveGuard(t, conf(func(cfg *wsguard.Config) {
 			cfg.Rates.Messages, cfg.Rates.Action = wsguard.Rate{PerSecond: 0.25, Burst: 2}, wsguard.ActionDelay
-		})
-		ev.patience = connPatience
-		s := wstest.ServePipe(t, echoDoor(g))
-		c := connDial(t, s, "")
-		c.Timeout = connPatience
+		}))
+		c := e.open(header())
 		for i := range 5 {
 			c.WriteFrame(wstest.Text(fmt.Sprint(i)))
 		}
 		start := time.Now()
 		for i, want := range []time.Duration{0, 0, 4, 8, 12} {
-			connWantMessage(t, c, fmt.Sprint(i))
-			connBetween(t, "message", time.Since(start), want*time.Second-10*time.Microsecond, want*time.Second+10*time.Microsecond)
+			wantMessage(t, c, fmt.Sprint(i))
+			wantBetween(t, "message", time.Since(start), want*time.Second-10*time.Microsecond, want*time.Second+10*time.Microsecond)
 		}
-		connSettledPipe(c)
-		ev.closed()
+		settlePipe(c)
+		e.closed()
 	})
-	connBubble(t, func(t *testing.T) { // too long a delay
-		g, ev := connGuard(t, func(cfg *wsguard.Config) {
+	bubble(t, func(t *testing.T) { // too long a delay
+		e := serveGuard(t, conf(func(cfg *wsguard.Config) {
 			cfg.Rates.Messages, cfg.Rates.Action = wsguard.Rate{PerSecond: 0.19, Burst: 1}, wsguard.ActionDelay
-		})
-		ev.patience = connPatience
-		s := wstest.ServePipe(t, echoDoor(g))
-		c := connDial(t, s, "")
+		}))
+		c := e.open(header())
 		c.WriteFrame(wstest.Text("a"))
 		c.WriteFrame(wstest.Text("b"))
 		start := time.Now()
-		connWantClose(t, c, 1008, "rate_limited")
+		wantClose(t, c, 1008, "rate_limited")
 		if d := time.Since(start); d > 5*time.Second {
 			t.Errorf("after %v", d)
 		}
-		ev.closed()
+		e.closed()
 	})
 }
 
-func connSettledPipe(c *wstest.Client) { c.Close(); synctest.Wait() }
+func settlePipe(c *wstest.Client) { c.Close(); synctest.Wait() }
 
 // What the byte rate holds back takes nothing from the message rate, and the
 // other way round.
 func TestRateTakesOnce(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, func(cfg *wsguard.Config) {
-			connNoRates(cfg)
+	bubble(t, func(t *testing.T) {
+		e := serveGuard(t, conf(noRates, func(cfg *wsguard.Config) {
 			cfg.Messages.MaxBytes = 100
 			cfg.Rates.Messages = wsguard.Rate{PerSecond: 0.001, Burst: 3}
 			cfg.Rates.Bytes = wsguard.Rate{PerSecond: 100, Burst: 100}
 			cfg.Rates.Action = wsguard.ActionDelay
-		})
-		ev.patience = connPatience
-		s := wstest.ServePipe(t, echoDoor(g))
-		c := connDial(t, s, "")
+		}))
+		c := e.open(header())
 		for range 3 {
-			connWantEcho(t, c, strings.Repeat("x", 100))
+			roundTrip(t, c, strings.Repeat("x", 100))
 		}
-		connSettledPipe(c)
+		settlePipe(c)
 	})
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, func(cfg *wsguard.Config) {
-			connNoRates(cfg)
+	bubble(t, func(t *testing.T) {
+		e := serveGuard(t, conf(noRates, func(cfg *wsguard.Config) {
 			cfg.Messages.MaxBytes = 100
 			cfg.Rates.Bytes = wsguard.Rate{PerSecond: 50, Burst: 200}
 			cfg.Rates.ClientBytes = wsguard.Rate{PerSecond: 100, Burst: 100}
 			cfg.Rates.Action = wsguard.ActionDelay
-		})
-		ev.patience = connPatience
-		s := wstest.ServePipe(t, echoDoor(g))
-		c := connDial(t, s, "")
+		}))
+		c := e.open(header())
 		c.Timeout = time.Minute
 		start := time.Now()
 		for range 2 { // what the connection's bucket holds; the client's makes the second wait 1 s
 			c.WriteFrame(wstest.Text(strings.Repeat("x", 100)))
 		}
 		for range 2 {
-			connWantMessage(t, c, strings.Repeat("x", 100))
+			wantMessage(t, c, strings.Repeat("x", 100))
 		}
-		connBetween(t, "two messages", time.Since(start), time.Second-10*time.Microsecond, time.Second+10*time.Microsecond)
-		connSettledPipe(c)
+		wantBetween(t, "two messages", time.Since(start), time.Second-10*time.Microsecond, time.Second+10*time.Microsecond)
+		settlePipe(c)
 	})
 }
 
 func TestRateReport(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Rates.ReportOnly = true })
-		ev.patience = connPatience
-		s := wstest.ServePipe(t, echoDoor(g))
-		c := connDial(t, s, "")
+	bubble(t, func(t *testing.T) {
+		e := serveGuard(t, conf(func(cfg *wsguard.Config) { cfg.Rates.ReportOnly = true }))
+		c := e.open(header())
 		for range 50 {
-			connWantEcho(t, c, "x")
+			roundTrip(t, c, "x")
 		}
 		c.Close()
-		if e := ev.closed(); e.Violations != 10 || e.MessagesIn != 50 {
-			t.Errorf("%+v", e)
+		if ev := e.closed(); ev.Violations != 10 || ev.MessagesIn != 50 {
+			t.Errorf("%+v", ev)
 		}
-		for _, e := range ev.of(audit.Violation) {
-			if !e.Report || !errors.Is(e.Err, reason.RateLimited) {
-				t.Errorf("%+v", e)
+		for _, ev := range e.events.of(audit.Violation) {
+			if !ev.Report || !errors.Is(ev.Err, reason.RateLimited) {
+				t.Errorf("%+v", ev)
 			}
 		}
 	})
@@ -566,31 +546,27 @@ func TestSharedRates(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
-				g, ev := connGuard(t, func(cfg *wsguard.Config) {
-					connTokens(cfg)
-					connNoRates(cfg)
+			bubble(t, func(t *testing.T) {
+				e := serveGuard(t, conf(noHandshakeLimits, anyToken, noRates, func(cfg *wsguard.Config) {
 					cfg.Messages.MaxBytes = 1000
 					cfg.InsecureAllowHTTP = true
 					tt.rates(&cfg.Rates)
-				})
-				ev.patience = connPatience
-				s := wstest.ServePipe(t, echoDoor(g))
+				}))
 				got := 0
 				for i := range 10 {
 					token := "alice"
 					if tt.token != nil {
 						token = tt.token(i)
 					}
-					c := s.Dial(t)
+					c := e.dial()
 					if tt.client != nil {
-						nc, err := s.Pipe.DialFrom(tt.client(i))
+						nc, err := e.s.Pipe.DialFrom(tt.client(i))
 						if err != nil {
 							t.Fatal(err)
 						}
 						c = wstest.NewClient(t, nc)
 					}
-					connUpgrade(t, c, token)
+					e.upgrade(c, bearer(token))
 					for range 12 {
 						if c.WriteFrame(wstest.Text(strings.Repeat("x", 1000))) != nil {
 							break
@@ -645,41 +621,37 @@ func TestSchemaClose(t *testing.T) {
 		strings.Repeat("[", 32<<10):                                               {1008, "schema"},
 		`{"n":` + strings.Repeat(`{"n":`, 4000) + "1" + strings.Repeat("}", 4001): {1008, "schema"},
 	} {
-		connBubble(t, func(t *testing.T) {
-			g, ev := connGuard(t, connSchema(wsguard.ActionClose))
-			ev.patience = connPatience
-			s := wstest.ServePipe(t, echoDoor(g))
-			c := connDial(t, s, "")
-			c.Write(connFrame(1, true, []byte(msg)))
+		bubble(t, func(t *testing.T) {
+			e := serveGuard(t, conf(withSchema(wsguard.ActionClose)))
+			c := e.open(header())
+			c.Write(fragment(1, true, []byte(msg)))
 			if want.code == 0 {
-				connWantMessage(t, c, msg)
+				wantMessage(t, c, msg)
 				return
 			}
 			code, reason, err := c.ReadClose()
 			if code != want.code || reason != want.reason || err != nil {
 				t.Errorf("%.60q: %d %q %v, want %d %q", msg, code, reason, err, want.code, want.reason)
 			}
-			if e := ev.closed(); strings.Contains(fmt.Sprint(e), strings.Repeat("k", 200)) {
-				t.Errorf("the event holds a payload: %v", e)
+			if ev := e.closed(); strings.Contains(fmt.Sprint(ev), strings.Repeat("k", 200)) {
+				t.Errorf("the event holds a payload: %v", ev)
 			}
 		})
 	}
 }
 
 func TestSchemaReply(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, func(cfg *wsguard.Config) { connSchema(wsguard.ActionReply)(cfg); connNoRates(cfg) })
-		ev.patience = connPatience
-		s := wstest.ServePipe(t, echoDoor(g))
-		c := connDial(t, s, "")
+	bubble(t, func(t *testing.T) {
+		e := serveGuard(t, conf(func(cfg *wsguard.Config) { withSchema(wsguard.ActionReply)(cfg); noRates(cfg) }))
+		c := e.open(header())
 		c.Timeout = time.Minute
-		connWantEcho(t, c, `{"n":1}`)
+		roundTrip(t, c, `{"n":1}`)
 		for msg, want := range map[string]string{
 			`{"n":-1}`: `"pointer":"/n"`,
 			`{"n":`:    `"error":"invalid_message"`,
 			`{"n":1,"<script>\u202e` + strings.Repeat("y", 200) + `":1}`: `"error":"invalid_message"`,
 		} {
-			c.Write(connFrame(1, true, []byte(msg)))
+			c.Write(fragment(1, true, []byte(msg)))
 			_, p, err := c.ReadMessage()
 			if err != nil || !strings.Contains(string(p), want) || !strings.Contains(string(p), `"error":"invalid_message"`) {
 				t.Errorf("%q: %q, %v", msg, p, err)
@@ -705,10 +677,10 @@ func TestSchemaReply(t *testing.T) {
 			notices++
 		}
 		c.WriteFrame(wstest.CloseFrame(1000, ""))
-		connWantClose(t, c, 1000, "")
-		e := ev.closed()
-		if notices != 20 || e.Violations != 103 || e.ViolationsWithoutNotice != 83 {
-			t.Errorf("%d notices; %+v", notices, e)
+		wantClose(t, c, 1000, "")
+		ev := e.closed()
+		if notices != 20 || ev.Violations != 103 || ev.ViolationsWithoutNotice != 83 {
+			t.Errorf("%d notices; %+v", notices, ev)
 		}
 	})
 }
@@ -717,21 +689,16 @@ func TestSchemaReply(t *testing.T) {
 // once, and nothing is left of any.
 func TestStorm(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	rounds := 1000
-	if testing.Short() {
-		rounds = 150
-	}
-	g, ev := connGuard(t, func(cfg *wsguard.Config) {
-		connTokens(cfg)
-		connSchema(wsguard.ActionReply)(cfg)
+	n := rounds(1000, 60)
+	e := newEnv(t, conf(noHandshakeLimits, anyToken, func(cfg *wsguard.Config) {
+		withSchema(wsguard.ActionReply)(cfg)
 		cfg.Rates.Action = wsguard.ActionDelay
 		cfg.Timeouts.PingInterval, cfg.Timeouts.Pong = 20*time.Millisecond, 10*time.Millisecond
 		cfg.Timeouts.Idle, cfg.Timeouts.Lifetime = 100*time.Millisecond, 300*time.Millisecond
 		cfg.Timeouts.CloseGrace, cfg.Timeouts.Linger = 50*time.Millisecond, 50*time.Millisecond
 		cfg.Timeouts.Write = 4900 * time.Millisecond // of the 101, too; the lifetime is over long before
 		cfg.Messages.Timeout = 50 * time.Millisecond
-	})
-	ev.closes = nil
+	}))
 	handler := func(ctx context.Context, c *wsguard.Conn) error {
 		switch rand.N(12) {
 		case 0:
@@ -769,7 +736,7 @@ func TestStorm(t *testing.T) {
 		}
 		return echo(ctx, c)
 	}
-	plain, secure := wstest.Serve(t, g.Handler(handler)), wstest.ServeTLS(t, g.Handler(handler))
+	plain, secure := wstest.Serve(t, e.g.Handler(handler)), wstest.ServeTLS(t, e.g.Handler(handler))
 	jobs := make(chan int)
 	var wg sync.WaitGroup
 	opened := 0
@@ -784,7 +751,7 @@ func TestStorm(t *testing.T) {
 				c := s.Dial(t)
 				c.Timeout = time.Minute // of the machine's, which has more to do than it can
 				subject := fmt.Sprint("s", i%50)
-				if res, err := c.Handshake("/", connHeader(fmt.Sprint(subject, "-", i))); err != nil || res.StatusCode != 101 {
+				if res, err := c.Handshake("/", bearer(fmt.Sprint(subject, "-", i))); err != nil || res.StatusCode != 101 {
 					t.Error(res, err)
 					continue
 				}
@@ -792,14 +759,14 @@ func TestStorm(t *testing.T) {
 				mu.Lock()
 				opened++
 				mu.Unlock()
-				browse := func() { <-connBrowse(c) }
+				browse := func() { <-browse(c) }
 				go func() {
 					switch i % 7 {
 					case 0:
-						g.Admin().Revoke(fmt.Sprint(subject, "-", i))
+						e.g.Admin().Revoke(fmt.Sprint(subject, "-", i))
 					case 1:
-						if evs := ev.of(audit.Open); len(evs) > 0 {
-							g.Admin().Kick(evs[rand.N(len(evs))].ConnID, 0, "")
+						if evs := e.events.of(audit.Open); len(evs) > 0 {
+							e.g.Admin().Kick(evs[rand.N(len(evs))].ConnID, 0, "")
 						}
 					}
 				}()
@@ -833,7 +800,7 @@ func TestStorm(t *testing.T) {
 					c.WriteFrame(wstest.Text(`{"n":1}`))
 					time.Sleep(rand.N(100 * time.Millisecond))
 				case 7:
-					for _, f := range connSplit(1, []byte(`{"n":"bad"}`), 10) {
+					for _, f := range fragments(1, []byte(`{"n":"bad"}`), 10) {
 						c.Write(f)
 					}
 					browse()
@@ -842,20 +809,20 @@ func TestStorm(t *testing.T) {
 			}
 		})
 	}
-	for i := range rounds {
+	for i := range n {
 		jobs <- i
 	}
 	close(jobs)
 	wg.Wait()
-	connGone(t, g)
-	connOnce(t, ev)
-	if n := len(ev.of(audit.Close)); n != opened {
+	e.idle()
+	e.wantEachOnce()
+	if n := len(e.events.of(audit.Close)); n != opened {
 		t.Errorf("%d opened, %d close events", opened, n)
 	}
-	for _, e := range ev.of(audit.Close) {
+	for _, ev := range e.events.of(audit.Close) {
 		var ce *wsguard.CloseError
-		if !errors.As(e.Err, &ce) || ce.Code != e.Code || e.Duration > time.Minute {
-			t.Errorf("%+v", e)
+		if !errors.As(ev.Err, &ce) || ce.Code != ev.Code || ev.Duration > time.Minute {
+			t.Errorf("%+v", ev)
 		}
 	}
 }

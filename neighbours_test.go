@@ -15,11 +15,6 @@ import (
 
 // These tests show that people who share an address with others are not kept out by them.
 
-// anyone accepts every token as the name of its owner.
-func anyone(_ context.Context, token string) (wsguard.Principal, error) {
-	return wsguard.Principal{Subject: token}, nil
-}
-
 // slowly is anyone, and takes a while.
 func slowly(ctx context.Context, token string) (wsguard.Principal, error) {
 	time.Sleep(50 * time.Millisecond)
@@ -52,8 +47,8 @@ func person(i int) http.Header { return bearer(fmt.Sprintf("person%d", i)) }
 
 // 40 people behind one address open a page at once, and so do 300 in a row.
 func TestNeighboursOpenAPage(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		e := servePipe(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: slowly}}, echoing)
+	bubble(t, func(t *testing.T) {
+		e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: slowly}})
 		if got := tries(e, 40, person); got["101"] != 40 {
 			t.Errorf("%v", got)
 		}
@@ -192,16 +187,16 @@ func TestRefusalBody(t *testing.T) {
 
 // Those who wait for a place in flight are bounded, and take their turns.
 func TestInFlightQueue(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		v := newTokens()
-		e := servePipe(t, proxied(wsguard.Config{
+		e := serveGuard(t, proxied(wsguard.Config{
 			Auth:  wsguard.AuthConfig{Verifier: v.Verify, VerifyTimeout: time.Minute},
 			Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}, MaxInFlight: 10, MaxInFlightPerClient: 4},
 			Caps:  wsguard.CapConfig{MaxConnsPerSubject: wsguard.Off, MaxConnsPerClient: wsguard.Off},
-		}), echoing)
+		}))
 		stuck := func(client string, n int) {
 			for i := range n {
-				c := e.s.Dial(t)
+				c := e.dial()
 				c.Timeout = time.Hour
 				go c.Handshake("/", from(client, "Authorization", fmt.Sprintf("Bearer stuck-%d", i)))
 			}
@@ -233,13 +228,13 @@ func TestInFlightQueue(t *testing.T) {
 
 // One address cannot take all places of those that owe a first message.
 func TestUnauthenticatedShare(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		cfg := proxied(wsguard.Config{
 			Auth:  wsguard.AuthConfig{Verifier: anyone, Sources: wsguard.TokenSources{FirstMessage: true}},
 			Caps:  wsguard.CapConfig{MaxUnauthenticated: 20},
 			Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}},
 		})
-		e := servePipe(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
+		e := serveWith(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
 		at := func(format string, i int) http.Header { return from(fmt.Sprintf(format, i)) }
 		if got := tries(e, 50, func(int) http.Header { return from("192.0.2.1") }); got["101"] != 5 || got["Too Many Requests: max_client_conns"] != 45 {
 			t.Fatalf("%v", got)
@@ -259,13 +254,13 @@ func TestUnauthenticatedShare(t *testing.T) {
 
 // When all places are taken, a silent connection of a greedy client makes room.
 func TestUnauthenticatedReplaced(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		cfg := proxied(wsguard.Config{
 			Auth:  wsguard.AuthConfig{Verifier: anyone, Sources: wsguard.TokenSources{FirstMessage: true}, FirstMessageTimeout: time.Minute},
 			Caps:  wsguard.CapConfig{MaxUnauthenticated: 8},
 			Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}},
 		})
-		e := servePipe(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
+		e := serveWith(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
 		var greedy []*wstest.Client
 		for range 4 {
 			greedy = append(greedy, e.open(from("192.0.2.1")))
@@ -292,7 +287,7 @@ func TestUnauthenticatedReplaced(t *testing.T) {
 // A connection that has sent its credential is not silent, and keeps its place. Connections that
 // owe a first message count as those of strangers, whatever headers they have.
 func TestUnauthenticatedNotSilent(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		cfg := proxied(wsguard.Config{
 			Auth: wsguard.AuthConfig{
 				Verifier: func(ctx context.Context, token string) (wsguard.Principal, error) {
@@ -303,7 +298,7 @@ func TestUnauthenticatedNotSilent(t *testing.T) {
 			},
 			Caps: wsguard.CapConfig{MaxUnauthenticated: 4},
 		})
-		e := servePipe(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
+		e := serveWith(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
 		var speakers []*wstest.Client
 		for range 4 {
 			c := e.open(from("192.0.2.1"))
@@ -316,8 +311,8 @@ func TestUnauthenticatedNotSilent(t *testing.T) {
 			roundTrip(t, c, "hello")
 		}
 	})
-	connBubble(t, func(t *testing.T) {
-		e := servePipe(t, wsguard.Config{
+	bubble(t, func(t *testing.T) {
+		e := serveWith(t, wsguard.Config{
 			Auth: wsguard.AuthConfig{
 				Verifier: anyone, Sources: wsguard.TokenSources{FirstMessage: true},
 				Authenticate: func(*http.Request) (wsguard.Principal, error) { return wsguard.Principal{}, wsguard.ErrNoCredential },

@@ -18,7 +18,7 @@ import (
 // Messages of a dear type that are delayed come at the rate.
 func TestTableCostDelayed(t *testing.T) {
 	fairUse(t, func(cfg *wsguard.Config) {
-		connNoRates(cfg)
+		noRates(cfg)
 		cfg.Rates.Messages = wsguard.Rate{PerSecond: 2, Burst: 4}
 		cfg.Rates.Action = wsguard.ActionDelay
 		cfg.Messages.Validator = &wsguard.Table{Types: map[string]wsguard.Rule{"x": {Cost: 4}}}
@@ -77,7 +77,7 @@ func TestPenaltiesNotAfterTheEnd(t *testing.T) {
 			bans int
 		}{{"kick", 0}, {"no", 1}} {
 			for range 8 {
-				c, res := f.dial("192.0.2.1", "Authorization", "Bearer alice - 0s")
+				c, res := f.from("192.0.2.1", "Authorization", "Bearer alice - 0s")
 				if res.StatusCode != 101 {
 					break // the ban
 				}
@@ -89,7 +89,7 @@ func TestPenaltiesNotAfterTheEnd(t *testing.T) {
 			if b := f.g.Admin().Bans(); len(b) != tt.bans {
 				t.Errorf("%s: %+v, want %d", tt.msg, b, tt.bans)
 			}
-			if vs := f.ev.of(audit.Violation); len(vs) > 0 != (tt.bans > 0) {
+			if vs := f.events.of(audit.Violation); len(vs) > 0 != (tt.bans > 0) {
 				t.Errorf("%s: %+v", tt.msg, vs)
 			}
 		}
@@ -98,14 +98,12 @@ func TestPenaltiesNotAfterTheEnd(t *testing.T) {
 
 // What is owed keeps its part of the bucket when the rate changes.
 func TestPenaltiesReconfigured(t *testing.T) {
-	var cfg wsguard.Config
-	fairUse(t, func(c *wsguard.Config) { penalties(c); cfg = *c }, func(t *testing.T, f *fair) {
+	fairUse(t, penalties, func(t *testing.T, f *fair) {
+		cfg := f.cfg
 		f.want(401, "192.0.2.1", "Authorization", "Bearer junk")
 		cfg.Penalties.Violations = wsguard.Rate{PerSecond: 1, Burst: 20}
 		cfg.OnEvent, cfg.Logger = nil, nil
-		if err := f.g.Reconfigure(cfg); err != nil {
-			t.Fatal(err)
-		}
+		f.reconfigure(cfg)
 		f.want(401, "192.0.2.1", "Authorization", "Bearer junk")
 		if b := f.g.Admin().Bans(); len(b) > 0 {
 			t.Errorf("two offences, burst 20: %+v", b)
@@ -116,8 +114,8 @@ func TestPenaltiesReconfigured(t *testing.T) {
 // Violations that have not led to a ban yet outlast a Reconfigure, also one that
 // switches the penalties off for a time. Lift forgets them, of exactly that client.
 func TestPenaltiesOwedAndLifted(t *testing.T) {
-	var cfg wsguard.Config
-	fairUse(t, func(c *wsguard.Config) { penalties(c); cfg = *c }, func(t *testing.T, f *fair) {
+	fairUse(t, penalties, func(t *testing.T, f *fair) {
+		cfg := f.cfg
 		bad := []string{"Authorization", "Bearer junk"}
 		first := []string{"192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8:0:1::1"}
 		for _, addr := range first {
@@ -129,9 +127,7 @@ func TestPenaltiesOwedAndLifted(t *testing.T) {
 		on := cfg.Penalties
 		for _, p := range []wsguard.PenaltyConfig{{}, on} {
 			cfg.Penalties = p
-			if err := f.g.Reconfigure(cfg); err != nil {
-				t.Fatal(err)
-			}
+			f.reconfigure(cfg)
 		}
 		if f.g.Admin().Lift("192.0.2.1") || f.g.Admin().Lift("2001:db8::/64") {
 			t.Error("lifted what was not banned")
@@ -162,7 +158,7 @@ func TestPenaltiesNotForShared(t *testing.T) {
 		}
 		cfg.Auth.VerifyTimeout = time.Hour
 	}, func(t *testing.T, f *fair) {
-		a := f.s.Dial(t)
+		a := f.dial()
 		go a.Handshake("/", from("203.0.113.9", "Authorization", "Bearer slow"))
 		synctest.Wait()
 		for range 6 {
@@ -178,77 +174,74 @@ func TestPenaltiesNotForShared(t *testing.T) {
 
 // A limit of what is sent can be switched off and on under an open connection.
 func TestReconfigureSentBytes(t *testing.T) {
-	var cfg wsguard.Config
 	fairUse(t, func(c *wsguard.Config) {
-		connNoRates(c)
+		noRates(c)
 		c.Rates.SentBytes = wsguard.Rate{PerSecond: 1, Burst: 10}
-		cfg = *c
 	}, func(t *testing.T, f *fair) {
+		cfg := f.cfg
 		c := f.want(101, "192.0.2.1")
-		connWantEcho(t, c, strings.Repeat("x", 100))
+		roundTrip(t, c, strings.Repeat("x", 100))
 		synctest.Wait()
 		cfg.Rates.SentBytes = wsguard.Rate{PerSecond: wsguard.Off}
-		f.g.Reconfigure(cfg)
-		connWantEcho(t, c, "off now")
+		f.reconfigure(cfg)
+		roundTrip(t, c, "off now")
 	})
-	fairUse(t, func(c *wsguard.Config) { connNoRates(c); cfg = *c }, func(t *testing.T, f *fair) {
+	fairUse(t, noRates, func(t *testing.T, f *fair) {
+		cfg := f.cfg
 		c := f.want(101, "192.0.2.1")
-		connWantEcho(t, c, "x")
+		roundTrip(t, c, "x")
 		cfg.Rates.SentBytes = wsguard.Rate{PerSecond: 1, Burst: 10}
-		f.g.Reconfigure(cfg)
-		connWantEcho(t, c, strings.Repeat("x", 1000))
+		f.reconfigure(cfg)
+		roundTrip(t, c, strings.Repeat("x", 1000))
 		synctest.Wait()
 		c.WriteFrame(wstest.Text("x"))
-		connWantClose(t, c, 1008, "rate_limited")
+		wantClose(t, c, 1008, "rate_limited")
 	})
 }
 
 // The first message after a Reconfigure is judged by it, from its header on.
 func TestReconfigureFirstMessage(t *testing.T) {
-	var cfg wsguard.Config
-	fairUse(t, func(c *wsguard.Config) { connNoRates(c); c.Messages.MaxBytes = 10; cfg = *c }, func(t *testing.T, f *fair) {
+	fairUse(t, func(c *wsguard.Config) { noRates(c); c.Messages.MaxBytes = 10 }, func(t *testing.T, f *fair) {
+		cfg := f.cfg
 		c := f.want(101, "192.0.2.1")
-		connWantEcho(t, c, "x")
+		roundTrip(t, c, "x")
 		cfg.Messages = wsguard.MessageConfig{MaxBytes: 1000}
-		f.g.Reconfigure(cfg)
+		f.reconfigure(cfg)
 		c.WriteFrame(wstest.Text(strings.Repeat("x", 100)))
 		typ, msg, err := c.ReadMessage()
 		if err != nil {
 			t.Error("larger allowed:", typ, string(msg), err)
 		}
 	})
-	fairUse(t, func(c *wsguard.Config) { connNoRates(c); cfg = *c }, func(t *testing.T, f *fair) {
+	fairUse(t, noRates, func(t *testing.T, f *fair) {
+		cfg := f.cfg
 		c := f.want(101, "192.0.2.1")
 		cfg.Messages = wsguard.MessageConfig{MaxBytes: 10}
-		f.g.Reconfigure(cfg)
+		f.reconfigure(cfg)
 		c.WriteFrame(wstest.Text(strings.Repeat("x", 100)))
-		if _, m, err := c.ReadMessage(); err == nil {
-			t.Error("smaller: passes", len(m))
-		}
+		wantClose(t, c, 1009, "message_too_big")
 	})
 }
 
 // A Refresh when Reconfigure has left nobody to ask.
 func TestRefreshWithoutVerifier(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		var cfg wsguard.Config
-		g, _ := connGuard(t, func(c *wsguard.Config) { c.Auth = wsguard.AuthConfig{Verifier: onlyToken("one")}; cfg = *c })
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, conf(func(c *wsguard.Config) { c.Auth = wsguard.AuthConfig{Verifier: onlyToken("one")} }))
+		cfg := e.cfg
 		got := make(chan any, 1)
-		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			c.Read(ctx)
 			defer func() { got <- recover() }()
 			c.Refresh(ctx, "one")
 			return nil
 		}))
-		c := s.Dial(t)
-		res, _ := c.Handshake("/", http.Header{"Origin": {connOrigin}, "Authorization": {"Bearer one"}})
+		c := e.dial()
+		res, _ := c.Handshake("/", http.Header{"Origin": {appOrigin}, "Authorization": {"Bearer one"}})
 		if res.StatusCode != 101 {
 			t.Fatal(res.StatusCode)
 		}
 		cfg.Auth = wsguard.AuthConfig{InsecureAnonymous: true}
-		if err := g.Reconfigure(cfg); err != nil {
-			t.Fatal(err)
-		}
+		e.reconfigure(cfg)
 		c.WriteFrame(wstest.Text("x"))
 		if v := <-got; v != nil {
 			t.Error("Refresh panics:", v)
@@ -263,7 +256,8 @@ func TestReportOnlyFirstMessage(t *testing.T) {
 		cfg.Auth = wsguard.AuthConfig{Verifier: logins, InsecureReportOnly: true, Sources: wsguard.TokenSources{FirstMessage: true}}
 	}, func(t *testing.T, f *fair) {
 		c := f.want(101, "192.0.2.1")
-		c.WriteFrame(wstest.Text("hello"))
+		c.Timeout = time.Minute
+		roundTrip(t, c, "hello")
 		code, why, err := c.ReadClose()
 		if err == nil && code != 1000 {
 			t.Error("an old client in report only mode:", code, why)
@@ -289,7 +283,7 @@ func TestReportOnlyUnauthenticated(t *testing.T) {
 	}, func(t *testing.T, f *fair) {
 		f.want(101, "192.0.2.1")
 		f.want(101, "192.0.2.2")
-		if len(f.ev.of(audit.Violation)) == 0 {
+		if len(f.events.of(audit.Violation)) == 0 {
 			t.Error("nothing reported")
 		}
 	})
@@ -319,7 +313,7 @@ func TestPenaltiesNotForSent(t *testing.T) {
 		cfg.Rates.Action = wsguard.ActionReply
 	}, func(t *testing.T, f *fair) {
 		c := f.want(101, "192.0.2.1", "Authorization", "Bearer alice - 0s")
-		connWantEcho(t, c, strings.Repeat("x", 100))
+		roundTrip(t, c, strings.Repeat("x", 100))
 		synctest.Wait()
 		for range 7 {
 			c.WriteFrame(wstest.Text("x"))
@@ -350,38 +344,38 @@ func TestBanLongName(t *testing.T) {
 
 // A piece of the Guard's in front knows of bans, and tells of offences.
 func TestPenaltiesOfPieces(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		asked := 0
-		g, _ := connGuard(t, func(c *wsguard.Config) {
+		e := newEnv(t, conf(noHandshakeLimits, func(c *wsguard.Config) {
 			c.Proxies.Trusted = []string{"127.0.0.1"}
 			penalties(c)
 			c.Auth.Verifier = func(ctx context.Context, tok string) (wsguard.Principal, error) { asked++; return logins(ctx, tok) }
-		})
-		p := g.Pieces()
-		s := wstest.ServePipe(t, p.Auth.Handler(echoDoor(g)))
-		whole := wstest.ServePipe(t, p.Origin.Handler(p.Auth.Handler(echoDoor(g))))
+		}))
+		p := e.g.Pieces()
+		e.serve(p.Auth.Handler(echoDoor(e.g)))
+		whole := wstest.ServePipe(t, p.Origin.Handler(p.Auth.Handler(echoDoor(e.g))))
 		for _, tt := range []struct {
 			s      *wstest.Server
 			origin string
 			bans   int
 		}{
-			{s, "https://evil.test", 0}, // the piece asks the origin step, and refuses nothing for it
+			{e.s, "https://evil.test", 0}, // the piece asks the origin step, and refuses nothing for it
 			{whole, "https://evil.test", 0},
-			{s, connOrigin, 1},
-			{whole, connOrigin, 1},
+			{e.s, appOrigin, 1},
+			{whole, appOrigin, 1},
 		} {
 			for range 20 {
 				c := tt.s.Dial(t)
 				c.Handshake("/", from("192.0.2.1", "Authorization", "Bearer junk", "Origin", tt.origin))
 				c.Close()
 			}
-			if n := len(g.Admin().Bans()); n != tt.bans {
+			if n := len(e.g.Admin().Bans()); n != tt.bans {
 				t.Errorf("%+v: %d bans", tt, n)
 			}
 		}
-		g.Admin().Ban("192.0.2.1", time.Hour, "")
+		e.g.Admin().Ban("192.0.2.1", time.Hour, "")
 		asked = 0
-		c := s.Dial(t)
+		c := e.dial()
 		res, _ := c.Handshake("/", from("192.0.2.1", "Authorization", "Bearer junk"))
 		c.Close()
 		if res.StatusCode != 429 || asked > 0 {
@@ -392,18 +386,18 @@ func TestPenaltiesOfPieces(t *testing.T) {
 
 // Guessing at the ticket handler counts as well; and handshakes can only be reported.
 func TestPenaltiesOfTickets(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, _ := connGuard(t, func(c *wsguard.Config) {
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, conf(noHandshakeLimits, func(c *wsguard.Config) {
 			c.Proxies.Trusted = []string{"127.0.0.1"}
 			penalties(c)
 			c.Auth.Tickets = &wsguard.TicketConfig{}
 			c.Rates.Handshakes = wsguard.Rate{PerSecond: never, Burst: 1}
 			c.Rates.ReportOnly = true
-		})
-		s := wstest.ServePipe(t, g.TicketHandler(nil))
+		}))
+		e.serve(e.g.TicketHandler(nil))
 		var codes []int
 		for range 8 {
-			c := s.Dial(t)
+			c := e.dial()
 			res, err := c.HandshakeWith(wstest.HandshakeOptions{Method: "POST", Header: from("192.0.2.1", "Authorization", "Bearer junk")})
 			if err != nil {
 				t.Fatal(err)
@@ -411,8 +405,8 @@ func TestPenaltiesOfTickets(t *testing.T) {
 			codes = append(codes, res.StatusCode)
 			c.Close()
 		}
-		if !slices.Equal(codes, []int{401, 401, 401, 401, 401, 401, 429, 429}) || len(g.Admin().Bans()) != 1 {
-			t.Errorf("%v, %+v", codes, g.Admin().Bans())
+		if !slices.Equal(codes, []int{401, 401, 401, 401, 401, 401, 429, 429}) || len(e.g.Admin().Bans()) != 1 {
+			t.Errorf("%v, %+v", codes, e.g.Admin().Bans())
 		}
 	})
 }
@@ -437,17 +431,16 @@ func TestPenaltiesNotForNeighbours(t *testing.T) {
 
 // Tickets sold with a longer life do not hold up the count of later ones.
 func TestReconfigureTicketTTL(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		var cfg wsguard.Config
-		g, _ := connGuard(t, func(c *wsguard.Config) {
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, conf(func(c *wsguard.Config) {
 			c.Auth = wsguard.AuthConfig{Verifier: logins, Tickets: &wsguard.TicketConfig{TTL: time.Hour, MaxPerSubject: 2}}
-			cfg = *c
-		})
-		s := wstest.ServePipe(t, g.TicketHandler(nil))
+		}))
+		cfg := e.cfg
+		e.serve(e.g.TicketHandler(nil))
 		buy := func(who string) int {
-			c := s.Dial(t)
+			c := e.dial()
 			defer c.Close()
-			h := connHeader("")
+			h := header()
 			h.Set("Authorization", "Bearer "+who+" - 0s")
 			res, err := c.HandshakeWith(wstest.HandshakeOptions{Method: "POST", Header: h})
 			if err != nil {
@@ -457,9 +450,7 @@ func TestReconfigureTicketTTL(t *testing.T) {
 		}
 		buy("bob")
 		cfg.Auth.Tickets = &wsguard.TicketConfig{TTL: 30 * time.Second, MaxPerSubject: 2}
-		if err := g.Reconfigure(cfg); err != nil {
-			t.Fatal(err)
-		}
+		e.reconfigure(cfg)
 		a, b := buy("alice"), buy("alice")
 		time.Sleep(10 * time.Minute)
 		if c := buy("alice"); c != 200 {
@@ -470,28 +461,27 @@ func TestReconfigureTicketTTL(t *testing.T) {
 
 // Revalidation can be switched off and on under an open connection.
 func TestReconfigureRevalidate(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		var cfg wsguard.Config
-		g, _ := connGuard(t, func(c *wsguard.Config) {
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, conf(func(c *wsguard.Config) {
 			c.Timeouts.PingInterval, c.Timeouts.Idle = wsguard.Off, wsguard.Off
 			n := 0
 			c.Auth = wsguard.AuthConfig{Verifier: onlyToken("one"), RevalidateEvery: time.Minute, Revalidate: func(_ context.Context, p wsguard.Principal) (wsguard.Principal, error) { n++; return p, nil }}
-			cfg = *c
-		})
-		s := wstest.ServePipe(t, echoDoor(g))
-		c := s.Dial(t)
-		c.Handshake("/", http.Header{"Origin": {connOrigin}, "Authorization": {"Bearer one"}})
+		}))
+		cfg := e.cfg
+		e.serve(echoDoor(e.g))
+		c := e.dial()
+		c.Handshake("/", http.Header{"Origin": {appOrigin}, "Authorization": {"Bearer one"}})
 		time.Sleep(5 * time.Minute)
 		hook := cfg.Auth.Revalidate
 		cfg.Auth.Revalidate = nil
-		g.Reconfigure(cfg)
+		e.reconfigure(cfg)
 		time.Sleep(5 * time.Minute)
 		asked := 0
 		cfg.Auth.Revalidate = func(ctx context.Context, p wsguard.Principal) (wsguard.Principal, error) {
 			asked++
 			return hook(ctx, p)
 		}
-		g.Reconfigure(cfg)
+		e.reconfigure(cfg)
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		if asked == 0 {
@@ -512,7 +502,7 @@ func TestPenaltiesNotForReports(t *testing.T) {
 	}, func(t *testing.T, f *fair) {
 		c := f.want(101, "192.0.2.1", "Authorization", "Bearer alice - 0s")
 		for range 20 {
-			connWantEcho(t, c, "bad")
+			roundTrip(t, c, "bad")
 		}
 		for range 20 {
 			f.want(401, "10.1.2.3") // a proxy that says for nobody
@@ -550,10 +540,10 @@ func TestLimitWarningOfBytes(t *testing.T) {
 		c := f.want(101, "192.0.2.1")
 		msg := strings.Repeat("x", 100)
 		for range 7 {
-			connWantEcho(t, c, msg)
+			roundTrip(t, c, msg)
 		}
 		c.WriteFrame(wstest.Text(msg))
-		connWantMessage(t, c, `{"warning":"rate_limit"}`)
+		wantMessage(t, c, `{"warning":"rate_limit"}`)
 	})
 }
 
@@ -570,24 +560,21 @@ func TestReconfigureRefillsNothing(t *testing.T) {
 		"subject bytes":    func(r *wsguard.RateConfig) { r.SubjectBytes = spent },
 	} {
 		t.Run(name, func(t *testing.T) {
-			var cfg wsguard.Config
 			fairUse(t, func(c *wsguard.Config) {
-				connTokens(c)
-				connNoRates(c)
+				anyToken(c)
+				noRates(c)
 				c.Messages.MaxBytes = 100
 				set(&c.Rates)
-				cfg = *c
 			}, func(t *testing.T, f *fair) {
+				cfg := f.cfg
 				c := f.want(101, "192.0.2.1", "Authorization", "Bearer alice")
 				for range 3 {
-					connWantEcho(t, c, strings.Repeat("x", 100))
+					roundTrip(t, c, strings.Repeat("x", 100))
 				}
 				cfg.Caps.MaxConns = 99
-				if err := f.g.Reconfigure(cfg); err != nil {
-					t.Fatal(err)
-				}
+				f.reconfigure(cfg)
 				c.WriteFrame(wstest.Text("x"))
-				connWantClose(t, c, 1008, "rate_limited")
+				wantClose(t, c, 1008, "rate_limited")
 			})
 		})
 	}

@@ -146,8 +146,7 @@ func TestOriginWire(t *testing.T) {
 			})
 			for _, try := range group.tries {
 				t.Run(try.name, func(t *testing.T) {
-					e := *e
-					e.t = t
+					e := e.in(t)
 					calls, at, ha := v.calls.Load(), attached.Load(), handled.Load()
 					try.header["Authorization"] = []string{"Bearer alice"}
 					o := wstest.HandshakeOptions{Header: try.header, Host: try.host}
@@ -314,8 +313,7 @@ func TestOriginT23ClearText(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			e := newEnv(t, wsguard.Config{Proxies: tt.proxies, InsecureAllowHTTP: tt.allow})
-			t.Cleanup(e.idle)
-			e.s = wstest.ServeTLS(t, e.g.Handler(echo))
+			e.serveTLS(e.g.Handler(echo))
 			if tt.status == 101 {
 				roundTrip(t, e.open(tt.header), "hello")
 			} else {

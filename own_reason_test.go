@@ -64,39 +64,39 @@ func TestOwnReasonCloses(t *testing.T) {
 		}, code: 4100, token: "room_closed", violations: 1, banned: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
-				g, ev := connGuard(t, func(cfg *wsguard.Config) {
+			bubble(t, func(t *testing.T) {
+				e := newEnv(t, conf(func(cfg *wsguard.Config) {
 					cfg.Proxies.ClientName = func(*http.Request) string { return "somebody" }
 					cfg.Penalties.Violations = wsguard.Rate{PerSecond: never, Burst: 1}
 					if tt.change != nil {
 						tt.change(cfg)
 					}
-				})
+				}))
 				if tt.handler == nil {
 					tt.handler = echo
 				}
-				s := wstest.ServePipe(t, g.Handler(tt.handler))
+				e.serve(e.g.Handler(tt.handler))
 				for range 2 {
-					c := connDial(t, s, "")
+					c := e.open(header())
 					c.WriteFrame(wstest.Text("hello"))
 					text := tt.token
 					if tt.code == 4010 {
 						text = "bye"
 					}
-					connWantClose(t, c, tt.code, text)
+					wantClose(t, c, tt.code, text)
 					c.Close()
-					e := ev.closed()
-					if e.Reason != tt.token || int(e.Code) != tt.code || e.Violations != uint64(tt.violations) {
-						t.Errorf("%+v", e)
+					ev := e.closed()
+					if ev.Reason != tt.token || int(ev.Code) != tt.code || ev.Violations != uint64(tt.violations) {
+						t.Errorf("%+v", ev)
 					}
-					if tt.token == "room_closed" && !errors.Is(e.Err, roomClosed) {
-						t.Errorf("the cause %v is not the reason", e.Err)
+					if tt.token == "room_closed" && !errors.Is(ev.Err, roomClosed) {
+						t.Errorf("the cause %v is not the reason", ev.Err)
 					}
 				}
-				if n := len(ev.of(audit.Violation)); n != 2*tt.violations {
+				if n := len(e.events.of(audit.Violation)); n != 2*tt.violations {
 					t.Errorf("%d violations were reported", n)
 				}
-				if banned := len(g.Admin().Bans()) > 0; banned != tt.banned {
+				if banned := len(e.g.Admin().Bans()) > 0; banned != tt.banned {
 					t.Errorf("banned: %v", banned)
 				}
 			})
@@ -130,16 +130,16 @@ func TestOwnReasonReply(t *testing.T) {
 		}, "hello"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
-				g, ev := connGuard(t, tt.change)
-				s := wstest.ServePipe(t, g.Handler(echo))
-				c := connDial(t, s, "")
+			bubble(t, func(t *testing.T) {
+				e := newEnv(t, conf(tt.change))
+				e.serve(e.g.Handler(echo))
+				c := e.open(header())
 				c.WriteFrame(wstest.Text("hello"))
-				connWantMessage(t, c, tt.notice)
-				if e := ev.of(audit.Violation); len(e) != 1 || e[0].Reason != "room_closed" || e[0].Report != (name == "report") {
-					t.Errorf("%+v", e)
+				wantMessage(t, c, tt.notice)
+				if ev := e.events.of(audit.Violation); len(ev) != 1 || ev[0].Reason != "room_closed" || ev[0].Report != (name == "report") {
+					t.Errorf("%+v", ev)
 				}
-				connSettled(t, g, ev, c)
+				e.settle(c)
 			})
 		})
 	}
@@ -149,31 +149,30 @@ func TestOwnReasonReply(t *testing.T) {
 func TestOwnReasonAttach(t *testing.T) {
 	for _, first := range []bool{false, true} {
 		t.Run(fmt.Sprintf("first message %v", first), func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
-				g, ev := connGuard(t, func(cfg *wsguard.Config) {
-					connTokens(cfg)
+			bubble(t, func(t *testing.T) {
+				e := newEnv(t, conf(anyToken, func(cfg *wsguard.Config) {
 					cfg.Auth.Sources.FirstMessage = first
 					cfg.Attach = func(*http.Request, wsguard.Principal) (any, error) { return nil, roomClosed }
-				})
-				s := wstest.ServePipe(t, g.Handler(echo))
-				c := s.Dial(t)
+				}))
+				e.serve(e.g.Handler(echo))
+				c := e.dial()
 				defer c.Close()
 				if !first {
-					res, err := c.Handshake("/", connHeader("alice"))
+					res, err := c.Handshake("/", bearer("alice"))
 					if err != nil || res.StatusCode != http.StatusForbidden {
 						t.Errorf("%v %v", res, err)
 					}
-					if e := ev.of(audit.Refusal); len(e) != 1 || e[0].Reason != "room_closed" || e[0].Status != 403 || !errors.Is(e[0].Err, roomClosed) {
-						t.Errorf("%+v", e)
+					if ev := e.events.of(audit.Refusal); len(ev) != 1 || ev[0].Reason != "room_closed" || ev[0].Status != 403 || !errors.Is(ev[0].Err, roomClosed) {
+						t.Errorf("%+v", ev)
 					}
 					return
 				}
-				connUpgrade(t, c, "")
+				e.upgrade(c, header())
 				c.WriteFrame(wstest.Text(`{"type":"auth","token":"alice"}`))
-				connWantClose(t, c, 4004, "room_closed")
+				wantClose(t, c, 4004, "room_closed")
 				c.Close()
-				if e := ev.closed(); e.Reason != "room_closed" || e.Violations != 1 {
-					t.Errorf("%+v", e)
+				if ev := e.closed(); ev.Reason != "room_closed" || ev.Violations != 1 {
+					t.Errorf("%+v", ev)
 				}
 			})
 		})
@@ -182,21 +181,21 @@ func TestOwnReasonAttach(t *testing.T) {
 
 // What Write is given can be refused with a reason of the application's own, too.
 func TestOwnReasonOutbound(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, func(cfg *wsguard.Config) {
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, conf(func(cfg *wsguard.Config) {
 			cfg.Messages.Outbound = validatorFunc(func([]byte) error { return roomClosed })
-		})
-		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+		}))
+		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			if err := c.Write(ctx, wsguard.MessageText, []byte("x")); !errors.Is(err, roomClosed) {
 				t.Errorf("Write: %v", err)
 			}
 			return nil
 		}))
-		c := connDial(t, s, "")
-		connWantClose(t, c, 1000, "")
-		if e := ev.of(audit.Violation); len(e) != 1 || e[0].Reason != "room_closed" {
-			t.Errorf("%+v", e)
+		c := e.open(header())
+		wantClose(t, c, 1000, "")
+		if ev := e.events.of(audit.Violation); len(ev) != 1 || ev[0].Reason != "room_closed" {
+			t.Errorf("%+v", ev)
 		}
-		connSettled(t, g, ev, c)
+		e.settle(c)
 	})
 }

@@ -232,7 +232,7 @@ func TestPiecesCap(t *testing.T) {
 		eventually(t, "the slot of the standalone cap", func() bool { return held() == 0 })
 	}
 	get := func(path string) *http.Response {
-		c := e.s.Dial(t)
+		c := e.dial()
 		defer c.Close()
 		c.Write([]byte("GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
 		res, err := c.ReadResponse()

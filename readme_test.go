@@ -22,9 +22,7 @@ func TestREADMEProgram(t *testing.T) {
 	if line := strings.Count(string(readme[:m[1]]), "\n") + 1; line > 60 {
 		t.Errorf("the program ends in line %d", line)
 	}
-	if testing.Short() {
-		t.Skip("compiles a program")
-	}
+	long(t) // compiles a program
 	file := filepath.Join(t.TempDir(), "main.go")
 	if err := os.WriteFile(file, readme[m[2]:m[3]], 0o600); err != nil {
 		t.Fatal(err)

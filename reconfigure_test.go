@@ -27,19 +27,16 @@ func onlyToken(token string) wsguard.Verifier {
 	}
 }
 
-func reconfigured(t *testing.T, test func(t *testing.T, g *wsguard.Guard, cfg wsguard.Config, dial func(origin, token string) (*wstest.Client, int))) {
+func reconfigured(t *testing.T, test func(t *testing.T, e *env, cfg wsguard.Config, dial func(origin, token string) (*wstest.Client, int))) {
 	t.Helper()
-	connBubble(t, func(t *testing.T) {
-		var cfg wsguard.Config
-		g, _ := connGuard(t, func(c *wsguard.Config) {
+	bubble(t, func(t *testing.T) {
+		e := serveGuard(t, conf(noHandshakeLimits, func(c *wsguard.Config) {
 			c.Auth = wsguard.AuthConfig{Verifier: onlyToken("one")}
 			c.Timeouts.PingInterval = wsguard.Off
-			cfg = *c
-		})
-		s := wstest.ServePipe(t, echoDoor(g))
-		test(t, g, cfg, func(origin, token string) (*wstest.Client, int) {
+		}))
+		test(t, e, e.cfg, func(origin, token string) (*wstest.Client, int) {
 			t.Helper()
-			c := s.Dial(t)
+			c := e.dial()
 			res, err := c.Handshake("/", http.Header{"Origin": {origin}, "Authorization": {"Bearer " + token}})
 			if err != nil {
 				t.Fatal(err)
@@ -60,48 +57,46 @@ func want(t *testing.T, what string, got, want int) {
 func status(_ *wstest.Client, code int) int { return code }
 
 func TestReconfigureHandshakes(t *testing.T) {
-	reconfigured(t, func(t *testing.T, g *wsguard.Guard, cfg wsguard.Config, dial func(string, string) (*wstest.Client, int)) {
-		c, _ := dial(connOrigin, "one")
+	reconfigured(t, func(t *testing.T, e *env, cfg wsguard.Config, dial func(string, string) (*wstest.Client, int)) {
+		c, _ := dial(appOrigin, "one")
 		cfg.Origins = []string{"https://new.example.com"}
 		cfg.Auth.Verifier = onlyToken("two")
 		cfg.Caps.MaxConns = 2
-		if err := g.Reconfigure(cfg); err != nil {
-			t.Fatal(err)
-		}
-		connWantEcho(t, c, "still here")
-		want(t, "old origin", status(dial(connOrigin, "two")), 403)
+		e.reconfigure(cfg)
+		roundTrip(t, c, "still here")
+		want(t, "old origin", status(dial(appOrigin, "two")), 403)
 		want(t, "old token", status(dial("https://new.example.com", "one")), 401)
 		want(t, "new", status(dial("https://new.example.com", "two")), 101)
 		want(t, "over the new cap", status(dial("https://new.example.com", "two")), 503)
 		cfg.Caps.MaxConns = 0
 		cfg.Hosts = []string{"elsewhere.example.com"}
-		g.Reconfigure(cfg)
+		e.reconfigure(cfg)
 		want(t, "host", status(dial("https://new.example.com", "two")), 421)
 		cfg.Hosts = nil
 		cfg.Proxies.Trusted = []string{"127.0.0.1"}
-		g.Reconfigure(cfg)
+		e.reconfigure(cfg)
 		want(t, "a proxy that says nothing", status(dial("https://new.example.com", "two")), 403)
 	})
 }
 
 // A mistake leaves everything as it was.
 func TestReconfigureFaults(t *testing.T) {
-	reconfigured(t, func(t *testing.T, g *wsguard.Guard, cfg wsguard.Config, dial func(string, string) (*wstest.Client, int)) {
+	reconfigured(t, func(t *testing.T, e *env, cfg wsguard.Config, dial func(string, string) (*wstest.Client, int)) {
 		bad := cfg
 		bad.Origins = []string{"*", "https://new.example.com"}
 		bad.Auth = wsguard.AuthConfig{Verifier: onlyToken("two"), Tickets: &wsguard.TicketConfig{}}
 		bad.Rates.Messages = wsguard.Rate{PerSecond: 1}
-		fields := faultsOf(t, g.Reconfigure(bad))
+		fields := faultsOf(t, e.g.Reconfigure(bad))
 		if !slices.Equal(fields, []string{"Origins", "Rates.Messages", "Auth.Tickets"}) {
 			t.Error(fields)
 		}
 		want(t, "new", status(dial("https://new.example.com", "two")), 403)
-		want(t, "old", status(dial(connOrigin, "one")), 101)
+		want(t, "old", status(dial(appOrigin, "one")), 101)
 
 		// Another endpoint's messages would no longer fit.
-		must(g.Endpoint(wsguard.EndpointConfig{Messages: wsguard.MessageConfig{MaxBytes: 900 << 10}}))
+		must(e.g.Endpoint(wsguard.EndpointConfig{Messages: wsguard.MessageConfig{MaxBytes: 900 << 10}}))
 		cfg.Rates.Bytes = wsguard.Rate{PerSecond: 1e6, Burst: 64 << 10}
-		if fields := faultsOf(t, g.Reconfigure(cfg)); !slices.Contains(fields, "Rates.Bytes") {
+		if fields := faultsOf(t, e.g.Reconfigure(cfg)); !slices.Contains(fields, "Rates.Bytes") {
 			t.Error(fields)
 		}
 	})
@@ -109,88 +104,79 @@ func TestReconfigureFaults(t *testing.T) {
 
 // What holds for messages changes under the connections that are open.
 func TestReconfigureMessages(t *testing.T) {
-	reconfigured(t, func(t *testing.T, g *wsguard.Guard, cfg wsguard.Config, dial func(string, string) (*wstest.Client, int)) {
-		c, _ := dial(connOrigin, "one")
-		connWantEcho(t, c, "anything goes")
+	reconfigured(t, func(t *testing.T, e *env, cfg wsguard.Config, dial func(string, string) (*wstest.Client, int)) {
+		c, _ := dial(appOrigin, "one")
+		roundTrip(t, c, "anything goes")
 		cfg.Messages.Validator = must(wsguard.CompileSchema([]byte(`{"type":"array"}`)))
 		cfg.Messages.OnInvalid = wsguard.ActionReply
 		cfg.Rates.Messages = wsguard.Rate{PerSecond: 1, Burst: 3}
 		cfg.Rates.Action = wsguard.ActionReply
-		if err := g.Reconfigure(cfg); err != nil {
-			t.Fatal(err)
-		}
-		connWantEcho(t, c, `[1]`)
+		e.reconfigure(cfg)
+		roundTrip(t, c, `[1]`)
 		c.WriteFrame(wstest.Text("anything goes"))
-		connWantMessage(t, c, `{"error":"invalid_message","reason":"syntax"}`)
-		connWantEcho(t, c, `[2]`)
+		wantMessage(t, c, `{"error":"invalid_message","reason":"syntax"}`)
+		roundTrip(t, c, `[2]`)
 		c.WriteFrame(wstest.Text("[3]"))
-		connWantMessage(t, c, `{"error":"rate_limited","retry_after_ms":1000}`)
+		wantMessage(t, c, `{"error":"rate_limited","retry_after_ms":1000}`)
 		cfg.Rates.Messages = wsguard.Rate{PerSecond: wsguard.Off}
 		cfg.Messages = wsguard.MessageConfig{MaxBytes: 10}
-		g.Reconfigure(cfg)
+		e.reconfigure(cfg)
 		for range 10 {
-			connWantEcho(t, c, `free`)
+			roundTrip(t, c, `free`)
 		}
 		c.WriteFrame(wstest.Text("longer than that"))
-		connWantClose(t, c, 1009, "message_too_big")
+		wantClose(t, c, 1009, "message_too_big")
 	})
 }
 
 // A subprotocol that is no longer served lets nothing through.
 func TestReconfigureSubprotocolGone(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		var cfg wsguard.Config
-		g, _ := connGuard(t, func(c *wsguard.Config) {
+	bubble(t, func(t *testing.T) {
+		e := serveGuard(t, conf(func(c *wsguard.Config) {
 			c.Subprotocols = []string{"a", "b"}
 			any := must(wsguard.CompileSchema([]byte(`{}`)))
 			c.Messages.Validators = map[string]wsguard.Validator{"a": any, "b": any}
-			cfg = *c
-		})
-		c := wstest.ServePipe(t, echoDoor(g)).Dial(t)
-		h := connHeader("")
+		}))
+		c := e.dial()
+		h := header()
 		h.Set("Sec-WebSocket-Protocol", "a")
 		if res, err := c.Handshake("/", h); err != nil || res.StatusCode != 101 {
 			t.Fatal(res, err)
 		}
-		connWantEcho(t, c, "1")
+		roundTrip(t, c, "1")
+		cfg := e.cfg
 		cfg.Subprotocols = []string{"b"}
 		cfg.Messages.Validators = map[string]wsguard.Validator{"b": cfg.Messages.Validators["b"]}
-		if err := g.Reconfigure(cfg); err != nil {
-			t.Fatal(err)
-		}
+		e.reconfigure(cfg)
 		c.WriteFrame(wstest.Text("1"))
-		connWantClose(t, c, 1008, "unknown_type")
+		wantClose(t, c, 1008, "unknown_type")
 	})
 }
 
 // What is owed stays owed: nobody's bucket is refilled.
 func TestReconfigureBuckets(t *testing.T) {
-	reconfigured(t, func(t *testing.T, g *wsguard.Guard, cfg wsguard.Config, dial func(string, string) (*wstest.Client, int)) {
+	reconfigured(t, func(t *testing.T, e *env, cfg wsguard.Config, dial func(string, string) (*wstest.Client, int)) {
 		cfg.Rates.SubjectMessages = wsguard.Rate{PerSecond: 0.001, Burst: 5}
 		cfg.Auth.Failures = wsguard.Rate{PerSecond: 0.001, Burst: 2}
 		cfg.Rates.Handshakes = wsguard.Rate{PerSecond: 0.001, Burst: 7}
-		if err := g.Reconfigure(cfg); err != nil {
-			t.Fatal(err)
-		}
-		c, _ := dial(connOrigin, "one")
+		e.reconfigure(cfg)
+		c, _ := dial(appOrigin, "one")
 		for range 5 {
-			connWantEcho(t, c, "x")
+			roundTrip(t, c, "x")
 		}
-		want(t, "guess", status(dial(connOrigin, "guess")), 401)
-		want(t, "guess", status(dial(connOrigin, "guess 2")), 401)
+		want(t, "guess", status(dial(appOrigin, "guess")), 401)
+		want(t, "guess", status(dial(appOrigin, "guess 2")), 401)
 		cfg.Rates.SubjectMessages.PerSecond = 0.002
 		cfg.Auth.Failures.PerSecond = 0.002
 		cfg.Rates.Handshakes.PerSecond = 0.002
-		if err := g.Reconfigure(cfg); err != nil {
-			t.Fatal(err)
-		}
-		want(t, "guess", status(dial(connOrigin, "two")), 429)
+		e.reconfigure(cfg)
+		want(t, "guess", status(dial(appOrigin, "two")), 429)
 		c.WriteFrame(wstest.Text("x"))
-		connWantClose(t, c, 1008, "rate_limited")
+		wantClose(t, c, 1008, "rate_limited")
 		for range 4 {
-			dial(connOrigin, "two")
+			dial(appOrigin, "two")
 		}
-		c, code := dial(connOrigin, "one")
+		c, code := dial(appOrigin, "one")
 		want(t, "handshakes", code, 429)
 		c.Close()
 	})
@@ -198,7 +184,7 @@ func TestReconfigureBuckets(t *testing.T) {
 
 // A piece that stands in front follows, and still counts as having passed.
 func TestReconfigurePieces(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		var asked atomic.Int64
 		verifier := func(token string) wsguard.Verifier {
 			return func(ctx context.Context, got string) (wsguard.Principal, error) {
@@ -206,34 +192,31 @@ func TestReconfigurePieces(t *testing.T) {
 				return onlyToken(token)(ctx, got)
 			}
 		}
-		var cfg wsguard.Config
-		g, _ := connGuard(t, func(c *wsguard.Config) {
+		e := newEnv(t, conf(func(c *wsguard.Config) {
 			c.Auth = wsguard.AuthConfig{Verifier: verifier("one")}
 			c.Hosts = []string{"example.com"}
-			cfg = *c
-		})
-		p := g.Pieces()
-		s := wstest.ServePipe(t, p.Host.Handler(p.TLS.Handler(p.Origin.Handler(p.Cap.Handler(p.Auth.Handler(echoDoor(g)))))))
+		}))
+		p := e.g.Pieces()
+		e.serve(p.Host.Handler(p.TLS.Handler(p.Origin.Handler(p.Cap.Handler(p.Auth.Handler(echoDoor(e.g)))))))
+		cfg := e.cfg
 		cfg.Auth.Verifier = verifier("two")
 		cfg.Origins = []string{"https://new.example.com"}
 		cfg.Hosts = nil
-		if err := g.Reconfigure(cfg); err != nil {
-			t.Fatal(err)
-		}
+		e.reconfigure(cfg)
 		for _, tt := range []struct {
 			origin, token string
 			code          int
 			asked         int64
-		}{{connOrigin, "two", 403, 0}, {"https://new.example.com", "one", 401, 1}, {"https://new.example.com", "two", 101, 1}} {
+		}{{appOrigin, "two", 403, 0}, {"https://new.example.com", "one", 401, 1}, {"https://new.example.com", "two", 101, 1}} {
 			asked.Store(0)
-			c := s.Dial(t)
+			c := e.dial()
 			res, err := c.Handshake("/", http.Header{"Origin": {tt.origin}, "Authorization": {"Bearer " + tt.token}})
 			if err != nil || res.StatusCode != tt.code || asked.Load() != tt.asked {
 				t.Errorf("%+v: %v %v, asked %d", tt, res, err, asked.Load())
 			}
 			synctest.Wait()
-			if tt.code == 101 && g.Conns() != 1 {
-				t.Errorf("%d slots for one connection", g.Conns())
+			if tt.code == 101 && e.g.Conns() != 1 {
+				t.Errorf("%d slots for one connection", e.g.Conns())
 			}
 			c.Close()
 		}
@@ -241,22 +224,22 @@ func TestReconfigurePieces(t *testing.T) {
 }
 
 func TestReconfigureEndpoint(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, _ := connGuard(t, nil)
-		e := must(g.Endpoint(wsguard.EndpointConfig{Subprotocols: []string{"a"}}))
-		s := wstest.ServePipe(t, e.Handler(echo))
-		c := connDial(t, s, "")
-		connWantEcho(t, c, "before")
-		if err := e.Reconfigure(wsguard.EndpointConfig{Subprotocols: []string{"a b"}}); err == nil {
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, wsguard.Config{})
+		ev := must(e.g.Endpoint(wsguard.EndpointConfig{Subprotocols: []string{"a"}}))
+		e.serve(ev.Handler(echo))
+		c := e.open(header())
+		roundTrip(t, c, "before")
+		if err := ev.Reconfigure(wsguard.EndpointConfig{Subprotocols: []string{"a b"}}); err == nil {
 			t.Error("a bad subprotocol")
 		}
-		connWantEcho(t, c, "still")
-		if err := e.Reconfigure(wsguard.EndpointConfig{Messages: wsguard.MessageConfig{Validator: refuseWord("bad")}}); err != nil {
+		roundTrip(t, c, "still")
+		if err := ev.Reconfigure(wsguard.EndpointConfig{Messages: wsguard.MessageConfig{Validator: refuseWord("bad")}}); err != nil {
 			t.Fatal(err)
 		}
-		connWantEcho(t, c, "good")
+		roundTrip(t, c, "good")
 		c.WriteFrame(wstest.Text("bad"))
-		connWantClose(t, c, 1008, "schema")
+		wantClose(t, c, 1008, "schema")
 	})
 }
 
@@ -267,9 +250,7 @@ func TestReconfigureTickets(t *testing.T) {
 		Origins: []string{appOrigin},
 		Auth:    wsguard.AuthConfig{Verifier: newTokens().Verify, Tickets: &wsguard.TicketConfig{MaxTotal: 1}},
 	}
-	if err := e.g.Reconfigure(cfg); err != nil {
-		t.Fatal(err)
-	}
+	e.reconfigure(cfg)
 	if res := e.request("POST", "/ticket", bearer("alice")); res.StatusCode != 503 {
 		t.Errorf("over the new total: %d", res.StatusCode)
 	}
@@ -282,7 +263,7 @@ func TestReconfigureTickets(t *testing.T) {
 
 // A handshake sees one Config from its beginning to its end.
 func TestReconfigureAtomic(t *testing.T) {
-	connBubble(t, func(t *testing.T) { // where no deadline passes while it is being changed
+	bubble(t, func(t *testing.T) { // where no deadline passes while it is being changed
 		configs := [2]wsguard.Config{}
 		origins, keys := [2]string{"https://a.example.com", "https://b.example.com"}, [2]string{"A", "B"}
 		for i := range configs {
@@ -295,9 +276,9 @@ func TestReconfigureAtomic(t *testing.T) {
 					"x": {Validator: refuseWord(keys[1-i])},
 				}}, ReportOnly: true},
 			}
-			connNoRates(&configs[i])
+			noRates(&configs[i])
 		}
-		e := servePipe(t, configs[0], echoing)
+		e := serveGuard(t, configs[0])
 		stop := make(chan struct{})
 		var changing sync.WaitGroup
 		changing.Go(func() {
@@ -306,9 +287,7 @@ func TestReconfigureAtomic(t *testing.T) {
 				case <-stop:
 					return
 				default:
-					if err := e.g.Reconfigure(configs[i%2]); err != nil {
-						t.Error(err)
-					}
+					e.reconfigure(configs[i%2])
 				}
 			}
 		})
@@ -318,7 +297,7 @@ func TestReconfigureAtomic(t *testing.T) {
 			clients.Go(func() {
 				for n := range 300 {
 					o, k := (i+n)%2, (i+n/2)%2
-					c := e.s.Dial(t)
+					c := e.dial()
 					res, err := c.Handshake("/", http.Header{"Origin": {origins[o]}, "Authorization": {"Bearer " + keys[k]}})
 					if err != nil {
 						t.Error(err)
@@ -330,7 +309,7 @@ func TestReconfigureAtomic(t *testing.T) {
 						}
 						met[o].Add(1)
 						for range 3 {
-							connWantEcho(t, c, `{"type":"x","A":1,"B":2}`)
+							roundTrip(t, c, `{"type":"x","A":1,"B":2}`)
 						}
 					}
 					c.Close()

@@ -32,7 +32,7 @@ func reports(t *testing.T, evs []audit.Event) map[string]int {
 func TestReportOnlyAll(t *testing.T) {
 	only := wsguard.Rate{PerSecond: never, Burst: 1}
 	for _, endpoint := range []bool{false, true} {
-		connBubble(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			messages := wsguard.MessageConfig{Validator: refuseWord("bad")}
 			cfg := wsguard.Config{
 				ReportOnly: true,
@@ -42,7 +42,7 @@ func TestReportOnlyAll(t *testing.T) {
 				Messages:   messages,
 				Timeouts:   wsguard.TimeoutConfig{PingInterval: wsguard.Off, Idle: time.Minute},
 			}
-			e := servePipe(t, cfg, func(g *wsguard.Guard) http.Handler {
+			e := serveWith(t, cfg, func(g *wsguard.Guard) http.Handler {
 				if endpoint {
 					return echoDoor(must(g.Endpoint(wsguard.EndpointConfig{Messages: messages})))
 				}
@@ -100,7 +100,7 @@ func TestReportOnlyPenalties(t *testing.T) {
 		}
 		synctest.Wait()
 		n := 0
-		for _, ev := range f.ev.of(audit.Banned) {
+		for _, ev := range f.events.of(audit.Banned) {
 			if n++; !ev.Report || ev.Reason != "protocol_error" || ev.Client != client {
 				t.Errorf("%+v", ev)
 			}
@@ -117,8 +117,8 @@ func TestReportOnlyPenalties(t *testing.T) {
 
 // A cap that only reports closes nothing to make room.
 func TestReportOnlyReplacesNothing(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		e := servePipe(t, wsguard.Config{
+	bubble(t, func(t *testing.T) {
+		e := serveWith(t, wsguard.Config{
 			Auth: wsguard.AuthConfig{Verifier: anyone, Sources: wsguard.TokenSources{Header: true, FirstMessage: true}, FirstMessageTimeout: time.Hour},
 			Caps: wsguard.CapConfig{MaxConnsPerSubject: 1, ReplaceOldest: true, MaxUnauthenticated: 1, ReportOnly: true},
 		}, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })

@@ -89,8 +89,7 @@ func TestRequestHost(t *testing.T) {
 	} {
 		name := tt.host[:min(len(tt.host), 40)]
 		t.Run(fmt.Sprintf("%s %d bytes", name, len(tt.host)), func(t *testing.T) {
-			e := *e
-			e.t = t
+			e := e.in(t)
 			o := wstest.HandshakeOptions{Host: tt.host, Header: header()}
 			if tt.status == 101 {
 				c, res := e.tryWith(o)
@@ -118,14 +117,14 @@ func TestRequestHost(t *testing.T) {
 			t.Errorf("Host %q: status %d", host, w.Code)
 		}
 	}
-	c := e.s.Dial(t)
+	c := e.dial()
 	c.Write([]byte("GET http://[::1]:99999/ HTTP/1.1\r\nHost: a\r\nOrigin: " + appOrigin + "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"))
 	if res, err := c.ReadResponse(); err != nil || res.StatusCode != 400 {
 		t.Errorf("absolute target: %v, %v", res, err)
 	}
 	// An empty Host is legal HTTP. A list of hosts has no entry for it.
-	c = e.s.Dial(t)
+	c = e.dial()
 	res, err := c.HandshakeWith(wstest.HandshakeOptions{Header: http.Header{"Origin": {appOrigin}, "Host": {""}}})
 	if err != nil || res.StatusCode != 101 {
 		t.Errorf("empty Host: %v, %v", res, err)
@@ -201,6 +200,7 @@ const big = 1 << 20
 // Nothing of a request's size stays for the life of a connection, whatever aliases
 // it: what the application makes of a header, too.
 func TestRequestMemory(t *testing.T) {
+	long(t) // collects garbage all the time
 	wstest.CheckGoroutines(t)
 	pad := strings.Repeat("x", big)
 	for _, tt := range []struct {

@@ -164,7 +164,7 @@ func TestRevokeIssuerAhead(t *testing.T) {
 					if door.cfg != nil {
 						door.cfg(&cfg)
 					}
-					e := servePipe(t, cfg, func(g *wsguard.Guard) http.Handler { return door.serve(g, i) })
+					e := serveWith(t, cfg, func(g *wsguard.Guard) http.Handler { return door.serve(g, i) })
 					good := func(what, token string, want bool) {
 						t.Helper()
 						if got := door.try(e, i, token); got != want {
@@ -213,7 +213,7 @@ func TestRevokeRemembers(t *testing.T) {
 	newCase := func(t *testing.T, cfg wsguard.Config) (*env, *issuer) {
 		i := &issuer{}
 		cfg.Auth.Verifier = i.Verify
-		return servePipe(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) }), i
+		return serveWith(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) }), i
 	}
 	status := func(e *env, token string, want int) {
 		e.t.Helper()
@@ -228,14 +228,10 @@ func TestRevokeRemembers(t *testing.T) {
 		e, i := newCase(t, wsguard.Config{})
 		status(e, i.issue("used", time.Minute), 101)
 		cfg := wsguard.Config{Origins: []string{appOrigin}, Auth: wsguard.AuthConfig{Verifier: i.Verify}}
-		if err := e.g.Reconfigure(cfg); err != nil {
-			t.Fatal(err)
-		}
+		e.reconfigure(cfg)
 		e.g.Admin().Revoke("alice")
 		status(e, "used", 401)
-		if err := e.g.Reconfigure(cfg); err != nil {
-			t.Fatal(err)
-		}
+		e.reconfigure(cfg)
 		status(e, "used", 401)
 	})
 	authBubble(t, "at one instant", func(t *testing.T) {
@@ -256,8 +252,7 @@ func TestRevokeRemembers(t *testing.T) {
 		cfg := wsguard.Config{Auth: wsguard.AuthConfig{Verifier: i.Verify, Tickets: &wsguard.TicketConfig{Store: store.NewOnce(0)}}}
 		here, there := ticketGuard(t, cfg), ticketGuard(t, cfg)
 		for _, e := range []*env{here, there} {
-			e.s = wstest.ServePipe(t, ticketMux(e.g))
-			t.Cleanup(e.endBubble)
+			e.serve(ticketMux(e.g))
 		}
 		used := i.issue("used", time.Minute)
 		here.buy(bearer(used))
@@ -273,7 +268,7 @@ func TestRevokeRemembers(t *testing.T) {
 		i := &issuer{}
 		cfg := wsguard.Config{Auth: wsguard.AuthConfig{Verifier: i.Verify}, State: wsguard.NewState()}
 		serve := func(g *wsguard.Guard) http.Handler { return g.Handler(echo) }
-		a, b := servePipe(t, cfg, serve), servePipe(t, cfg, serve)
+		a, b := serveWith(t, cfg, serve), serveWith(t, cfg, serve)
 		status(a, i.issue("used", time.Minute), 101)
 		b.g.Admin().Revoke("alice")
 		status(b, "used", 401)
@@ -340,14 +335,10 @@ func TestRevokeRacesFirstSight(t *testing.T) {
 			Handshakes: wsguard.Rate{PerSecond: wsguard.Off}, ClientMessages: wsguard.Rate{PerSecond: wsguard.Off}, SubjectMessages: wsguard.Rate{PerSecond: wsguard.Off},
 		},
 	})
-	t.Cleanup(e.idle)
-	e.s = wstest.ServePipe(t, e.g.Handler(echo))
-	rounds := 400
-	if testing.Short() {
-		rounds = 60
-	}
+	e.serve(e.g.Handler(echo))
+	times := rounds(400, 60)
 	survived := 0
-	for n := range rounds {
+	for n := range times {
 		subject := fmt.Sprint("subject", n)
 		token := i.issueAs(fmt.Sprint("token", n), wsguard.Principal{Subject: subject, IssuedAt: time.Now().Add(time.Hour)})
 		var revoked sync.WaitGroup
@@ -363,7 +354,7 @@ func TestRevokeRacesFirstSight(t *testing.T) {
 		}
 		early = wstest.AppendFrame(early, wstest.Text("hello"))
 		try := func() (good bool) {
-			c := e.s.Dial(t)
+			c := e.dial()
 			defer c.Close()
 			res, err := c.HandshakeWith(wstest.HandshakeOptions{Header: h, Early: early})
 			if err != nil {
@@ -390,5 +381,5 @@ func TestRevokeRacesFirstSight(t *testing.T) {
 			t.Fatalf("round %d: good is %t, and then %t", n, good, again)
 		}
 	}
-	t.Logf("%d of %d came after the revocation", survived, rounds)
+	t.Logf("%d of %d came after the revocation", survived, times)
 }

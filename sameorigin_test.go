@@ -161,9 +161,9 @@ func TestOriginsOfFilesAndLocalhost(t *testing.T) {
 
 // OriginFunc is asked after the list, about canonical tuples only, once a minute.
 func TestOriginFunc(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		var asked []string
-		e := servePipe(t, wsguard.Config{OriginFunc: func(_ context.Context, origin, host string) (bool, error) {
+		e := serveGuard(t, wsguard.Config{OriginFunc: func(_ context.Context, origin, host string) (bool, error) {
 			asked = append(asked, origin+" at "+host)
 			switch {
 			case strings.Contains(origin, "down"):
@@ -172,7 +172,7 @@ func TestOriginFunc(t *testing.T) {
 				panic("x")
 			}
 			return strings.HasSuffix(origin, ".customer.example"), nil
-		}, Origins: []string{appOrigin}, Hosts: []string{"127.0.0.1"}}, echoing)
+		}, Origins: []string{appOrigin}, Hosts: []string{"127.0.0.1"}})
 		at := func(o string) http.Header { return header("Origin", o) }
 		bye(e.open(at(appOrigin)))
 		for range 3 {
@@ -194,6 +194,7 @@ func TestOriginFunc(t *testing.T) {
 		if len(asked) != 7 {
 			t.Errorf("asked about %v", asked)
 		}
+		synctest.Wait() // a slot comes back after the peer has read the close frame
 		if n := e.g.Conns(); n != 0 {
 			t.Errorf("%d slots", n)
 		}
@@ -238,12 +239,12 @@ func TestOriginFuncFlood(t *testing.T) {
 
 // A slow OriginFunc is bounded by VerifyTimeout and by the places in flight.
 func TestOriginFuncSlow(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		release := make(chan struct{})
-		e := servePipe(t, wsguard.Config{
+		e := serveGuard(t, wsguard.Config{
 			OriginFunc: func(context.Context, string, string) (bool, error) { <-release; return true, nil },
 			Auth:       wsguard.AuthConfig{VerifyTimeout: 2 * time.Second}, Rates: wsguard.RateConfig{MaxInFlightPerClient: 2},
-		}, echoing)
+		})
 		got := tries(e, 4, func(i int) http.Header { return header("Origin", fmt.Sprintf("https://a%d.example", i)) })
 		if got["Service Unavailable: unavailable"] != 2 || got["Too Many Requests: in_flight"] != 2 {
 			t.Errorf("%v", got)

@@ -103,7 +103,7 @@ func TestSchemaErrors(t *testing.T) {
 		if second := s.Validate(b); first != second {
 			t.Errorf("%s: two errors", msg)
 		}
-		if n := testing.AllocsPerRun(100, func() { s.Validate(b) }); n > 0 && !connRace() {
+		if n := testing.AllocsPerRun(100, func() { s.Validate(b) }); n > 0 && !raceDetector() {
 			t.Errorf("%s: %v allocations", msg, n)
 		}
 		e1, e2 := new(wsguard.MessageError), new(wsguard.MessageError)
@@ -128,9 +128,9 @@ func TestSchemaErrors(t *testing.T) {
 // The application gets the bytes that were judged, and their type.
 func TestReadJSON(t *testing.T) {
 	type said struct{ Type, Text string }
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Messages.Validator = chatTable() })
-		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, conf(func(cfg *wsguard.Config) { cfg.Messages.Validator = chatTable() }))
+		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			for {
 				v, err := wsguard.ReadJSON[said](ctx, c)
 				if err != nil {
@@ -141,33 +141,33 @@ func TestReadJSON(t *testing.T) {
 				}
 			}
 		}))
-		c := connDial(t, s, "")
+		c := e.open(header())
 		c.WriteFrame(wstest.Text(`{"type":"say","text":"hello"}`))
-		connWantMessage(t, c, "say hello")
+		wantMessage(t, c, "say hello")
 		c.WriteFrame(wstest.Text(`{"type":"custom","text":7}`))
-		connWantClose(t, c, 1011, "internal_error")
-		if e := ev.closed(); strings.Contains(e.Detail, `"text"`) {
-			t.Errorf("%+v", e)
+		wantClose(t, c, 1011, "internal_error")
+		if ev := e.closed(); strings.Contains(ev.Detail, `"text"`) {
+			t.Errorf("%+v", ev)
 		}
 	})
 }
 
 // What the application says is checked, when it asks for that.
 func TestOutbound(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, func(cfg *wsguard.Config) { cfg.Messages.Outbound = chatTable() })
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, conf(func(cfg *wsguard.Config) { cfg.Messages.Outbound = chatTable() }))
 		got := make(chan error, 3)
-		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			got <- c.Write(ctx, wsguard.MessageText, []byte(`{"type":"say","text":7}`))
 			got <- c.Send(wsguard.MessageText, []byte(`{"type":"nothing"}`))
 			got <- c.Send(wsguard.MessageText, []byte(`{"type":"say","text":"fine"}`))
 			<-ctx.Done()
 			return nil
 		}))
-		c := connDial(t, s, "")
-		connWantMessage(t, c, `{"type":"say","text":"fine"}`)
-		var e *wsguard.MessageError
-		if err := <-got; !errors.Is(err, reason.Schema) || !errors.As(err, &e) || e.Pointer != "/text" {
+		c := e.open(header())
+		wantMessage(t, c, `{"type":"say","text":"fine"}`)
+		var ev *wsguard.MessageError
+		if err := <-got; !errors.Is(err, reason.Schema) || !errors.As(err, &ev) || ev.Pointer != "/text" {
 			t.Error(err)
 		}
 		if err := <-got; !errors.Is(err, reason.UnknownType) {
@@ -177,7 +177,7 @@ func TestOutbound(t *testing.T) {
 			t.Error(err)
 		}
 		synctest.Wait()
-		if vs := ev.of(audit.Violation); len(vs) != 2 || !strings.HasPrefix(vs[0].Detail, "outbound: ") {
+		if vs := e.events.of(audit.Violation); len(vs) != 2 || !strings.HasPrefix(vs[0].Detail, "outbound: ") {
 			t.Errorf("%+v", vs)
 		}
 		bye(c)
@@ -201,18 +201,18 @@ func TestValidatorPanics(t *testing.T) {
 		"in a table": &wsguard.Table{Types: map[string]wsguard.Rule{"say": {Validator: panicky{}}}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
-				g, ev := connGuard(t, func(cfg *wsguard.Config) {
+			bubble(t, func(t *testing.T) {
+				e := newEnv(t, conf(func(cfg *wsguard.Config) {
 					cfg.Messages.Validator, cfg.Messages.ReportOnly = v, true
-				})
-				s := wstest.ServePipe(t, g.Handler(echo))
-				c, other := connDial(t, s, ""), connDial(t, s, "")
+				}))
+				e.serve(e.g.Handler(echo))
+				c, other := e.open(header()), e.open(header())
 				c.WriteFrame(wstest.Text(`{"type":"say","text":"boom"}`))
-				connWantClose(t, c, 1011, "internal_error")
-				if e := ev.closed(); e.Code != 1011 || !errors.Is(e.Err, reason.Internal) {
-					t.Errorf("%+v", e)
+				wantClose(t, c, 1011, "internal_error")
+				if ev := e.closed(); ev.Code != 1011 || !errors.Is(ev.Err, reason.Internal) {
+					t.Errorf("%+v", ev)
 				}
-				connWantEcho(t, other, `{"type":"say","text":"hello"}`)
+				roundTrip(t, other, `{"type":"say","text":"hello"}`)
 				bye(other)
 			})
 		})
@@ -268,7 +268,7 @@ func TestNamesOfThePeerStayOutOfLogs(t *testing.T) {
 	e := serveGuard(t, wsguard.Config{Messages: wsguard.MessageConfig{Validator: s, OnInvalid: wsguard.ActionReply}})
 	c := e.open(header())
 	c.WriteFrame(wstest.Text(`{"user":{"4111111111111111":1}}`))
-	connWantMessage(t, c, `{"error":"invalid_message","reason":"schema","pointer":"/user/4111111111111111","keyword":"#/properties/user/additionalProperties"}`)
+	wantMessage(t, c, `{"error":"invalid_message","reason":"schema","pointer":"/user/4111111111111111","keyword":"#/properties/user/additionalProperties"}`)
 	bye(c)
 	if vs := e.events.of(audit.Violation); len(vs) != 1 || strings.Contains(fmt.Sprintf("%+v %v", vs, vs[0].Err), "4111111111111111") || strings.Contains(e.log.String(), "4111111111111111") {
 		t.Errorf("%+v\n%s", vs, e.log)

@@ -79,7 +79,7 @@ func stuck(t *testing.T, c *wsguard.Conn) {
 }
 
 func TestSendDropNewest(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		_, dial, events := sendServer(t, func(c *wsguard.Config) { c.Send.MaxMessages, c.Send.DropNewest = 2, true })
 		client, conn := dial()
 		stuck(t, conn)
@@ -105,7 +105,7 @@ func TestSendDropNewest(t *testing.T) {
 }
 
 func TestSendLatest(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		_, dial, _ := sendServer(t, func(c *wsguard.Config) { c.Send.MaxMessages = 4 })
 		client, conn := dial()
 		stuck(t, conn)
@@ -133,7 +133,7 @@ func TestSendLatest(t *testing.T) {
 }
 
 func TestSendTotal(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		_, dial, events := sendServer(t, func(c *wsguard.Config) {
 			c.Send.MaxTotalBytes = 300 << 10
 		})
@@ -168,7 +168,7 @@ func TestSendTotal(t *testing.T) {
 
 // What ends gives back what it has queued.
 func TestSendTotalComesBack(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		g, dial, events := sendServer(t, func(c *wsguard.Config) { c.Send.MaxTotalBytes = 200 << 10 })
 		for range 20 {
 			_, conn := dial()
@@ -183,7 +183,7 @@ func TestSendTotalComesBack(t *testing.T) {
 }
 
 func TestSendAfterEnd(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		_, dial, events := sendServer(t, nil)
 		_, conn := dial()
 		conn.Close(4000, "over")
@@ -200,7 +200,7 @@ func TestSendAfterEnd(t *testing.T) {
 
 // One stalled reader never delays a broadcast to the others.
 func TestBroadcastPastAStalledReader(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		_, dial, _ := sendServer(t, nil)
 		_, stalled := dial()
 		stuck(t, stalled)
@@ -236,7 +236,7 @@ func TestBroadcastPastAStalledReader(t *testing.T) {
 
 // Send and SendLatest copy: what is done with the slice afterwards changes nothing.
 func TestSendCopies(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		_, dial, _ := sendServer(t, nil)
 		client, conn := dial()
 		var buf []byte
@@ -275,12 +275,12 @@ func TestSendCopies(t *testing.T) {
 func TestHubLeaksNothing(t *testing.T) {
 	for _, latest := range []bool{false, true} {
 		t.Run(fmt.Sprintf("SendLatest %t", latest), func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				var mu sync.Mutex
 				members := map[*wsguard.Conn]bool{}
-				g, _ := connGuard(t, connNoRates)
+				e := newEnv(t, conf(noRates))
 				l := wstest.NewListener(wstest.PipeOptions{BufferBytes: 4 << 10})
-				wstest.ServeListener(t, l, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+				wstest.ServeListener(t, l, e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 					mu.Lock()
 					members[c] = true
 					mu.Unlock()
@@ -312,7 +312,7 @@ func TestHubLeaksNothing(t *testing.T) {
 						t.Fatal(err)
 					}
 					c := wstest.NewClient(t, nc)
-					connUpgrade(t, c, "")
+					e.upgrade(c, header())
 					return c
 				}
 				bystander, speaker := dial(), dial()

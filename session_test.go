@@ -56,42 +56,40 @@ func sessionsOf(g *wsguard.Guard) map[string]audit.Session {
 }
 
 func TestSessions(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, _ := connGuard(t, func(cfg *wsguard.Config) {
-			loginConfig(cfg)
+	bubble(t, func(t *testing.T) {
+		e := serveGuard(t, conf(loginConfig, func(cfg *wsguard.Config) {
 			cfg.Auth.Sources = wsguard.TokenSources{Header: true, FirstMessage: true}
 			cfg.Subprotocols = []string{"chat"}
-		})
-		s := wstest.ServePipe(t, echoDoor(g))
+		}))
 		opened := time.Now()
-		c := connDial(t, s, "alice s1 1h read write")
-		connDial(t, s, "bob - 0s")
-		connDial(t, s, "") // owes its first message
+		c := e.open(bearer("alice s1 1h read write"))
+		e.open(bearer("bob - 0s"))
+		e.open(header()) // owes its first message
 		synctest.Wait()
-		all := sessionsOf(g)
+		all := sessionsOf(e.g)
 		if len(all) != 2 {
 			t.Fatalf("%d sessions: %v", len(all), all)
 		}
 		a := all["alice s1"]
-		if !a.Since.Equal(opened) || !a.LastMessage.Equal(opened) || a.Origin != connOrigin || !a.Client.IsLoopback() ||
+		if !a.Since.Equal(opened) || !a.LastMessage.Equal(opened) || a.Origin != appOrigin || !a.Client.IsLoopback() ||
 			!slices.Equal(a.Scopes, []string{"read", "write"}) || a.Stats != (audit.Stats{}) {
 			t.Errorf("%+v", a)
 		}
 		time.Sleep(time.Minute)
-		connWantEcho(t, c, "hello")
+		roundTrip(t, c, "hello")
 		synctest.Wait() // what is written is counted after it
-		a = sessionsOf(g)["alice s1"]
+		a = sessionsOf(e.g)["alice s1"]
 		if !a.LastMessage.Equal(opened.Add(time.Minute)) || a.Stats != (audit.Stats{MessagesIn: 1, MessagesOut: 1, BytesIn: 5, BytesOut: 5}) {
 			t.Errorf("%+v", a)
 		}
-		for range g.Admin().Sessions() {
+		for range e.g.Admin().Sessions() {
 			break
 		}
-		if !g.Admin().Kick(a.ID, 4007, "again") || g.Admin().Kick("nobody", 0, "") {
+		if !e.g.Admin().Kick(a.ID, 4007, "again") || e.g.Admin().Kick("nobody", 0, "") {
 			t.Error("Kick")
 		}
-		connWantClose(t, c, 4007, "again")
-		if n := len(sessionsOf(g)); n != 1 {
+		wantClose(t, c, 4007, "again")
+		if n := len(sessionsOf(e.g)); n != 1 {
 			t.Errorf("%d sessions after the kick", n)
 		}
 	})
@@ -104,14 +102,14 @@ func TestKickCodes(t *testing.T) {
 		want int
 		text string
 	}{{0, 3003, "kicked"}, {1006, 3003, "kicked"}, {4000, 4000, "bye"}, {1000, 1000, "bye"}} {
-		connBubble(t, func(t *testing.T) {
-			g, ev := connGuard(t, nil)
-			c := connDial(t, wstest.ServePipe(t, echoDoor(g)), "")
+		bubble(t, func(t *testing.T) {
+			e := serveGuard(t, wsguard.Config{})
+			c := e.open(header())
 			synctest.Wait()
-			g.Admin().Kick(connIDs(ev)[0], tt.code, "bye")
-			connWantClose(t, c, tt.want, tt.text)
-			if e := ev.closed(); !errors.Is(e.Err, reason.Kicked) || e.Reason != "kicked" || e.Detail != "bye" {
-				t.Errorf("%+v", e)
+			e.g.Admin().Kick(e.ids()[0], tt.code, "bye")
+			wantClose(t, c, tt.want, tt.text)
+			if ev := e.closed(); !errors.Is(ev.Err, reason.Kicked) || ev.Reason != "kicked" || ev.Detail != "bye" {
+				t.Errorf("%+v", ev)
 			}
 		})
 	}
@@ -119,24 +117,23 @@ func TestKickCodes(t *testing.T) {
 
 // T35: one login ends, the others of its subject go on.
 func TestSignOut(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, func(cfg *wsguard.Config) {
-			loginConfig(cfg)
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
 			cfg.Auth.RevocationTTL = time.Hour
 			cfg.Auth.Tickets = &wsguard.TicketConfig{}
-		})
-		s := wstest.ServePipe(t, ticketMux(g))
+		}))
+		e.serve(ticketMux(e.g))
 		dial := func(token string) *wstest.Client {
-			c := s.Dial(t)
-			if res, err := c.Handshake("/ws", connHeader(token)); err != nil || res.StatusCode != 101 {
+			c := e.dial()
+			if res, err := c.Handshake("/ws", bearer(token)); err != nil || res.StatusCode != 101 {
 				t.Fatal(res, err)
 			}
 			return c
 		}
 		status := func(token string) int {
-			c := s.Dial(t)
+			c := e.dial()
 			defer c.Close()
-			res, err := c.Handshake("/ws", connHeader(token))
+			res, err := c.Handshake("/ws", bearer(token))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -145,16 +142,16 @@ func TestSignOut(t *testing.T) {
 		a, b, other := dial("alice s1 0s"), dial("alice s1 0s"), dial("alice s2 0s")
 		anonymous := dial("bob - 0s")
 		synctest.Wait()
-		g.Admin().SignOut("s1")
-		connWantClose(t, a, 3000, "revoked")
-		connWantClose(t, b, 3000, "revoked")
-		connWantEcho(t, other, "still here")
-		connWantEcho(t, anonymous, "me too")
+		e.g.Admin().SignOut("s1")
+		wantClose(t, a, 3000, "revoked")
+		wantClose(t, b, 3000, "revoked")
+		roundTrip(t, other, "still here")
+		roundTrip(t, anonymous, "me too")
 		time.Sleep(time.Minute) // a later credential of the login is no better
 		if got := status("alice s1 0s"); got != 401 {
 			t.Errorf("the login opens another: %d", got)
 		}
-		g.Admin().Restore("alice")
+		e.g.Admin().Restore("alice")
 		if got := status("alice s1 0s"); got != 401 {
 			t.Errorf("restoring the subject restores the login: %d", got)
 		}
@@ -165,7 +162,7 @@ func TestSignOut(t *testing.T) {
 		if got := status("alice s1 0s"); got != 101 {
 			t.Errorf("remembered beyond RevocationTTL: %d", got)
 		}
-		if n := len(ev.of(audit.Refusal)); n != 2 {
+		if n := len(e.events.of(audit.Refusal)); n != 2 {
 			t.Errorf("%d refusals", n)
 		}
 	})
@@ -188,12 +185,12 @@ func TestRefresh(t *testing.T) {
 			}
 		}
 	}
-	refresh := func(t *testing.T, first string, test func(g *wsguard.Guard, ev *connEvents, c *wstest.Client)) {
-		connBubble(t, func(t *testing.T) {
-			g, ev := connGuard(t, func(cfg *wsguard.Config) { loginConfig(cfg); cfg.Auth.InsecureAnonymous = true })
-			c := connDial(t, wstest.ServePipe(t, g.Handler(refresher)), first)
-			c.Timeout = connPatience
-			test(g, ev, c)
+	refresh := func(t *testing.T, first string, test func(e *env, c *wstest.Client)) {
+		bubble(t, func(t *testing.T) {
+			e := newEnv(t, conf(func(cfg *wsguard.Config) { loginConfig(cfg); cfg.Auth.InsecureAnonymous = true }))
+			e.serve(e.g.Handler(refresher))
+			c := e.open(bearer(first))
+			test(e, c)
 		})
 	}
 	ask := func(t *testing.T, c *wstest.Client, token, want string) {
@@ -205,62 +202,62 @@ func TestRefresh(t *testing.T) {
 		}
 	}
 	t.Run("expiry and scopes", func(t *testing.T) {
-		refresh(t, "alice s1 1m a", func(g *wsguard.Guard, ev *connEvents, c *wstest.Client) {
+		refresh(t, "alice s1 1m a", func(e *env, c *wstest.Client) {
 			time.Sleep(50 * time.Second)
 			ask(t, c, "alice s2 1m b", "ok")
-			a, ok := sessionsOf(g)["alice s2"]
+			a, ok := sessionsOf(e.g)["alice s2"]
 			if !ok || !slices.Equal(a.Scopes, []string{"b"}) {
-				t.Errorf("%+v", sessionsOf(g))
+				t.Errorf("%+v", sessionsOf(e.g))
 			}
-			g.Admin().SignOut("s1") // the old login
+			e.g.Admin().SignOut("s1") // the old login
 			start := time.Now()
-			connWantClose(t, c, 3000, "expired")
-			connBetween(t, "expired", time.Since(start), time.Minute, time.Minute+250*time.Millisecond)
-			if n := len(ev.of(audit.Refresh)); n != 1 {
+			wantClose(t, c, 3000, "expired")
+			wantBetween(t, "expired", time.Since(start), time.Minute, time.Minute+250*time.Millisecond)
+			if n := len(e.events.of(audit.Refresh)); n != 1 {
 				t.Errorf("%d events", n)
 			}
 		})
 	})
 	t.Run("no expiry", func(t *testing.T) {
-		refresh(t, "alice s1 1m", func(g *wsguard.Guard, ev *connEvents, c *wstest.Client) {
+		refresh(t, "alice s1 1m", func(e *env, c *wstest.Client) {
 			ask(t, c, "alice s1 0s", "ok")
 			time.Sleep(2 * time.Minute)
 			ask(t, c, "alice s1 0s", "ok")
 		})
 	})
 	t.Run("sooner", func(t *testing.T) {
-		refresh(t, "alice s1 1h", func(g *wsguard.Guard, ev *connEvents, c *wstest.Client) {
+		refresh(t, "alice s1 1h", func(e *env, c *wstest.Client) {
 			ask(t, c, "alice s1 1s", "ok")
 			start := time.Now()
-			connWantClose(t, c, 3000, "expired")
-			connBetween(t, "expired", time.Since(start), time.Second, 1250*time.Millisecond)
+			wantClose(t, c, 3000, "expired")
+			wantBetween(t, "expired", time.Since(start), time.Second, 1250*time.Millisecond)
 		})
 	})
 	t.Run("new login signed out", func(t *testing.T) {
-		refresh(t, "alice s1 1m", func(g *wsguard.Guard, ev *connEvents, c *wstest.Client) {
+		refresh(t, "alice s1 1m", func(e *env, c *wstest.Client) {
 			ask(t, c, "alice s2 1m", "ok")
-			g.Admin().SignOut("s2")
-			connWantClose(t, c, 3000, "revoked")
+			e.g.Admin().SignOut("s2")
+			wantClose(t, c, 3000, "revoked")
 		})
 	})
 	t.Run("T38 another subject", func(t *testing.T) {
-		refresh(t, "alice s1 1m", func(g *wsguard.Guard, ev *connEvents, c *wstest.Client) {
+		refresh(t, "alice s1 1m", func(e *env, c *wstest.Client) {
 			c.WriteFrame(wstest.Text("bob s1 1m"))
-			connWantClose(t, c, 1008, "refresh")
-			if e := ev.closed(); !errors.Is(e.Err, reason.Refresh) || e.Subject != "alice" {
-				t.Errorf("%+v", e)
+			wantClose(t, c, 1008, "refresh")
+			if ev := e.closed(); !errors.Is(ev.Err, reason.Refresh) || ev.Subject != "alice" {
+				t.Errorf("%+v", ev)
 			}
 		})
 	})
 	t.Run("signed out", func(t *testing.T) {
-		refresh(t, "alice s1 1m", func(g *wsguard.Guard, ev *connEvents, c *wstest.Client) {
-			g.Admin().SignOut("s2")
+		refresh(t, "alice s1 1m", func(e *env, c *wstest.Client) {
+			e.g.Admin().SignOut("s2")
 			c.WriteFrame(wstest.Text("alice s2 1m"))
-			connWantClose(t, c, 3000, "revoked")
+			wantClose(t, c, 3000, "revoked")
 		})
 	})
 	t.Run("refused, and everything stays", func(t *testing.T) {
-		refresh(t, "alice s1 1m a", func(g *wsguard.Guard, ev *connEvents, c *wstest.Client) {
+		refresh(t, "alice s1 1m a", func(e *env, c *wstest.Client) {
 			start := time.Now()
 			ask(t, c, "junk", "no valid credential")
 			ask(t, c, "unavailable s1 1m", "cannot decide now")
@@ -270,47 +267,46 @@ func TestRefresh(t *testing.T) {
 			ask(t, c, strings.Repeat("x", 9<<10), "no valid credential")
 			ask(t, c, "alice s1 1m", "ok")
 			ask(t, c, "alice s1 1m", "rate limit exceeded")
-			connWantClose(t, c, 3000, "expired")
-			connBetween(t, "expired", time.Since(start), 70*time.Second, 71*time.Second)
-			if n := len(ev.of(audit.Violation)); n != 5 {
+			wantClose(t, c, 3000, "expired")
+			wantBetween(t, "expired", time.Since(start), 70*time.Second, 71*time.Second)
+			if n := len(e.events.of(audit.Violation)); n != 5 {
 				t.Errorf("%d violations", n)
 			}
 		})
 	})
 	t.Run("anonymous", func(t *testing.T) {
-		refresh(t, "", func(g *wsguard.Guard, ev *connEvents, c *wstest.Client) {
+		refresh(t, "", func(e *env, c *wstest.Client) {
 			ask(t, c, "alice s1 1m", "no valid credential")
 		})
 	})
 	t.Run("a guess is a guess", func(t *testing.T) {
-		connBubble(t, func(t *testing.T) {
-			g, _ := connGuard(t, func(cfg *wsguard.Config) {
-				loginConfig(cfg)
+		bubble(t, func(t *testing.T) {
+			e := newEnv(t, conf(loginConfig, func(cfg *wsguard.Config) {
 				cfg.Auth.Failures = wsguard.Rate{PerSecond: never, Burst: 1}
-			})
-			s := wstest.ServePipe(t, g.Handler(refresher))
-			c := connDial(t, s, "alice s1 1m")
+			}))
+			e.serve(e.g.Handler(refresher))
+			c := e.open(bearer("alice s1 1m"))
 			ask(t, c, "junk", "no valid credential")
 			ask(t, c, "alice s2 1m", "too many failed")
 			ask(t, c, "alice s1 1m", "ok") // which the guard has accepted before
 			// It is no guess of others at the address.
-			if res, err := s.Dial(t).Handshake("/", connHeader("bob s1 1m")); err != nil || res.StatusCode != 101 {
+			if res, err := e.dial().Handshake("/", bearer("bob s1 1m")); err != nil || res.StatusCode != 101 {
 				t.Error(res, err)
 			}
 		})
 	})
 	t.Run("late", func(t *testing.T) {
-		connBubble(t, func(t *testing.T) {
-			g, ev := connGuard(t, loginConfig)
+		bubble(t, func(t *testing.T) {
+			e := newEnv(t, conf(loginConfig))
 			got := make(chan error, 1)
-			s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+			e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 				<-ctx.Done()
 				got <- c.Refresh(context.Background(), "alice s1 1m")
 				return nil
 			}))
-			connDial(t, s, "alice s1 1m")
+			e.open(bearer("alice s1 1m"))
 			synctest.Wait()
-			g.Admin().Kick(connIDs(ev)[0], 0, "")
+			e.g.Admin().Kick(e.ids()[0], 0, "")
 			if err := <-got; !errors.Is(err, reason.Kicked) {
 				t.Error(err)
 			}
@@ -320,19 +316,16 @@ func TestRefresh(t *testing.T) {
 
 func TestRevalidate(t *testing.T) {
 	type reply func(ctx context.Context, p wsguard.Principal) (wsguard.Principal, error)
-	run := func(t *testing.T, r reply, test func(g *wsguard.Guard, ev *connEvents, c *wstest.Client)) {
-		connBubble(t, func(t *testing.T) {
-			g, ev := connGuard(t, func(cfg *wsguard.Config) {
-				loginConfig(cfg)
+	run := func(t *testing.T, r reply, test func(e *env, c *wstest.Client)) {
+		bubble(t, func(t *testing.T) {
+			e := serveGuard(t, conf(loginConfig, func(cfg *wsguard.Config) {
 				cfg.Auth.Revalidate = r
 				cfg.Auth.RevalidateEvery = time.Minute
 				cfg.Timeouts.PingInterval = 0
 				cfg.Auth.InsecureAnonymous = true
-			})
-			ev.patience = connPatience
-			c := connDial(t, wstest.ServePipe(t, echoDoor(g)), "alice s1 0s a")
-			c.Timeout = connPatience
-			test(g, ev, c)
+			}))
+			c := e.open(bearer("alice s1 0s a"))
+			test(e, c)
 		})
 	}
 	// T37: pongs are answered all the time, and renew nothing.
@@ -368,15 +361,15 @@ func TestRevalidate(t *testing.T) {
 		}, 1013, "unavailable", 5 * time.Second},
 	} {
 		t.Run("T37 "+tt.name, func(t *testing.T) {
-			run(t, tt.reply, func(g *wsguard.Guard, ev *connEvents, c *wstest.Client) {
+			run(t, tt.reply, func(e *env, c *wstest.Client) {
 				start := time.Now()
-				a := <-connBrowse(c)
+				a := <-browse(c)
 				if a.code != tt.code || a.reason != tt.reason {
 					t.Errorf("%d %q after %d pings, want %d %q", a.code, a.reason, len(a.pings), tt.code, tt.reason)
 				}
-				connBetween(t, "closed", a.codedAt.Sub(start), tt.late, 66*time.Second+250*time.Millisecond+tt.late)
-				if e := ev.closed(); strings.Contains(e.Detail, "secret") || !strings.HasPrefix(e.Detail, "revalidation: ") {
-					t.Errorf("%+v", e)
+				wantBetween(t, "closed", a.codedAt.Sub(start), tt.late, 66*time.Second+250*time.Millisecond+tt.late)
+				if ev := e.closed(); strings.Contains(ev.Detail, "secret") || !strings.HasPrefix(ev.Detail, "revalidation: ") {
+					t.Errorf("%+v", ev)
 				}
 				time.Sleep(time.Hour) // a hook that hangs ends, too
 			})
@@ -390,43 +383,42 @@ func TestRevalidate(t *testing.T) {
 			}
 			p.Scopes = []string{fmt.Sprint(calls.Add(1))}
 			return p, nil
-		}, func(g *wsguard.Guard, ev *connEvents, c *wstest.Client) {
-			done := connBrowse(c)
+		}, func(e *env, c *wstest.Client) {
+			done := browse(c)
 			time.Sleep(4*time.Minute + 50*time.Second) // of 5 minutes without a message
 			synctest.Wait()                            // somebody may be asked at this very moment
 			n := calls.Load()
 			if n < 4 || n > 6 || others.Load() > 0 {
 				t.Errorf("asked %d times, of others %d", n, others.Load())
 			}
-			if s := sessionsOf(g)["alice s1"]; !slices.Equal(s.Scopes, []string{fmt.Sprint(n)}) {
+			if s := sessionsOf(e.g)["alice s1"]; !slices.Equal(s.Scopes, []string{fmt.Sprint(n)}) {
 				t.Errorf("%+v after %d", s, n)
 			}
-			g.Admin().Revoke("alice")
+			e.g.Admin().Revoke("alice")
 			if a := <-done; a.code != 3000 || a.reason != "revoked" {
 				t.Errorf("%d %q", a.code, a.reason)
 			}
 		})
 	})
 	t.Run("T37 anonymous", func(t *testing.T) {
-		connBubble(t, func(t *testing.T) {
-			g, _ := connGuard(t, func(cfg *wsguard.Config) {
+		bubble(t, func(t *testing.T) {
+			e := serveGuard(t, conf(func(cfg *wsguard.Config) {
 				cfg.Auth = wsguard.AuthConfig{InsecureAnonymous: true, RevalidateEvery: time.Second, Revalidate: func(context.Context, wsguard.Principal) (wsguard.Principal, error) {
 					t.Error("asked")
 					return wsguard.Principal{}, nil
 				}}
-			})
-			c := connDial(t, wstest.ServePipe(t, echoDoor(g)), "")
+			}))
+			c := e.open(header())
 			time.Sleep(5 * time.Second)
-			connWantEcho(t, c, "still here")
+			roundTrip(t, c, "still here")
 		})
 	})
 	// Many at once are asked about in turn; whoever's turn does not come in
 	// time goes.
 	t.Run("T76 a store that hangs", func(t *testing.T) {
-		connBubble(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			var now, most atomic.Int64
-			g, ev := connGuard(t, func(cfg *wsguard.Config) {
-				loginConfig(cfg)
+			e := serveGuard(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
 				cfg.Caps.MaxConnsPerSubject = wsguard.Off
 				cfg.Auth.RevalidateEvery = time.Second
 				cfg.Auth.Revalidate = func(ctx context.Context, p wsguard.Principal) (wsguard.Principal, error) {
@@ -435,14 +427,13 @@ func TestRevalidate(t *testing.T) {
 					time.Sleep(time.Minute)
 					return p, nil
 				}
-			})
-			s := wstest.ServePipe(t, echoDoor(g))
+			}))
 			for range 200 {
-				connBrowse(connDial(t, s, "alice s1 0s"))
+				browse(e.open(bearer("alice s1 0s")))
 			}
 			time.Sleep(30 * time.Second)
-			if n := len(ev.of(audit.Close)); n != 200 || g.Conns() != 0 {
-				t.Errorf("%d closed, %d slots", n, g.Conns())
+			if n := len(e.events.of(audit.Close)); n != 200 || e.g.Conns() != 0 {
+				t.Errorf("%d closed, %d slots", n, e.g.Conns())
 			}
 			if most.Load() > 64 {
 				t.Errorf("%d asked at once", most.Load())
@@ -454,10 +445,10 @@ func TestRevalidate(t *testing.T) {
 
 // A good answer is used again until it is old or somebody was revoked.
 func TestAuthCache(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		var calls atomic.Int64
 		var during func()
-		g, _ := connGuard(t, func(cfg *wsguard.Config) {
+		e := serveGuard(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
 			cfg.Auth = wsguard.AuthConfig{CacheTTL: time.Minute, Verifier: func(ctx context.Context, token string) (wsguard.Principal, error) {
 				calls.Add(1)
 				if during != nil {
@@ -466,14 +457,13 @@ func TestAuthCache(t *testing.T) {
 				return logins(ctx, token)
 			}}
 			cfg.Caps.MaxConnsPerSubject = wsguard.Off
-		})
-		s := wstest.ServePipe(t, echoDoor(g))
+		}))
 		try := func(what, token string, status int, asked int64) {
 			t.Helper()
 			before := calls.Load()
-			c := s.Dial(t)
+			c := e.dial()
 			defer c.Close()
-			res, err := c.Handshake("/", connHeader(token))
+			res, err := c.Handshake("/", bearer(token))
 			if err != nil || res.StatusCode != status || calls.Load()-before != asked {
 				t.Errorf("%s: %v %v, asked %d times; want %d, %d", what, res, err, calls.Load()-before, status, asked)
 			}
@@ -491,16 +481,13 @@ func TestAuthCache(t *testing.T) {
 		time.Sleep(time.Second)
 		try("expired meanwhile", "carol s1 1s", 401, 0)
 		try("erin", "erin s1 0s", 101, 1)
-		g.Admin().Revoke("erin")
+		e.g.Admin().Revoke("erin")
 		try("after somebody's revocation", "alice s1 0s", 101, 0)
 		try("after the own revocation", "erin s1 0s", 401, 1)
-		during = func() { during = nil; g.Admin().SignOut("s9") }
+		during = func() { during = nil; e.g.Admin().SignOut("s9") }
 		try("revoked while asked", "dave s1 0s", 101, 1)
 		try("and so not kept", "dave s1 0s", 101, 1)
-		many := 10_100 // more than the cache has room for
-		if testing.Short() {
-			many = 100
-		}
+		many := rounds(10_100, 100) // more than the cache has room for
 		for i := range many {
 			try("many", fmt.Sprintf("eve e%d 0s", i), 101, 1)
 		}
@@ -509,22 +496,21 @@ func TestAuthCache(t *testing.T) {
 
 // A page learns why, but only what it may, and few at a time.
 func TestExplained(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, func(cfg *wsguard.Config) {
-			loginConfig(cfg)
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
 			cfg.Auth.MaxExplained = 2
 			cfg.Auth.Failures = wsguard.Rate{PerSecond: never, Burst: 6}
 			cfg.Caps.MaxConnsPerSubject = 1
 			cfg.Subprotocols = []string{"chat"}
 			cfg.Attach = func(*http.Request, wsguard.Principal) (any, error) { return nil, errors.New("no") }
-		})
-		s := wstest.ServePipe(t, g.Handler(func(context.Context, *wsguard.Conn) error {
+		}))
+		e.serve(e.g.Handler(func(context.Context, *wsguard.Conn) error {
 			t.Error("application code has run")
 			return nil
 		}))
 		try := func(h http.Header, status int) (*wstest.Client, *http.Response) {
 			t.Helper()
-			c := s.Dial(t)
+			c := e.dial()
 			res, err := c.Handshake("/", h)
 			if err != nil || res.StatusCode != status {
 				t.Fatalf("%v %v, want %d", res, err, status)
@@ -532,48 +518,48 @@ func TestExplained(t *testing.T) {
 			synctest.Wait() // what it held is given back after the answer
 			return c, res
 		}
-		h := connHeader("junk")
+		h := bearer("junk")
 		h.Set("Sec-WebSocket-Protocol", "chat")
 		a, res := try(h, 101)
 		if p := res.Header.Get("Sec-WebSocket-Protocol"); p != "chat" {
 			t.Errorf("subprotocol %q: a browser would fail the connection", p)
 		}
-		b, _ := try(connHeader("junk 2"), 101)
-		try(connHeader("junk 3"), 401) // no room
-		if g.Conns() != 0 || len(sessionsOf(g)) != 0 {
+		b, _ := try(bearer("junk 2"), 101)
+		try(bearer("junk 3"), 401) // no room
+		if e.g.Conns() != 0 || len(sessionsOf(e.g)) != 0 {
 			t.Error("it holds a slot of the application's")
 		}
-		connWantClose(t, a, 3000, "unauthenticated")
+		wantClose(t, a, 3000, "unauthenticated")
 		a.WriteFrame(wstest.CloseFrame(3000, ""))
 		a.Close()
-		connWantClose(t, b, 3000, "unauthenticated")
+		wantClose(t, b, 3000, "unauthenticated")
 		time.Sleep(3 * time.Second) // b does not answer
-		g.Admin().Revoke("carol")
+		e.g.Admin().Revoke("carol")
 		time.Sleep(time.Millisecond)
-		c, _ := try(connHeader("carol - 0s"), 403) // issued after it
+		c, _ := try(bearer("carol - 0s"), 403) // issued after it
 		c.Close()
 
-		h = connHeader("junk 4")
+		h = bearer("junk 4")
 		h.Set("Origin", "https://evil.test")
 		try(h, 403)
-		h = connHeader("junk")
+		h = bearer("junk")
 		h.Set("Sec-WebSocket-Version", "12")
 		try(h, 426)
 
 		for i := range 4 {
-			try(connHeader(fmt.Sprint("junk ", 10+i)), 101)
+			try(bearer(fmt.Sprint("junk ", 10+i)), 101)
 			time.Sleep(3 * time.Second)
 		}
-		c, _ = try(connHeader("alice s1 0s"), 101)
-		connWantClose(t, c, 1013, "guessing")
-		events := ev.of(audit.Refusal)
-		e := events[len(events)-1]
-		if e.Status != 101 || e.Code != 1013 || e.Reason != "guessing" || len(ev.of(audit.Open)) != 0 {
-			t.Errorf("%+v", e)
+		c, _ = try(bearer("alice s1 0s"), 101)
+		wantClose(t, c, 1013, "guessing")
+		events := e.events.of(audit.Refusal)
+		ev := events[len(events)-1]
+		if ev.Status != 101 || ev.Code != 1013 || ev.Reason != "guessing" || len(e.events.of(audit.Open)) != 0 {
+			t.Errorf("%+v", ev)
 		}
 		// A drain waits for them.
 		start := time.Now()
-		if err := g.Shutdown(context.Background()); err != nil || time.Since(start) > 3*time.Second {
+		if err := e.g.Shutdown(context.Background()); err != nil || time.Since(start) > 3*time.Second {
 			t.Error(err, time.Since(start))
 		}
 	})
@@ -582,31 +568,30 @@ func TestExplained(t *testing.T) {
 // A 101 without a subprotocol tells a page nothing that has offered one, if only a
 // credential: its browser fails it. A program may be told.
 func TestExplainedSubprotocol(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, func(cfg *wsguard.Config) {
-			loginConfig(cfg)
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
 			cfg.Auth.MaxExplained = 20
 			cfg.Subprotocols = []string{"chat"}
-			cfg.AllowMissingOrigin, cfg.Hosts = true, []string{"server"}
-		})
-		s := wstest.ServePipe(t, g.Handler(echo))
+			cfg.Origins, cfg.AllowMissingOrigin, cfg.Hosts = []string{appOrigin}, true, []string{"server"}
+		}))
+		e.serve(e.g.Handler(echo))
 		for _, tt := range []struct {
 			origin, offered string
 			status          int
 			proto           string
 		}{
-			{connOrigin, "", 101, ""},
-			{connOrigin, "chat", 101, "chat"},
-			{connOrigin, "other, chat", 101, "chat"},
-			{connOrigin, "chat, bearer.junk", 101, "chat"},
-			{connOrigin, "bearer.junk", 401, ""},
-			{connOrigin, "bearer.junk, bearer.junk", 401, ""},
-			{connOrigin, "other", 400, ""},
-			{connOrigin, "other, bearer.junk", 400, ""},
+			{appOrigin, "", 101, ""},
+			{appOrigin, "chat", 101, "chat"},
+			{appOrigin, "other, chat", 101, "chat"},
+			{appOrigin, "chat, bearer.junk", 101, "chat"},
+			{appOrigin, "bearer.junk", 401, ""},
+			{appOrigin, "bearer.junk, bearer.junk", 401, ""},
+			{appOrigin, "other", 400, ""},
+			{appOrigin, "other, bearer.junk", 400, ""},
 			{"", "bearer.junk", 101, ""},
 			{"", "other", 101, ""},
 		} {
-			c := s.Dial(t)
+			c := e.dial()
 			h := http.Header{}
 			if tt.origin != "" {
 				h.Set("Origin", tt.origin)
@@ -614,16 +599,16 @@ func TestExplainedSubprotocol(t *testing.T) {
 			if tt.offered != "" {
 				h.Set("Sec-WebSocket-Protocol", tt.offered)
 			}
-			before := len(ev.of(audit.Refusal))
+			before := len(e.events.of(audit.Refusal))
 			res, err := c.HandshakeWith(wstest.HandshakeOptions{Host: "server", Header: h})
 			if err != nil || res.StatusCode != tt.status || res.Header.Get("Sec-WebSocket-Protocol") != tt.proto {
 				t.Errorf("%q offers %q: %v, %v, want %d and %q", tt.origin, tt.offered, res, err, tt.status, tt.proto)
 			} else if tt.status == 101 {
-				connWantClose(t, c, 3000, "unauthenticated")
+				wantClose(t, c, 3000, "unauthenticated")
 			}
 			c.Close()
 			synctest.Wait()
-			if got := ev.of(audit.Refusal)[before:]; len(got) != 1 || got[0].Status != tt.status {
+			if got := e.events.of(audit.Refusal)[before:]; len(got) != 1 || got[0].Status != tt.status {
 				t.Errorf("%q offers %q: events %+v", tt.origin, tt.offered, got)
 			}
 		}
@@ -683,8 +668,7 @@ func TestTicketStore(t *testing.T) {
 		cfg := wsguard.Config{Auth: wsguard.AuthConfig{Verifier: logins, Tickets: &wsguard.TicketConfig{Store: shared}}, InsecureAllowHTTP: true}
 		here, there := ticketGuard(t, cfg), ticketGuard(t, cfg)
 		for _, e := range []*env{here, there} {
-			e.s = wstest.ServePipe(t, ticketMux(e.g))
-			t.Cleanup(e.endBubble)
+			e.serve(ticketMux(e.g))
 		}
 		ticket := here.buy(bearer("alice s1 1h read"))
 		var wg sync.WaitGroup
@@ -728,7 +712,7 @@ func TestTicketStore(t *testing.T) {
 			if state != "full" {
 				here.redeemRefused(ticket, header(), 503, "unavailable")
 			}
-			connBetween(t, state, time.Since(start), 0, 11*time.Second)
+			wantBetween(t, state, time.Since(start), 0, 11*time.Second)
 			time.Sleep(time.Minute)
 		}
 		if s := here.log.String() + here.events.String(); strings.Contains(s, "5ecr3t") {
@@ -747,10 +731,9 @@ func TestTicketStore(t *testing.T) {
 // one. A refusal of the subject still counts.
 func TestRefreshBeatsRevalidate(t *testing.T) {
 	for _, late := range []error{nil, wsguard.ErrExpired, wsguard.ErrUnavailable, errors.New("gone")} {
-		connBubble(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			var calls atomic.Int64
-			g, _ := connGuard(t, func(cfg *wsguard.Config) {
-				loginConfig(cfg)
+			e := newEnv(t, conf(loginConfig, func(cfg *wsguard.Config) {
 				cfg.Auth.RevalidateEvery = 10 * time.Second
 				cfg.Auth.Revalidate = func(_ context.Context, p wsguard.Principal) (wsguard.Principal, error) {
 					if calls.Add(1) == 1 {
@@ -760,8 +743,8 @@ func TestRefreshBeatsRevalidate(t *testing.T) {
 					p.Scopes = append(p.Scopes[:0], "asked again") // what it is given is its own
 					return p, nil
 				}
-			})
-			s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+			}))
+			e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 				_, msg, err := c.Read(ctx)
 				if err == nil {
 					err = c.Refresh(ctx, string(msg))
@@ -772,68 +755,68 @@ func TestRefreshBeatsRevalidate(t *testing.T) {
 				<-ctx.Done()
 				return nil
 			}))
-			c := connDial(t, s, "alice s1 30s admin")
+			c := e.open(bearer("alice s1 30s admin"))
 			for calls.Load() == 0 {
 				time.Sleep(100 * time.Millisecond)
 			}
 			c.WriteFrame(wstest.Text("alice s2 1h read"))
 			time.Sleep(time.Second)
-			if _, ok := sessionsOf(g)["alice s2"]; !ok {
-				t.Fatalf("%+v", sessionsOf(g))
+			if _, ok := sessionsOf(e.g)["alice s2"]; !ok {
+				t.Fatalf("%+v", sessionsOf(e.g))
 			}
 			time.Sleep(4 * time.Second)
 			if late != nil && late.Error() == "gone" {
-				connWantClose(t, c, 3000, "unauthenticated")
+				wantClose(t, c, 3000, "unauthenticated")
 				return
 			}
-			a, ok := sessionsOf(g)["alice s2"]
+			a, ok := sessionsOf(e.g)["alice s2"]
 			if !ok || !slices.Equal(a.Scopes, []string{"asked again"}) {
-				t.Errorf("%+v", sessionsOf(g))
+				t.Errorf("%+v", sessionsOf(e.g))
 			}
 			time.Sleep(30 * time.Second)
-			g.Admin().SignOut("s2")
-			connWantClose(t, c, 3000, "revoked")
+			e.g.Admin().SignOut("s2")
+			wantClose(t, c, 3000, "revoked")
 		})
 	}
 }
 
 // A Refresh whose connection ends meanwhile changes nothing.
 func TestRefreshOfTheDead(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, func(cfg *wsguard.Config) {
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, conf(func(cfg *wsguard.Config) {
 			cfg.Auth = wsguard.AuthConfig{Verifier: func(ctx context.Context, token string) (wsguard.Principal, error) {
 				if strings.HasSuffix(token, "slow") {
 					time.Sleep(3 * time.Second)
 				}
 				return logins(ctx, token)
 			}}
-		})
+		}))
 		got := make(chan error, 1)
-		s := wstest.ServePipe(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			c, err := g.Accept(w, r)
+		e.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			c, err := e.g.Accept(w, r)
 			if err != nil {
 				return
 			}
 			got <- c.Refresh(r.Context(), "alice s2 1h slow")
 		}))
-		connDial(t, s, "alice s1 1h")
+		e.open(bearer("alice s1 1h"))
 		synctest.Wait()
-		g.Admin().Kick(connIDs(ev)[0], 0, "")
+		e.g.Admin().Kick(e.ids()[0], 0, "")
 		if err := <-got; !errors.Is(err, reason.Kicked) {
 			t.Error(err)
 		}
-		if n := len(ev.of(audit.Refresh)); n != 0 || g.Conns() != 0 {
-			t.Errorf("%d refreshed, %d slots", n, g.Conns())
+		if n := len(e.events.of(audit.Refresh)); n != 0 || e.g.Conns() != 0 {
+			t.Errorf("%d refreshed, %d slots", n, e.g.Conns())
 		}
 	})
 }
 
 // More than can be asked about at once take turns; nobody goes for it.
 func TestRevalidateTurns(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
 		var calls atomic.Int64
-		g, ev := connGuard(t, func(cfg *wsguard.Config) {
-			loginConfig(cfg)
+		e := serveGuard(t, conf(noHandshakeLimits, loginConfig, func(cfg *wsguard.Config) {
 			cfg.Caps.MaxConnsPerSubject = wsguard.Off
 			cfg.Auth.RevalidateEvery = 10 * time.Second
 			cfg.Auth.Revalidate = func(_ context.Context, p wsguard.Principal) (wsguard.Principal, error) {
@@ -841,20 +824,18 @@ func TestRevalidateTurns(t *testing.T) {
 				time.Sleep(500 * time.Millisecond)
 				return p, nil
 			}
-		})
-		s := wstest.ServePipe(t, echoDoor(g))
+		}))
 		// The places are good for 1,060 in 10 s. With fewer than that nobody waits
 		// for nearly as long as an interval, whatever his luck.
 		for range 900 {
-			c := connDial(t, s, "alice s1 0s")
-			c.Timeout = connPatience
-			connBrowse(c)
+			c := e.open(bearer("alice s1 0s"))
+			browse(c)
 		}
 		time.Sleep(time.Minute)
-		if n := len(ev.of(audit.Close)); n > 0 || calls.Load() < 4000 {
+		if n := len(e.events.of(audit.Close)); n > 0 || calls.Load() < 4000 {
 			t.Errorf("%d closed, %d asked", n, calls.Load())
 		}
-		g.Admin().Revoke("alice")
+		e.g.Admin().Revoke("alice")
 	})
 }
 
@@ -862,7 +843,7 @@ func TestRevalidateTurns(t *testing.T) {
 func TestExplainedPanic(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	e := newEnv(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: logins, MaxExplained: 1}})
-	e.s = wstest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	e.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("X-Panic") != "" {
 			w = panicHijack{w}
 		}
@@ -886,23 +867,22 @@ func (panicHijack) Hijack() (net.Conn, *bufio.ReadWriter, error) { panic("hijack
 
 // tryAny makes a handshake whose answer does not matter.
 func (e *env) tryAny(h http.Header) {
-	c := e.s.Dial(e.t)
+	c := e.dial()
 	c.Handshake("/", h)
 	c.Close()
 }
 
 // What any page can provoke is not told, nor a flood.
 func TestExplainedNot(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, _ := connGuard(t, func(cfg *wsguard.Config) {
+	bubble(t, func(t *testing.T) {
+		e := serveGuard(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
 			cfg.Auth = wsguard.AuthConfig{Verifier: logins, MaxExplained: 10, Sources: wsguard.TokenSources{Header: true, Cookie: "session"}}
 			cfg.InsecureReportOnlyOrigins = true
 			cfg.Rates.Handshakes = wsguard.Rate{PerSecond: never, Burst: 2}
-		})
-		s := wstest.ServePipe(t, echoDoor(g))
+		}))
 		try := func(origin, name, value string, want int) {
 			t.Helper()
-			c := s.Dial(t)
+			c := e.dial()
 			defer c.Close()
 			res, err := c.Handshake("/", http.Header{"Origin": {origin}, name: {value}})
 			if err != nil || res.StatusCode != want {
@@ -912,8 +892,8 @@ func TestExplainedNot(t *testing.T) {
 		try("https://evil.test", "Authorization", "Bearer junk", 401)
 		// Reported and let pass, but the visitor's cookie is not the page's.
 		try("https://evil.test", "Cookie", "session=alice - 0s", 401)
-		try(connOrigin, "Cookie", "session=alice", 101) // and told 3000
-		try(connOrigin, "Cookie", "session=bob", 101)
-		try(connOrigin, "Authorization", "Bearer alice - 0s", 429)
+		try(appOrigin, "Cookie", "session=alice", 101) // and told 3000
+		try(appOrigin, "Cookie", "session=bob", 101)
+		try(appOrigin, "Authorization", "Bearer alice - 0s", 429)
 	})
 }

@@ -22,18 +22,15 @@ import (
 )
 
 func TestShutdown(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, nil)
-		ev.patience = connPatience
-		s := wstest.ServePipe(t, echoDoor(g))
+	bubble(t, func(t *testing.T) {
+		e := serveGuard(t, conf(noHandshakeLimits))
 		const n = 100
-		var answers []<-chan connAnswer
+		var answers []<-chan browsed
 		for range n {
-			c := connDial(t, s, "")
-			c.Timeout = connPatience
-			answers = append(answers, connBrowse(c))
+			c := e.open(header())
+			answers = append(answers, browse(c))
 		}
-		if g.Draining() {
+		if e.g.Draining() {
 			t.Error("draining already")
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -43,26 +40,26 @@ func TestShutdown(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 5 { // all of them wait for the same drain
 			wg.Go(func() {
-				if err := g.Shutdown(ctx); err != nil {
+				if err := e.g.Shutdown(ctx); err != nil {
 					t.Error(err)
 				}
-				if g.Conns() != 0 {
-					t.Errorf("returned with %d slots held", g.Conns())
+				if e.g.Conns() != 0 {
+					t.Errorf("returned with %d slots held", e.g.Conns())
 				}
 			})
 		}
 		synctest.Wait()
-		if !g.Draining() {
+		if !e.g.Draining() {
 			t.Error("not draining")
 		}
-		c := s.Dial(t)
-		res, err := c.Handshake("/", connHeader(""))
+		c := e.dial()
+		res, err := c.Handshake("/", header())
 		if err != nil || res.StatusCode != 503 || res.Header.Get("Retry-After") == "" || !res.Close {
 			t.Errorf("handshake: %v %v", res, err)
 		}
 		wg.Wait()
 		d := time.Since(start)
-		connBetween(t, "drained", d, 3*time.Second, 5*time.Second)
+		wantBetween(t, "drained", d, 3*time.Second, 5*time.Second)
 		moments := map[time.Time]int{}
 		for _, a := range answers {
 			a := <-a
@@ -76,34 +73,32 @@ func TestShutdown(t *testing.T) {
 				t.Errorf("%d of %d closed at %v at once", k, n, at.Sub(start))
 			}
 		}
-		if err := g.Shutdown(context.Background()); err != nil {
+		if err := e.g.Shutdown(context.Background()); err != nil {
 			t.Error(err)
 		}
 		ended, cancel := context.WithCancel(context.Background())
 		cancel()
-		g.Shutdown(ended)
+		e.g.Shutdown(ended)
 	})
 }
 
 // However many they are, they take most of the time that is theirs.
 func TestShutdownPace(t *testing.T) {
 	for _, n := range []int{30, 41, 42, 43, 83, 100} { // a half has room for 41 batches
-		connBubble(t, func(t *testing.T) {
-			g, _ := connGuard(t, nil)
-			s := wstest.ServePipe(t, echoDoor(g))
+		bubble(t, func(t *testing.T) {
+			e := serveGuard(t, conf(noHandshakeLimits))
 			for range n {
-				c := connDial(t, s, "")
-				c.Timeout = connPatience
-				connBrowse(c)
+				c := e.open(header())
+				browse(c)
 			}
 			synctest.Wait()
 			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 			defer cancel()
 			start := time.Now()
-			if err := g.Shutdown(ctx); err != nil {
+			if err := e.g.Shutdown(ctx); err != nil {
 				t.Fatal(err)
 			}
-			connBetween(t, fmt.Sprint(n, " drained"), time.Since(start), 2500*time.Millisecond, 5*time.Second)
+			wantBetween(t, fmt.Sprint(n, " drained"), time.Since(start), 2500*time.Millisecond, 5*time.Second)
 		})
 	}
 }
@@ -111,19 +106,18 @@ func TestShutdownPace(t *testing.T) {
 // A few go one by one, and do not take the whole time.
 func TestShutdownOfFew(t *testing.T) {
 	for _, n := range []int{1, 5} {
-		connBubble(t, func(t *testing.T) {
-			g, _ := connGuard(t, nil)
-			s := wstest.ServePipe(t, echoDoor(g))
-			var answers []<-chan connAnswer
+		bubble(t, func(t *testing.T) {
+			e := serveGuard(t, conf(noHandshakeLimits))
+			var answers []<-chan browsed
 			for range n {
-				answers = append(answers, connBrowse(connDial(t, s, "")))
+				answers = append(answers, browse(e.open(header())))
 			}
 			synctest.Wait()
 			start := time.Now()
-			if err := g.Shutdown(t.Context()); err != nil {
+			if err := e.g.Shutdown(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			connBetween(t, "drained", time.Since(start), time.Duration(n-1)*80*time.Millisecond, time.Duration(n-1)*120*time.Millisecond)
+			wantBetween(t, "drained", time.Since(start), time.Duration(n-1)*80*time.Millisecond, time.Duration(n-1)*120*time.Millisecond)
 			moments := map[time.Time]bool{}
 			for _, a := range answers {
 				moments[(<-a).codedAt] = true
@@ -138,29 +132,29 @@ func TestShutdownOfFew(t *testing.T) {
 // The time that Shutdown has may hold more batches than an int of 32 bits counts.
 func TestShutdownWithinDecades(t *testing.T) {
 	for _, years := range []time.Duration{1, 17, 30, 60, 100} {
-		connBubble(t, func(t *testing.T) {
-			g, _ := connGuard(t, nil)
-			s := wstest.ServePipe(t, g.Handler(echo))
+		bubble(t, func(t *testing.T) {
+			e := newEnv(t, conf(noHandshakeLimits))
+			e.serve(e.g.Handler(echo))
 			for range 5 {
-				connBrowse(connDial(t, s, ""))
+				browse(e.open(header()))
 			}
 			synctest.Wait()
 			ctx, cancel := context.WithTimeout(context.Background(), years*365*24*time.Hour)
 			defer cancel()
 			start := time.Now()
-			if err := g.Shutdown(ctx); err != nil {
+			if err := e.g.Shutdown(ctx); err != nil {
 				t.Fatal(err)
 			}
-			connBetween(t, fmt.Sprint("drained within ", int(years), " years"), time.Since(start), 320*time.Millisecond, 480*time.Millisecond)
+			wantBetween(t, fmt.Sprint("drained within ", int(years), " years"), time.Since(start), 320*time.Millisecond, 480*time.Millisecond)
 		})
 	}
 }
 
 func TestShutdownOfNobody(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, _ := connGuard(t, nil)
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, wsguard.Config{})
 		start := time.Now()
-		if err := g.Shutdown(context.Background()); err != nil || time.Since(start) != 0 {
+		if err := e.g.Shutdown(context.Background()); err != nil || time.Since(start) != 0 {
 			t.Errorf("%v after %v", err, time.Since(start))
 		}
 	})
@@ -176,23 +170,22 @@ func TestShutdownCuts(t *testing.T) {
 		"application": func(ctx context.Context, c *wsguard.Conn) error { time.Sleep(time.Minute); return nil },
 	} {
 		t.Run(name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
-				g, ev := connGuard(t, nil)
-				ev.patience = connPatience
-				s := wstest.ServePipe(t, g.Handler(handler))
+			bubble(t, func(t *testing.T) {
+				e := newEnv(t, conf(noHandshakeLimits))
+				e.serve(e.g.Handler(handler))
 				for range 40 {
-					wstest.KeepAlive(t, connDial(t, s, ""))
+					wstest.KeepAlive(t, e.open(header()))
 				}
 				const limit = 200 * time.Millisecond
 				ctx, cancel := context.WithTimeout(context.Background(), limit)
 				defer cancel()
 				second := make(chan time.Duration, 1)
 				start := time.Now()
-				go func() { g.Shutdown(context.Background()); second <- time.Since(start) }()
+				go func() { e.g.Shutdown(context.Background()); second <- time.Since(start) }()
 				synctest.Wait()
-				err := g.Shutdown(ctx)
+				err := e.g.Shutdown(ctx)
 				d := time.Since(start)
-				connBetween(t, "returned", d, limit, limit+time.Second)
+				wantBetween(t, "returned", d, limit, limit+time.Second)
 				if err != context.DeadlineExceeded {
 					t.Errorf("Shutdown: %v", err)
 				}
@@ -203,15 +196,15 @@ func TestShutdownCuts(t *testing.T) {
 				} else if d := <-second; d > limit+time.Second {
 					t.Errorf("the second call waited %v", d)
 				}
-				if g.Conns() != 0 {
-					t.Errorf("%d slots", g.Conns())
+				if e.g.Conns() != 0 {
+					t.Errorf("%d slots", e.g.Conns())
 				}
-				for _, e := range ev.of(audit.Close) {
-					if e.Code != 1012 || !errors.Is(e.Err, reason.Draining) {
-						t.Errorf("%d %v", e.Code, e.Err)
+				for _, ev := range e.events.of(audit.Close) {
+					if ev.Code != 1012 || !errors.Is(ev.Err, reason.Draining) {
+						t.Errorf("%d %v", ev.Code, ev.Err)
 					}
 				}
-				connOnce(t, ev)
+				e.wantEachOnce()
 			})
 		})
 	}
@@ -220,29 +213,25 @@ func TestShutdownCuts(t *testing.T) {
 // A handshake that races with Shutdown never survives it.
 func TestShutdownRacesHandshake(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	rounds := 60
-	if testing.Short() {
-		rounds = 2
-	}
-	survived := 0
-	for range rounds {
-		g, ev := connGuard(t, func(cfg *wsguard.Config) {
-			connPatient(cfg)
+	n := rounds(60, 12)
+	var survived atomic.Int32
+	once := func() {
+		e := newEnv(t, conf(noHandshakeLimits, patient, func(cfg *wsguard.Config) {
 			cfg.Attach = func(*http.Request, wsguard.Principal) (any, error) { runtime.Gosched(); return nil, nil }
-		})
-		s := wstest.Serve(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+		}))
+		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			<-ctx.Done()
 			return nil
 		}))
 		var clients []*wstest.Client
 		for range 6 {
-			clients = append(clients, s.Dial(t))
+			clients = append(clients, e.dial())
 		}
 		var wg sync.WaitGroup
 		var accepted atomic.Int32
 		for i, c := range clients {
 			wg.Go(func() {
-				res, err := c.Handshake("/", connHeader(""))
+				res, err := c.Handshake("/", header())
 				if err != nil {
 					t.Error(err)
 					return
@@ -259,21 +248,30 @@ func TestShutdownRacesHandshake(t *testing.T) {
 			})
 		}
 		time.Sleep(rand.N(time.Millisecond))
-		if err := g.Shutdown(context.Background()); err != nil {
+		if err := e.g.Shutdown(context.Background()); err != nil {
 			t.Error(err)
 		}
 		wg.Wait()
-		connGone(t, g)
-		connOnce(t, ev)
-		survived += int(accepted.Load())
-		s.Close()
+		e.idle()
+		e.wantEachOnce()
+		survived.Add(accepted.Load())
+		e.s.Close()
 	}
-	t.Logf("%d handshakes of %d were accepted and closed", survived, 6*rounds)
+	var drains sync.WaitGroup // Shutdown takes its time
+	for range 12 {
+		drains.Go(func() {
+			for range n / 12 {
+				once()
+			}
+		})
+	}
+	drains.Wait()
+	t.Logf("%d handshakes of %d were accepted and closed", survived.Load(), 6*n)
 }
 
-type connValue struct{ closed *atomic.Int32 }
+type countedValue struct{ closed *atomic.Int32 }
 
-func (v connValue) Close() error { v.closed.Add(1); return nil }
+func (v countedValue) Close() error { v.closed.Add(1); return nil }
 
 func TestAccept(t *testing.T) {
 	tests := []struct {
@@ -295,34 +293,33 @@ func TestAccept(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				var closed atomic.Int32
-				g, ev := connGuard(t, func(cfg *wsguard.Config) {
-					cfg.Attach = func(*http.Request, wsguard.Principal) (any, error) { return connValue{&closed}, nil }
-				})
-				ev.patience = connPatience
-				s := wstest.ServePipe(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					c, err := g.Accept(w, r)
+				e := newEnv(t, conf(func(cfg *wsguard.Config) {
+					cfg.Attach = func(*http.Request, wsguard.Principal) (any, error) { return countedValue{&closed}, nil }
+				}))
+				e.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					c, err := e.g.Accept(w, r)
 					if err != nil {
 						t.Error(err)
 						return
 					}
-					if _, ok := c.Value().(connValue); !ok {
+					if _, ok := c.Value().(countedValue); !ok {
 						t.Errorf("Value is %v", c.Value())
 					}
 					tt.loop(r, c)
 				}))
-				c := connDial(t, s, "")
-				a := <-connBrowse(c)
+				c := e.open(header())
+				a := <-browse(c)
 				if a.code != tt.code || a.reason != tt.reason {
 					t.Errorf("%d %q", a.code, a.reason)
 				}
-				if e := ev.closed(); !errors.Is(e.Err, tt.is) {
-					t.Error(e.Err)
+				if ev := e.closed(); !errors.Is(ev.Err, tt.is) {
+					t.Error(ev.Err)
 				}
 				synctest.Wait()
-				if closed.Load() != 1 || g.Conns() != 0 {
-					t.Errorf("Value closed %d times, %d slots", closed.Load(), g.Conns())
+				if closed.Load() != 1 || e.g.Conns() != 0 {
+					t.Errorf("Value closed %d times, %d slots", closed.Load(), e.g.Conns())
 				}
 			})
 		})
@@ -330,37 +327,36 @@ func TestAccept(t *testing.T) {
 }
 
 func TestAttachValueClosedOnce(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		var made, closed atomic.Int32
-		g, ev := connGuard(t, func(cfg *wsguard.Config) {
+		e := serveGuard(t, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
 			cfg.Attach = func(r *http.Request, _ wsguard.Principal) (any, error) {
 				made.Add(1)
-				v := connValue{&closed}
+				v := countedValue{&closed}
 				if r.URL.Path == "/refused" {
 					return v, errors.New("no")
 				}
 				return v, nil
 			}
-		})
-		s := wstest.ServePipe(t, echoDoor(g))
+		}))
 		for i := range 60 {
-			c := s.Dial(t)
+			c := e.dial()
 			path := "/"
 			if i%3 == 0 {
 				path = "/refused"
 			}
-			res, err := c.Handshake(path, connHeader(""))
+			res, err := c.Handshake(path, header())
 			if err != nil || (res.StatusCode == 403) != (i%3 == 0) {
 				t.Fatal(res, err)
 			}
 			if i%3 == 1 {
-				for _, id := range connIDs(ev) {
-					go g.Admin().Kick(id, 0, "")
+				for _, id := range e.ids() {
+					go e.g.Admin().Kick(id, 0, "")
 				}
 			}
 			c.Close()
 		}
-		connGone(t, g)
+		e.idle()
 		synctest.Wait() // the slot is back before the value is closed
 		if made.Load() != 60 || closed.Load() != 60 {
 			t.Errorf("%d made, %d closed", made.Load(), closed.Load())
@@ -370,9 +366,9 @@ func TestAttachValueClosedOnce(t *testing.T) {
 
 func TestSendOrder(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	g, ev := connGuard(t, nil)
+	e := newEnv(t, conf(noHandshakeLimits))
 	const n = 250
-	s := wstest.Serve(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+	e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 		for i := range n {
 			if err := c.Send(wsguard.MessageText, fmt.Append(nil, i)); err != nil {
 				t.Error(err)
@@ -384,20 +380,19 @@ func TestSendOrder(t *testing.T) {
 		return echo(ctx, c)
 	}))
 	for range 5 {
-		c := connDial(t, s, "")
+		c := e.open(header())
 		for i := range n {
-			connWantMessage(t, c, fmt.Sprint(i))
+			wantMessage(t, c, fmt.Sprint(i))
 		}
-		connSettled(t, g, ev, c)
+		e.settle(c)
 	}
 }
 
 // What cannot be sent is the caller's to know, and costs the others nothing.
 func TestSendOfNoType(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, nil)
-		ev.patience = connPatience
-		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, wsguard.Config{})
+		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			for i, typ := range []wsguard.MessageType{0, 3, 8, 9, -1, 257} {
 				if err := c.Send(typ, []byte("bad")); err == nil {
 					t.Errorf("Send of type %d succeeded", int(typ))
@@ -410,21 +405,20 @@ func TestSendOfNoType(t *testing.T) {
 			}
 			return echo(ctx, c)
 		}))
-		c := connDial(t, s, "")
+		c := e.open(header())
 		for i := range 6 {
-			connWantMessage(t, c, fmt.Sprint(i))
+			wantMessage(t, c, fmt.Sprint(i))
 		}
-		connWantEcho(t, c, "hello")
+		roundTrip(t, c, "hello")
 	})
 }
 
 func TestSendQueueFull(t *testing.T) {
 	for name, size := range map[string]int{"by number": 1, "by bytes": 100 << 10} {
 		t.Run(name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
-				g, ev := connGuard(t, nil)
-				ev.patience = connPatience
-				s := wstest.ServeListener(t, wstest.NewListener(wstest.PipeOptions{BufferBytes: 1024}), g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+			bubble(t, func(t *testing.T) {
+				e := newEnv(t, wsguard.Config{})
+				e.serveOn(wstest.NewListener(wstest.PipeOptions{BufferBytes: 1024}), e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 					// One message that does not go out, then the queue.
 					if err := c.Send(wsguard.MessageText, make([]byte, 4096)); err != nil {
 						t.Error(err)
@@ -457,9 +451,9 @@ func TestSendQueueFull(t *testing.T) {
 					}
 					return err
 				}))
-				wstest.KeepAlive(t, connDial(t, s, ""))
-				if e := ev.closed(); e.Code != 1008 || e.Reason != "queue_full" || e.Duration > 2*time.Second {
-					t.Errorf("%d %q after %v", e.Code, e.Reason, e.Duration)
+				wstest.KeepAlive(t, e.open(header()))
+				if ev := e.closed(); ev.Code != 1008 || ev.Reason != "queue_full" || ev.Duration > 2*time.Second {
+					t.Errorf("%d %q after %v", ev.Code, ev.Reason, ev.Duration)
 				}
 			})
 		})
@@ -468,39 +462,38 @@ func TestSendQueueFull(t *testing.T) {
 
 // A message larger than the queue is granted to one that is empty.
 func TestSendLargeToEmptyQueue(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, _ := connGuard(t, nil)
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, wsguard.Config{})
 		big := strings.Repeat("x", 2<<20)
-		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			if err := c.Send(wsguard.MessageText, []byte(big)); err != nil {
 				t.Error(err)
 			}
 			return echo(ctx, c)
 		}))
-		connWantMessage(t, connDial(t, s, ""), big)
+		wantMessage(t, e.open(header()), big)
 	})
 }
 
 // One reader that is stuck does not delay a broadcast to the others, and is cut
 // when its write has taken too long.
 func TestStalledReader(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, nil)
-		ev.patience = connPatience
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, conf(noHandshakeLimits))
 		var mu sync.Mutex
 		var conns []*wsguard.Conn
-		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			mu.Lock()
 			conns = append(conns, c)
 			mu.Unlock()
 			return echo(ctx, c)
 		}))
-		stalled := connDial(t, s, "")
+		stalled := e.open(header())
 		wstest.KeepAlive(t, stalled)
 		synctest.Wait()
 		var clients []*wstest.Client
 		for range 10 {
-			clients = append(clients, connDial(t, s, ""))
+			clients = append(clients, e.open(header()))
 		}
 		synctest.Wait()
 		start := time.Now()
@@ -518,9 +511,9 @@ func TestStalledReader(t *testing.T) {
 		if d := time.Since(start); d != 0 {
 			t.Errorf("the others waited %v", d)
 		}
-		e := ev.closed()
-		if !errors.Is(e.Err, reason.WriteTimeout) || time.Since(start) > 6*time.Second {
-			t.Errorf("%v after %v", e.Err, time.Since(start))
+		ev := e.closed()
+		if !errors.Is(ev.Err, reason.WriteTimeout) || time.Since(start) > 6*time.Second {
+			t.Errorf("%v after %v", ev.Err, time.Since(start))
 		}
 	})
 }
@@ -542,10 +535,9 @@ func TestCloseRead(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
-				g, ev := connGuard(t, nil)
-				ev.patience = connPatience
-				s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+			bubble(t, func(t *testing.T) {
+				e := newEnv(t, wsguard.Config{})
+				e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 					c.CloseRead()
 					c.CloseRead()
 					if _, _, err := c.Read(ctx); err == nil {
@@ -557,15 +549,14 @@ func TestCloseRead(t *testing.T) {
 					<-ctx.Done()
 					return nil
 				}))
-				c := connDial(t, s, "")
-				c.Timeout = connPatience
-				connWantMessage(t, c, "hello")
-				answer := connBrowse(c)
+				c := e.open(header())
+				wantMessage(t, c, "hello")
+				answer := browse(c)
 				go tt.act(c)
 				if a := <-answer; a.code != tt.code || a.reason != tt.why {
 					t.Errorf("%d %q", a.code, a.reason)
 				}
-				ev.closed()
+				e.closed()
 			})
 		})
 	}
@@ -574,11 +565,10 @@ func TestCloseRead(t *testing.T) {
 // What Read returned before CloseRead stays the application's: its bytes are not
 // used again.
 func TestCloseReadKeepsMessage(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, connNoRates)
-		ev.patience = connPatience
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, conf(noHandshakeLimits, noRates))
 		kept := make(chan []byte, 1)
-		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			_, msg, err := c.Read(ctx)
 			if err != nil || string(msg) != "mine" {
 				return echo(ctx, c)
@@ -588,19 +578,19 @@ func TestCloseReadKeepsMessage(t *testing.T) {
 			<-ctx.Done()
 			return nil
 		}))
-		c := connDial(t, s, "")
+		c := e.open(header())
 		c.WriteFrame(wstest.Text("mine"))
 		msg := <-kept
 		c.WriteFrame(wstest.CloseFrame(1000, ""))
-		ev.closed()
+		e.closed()
 		for range 20 {
-			other := connDial(t, s, "")
+			other := e.open(header())
 			other.WriteFrame(wstest.Text("theirs"))
 			for range 20 {
-				connWantEcho(t, other, "theirs")
+				roundTrip(t, other, "theirs")
 			}
 			other.Close()
-			ev.closed()
+			e.closed()
 		}
 		if string(msg) != "mine" {
 			t.Errorf("%q", msg)
@@ -627,24 +617,24 @@ func TestNoGoroutineIsLeft(t *testing.T) {
 		for _, n := range []int{0, 1, 20} {
 			t.Run(fmt.Sprintf("Shutdown %t, %d connections", shutdown, n), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					g, _ := connGuard(t, nil)
-					s := wstest.ServePipe(t, g.Handler(echo))
+					e := newEnv(t, conf(noHandshakeLimits))
+					e.serve(e.g.Handler(echo))
 					for round := range 3 {
 						var clients []*wstest.Client
 						for range n {
-							c := connDial(t, s, "")
-							connWantEcho(t, c, "hello")
+							c := e.open(header())
+							roundTrip(t, c, "hello")
 							clients = append(clients, c)
 						}
 						time.Sleep(time.Duration(round) * 150 * time.Millisecond) // the sweeper has seen them, or not
 						for _, c := range clients {
 							c.WriteFrame(wstest.CloseFrame(1000, ""))
-							connWantClose(t, c, 1000, "")
+							wantClose(t, c, 1000, "")
 							c.Close()
 						}
 						start := time.Now()
 						if shutdown {
-							if err := g.Shutdown(context.Background()); err != nil {
+							if err := e.g.Shutdown(context.Background()); err != nil {
 								t.Error(err)
 							}
 						}
@@ -667,12 +657,12 @@ func TestShutdownLeavesNoGoroutine(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	var left []string
 	for range 10 { // the very last instructions of a goroutine may be seen
-		g, _ := connGuard(t, connPatient)
-		s := wstest.Serve(t, g.Handler(echo))
+		e := newEnv(t, conf(patient))
+		e.serve(e.g.Handler(echo))
 		for range 3 {
-			connBrowse(connDial(t, s, ""))
+			browse(e.open(header()))
 		}
-		if err := g.Shutdown(context.Background()); err != nil {
+		if err := e.g.Shutdown(context.Background()); err != nil {
 			t.Fatal(err)
 		}
 		runtime.Gosched()

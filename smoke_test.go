@@ -2,7 +2,6 @@ package wsguard_test
 
 import (
 	"context"
-	"net/http"
 	"testing"
 
 	"github.com/wsguard/wsguard"
@@ -25,16 +24,9 @@ func echo(ctx context.Context, c *wsguard.Conn) error {
 // end of the connection.
 func TestSmoke(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	g, err := wsguard.New(wsguard.Config{Origins: []string{"https://app.example.com"}, Auth: wsguard.AuthConfig{InsecureAnonymous: true}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := wstest.Serve(t, g.Handler(echo))
-	c := s.Dial(t)
-	res, err := c.Handshake("/", http.Header{"Origin": {"https://app.example.com"}})
-	if err != nil || res.StatusCode != 101 {
-		t.Fatal(res, err)
-	}
+	e := newEnv(t, wsguard.Config{})
+	e.serve(e.g.Handler(echo))
+	c := e.open(header())
 	echoed := func(want string) {
 		t.Helper()
 		if op, p, err := c.ReadMessage(); err != nil || op != wstest.OpText || string(p) != want {
@@ -68,5 +60,5 @@ func TestSmoke(t *testing.T) {
 		t.Error(err)
 	}
 	c.Close()
-	connGone(t, g)
+	e.idle()
 }

@@ -45,9 +45,9 @@ func failing(burst int, cfg wsguard.Config) wsguard.Config {
 // Five tabs with a bad token that try again and again keep nobody out, and cost the Verifier
 // five calls in 10 s.
 func TestStaleTabs(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		j := &idp{}
-		e := servePipe(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: j.verify}, Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}}}, echoing)
+		e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: j.verify}, Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}}})
 		for second := range 120 {
 			for tab := range 5 {
 				e.refused(bearer(fmt.Sprint("bad", tab)), 401, "unauthenticated")
@@ -63,11 +63,11 @@ func TestStaleTabs(t *testing.T) {
 
 // A genuine token that is not valid now is no guess, however many there are, and no offence.
 func TestStaleTokensAreNoGuess(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		j := &idp{}
 		cfg := failing(3, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: j.verify}})
 		cfg.Penalties = wsguard.PenaltyConfig{Violations: wsguard.Rate{PerSecond: never, Burst: 5}}
-		e := servePipe(t, proxied(cfg), echoing)
+		e := serveGuard(t, proxied(cfg))
 		at := func(token string) http.Header { return from("192.0.2.1", "Authorization", "Bearer "+token) }
 		for i := range 20 {
 			e.refused(at(fmt.Sprint("stale", i)), 401, "unauthenticated")
@@ -93,7 +93,7 @@ func TestStaleTokensAreNoGuess(t *testing.T) {
 
 // A client that has guessed too often may present what was accepted before, one at a time.
 func TestAcceptedBeforeOverTheBucket(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		j := &idp{}
 		var running, most atomic.Int64
 		cfg := failing(3, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: func(ctx context.Context, token string) (wsguard.Principal, error) {
@@ -102,7 +102,7 @@ func TestAcceptedBeforeOverTheBucket(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 			return j.verify(ctx, token)
 		}}})
-		e := servePipe(t, proxied(cfg), echoing)
+		e := serveGuard(t, proxied(cfg))
 		good := func(i int) http.Header { return from("192.0.2.1", "Authorization", fmt.Sprint("Bearer good", i)) }
 		for i := range 20 {
 			bye(e.open(good(i)))
@@ -128,7 +128,7 @@ func TestAcceptedBeforeOverTheBucket(t *testing.T) {
 
 // A refusal is remembered for its client only.
 func TestRefusalIsRememberedForItsClient(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		known := false
 		calls := 0
 		cfg := wsguard.Config{Auth: wsguard.AuthConfig{Verifier: func(context.Context, string) (wsguard.Principal, error) {
@@ -137,7 +137,7 @@ func TestRefusalIsRememberedForItsClient(t *testing.T) {
 			}
 			return wsguard.Principal{}, errors.New("no")
 		}}}
-		e := servePipe(t, proxied(cfg), echoing)
+		e := serveGuard(t, proxied(cfg))
 		at := func(addr string) http.Header { return from(addr, "Authorization", "Bearer T") }
 		e.refused(at("192.0.2.1"), 401, "unauthenticated")
 		known = true
@@ -149,22 +149,20 @@ func TestRefusalIsRememberedForItsClient(t *testing.T) {
 		time.Sleep(11 * time.Second)
 		e.open(at("192.0.2.1"))
 		// Another Verifier is asked at once.
-		e2 := servePipe(t, proxied(cfg), echoing)
+		e2 := serveGuard(t, proxied(cfg))
 		known = false
 		e2.refused(at("192.0.2.1"), 401, "unauthenticated")
 		known = true
-		if err := e2.g.Reconfigure(proxied(wsguard.Config{Origins: []string{appOrigin}, Auth: cfg.Auth})); err != nil {
-			t.Fatal(err)
-		}
+		e2.reconfigure(proxied(wsguard.Config{Origins: []string{appOrigin}, Auth: cfg.Auth}))
 		e2.open(at("192.0.2.1"))
 	})
 }
 
 // Over IPv6 a /48 has a bucket of its own, so that a guesser cannot change its /64.
 func TestGuessesOfANetwork(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		j := &idp{}
-		e := servePipe(t, proxied(failing(2, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: j.verify}})), echoing)
+		e := serveGuard(t, proxied(failing(2, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: j.verify}})))
 		for i := range 32 {
 			e.refused(from(fmt.Sprintf("2001:db8:1:%x::1", i), "Authorization", fmt.Sprint("Bearer bad", i)), 401, "unauthenticated")
 		}
@@ -176,10 +174,10 @@ func TestGuessesOfANetwork(t *testing.T) {
 // A page that asks for a ticket before its user has logged in is not charged, and neither is
 // one whose session has expired, if the login says so.
 func TestPollingTheTicketHandler(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		cfg := failing(2, wsguard.Config{Auth: wsguard.AuthConfig{Tickets: &wsguard.TicketConfig{}}})
 		cfg.Penalties = wsguard.PenaltyConfig{Violations: wsguard.Rate{PerSecond: never, Burst: 5}}
-		e := servePipe(t, proxied(cfg), func(g *wsguard.Guard) http.Handler {
+		e := serveWith(t, proxied(cfg), func(g *wsguard.Guard) http.Handler {
 			return g.TicketHandler(func(r *http.Request) (wsguard.Principal, error) {
 				c, err := r.Cookie("session")
 				switch {
@@ -196,7 +194,7 @@ func TestPollingTheTicketHandler(t *testing.T) {
 			})
 		})
 		buy := func(kv ...string) int {
-			c := e.s.Dial(t)
+			c := e.dial()
 			defer c.Close()
 			res, err := c.HandshakeWith(wstest.HandshakeOptions{Method: "POST", Header: from("192.0.2.1", kv...)})
 			if err != nil {
@@ -235,9 +233,9 @@ func TestPollingTheTicketHandler(t *testing.T) {
 
 // A credential in steady use stays known, however long ago it was first accepted.
 func TestAcceptedLongAgo(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		j := &idp{}
-		e := servePipe(t, proxied(failing(2, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: j.verify}})), echoing)
+		e := serveGuard(t, proxied(failing(2, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: j.verify}})))
 		at := func(token string) http.Header { return from("192.0.2.1", "Authorization", "Bearer "+token) }
 		for range 4 {
 			bye(e.open(at("good")))

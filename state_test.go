@@ -31,9 +31,7 @@ func TestStateShared(t *testing.T) {
 		status(t, b, bearer("bob"), 503)
 		// b's own limit, and a's stays.
 		cfg.Caps.MaxConns = 2
-		if err := b.g.Reconfigure(cfg); err != nil {
-			t.Fatal(err)
-		}
+		b.reconfigure(cfg)
 		second := b.open(bearer("bob"))
 		status(t, a, bearer("carol"), 503)
 		bye(c)
@@ -77,9 +75,7 @@ func TestStateShared(t *testing.T) {
 	t.Run("origins are its own", func(t *testing.T) {
 		a, b, cfg := two(t, func(*wsguard.Config) {})
 		cfg.Origins = []string{"https://new.example.com"}
-		if err := a.g.Reconfigure(cfg); err != nil {
-			t.Fatal(err)
-		}
+		a.reconfigure(cfg)
 		status(t, a, bearer("alice"), 403)
 		status(t, b, bearer("alice"), 101)
 	})

@@ -91,18 +91,17 @@ func TestTable(t *testing.T) {
 		}
 		for action, name := range map[wsguard.Action]string{wsguard.ActionClose: "close", wsguard.ActionReply: "reply", reportOnly: "report"} {
 			t.Run("T39 "+name, func(t *testing.T) {
-				connBubble(t, func(t *testing.T) {
-					g, ev := connGuard(t, func(cfg *wsguard.Config) {
-						loginConfig(cfg)
+				bubble(t, func(t *testing.T) {
+					e := serveGuard(t, conf(loginConfig, func(cfg *wsguard.Config) {
 						cfg.Messages = wsguard.MessageConfig{Validator: table}
 						onRefused(&cfg.Messages, action)
-					})
-					c := connDial(t, wstest.ServePipe(t, echoDoor(g)), "alice - 0s write")
+					}))
+					c := e.open(bearer("alice - 0s write"))
 					c.WriteFrame(wstest.Text(tt.msg))
 					var want *reason.Reason
 					switch {
 					case tt.why == nil, action == reportOnly:
-						connWantMessage(t, c, tt.msg)
+						wantMessage(t, c, tt.msg)
 						want = tt.why
 					case action == wsguard.ActionReply:
 						_, p, err := c.ReadMessage()
@@ -110,17 +109,17 @@ func TestTable(t *testing.T) {
 						if err != nil || !strings.HasPrefix(text, `{"error":"`+map[bool]string{true: "forbidden", false: "invalid_message"}[tt.why == reason.Forbidden]+`"`) {
 							t.Errorf("%s: %s %v", tt.msg, text, err)
 						}
-						connWantEcho(t, c, `{"type":"say","text":"goes on"}`)
+						roundTrip(t, c, `{"type":"say","text":"goes on"}`)
 						want = tt.why
 					default:
-						connWantClose(t, c, tt.code, tt.why.Token())
-						if e := ev.closed(); !errors.Is(e.Err, tt.why) {
-							t.Errorf("%s: %+v", tt.msg, e)
+						wantClose(t, c, tt.code, tt.why.Token())
+						if ev := e.closed(); !errors.Is(ev.Err, tt.why) {
+							t.Errorf("%s: %+v", tt.msg, ev)
 						}
 						return
 					}
 					synctest.Wait()
-					vs := ev.of(audit.Violation)
+					vs := e.events.of(audit.Violation)
 					// What no type is known of, nobody may send, either.
 					if len(vs) == 2 && errors.Is(vs[1].Err, reason.Forbidden) && vs[1].Report {
 						vs = vs[:1]
@@ -137,17 +136,17 @@ func TestTable(t *testing.T) {
 
 // A refusal says of which type, where, and why.
 func TestTableDetail(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, ev := connGuard(t, func(cfg *wsguard.Config) {
+	bubble(t, func(t *testing.T) {
+		e := serveGuard(t, conf(func(cfg *wsguard.Config) {
 			cfg.Messages = wsguard.MessageConfig{Validator: chatTable(), OnInvalid: wsguard.ActionReply, OnForbidden: wsguard.ActionReply}
-		})
-		c := connDial(t, wstest.ServePipe(t, echoDoor(g)), "")
+		}))
+		c := e.open(header())
 		for _, msg := range []string{`{"type":"say","text":7}`, `{"type":"ban"}`} {
 			c.WriteFrame(wstest.Text(msg))
 			c.ReadMessage()
 		}
 		synctest.Wait()
-		vs := ev.of(audit.Violation)
+		vs := e.events.of(audit.Violation)
 		for i, want := range [][]string{{"say: ", `"/text"`, "#/properties/text/type"}, {"ban: ", `needs scope "moderate"`}} {
 			for _, w := range want {
 				if !strings.Contains(vs[i].Detail, w) {
@@ -161,28 +160,26 @@ func TestTableDetail(t *testing.T) {
 
 // A message of a dear type counts for several.
 func TestTableCost(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, _ := connGuard(t, func(cfg *wsguard.Config) {
-			connNoRates(cfg)
-			loginConfig(cfg)
+	bubble(t, func(t *testing.T) {
+		e := serveGuard(t, conf(noRates, loginConfig, func(cfg *wsguard.Config) {
 			cfg.Rates.Messages = wsguard.Rate{PerSecond: 1, Burst: 11}
 			cfg.Rates.Action = wsguard.ActionReply
 			cfg.Messages.Validator = chatTable()
-		})
-		c := connDial(t, wstest.ServePipe(t, echoDoor(g)), "alice - 0s write")
+		}))
+		c := e.open(bearer("alice - 0s write"))
 		up, say := `{"type":"upload"}`, `{"type":"say","text":""}`
 		limited := func(msg, retry string) {
 			t.Helper()
 			c.WriteFrame(wstest.Text(msg))
-			connWantMessage(t, c, `{"error":"rate_limited","retry_after_ms":`+retry+`}`)
+			wantMessage(t, c, `{"error":"rate_limited","retry_after_ms":`+retry+`}`)
 		}
-		connWantEcho(t, c, up)
-		connWantEcho(t, c, up)
+		roundTrip(t, c, up)
+		roundTrip(t, c, up)
 		limited(up, "4000")
-		connWantEcho(t, c, say) // what was refused took nothing
+		roundTrip(t, c, say) // what was refused took nothing
 		limited(say, "1000")
 		time.Sleep(5 * time.Second)
-		connWantEcho(t, c, up)
+		roundTrip(t, c, up)
 		limited(say, "1000")
 	})
 }
@@ -226,39 +223,36 @@ func TestAuthorize(t *testing.T) {
 		{"too long to be said at all", wsguard.ActionClose, reason.Schema, 1008, 0},
 	} {
 		t.Run("T39 T76 "+tt.text, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				asked.Store(0)
-				g, ev := connGuard(t, func(cfg *wsguard.Config) {
-					loginConfig(cfg)
+				e := serveGuard(t, conf(loginConfig, func(cfg *wsguard.Config) {
 					cfg.Messages = wsguard.MessageConfig{Validator: chatTable(), Authorize: hook}
 					onRefused(&cfg.Messages, tt.action)
-				})
-				ev.patience = connPatience
-				c := connDial(t, wstest.ServePipe(t, echoDoor(g)), "alice - 0s")
-				c.Timeout = connPatience
+				}))
+				c := e.open(bearer("alice - 0s"))
 				msg := `{"type":"say","text":"` + tt.text + `"}`
 				start := time.Now()
 				c.WriteFrame(wstest.Text(msg))
 				switch {
 				case tt.why == nil && tt.action == wsguard.ActionReply:
-					connWantMessage(t, c, `{"error":"forbidden"}`)
-					connWantEcho(t, c, `{"type":"say","text":"fine"}`)
+					wantMessage(t, c, `{"error":"forbidden"}`)
+					roundTrip(t, c, `{"type":"say","text":"fine"}`)
 					bye(c)
 				case tt.why == nil:
-					connWantMessage(t, c, msg)
+					wantMessage(t, c, msg)
 					bye(c)
 				default:
-					connWantClose(t, c, tt.code, tt.why.Token())
-					connBetween(t, tt.text, time.Since(start), 0, 6*time.Second)
-					if e := ev.closed(); !errors.Is(e.Err, tt.why) || e.MessagesIn != 0 {
-						t.Errorf("%+v", e)
+					wantClose(t, c, tt.code, tt.why.Token())
+					wantBetween(t, tt.text, time.Since(start), 0, 6*time.Second)
+					if ev := e.closed(); !errors.Is(ev.Err, tt.why) || ev.MessagesIn != 0 {
+						t.Errorf("%+v", ev)
 					}
 				}
 				if n := asked.Load(); n != tt.asked {
 					t.Errorf("asked %d times, want %d", n, tt.asked)
 				}
 				time.Sleep(2 * time.Hour) // the hook that is stuck
-				if g.Conns() != 0 {
+				if e.g.Conns() != 0 {
 					t.Error("the slot is held")
 				}
 			})
@@ -268,12 +262,11 @@ func TestAuthorize(t *testing.T) {
 
 // Scopes are those of the moment: a Refresh may take one away.
 func TestTableScopesOfNow(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, _ := connGuard(t, func(cfg *wsguard.Config) {
-			loginConfig(cfg)
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, conf(loginConfig, func(cfg *wsguard.Config) {
 			cfg.Messages.Validator = chatTable()
-		})
-		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+		}))
+		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			for {
 				typ, msg, err := c.Read(ctx)
 				if err != nil {
@@ -285,10 +278,10 @@ func TestTableScopesOfNow(t *testing.T) {
 				c.Write(ctx, typ, msg)
 			}
 		}))
-		c := connDial(t, s, "alice - 1h moderate")
-		connWantEcho(t, c, `{"type":"ban"}`)
+		c := e.open(bearer("alice - 1h moderate"))
+		roundTrip(t, c, `{"type":"ban"}`)
 		c.WriteFrame(wstest.Text(`{"type":"ban"}`))
-		connWantClose(t, c, 3003, "forbidden")
+		wantClose(t, c, 3003, "forbidden")
 	})
 }
 
@@ -335,21 +328,20 @@ func TestTableReportKeepsScopes(t *testing.T) {
 		},
 	} {
 		for _, msg := range []string{`{"type":"say","type":"ban"}`, `{"type":"say","Type":"ban"}`, `{"type":"nothing"}`, `{"type":"ban"}`} {
-			connBubble(t, func(t *testing.T) {
-				g, ev := connGuard(t, func(cfg *wsguard.Config) {
-					loginConfig(cfg)
+			bubble(t, func(t *testing.T) {
+				e := serveGuard(t, conf(loginConfig, func(cfg *wsguard.Config) {
 					table := chatTable()
 					if hook != nil {
 						table = &wsguard.Table{Types: map[string]wsguard.Rule{"say": {}, "ban": {}}}
 					}
 					cfg.Messages = wsguard.MessageConfig{Validator: table, ReportOnly: true, Authorize: hook}
-				})
-				c := connDial(t, wstest.ServePipe(t, echoDoor(g)), "alice - 0s")
-				connWantEcho(t, c, `{"type":"say","text":"a"}`)
+				}))
+				c := e.open(bearer("alice - 0s"))
+				roundTrip(t, c, `{"type":"say","text":"a"}`)
 				c.WriteFrame(wstest.Text(msg))
-				connWantClose(t, c, 3003, "forbidden")
-				if e := ev.closed(); e.MessagesIn != 1 {
-					t.Errorf("%s, %s: %+v", name, msg, e)
+				wantClose(t, c, 3003, "forbidden")
+				if ev := e.closed(); ev.MessagesIn != 1 {
+					t.Errorf("%s, %s: %+v", name, msg, ev)
 				}
 			})
 		}
@@ -359,16 +351,15 @@ func TestTableReportKeepsScopes(t *testing.T) {
 // A message that Authorize has thought about for too long is not delivered after
 // the end.
 func TestAuthorizeLate(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		g, _ := connGuard(t, func(cfg *wsguard.Config) {
-			loginConfig(cfg)
+	bubble(t, func(t *testing.T) {
+		e := newEnv(t, conf(loginConfig, func(cfg *wsguard.Config) {
 			cfg.Messages.Authorize = func(context.Context, wsguard.Principal, string, []byte) error {
 				time.Sleep(3 * time.Second)
 				return nil
 			}
-		})
+		}))
 		got := make(chan error, 1)
-		s := wstest.ServePipe(t, g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 			_, msg, err := c.Read(ctx)
 			if err == nil {
 				t.Errorf("delivered: %s", msg)
@@ -376,11 +367,11 @@ func TestAuthorizeLate(t *testing.T) {
 			got <- err
 			return err
 		}))
-		c := connDial(t, s, "alice - 0s")
+		c := e.open(bearer("alice - 0s"))
 		c.WriteFrame(wstest.Text("delete everything"))
 		time.Sleep(time.Second)
-		g.Admin().Revoke("alice")
-		connWantClose(t, c, 3000, "revoked")
+		e.g.Admin().Revoke("alice")
+		wantClose(t, c, 3000, "revoked")
 		if err := <-got; !errors.Is(err, reason.Revoked) {
 			t.Error(err)
 		}

@@ -22,8 +22,7 @@ import (
 func ticketEnv(t *testing.T, cfg wsguard.Config) *env {
 	t.Helper()
 	e := ticketGuard(t, cfg)
-	t.Cleanup(e.idle)
-	e.s = wstest.Serve(t, ticketMux(e.g))
+	e.serve(ticketMux(e.g))
 	return e
 }
 
@@ -51,7 +50,7 @@ func ticketMux(g *wsguard.Guard) *http.ServeMux {
 // request makes a plain HTTP request on a connection of its own.
 func (e *env) request(method, path string, h http.Header) *http.Response {
 	e.t.Helper()
-	c := e.s.Dial(e.t)
+	c := e.dial()
 	defer c.Close()
 	req := method + " " + path + " HTTP/1.1\r\nHost: " + e.s.Addr + "\r\nContent-Length: 0\r\n"
 	for name, values := range h {
@@ -127,7 +126,7 @@ func TestTicketT31(t *testing.T) {
 			ticket := e.buy(bearer("alice"))
 			got := make(chan int, 4)
 			for range cap(got) {
-				c := e.s.Dial(t)
+				c := e.dial()
 				go func() {
 					res, err := c.Handshake("/ws?ticket="+ticket, header())
 					if err != nil {
@@ -242,8 +241,7 @@ func TestTicketT31Time(t *testing.T) {
 		e := ticketGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: wsguard.Verifier(func(context.Context, string) (wsguard.Principal, error) {
 			return wsguard.Principal{Subject: "alice", Scopes: []string{"read"}, Expires: expires}, nil
 		})}})
-		t.Cleanup(e.endBubble)
-		e.s = wstest.ServePipe(t, ticketMux(e.g))
+		e.serve(ticketMux(e.g))
 		old := e.buy(bearer("x"))
 		time.Sleep(30*time.Second - time.Nanosecond)
 		young := e.buy(bearer("x"))
@@ -363,7 +361,6 @@ func TestTicketRefusals(t *testing.T) {
 	})
 	authBubble(t, "T31 login of the user's own", func(t *testing.T) {
 		e := ticketGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{VerifyTimeout: 50 * time.Millisecond}})
-		t.Cleanup(e.endBubble)
 		login := func(r *http.Request) (wsguard.Principal, error) {
 			switch c, _ := r.Cookie("session"); {
 			case c == nil:
@@ -382,7 +379,7 @@ func TestTicketRefusals(t *testing.T) {
 		mux := http.NewServeMux()
 		mux.Handle("/ws", echoDoor(e.g))
 		mux.Handle("/ticket", e.g.TicketHandler(login))
-		e.s = wstest.ServePipe(t, mux)
+		e.serve(mux)
 		for cookie, want := range map[string]int{"session=alice": 200, "x=y": 401, "session=down": 503, "session=hang": 503, "session=panic": 503} {
 			if res := e.request("POST", "/ticket", header("Cookie", cookie)); res.StatusCode != want {
 				t.Errorf("%s: status %d, want %d", cookie, res.StatusCode, want)
@@ -425,7 +422,6 @@ func TestTicketLongOrigin(t *testing.T) {
 	long := "https://" + strings.Join([]string{label, label, label, strings.Repeat("a", 61)}, ".") + ":65535" // 267 bytes
 	refreshed := make(chan error, 1)
 	e := ticketGuard(t, wsguard.Config{Origins: []string{appOrigin, long}})
-	t.Cleanup(e.idle)
 	tickets := must(wsguard.New(wsguard.Config{Origins: []string{appOrigin, long}, Auth: wsguard.AuthConfig{Tickets: &wsguard.TicketConfig{}}}))
 	mux := ticketMux(e.g)
 	mux.Handle("/only/ticket", tickets.TicketHandler(func(*http.Request) (wsguard.Principal, error) { return wsguard.Principal{Subject: "alice"}, nil }))
@@ -436,7 +432,7 @@ func TestTicketLongOrigin(t *testing.T) {
 		}
 		return err
 	}))
-	e.s = wstest.Serve(t, mux)
+	e.serve(mux)
 	ticket := e.buy(header("Origin", long, "Authorization", "Bearer alice"))
 	if _, res := e.redeem(ticket, header("Origin", long)); res.StatusCode != 101 {
 		t.Errorf("status %d", res.StatusCode)

@@ -24,7 +24,7 @@ import (
 // wrapDial begins a handshake. The response is the test's to read.
 func wrapDial(t *testing.T, e *wrapEnv) (*wstest.Client, *served) {
 	t.Helper()
-	c := e.s.Dial(t)
+	c := e.dial()
 	c.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\nOrigin: " + appOrigin + "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"))
 	return c, <-e.conns
@@ -33,8 +33,8 @@ func wrapDial(t *testing.T, e *wrapEnv) (*wstest.Client, *served) {
 // Until a whole response head has been written, the engine reads what the handler writes
 // as HTTP, and holds it, whatever pieces it comes in.
 func TestWrapHeadInPieces(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		e := wrapWith(t, quiet(), hijack)
+	bubble(t, func(t *testing.T) {
+		e := wrapWith(t, conf(noPings), hijack)
 		frames := encode(fromServer(wstest.OpText, "hello"), fromServer(wstest.OpText, strings.Repeat("x", 5000)))
 		for _, size := range []int{1, 2, 7, 100, 1 << 20} {
 			c, s := wrapDial(t, e)
@@ -96,14 +96,14 @@ func TestWrapBadAnswer(t *testing.T) {
 		"a folded line":          {good + "X: y\r\n z\r\n\r\n", "HTTP", nil},
 		"a name with a space":    {good + "X : y\r\n\r\n", "HTTP", nil},
 		"16 KiB and a byte":      {good + "X: " + strings.Repeat("x", 16384+1-len(good)-7) + "\r\n\r\n", "16 KiB", nil},
-		"a head without an end":  {"HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 1<<20), "16 KiB", nil},
+		"a head without an end":  {"HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 1<<17), "16 KiB", nil},
 		"an interim before it":   {"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + replace("s3pP", "S3pP"), "Accept", nil},
 		"a 101 of one line only": {"HTTP/1.1 101\r\n\r\n", "Upgrade", nil},
 	} {
 		for _, piece := range []int{1 << 20, 1, 1000} {
 			t.Run(fmt.Sprintf("%s, in pieces of %d", name, piece), func(t *testing.T) {
-				connBubble(t, func(t *testing.T) {
-					cfg := quiet()
+				bubble(t, func(t *testing.T) {
+					cfg := conf(noPings)
 					cfg.Subprotocols = test.list
 					e := wrapWith(t, cfg, hijack)
 					c, s := wrapDial(t, e)
@@ -154,9 +154,9 @@ func TestWrapBadAnswer(t *testing.T) {
 // The same of a 101 by WriteHeader: the 502 is all that goes out, Hijack returns an error,
 // and what a library does then changes nothing.
 func TestWrapBadAnswerByWriteHeader(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		got := make(chan error, 1)
-		e := servePipe(t, quiet(), func(g *wsguard.Guard) http.Handler {
+		e := serveWith(t, conf(noPings), func(g *wsguard.Guard) http.Handler {
 			return g.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				r.Header.Set("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA==") // the accept will not fit
 				coderEcho().ServeHTTP(w, r)
@@ -186,8 +186,8 @@ func TestWrapBadAnswerByWriteHeader(t *testing.T) {
 func TestWrapNoAnswer(t *testing.T) {
 	for _, part := range []string{"", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websoc"} {
 		for _, returns := range []bool{false, true} {
-			connBubble(t, func(t *testing.T) {
-				e := wrapWith(t, quiet(), hijack)
+			bubble(t, func(t *testing.T) {
+				e := wrapWith(t, conf(noPings), hijack)
 				c, s := wrapDial(t, e)
 				io.WriteString(s.Conn, part)
 				if returns {
@@ -220,8 +220,8 @@ func TestWrapNoAnswer(t *testing.T) {
 
 // A handler that closes without an answer is reported; the client reads the end.
 func TestWrapClosesWithoutAnAnswer(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		e := wrapWith(t, quiet(), hijack)
+	bubble(t, func(t *testing.T) {
+		e := wrapWith(t, conf(noPings), hijack)
 		c, s := wrapDial(t, e)
 		io.WriteString(s.Conn, "HTTP/1.1 101 Switch")
 		s.Close()
@@ -252,12 +252,12 @@ func TestWrapClientLeavesBeforeTheAnswer(t *testing.T) {
 	} {
 		for _, how := range []string{"Write", "WriteHeader", "a bad answer", "no answer in time"} {
 			t.Run(name+", "+how, func(t *testing.T) {
-				connBubble(t, func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
 					begin := hijack
 					if how == "WriteHeader" {
 						begin = func(w http.ResponseWriter, r *http.Request) *served { return &served{w: w, r: r} }
 					}
-					e := wrapWith(t, quiet(), begin)
+					e := wrapWith(t, conf(noPings), begin)
 					c, s := wrapDial(t, e)
 					leave.do(c.Conn().(*wstest.PipeConn))
 					synctest.Wait()
@@ -303,13 +303,13 @@ func TestWrapClientLeavesBeforeTheAnswer(t *testing.T) {
 // of the handler's: httputil.ReverseProxy writes a 502 then.
 func TestWrapClientLeavesTheHandler(t *testing.T) {
 	for status, want := range map[int]*reason.Reason{502: reason.ConnectionLost, 403: reason.Handler} {
-		connBubble(t, func(t *testing.T) {
-			e := wrapWith(t, quiet(), func(w http.ResponseWriter, r *http.Request) *served {
+		bubble(t, func(t *testing.T) {
+			e := wrapWith(t, conf(noPings), func(w http.ResponseWriter, r *http.Request) *served {
 				<-r.Context().Done()
 				http.Error(w, "no", status)
 				return nil
 			})
-			c := e.s.Dial(t)
+			c := e.dial()
 			c.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\nOrigin: " + appOrigin + "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 				"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"))
 			synctest.Wait()
@@ -325,11 +325,10 @@ func TestWrapClientLeavesTheHandler(t *testing.T) {
 // A handler that closes its net.Conn after the guard has ended the connection did not leave
 // it unanswered. The end is reported once, with its cause.
 func TestWrapClosesBehindTheGuardUnanswered(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		e := &wrapEnv{env: newEnv(t, quiet()), conns: make(chan *served, 1), panic: make(chan any, 1)}
-		t.Cleanup(e.endBubble)
-		h := e.handler(t, hijack)(e.g)
-		e.s = wstest.ServePipe(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	bubble(t, func(t *testing.T) {
+		e := newWrapEnv(t, conf(noPings))
+		h := e.play(hijack)
+		e.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			defer func() { _ = recover() }()
 			h.ServeHTTP(w, r)
 		}))
@@ -357,8 +356,8 @@ func TestWrapRefusalByHand(t *testing.T) {
 			"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic\r\n\r\n", "who?"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
-				e := wrapWith(t, quiet(), hijack)
+			bubble(t, func(t *testing.T) {
+				e := wrapWith(t, conf(noPings), hijack)
 				c, s := wrapDial(t, e)
 				c.Write([]byte("what the client sends meanwhile"))
 				status := test.head[strings.LastIndex(test.head, "HTTP/1.1 ")+9:][:3]
@@ -406,8 +405,8 @@ func TestWrapRefusalByHand(t *testing.T) {
 // A handler that never closes after its refusal gives the slot back after the write
 // timeout without progress.
 func TestWrapRefusalIsNotClosed(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		e := wrapWith(t, quiet(), hijack)
+	bubble(t, func(t *testing.T) {
+		e := wrapWith(t, conf(noPings), hijack)
 		c, s := wrapDial(t, e)
 		io.WriteString(s.Conn, "HTTP/1.1 403 Forbidden\r\n\r\n")
 		s.release()
@@ -438,8 +437,8 @@ func TestWrapRefusalIsNotClosed(t *testing.T) {
 
 // The body of a refusal may be large, and its client slow.
 func TestWrapRefusalWithALargeBody(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		e := wrapWith(t, quiet(), hijack)
+	bubble(t, func(t *testing.T) {
+		e := wrapWith(t, conf(noPings), hijack)
 		c, s := wrapDial(t, e)
 		go func() {
 			io.WriteString(s.Conn, "HTTP/1.1 403 Forbidden\r\nContent-Length: 300000\r\n\r\n"+strings.Repeat("x", 300_000))

@@ -10,7 +10,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/wsguard/wsguard"
 	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wstest"
 )
@@ -29,8 +28,8 @@ func TestWrapPeerCloses(t *testing.T) {
 		"without a code, answered one": {"", "", closing(1000, ""), closing(1000, ""), 1005},
 	} {
 		t.Run(name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
-				e, c, s := wrapOpen(t, quiet())
+			bubble(t, func(t *testing.T) {
+				e, c, s := wrapOpen(t, conf(noPings))
 				c.WriteFrame(wstest.Frame{Fin: true, Opcode: wstest.OpClose, Masked: true, Payload: []byte(test.sent)})
 				c.Write([]byte("what comes behind it is no frame"))
 				s.wantFrame(t, wstest.OpClose, test.seen)
@@ -93,8 +92,8 @@ func TestWrapPeerCloseUnanswered(t *testing.T) {
 		}, 4000, time.Second, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
-				e, c, s := wrapOpen(t, quiet())
+			bubble(t, func(t *testing.T) {
+				e, c, s := wrapOpen(t, conf(noPings))
 				c.WriteFrame(wstest.CloseFrame(test.code, ""))
 				if name == "not read" {
 					c.Timeout = 30 * time.Second
@@ -130,8 +129,8 @@ func TestWrapHandlerCloses(t *testing.T) {
 	for name, payload := range map[string]string{"code": closing(4001, "done"), "none": ""} {
 		for _, then := range []string{"reads", "closes"} {
 			t.Run(name+", "+then, func(t *testing.T) {
-				connBubble(t, func(t *testing.T) {
-					e, c, s := wrapOpen(t, quiet())
+				bubble(t, func(t *testing.T) {
+					e, c, s := wrapOpen(t, conf(noPings))
 					s.send(t, fromServer(wstest.OpText, "hello"), fromServer(wstest.OpClose, payload), fromServer(wstest.OpText, "dropped"))
 					for _, raw := range []string{"\x81\x01x", "not a frame", "\xff\xff"} {
 						if n, err := s.Write([]byte(raw)); n != len(raw) || err != nil {
@@ -172,8 +171,8 @@ func TestWrapHandlerCloses(t *testing.T) {
 // has the linger; whether or not the handler closes.
 func TestWrapHandlerCloseUnanswered(t *testing.T) {
 	for _, closes := range []bool{false, true} {
-		connBubble(t, func(t *testing.T) {
-			e, c, s := wrapOpen(t, quiet())
+		bubble(t, func(t *testing.T) {
+			e, c, s := wrapOpen(t, conf(noPings))
 			s.send(t, fromServer(wstest.OpClose, closing(4001, "")))
 			if closes {
 				s.Close()
@@ -209,8 +208,8 @@ func TestWrapHandlerClosesWithoutAFrame(t *testing.T) {
 	} {
 		for _, linger := range []bool{false, true} {
 			t.Run(name, func(t *testing.T) {
-				connBubble(t, func(t *testing.T) {
-					e, c, s := wrapOpen(t, quiet())
+				bubble(t, func(t *testing.T) {
+					e, c, s := wrapOpen(t, conf(noPings))
 					s.Write([]byte(before))
 					c.WriteFrame(wstest.Text("unread"))
 					if d := within(func() { s.Close() }); d > 0 {
@@ -252,8 +251,8 @@ func TestWrapHandlerClosesWithoutAFrame(t *testing.T) {
 func TestWrapCloseWrite(t *testing.T) {
 	for _, frame := range []bool{false, true} {
 		for _, answers := range []bool{false, true} {
-			connBubble(t, func(t *testing.T) {
-				e, c, s := wrapOpen(t, quiet())
+			bubble(t, func(t *testing.T) {
+				e, c, s := wrapOpen(t, conf(noPings))
 				code := 1006
 				if frame {
 					code = 4001
@@ -309,13 +308,13 @@ func TestWrapCloseWrite(t *testing.T) {
 
 // A Kick, or the peer's own close, while the peer takes nothing is bounded too.
 func TestWrapEndsAreBounded(t *testing.T) {
-	for name, do := range map[string]func(*wsguard.Guard, *served){
-		"Kick":  func(g *wsguard.Guard, _ *served) { kickOnly(g, 0, "") },
-		"Close": func(_ *wsguard.Guard, s *served) { s.Close() },
+	for name, do := range map[string]func(*wrapEnv, *served){
+		"Kick":  func(e *wrapEnv, _ *served) { e.kick(0, "") },
+		"Close": func(_ *wrapEnv, s *served) { s.Close() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
-				e, c, s := wrapOpen(t, quiet())
+			bubble(t, func(t *testing.T) {
+				e, c, s := wrapOpen(t, conf(noPings))
 				wrote := make(chan error, 1)
 				go func() {
 					_, err := s.Write(encode(fromServer(wstest.OpBinary, strings.Repeat("x", 1<<20))))
@@ -323,7 +322,7 @@ func TestWrapEndsAreBounded(t *testing.T) {
 				}()
 				time.Sleep(time.Second)
 				start := time.Now()
-				do(e.g, s)
+				do(e, s)
 				<-wrote
 				if d := time.Since(start); d > time.Second {
 					t.Errorf("Write returns after %v", d)

@@ -25,8 +25,8 @@ var guardEnds = map[string]struct {
 	code   int
 	why    string
 }{
-	"Kick":       {nil, func(e *wrapEnv, _ *wstest.Client) { kickOnly(e.g, 0, "") }, 3003, "kicked"},
-	"Kick, 4000": {nil, func(e *wrapEnv, _ *wstest.Client) { kickOnly(e.g, 4000, "go away") }, 4000, "go away"},
+	"Kick":       {nil, func(e *wrapEnv, _ *wstest.Client) { e.kick(0, "") }, 3003, "kicked"},
+	"Kick, 4000": {nil, func(e *wrapEnv, _ *wstest.Client) { e.kick(4000, "go away") }, 4000, "go away"},
 	"Revoke":     {nil, func(e *wrapEnv, _ *wstest.Client) { e.g.Admin().Revoke("alice") }, 3000, "revoked"},
 	"SignOut":    {nil, func(e *wrapEnv, _ *wstest.Client) { e.g.Admin().SignOut("login") }, 3000, "revoked"},
 	"Shutdown":   {nil, func(e *wrapEnv, _ *wstest.Client) { go e.g.Shutdown(context.Background()) }, 1012, "draining"},
@@ -42,12 +42,6 @@ var guardEnds = map[string]struct {
 	"violation": {nil, func(_ *wrapEnv, c *wstest.Client) { c.WriteFrame(wstest.Binary(nil)) }, 1003, "message_type"},
 }
 
-func kickOnly(g *wsguard.Guard, code wsguard.StatusCode, why string) {
-	for _, s := range sessionsOf(g) {
-		g.Admin().Kick(s.ID, code, why)
-	}
-}
-
 func wrapLogin(expires time.Time) wsguard.Verifier {
 	return func(context.Context, string) (wsguard.Principal, error) {
 		return wsguard.Principal{Subject: "alice", SessionID: "login", Expires: expires}, nil
@@ -57,7 +51,7 @@ func wrapLogin(expires time.Time) wsguard.Verifier {
 // guardEnd opens a connection for one of guardEnds.
 func guardEnd(t *testing.T, name string) (*wrapEnv, *wstest.Client, *served) {
 	t.Helper()
-	cfg := quiet()
+	cfg := conf(noPings)
 	cfg.Auth.Verifier = wrapLogin(time.Time{})
 	if change := guardEnds[name].change; change != nil {
 		change(&cfg)
@@ -73,7 +67,7 @@ func TestWrapGuardEnds(t *testing.T) {
 	for name, end := range guardEnds {
 		for _, answers := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, answered %t", name, answers), func(t *testing.T) {
-				connBubble(t, func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
 					e, c, s := guardEnd(t, name)
 					go func() { // the handler is in Read
 						s.in.Peek(1)
@@ -119,9 +113,9 @@ func TestWrapGuardEnds(t *testing.T) {
 // The context of the request outlives the connection until the handler has read its end,
 // but not for longer than grace and linger.
 func TestWrapContextIsBounded(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		e, c, s := wrapOpen(t, quiet())
-		kickOnly(e.g, 0, "")
+	bubble(t, func(t *testing.T) {
+		e, c, s := wrapOpen(t, conf(noPings))
+		e.kick(0, "")
 		wantClose(t, c, 3003, "kicked")
 		bye(c)
 		synctest.Wait()
@@ -144,10 +138,10 @@ func TestWrapContextIsBounded(t *testing.T) {
 func TestWrapGuardEndsWithinAFrame(t *testing.T) {
 	whole := encode(fromServer(wstest.OpBinary, strings.Repeat("x", 10_000)), fromServer(wstest.OpText, "next"))
 	for _, completed := range []bool{true, false} {
-		connBubble(t, func(t *testing.T) {
-			e, c, s := wrapOpen(t, quiet())
+		bubble(t, func(t *testing.T) {
+			e, c, s := wrapOpen(t, conf(noPings))
 			s.Write(whole[:5000])
-			kickOnly(e.g, 0, "")
+			e.kick(0, "")
 			time.Sleep(900 * time.Millisecond)
 			start := time.Now()
 			if completed {
@@ -175,11 +169,11 @@ func TestWrapGuardEndsWithinAFrame(t *testing.T) {
 
 // A piece that is held back is not on the wire: the close frame does not wait for its rest.
 func TestWrapGuardEndsBehindAPiece(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		e, c, s := wrapOpen(t, quiet())
+	bubble(t, func(t *testing.T) {
+		e, c, s := wrapOpen(t, conf(noPings))
 		s.send(t, wstest.Frame{Opcode: wstest.OpText, Payload: []byte("fragment")})
 		s.Write([]byte("\x80\x05hel"))
-		kickOnly(e.g, 0, "")
+		e.kick(0, "")
 		if d := within(func() {
 			wantFrames(t, c, wstest.Frame{Opcode: wstest.OpText, Payload: []byte("fragment")}, fromServer(wstest.OpClose, closing(3003, "kicked")))
 		}); d > 0 {
@@ -196,14 +190,14 @@ func TestWrapGuardEndsBehindAPiece(t *testing.T) {
 
 // The handler that is told of the end and closes at once does not cost the peer its code.
 func TestWrapHandlerClosesBehindTheGuard(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		for range 50 {
-			e, c, s := wrapOpen(t, quiet())
+			e, c, s := wrapOpen(t, conf(noPings))
 			go func() {
 				s.frame()
 				s.Close()
 			}()
-			kickOnly(e.g, 0, "")
+			e.kick(0, "")
 			wantClose(t, c, 3003, "kicked")
 			c.Close()
 			s.release()
@@ -220,7 +214,7 @@ func TestWrapCompletesWhatIsBegun(t *testing.T) {
 		}
 		for _, size := range []int{100, 30_000} {
 			t.Run(fmt.Sprintf("%s, %d bytes", name, size), func(t *testing.T) {
-				connBubble(t, func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
 					e, c, s := guardEnd(t, name)
 					frame := encode(wstest.Text(strings.Repeat("x", size)))
 					c.Write(frame)
@@ -236,7 +230,7 @@ func TestWrapCompletesWhatIsBegun(t *testing.T) {
 					}
 					// Other connections use what the engine gives back.
 					for range 5 {
-						other := e.s.Dial(t)
+						other := e.dial()
 						if res, err := other.Handshake("/", bearer("x")); err != nil || res.StatusCode != 101 {
 							break // draining, say
 						}
@@ -274,9 +268,9 @@ func TestWrapJudgedWhileItEnds(t *testing.T) {
 		}
 		for _, authorize := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, Authorize %t", name, authorize), func(t *testing.T) {
-				connBubble(t, func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
 					asked, answer := make(chan struct{}), make(chan struct{})
-					cfg := quiet()
+					cfg := conf(noPings)
 					cfg.Auth.Verifier = wrapLogin(time.Time{})
 					cfg.Auth.VerifyTimeout = time.Hour
 					if authorize {
@@ -330,8 +324,8 @@ func TestWrapPeerVanishes(t *testing.T) {
 	} {
 		for _, when := range []string{"between messages", "within a message", "behind the handler's close frame", "while it writes"} {
 			t.Run(name+" "+when, func(t *testing.T) {
-				connBubble(t, func(t *testing.T) {
-					e, c, s := wrapOpen(t, quiet())
+				bubble(t, func(t *testing.T) {
+					e, c, s := wrapOpen(t, conf(noPings))
 					code, why := 1006, "connection_lost"
 					switch when {
 					case "within a message":
@@ -363,8 +357,8 @@ func TestWrapPeerVanishes(t *testing.T) {
 // The handler's return ends nothing. The slot comes back when the connection has ended and
 // the handler has returned.
 func TestWrapReturnEndsNothing(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		e, c, s := wrapOpen(t, quiet())
+	bubble(t, func(t *testing.T) {
+		e, c, s := wrapOpen(t, conf(noPings))
 		s.release()
 		time.Sleep(time.Minute)
 		c.WriteFrame(wstest.Text("hello"))
@@ -388,12 +382,11 @@ func TestWrapReturnEndsNothing(t *testing.T) {
 // A panic of the handler after Hijack is 1011, then goes up to net/http. One before it
 // gives the slot back.
 func TestWrapPanic(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		var up any
-		e := &wrapEnv{env: newEnv(t, quiet()), conns: make(chan *served, 1), panic: make(chan any, 1)}
-		t.Cleanup(e.endBubble)
-		h := e.handler(t, answer101)(e.g)
-		e.s = wstest.ServePipe(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		e := newWrapEnv(t, conf(noPings))
+		h := e.play(answer101)
+		e.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			defer func() { up = recover() }()
 			h.ServeHTTP(w, r)
 		}))
@@ -408,18 +401,18 @@ func TestWrapPanic(t *testing.T) {
 		if up != "oh no" || e.g.Conns() != 0 {
 			t.Errorf("net/http sees %v; %d slots", up, e.g.Conns())
 		}
-		if ev := e.events.wait(t, audit.Warning, 1); ev.Reason != "panic" || !strings.Contains(string(ev.Stack), "wrap_helpers_test.go") {
+		if ev := e.events.wait(t, audit.Warning, 1); ev.Reason != "panic" || !strings.Contains(string(ev.Stack), "harness_wrap_test.go") {
 			t.Errorf("%+v", ev)
 		}
 		if ev := e.events.wait(t, audit.Close, 1); ev.Code != 1011 {
 			t.Errorf("%+v", ev)
 		}
 	})
-	connBubble(t, func(t *testing.T) {
-		e := servePipe(t, quiet(), func(g *wsguard.Guard) http.Handler {
+	bubble(t, func(t *testing.T) {
+		e := serveWith(t, conf(noPings), func(g *wsguard.Guard) http.Handler {
 			return g.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
 		})
-		c := e.s.Dial(t)
+		c := e.dial()
 		if _, err := c.Handshake("/", header()); err == nil {
 			t.Error("a response")
 		}

@@ -18,10 +18,10 @@ import (
 // Each judged message is one well-formed frame that is not fragmented, masked with the key
 // of the message's first frame.
 func TestWrapMessagesIn(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		cfg := quiet()
+	bubble(t, func(t *testing.T) {
+		cfg := conf(noPings)
 		cfg.Messages.Binary, cfg.Messages.MaxBytes, cfg.Messages.ControlFrames = true, 1<<20, wsguard.Rate{PerSecond: wsguard.Off}
-		connNoRates(&cfg)
+		noRates(&cfg)
 		_, c, s := wrapOpen(t, cfg)
 		for _, n := range []int{0, 1, 125, 126, 4095, 4096, 4224, 4225, 65535, 65536, 300_000} {
 			for _, frames := range []int{1, 2, 7} {
@@ -58,8 +58,8 @@ func TestWrapMessagesIn(t *testing.T) {
 
 // Frames that the engine makes itself get a random key, which is never zero.
 func TestWrapKeys(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		cfg := quiet()
+	bubble(t, func(t *testing.T) {
+		cfg := conf(noPings)
 		cfg.Messages.ControlFrames = wsguard.Rate{PerSecond: wsguard.Off}
 		_, c, s := wrapOpen(t, cfg)
 		seen := map[[4]byte]bool{}
@@ -77,8 +77,8 @@ func TestWrapKeys(t *testing.T) {
 
 // One Read returns what has come whole; it does not wait for a message that is refused.
 func TestWrapReadsWhatIsThere(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		cfg := quiet()
+	bubble(t, func(t *testing.T) {
+		cfg := conf(noPings)
 		cfg.Messages.Validator = judge(func(msg []byte) error {
 			if string(msg) == "bad" {
 				return errors.New("bad")
@@ -125,13 +125,13 @@ func TestWrapReadsWhatIsThere(t *testing.T) {
 // The guard answers the peer's pings, and the handler does not see them, also between the
 // fragments of a message.
 func TestWrapPingsOfThePeer(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		_, c, s := wrapOpen(t, quiet())
+	bubble(t, func(t *testing.T) {
+		_, c, s := wrapOpen(t, conf(noPings))
 		go func() {
 			c.WriteFrame(wstest.Ping([]byte("one")))
-			c.Write(connFrame(wstest.OpText, false, []byte("hel")))
+			c.Write(fragment(wstest.OpText, false, []byte("hel")))
 			c.WriteFrame(wstest.Ping([]byte("two")))
-			c.Write(connFrame(wstest.OpContinuation, true, []byte("lo")))
+			c.Write(fragment(wstest.OpContinuation, true, []byte("lo")))
 		}()
 		s.wantFrame(t, wstest.OpText, "hello")
 		wantFrames(t, c, fromServer(wstest.OpPong, "one"), fromServer(wstest.OpPong, "two"))
@@ -141,8 +141,8 @@ func TestWrapPingsOfThePeer(t *testing.T) {
 // The handler's own pings go out, and their pongs go on to it and count towards the
 // control rate like any.
 func TestWrapPingsOfTheHandler(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		e, c, s := wrapOpen(t, quiet())
+	bubble(t, func(t *testing.T) {
+		e, c, s := wrapOpen(t, conf(noPings))
 		for _, p := range []string{"", "1", "four", strings.Repeat("x", 125)} {
 			s.send(t, fromServer(wstest.OpPing, p))
 			wantFrames(t, c, fromServer(wstest.OpPing, p))
@@ -166,7 +166,7 @@ func TestWrapPingsOfTheHandler(t *testing.T) {
 
 // The pongs to the guard's own pings do not reach the handler.
 func TestWrapPingsOfTheGuard(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		cfg := wsguard.Config{}
 		cfg.Timeouts.PingInterval, cfg.Timeouts.Pong, cfg.Timeouts.Idle = 10*time.Second, 5*time.Second, time.Hour
 		e, c, s := wrapOpen(t, cfg)
@@ -194,7 +194,7 @@ func TestWrapPingsOfTheGuard(t *testing.T) {
 func TestWrapPongsStandForEachOther(t *testing.T) {
 	for name, first := range map[string]bool{"the peer answers the first only": true, "the peer answers the latest only": false} {
 		t.Run(name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				cfg := wsguard.Config{}
 				cfg.Timeouts.PingInterval, cfg.Timeouts.Pong, cfg.Timeouts.Idle = 10*time.Second, 5*time.Second, time.Hour
 				e, c, s := wrapOpen(t, cfg)
@@ -250,7 +250,7 @@ func TestWrapPongsStandForEachOther(t *testing.T) {
 // A pong that answers a ping of the guard's does not reach the handler, however late it comes,
 // and however often. All others do.
 func TestWrapLatePongs(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		cfg := wsguard.Config{}
 		cfg.Timeouts.PingInterval, cfg.Timeouts.Pong, cfg.Timeouts.Idle = 10*time.Second, 5*time.Second, time.Hour
 		_, c, s := wrapOpen(t, cfg)
@@ -289,7 +289,7 @@ func TestWrapLatePongs(t *testing.T) {
 
 // A pong that was sent again is no answer, and counts towards the control rate.
 func TestWrapPongsAgain(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		cfg := wsguard.Config{}
 		cfg.Timeouts.PingInterval, cfg.Timeouts.Pong = 10*time.Second, 5*time.Second
 		_, c, s := wrapOpen(t, cfg)
@@ -308,7 +308,7 @@ func TestWrapPongsAgain(t *testing.T) {
 
 // A pong to the handler's ping is no answer to the ping that the guard has sent behind it.
 func TestWrapPongTimeoutBehindAnotherPing(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		cfg := wsguard.Config{}
 		cfg.Timeouts.PingInterval, cfg.Timeouts.Pong, cfg.Timeouts.Idle = 10*time.Second, 8*time.Second, time.Hour
 		_, c, s := wrapOpen(t, cfg)
@@ -338,7 +338,7 @@ func TestWrapPongTimeoutBehindAnotherPing(t *testing.T) {
 // the guard's.
 func TestWrapPongTimeout(t *testing.T) {
 	for _, pings := range []bool{false, true} {
-		connBubble(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			cfg := wsguard.Config{}
 			cfg.Timeouts.PingInterval, cfg.Timeouts.Pong = 10*time.Second, 5*time.Second
 			e, c, s := wrapOpen(t, cfg)
@@ -364,7 +364,7 @@ func TestWrapPongTimeout(t *testing.T) {
 // Idle and pong do not run against a peer while the handler is not in Read; lifetime and
 // expiry do.
 func TestWrapHandlerAway(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		cfg := wsguard.Config{}
 		h := &cfg.Timeouts
 		h.PingInterval, h.Pong, h.Idle, h.Lifetime = 10*time.Second, 5*time.Second, 20*time.Second, time.Hour
@@ -388,7 +388,7 @@ func TestWrapHandlerAway(t *testing.T) {
 // Actions work as for Conn: close, reply, delay and report.
 func TestWrapActions(t *testing.T) {
 	cfg := func(a wsguard.Action) wsguard.Config {
-		cfg := quiet()
+		cfg := conf(noPings)
 		cfg.Rates.Messages, cfg.Rates.Action = wsguard.Rate{PerSecond: 1, Burst: 2}, a
 		if a == reportOnly {
 			cfg.Rates.Action, cfg.Rates.ReportOnly = wsguard.ActionClose, true
@@ -397,7 +397,7 @@ func TestWrapActions(t *testing.T) {
 	}
 	three := encode(wstest.Text("1"), wstest.Text("2"), wstest.Text("3"))
 	t.Run("close", func(t *testing.T) {
-		connBubble(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			_, c, s := wrapOpen(t, cfg(wsguard.ActionClose))
 			c.Write(three)
 			s.wantFrame(t, wstest.OpText, "1")
@@ -407,7 +407,7 @@ func TestWrapActions(t *testing.T) {
 		})
 	})
 	t.Run("reply", func(t *testing.T) {
-		connBubble(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			_, c, s := wrapOpen(t, cfg(wsguard.ActionReply))
 			c.Write(three)
 			s.wantFrame(t, wstest.OpText, "1")
@@ -421,7 +421,7 @@ func TestWrapActions(t *testing.T) {
 		})
 	})
 	t.Run("report", func(t *testing.T) {
-		connBubble(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			e, c, s := wrapOpen(t, cfg(reportOnly))
 			c.Write(three)
 			for i := range 3 {
@@ -434,7 +434,7 @@ func TestWrapActions(t *testing.T) {
 	})
 	// A Read that ends under a delay loses nothing. Read gives what is there at once.
 	t.Run("delay", func(t *testing.T) {
-		connBubble(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			_, c, s := wrapOpen(t, cfg(wsguard.ActionDelay))
 			c.Write(three)
 			b := make([]byte, 100)
@@ -474,8 +474,8 @@ func TestWrapActions(t *testing.T) {
 
 // MessageTimeout runs while the handler is in Read.
 func TestWrapMessageTimeout(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		_, c, s := wrapOpen(t, quiet())
+	bubble(t, func(t *testing.T) {
+		_, c, s := wrapOpen(t, conf(noPings))
 		c.Write(encode(wstest.Text("hello"))[:7])
 		time.Sleep(time.Minute)
 		if d := within(func() { s.wantEnd(t, 1008, "message_timeout") }); d != 10*time.Second {
@@ -509,8 +509,8 @@ func TestWrapHostileFrames(t *testing.T) {
 		"empty continuations": {"\x01\x80\x00\x00\x00\x00" + strings.Repeat("\x00\x80\x00\x00\x00\x00", 300), 1008, "fragments"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
-				e, c, s := wrapOpen(t, quiet())
+			bubble(t, func(t *testing.T) {
+				e, c, s := wrapOpen(t, conf(noPings))
 				c.Write(encode(wstest.Text("before")))
 				c.Write([]byte(test.raw))
 				s.wantFrame(t, wstest.OpText, "before")

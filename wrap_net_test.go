@@ -20,43 +20,38 @@ import (
 	"github.com/wsguard/wsguard/internal/wstest"
 )
 
-// wrapNets are what a server can listen on.
-var wrapNets = map[string]func(testing.TB, http.Handler, ...func(*http.Server)) *wstest.Server{
-	"TCP": wstest.Serve, "TLS": wstest.ServeTLS, "a listener around it": connServeWrapped,
-}
-
 // A wrapped connection works over what the engine can read past net.Conn, and over what it
 // cannot.
 func TestWrapNets(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	for name, serve := range wrapNets {
+	for name, serve := range sockets {
 		t.Run(name, func(t *testing.T) {
-			g, ev := connGuard(t, connPatient)
-			s := serve(t, g.Wrap(coderEcho()))
+			e := newEnv(t, conf(patient))
+			e.s = serve(t, e.g.Wrap(coderEcho()))
 			for _, end := range []string{"peer", "kick", "vanish", "hostile"} {
-				c := connDial(t, s, "")
+				c := e.open(header())
 				for _, n := range []int{0, 5, 4096, 32 << 10} {
-					connWantEcho(t, c, strings.Repeat("x", n))
+					roundTrip(t, c, strings.Repeat("x", n))
 				}
 				switch end {
 				case "peer":
 					c.WriteFrame(wstest.CloseFrame(4001, "bye"))
-					connWantClose(t, c, 4001, "bye")
+					wantClose(t, c, 4001, "bye")
 				case "kick":
-					kickOnly(g, 0, "")
-					connWantClose(t, c, 3003, "kicked")
+					e.kick(0, "")
+					wantClose(t, c, 3003, "kicked")
 					c.WriteFrame(wstest.CloseFrame(3003, ""))
 				case "hostile":
 					c.Write([]byte("\x81\x05hello"))
-					connWantClose(t, c, 1002, "protocol_error")
+					wantClose(t, c, 1002, "protocol_error")
 					c.Close()
 				case "vanish":
 					c.Close()
 				}
-				ev.closed()
+				e.closed()
 				c.ReadEOF()
 				c.Close()
-				connGone(t, g)
+				e.idle()
 			}
 		})
 	}
@@ -65,16 +60,18 @@ func TestWrapNets(t *testing.T) {
 // A peer that does not read is cut after the write timeout, over any net.Conn; the handler
 // is told.
 func TestWrapStuckPeer(t *testing.T) {
+	long(t)
 	wstest.CheckGoroutines(t)
-	for name, serve := range wrapNets {
+	for name, serve := range sockets {
 		for _, by := range []string{"its own deadline", "the guard's"} {
 			t.Run(name+", "+by, func(t *testing.T) {
-				g, ev := connGuard(t, func(cfg *wsguard.Config) {
+				t.Parallel()
+				e := newEnv(t, conf(func(cfg *wsguard.Config) {
 					h := &cfg.Timeouts
 					h.Write, h.CloseGrace, h.Linger = 300*time.Millisecond, 300*time.Millisecond, 300*time.Millisecond
-				})
+				}))
 				errs := make(chan error, 1)
-				s := serve(t, g.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				e.s = serve(t, e.g.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					h := answer101(w, r)
 					frame := encode(fromServer(wstest.OpBinary, strings.Repeat("x", 1<<20)))
 					var err error
@@ -87,14 +84,14 @@ func TestWrapStuckPeer(t *testing.T) {
 					errs <- err
 					h.Close()
 				})))
-				c := connDial(t, s, "")
+				c := e.open(header())
 				if err := <-errs; !isTimeoutError(err) {
 					t.Error(err)
 				}
-				if e := ev.closed(); by == "the guard's" && e.Reason != "write_timeout" {
-					t.Errorf("%+v", e)
+				if ev := e.closed(); by == "the guard's" && ev.Reason != "write_timeout" {
+					t.Errorf("%+v", ev)
 				}
-				connGone(t, g)
+				e.idle()
 				wstest.KeepAlive(t, c)
 				c.Close()
 			})
@@ -144,32 +141,33 @@ func TestWrapReverseProxy(t *testing.T) {
 		}
 	}))
 	target := must(url.Parse(backend.URL))
-	g, ev := connGuard(t, connPatient)
-	s := wstest.Serve(t, g.Wrap(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }}))
+	e := newEnv(t, conf(noHandshakeLimits, patient))
+	e.serve(e.g.Wrap(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }}))
 	for _, end := range []string{"kick", "peer", "peer, unanswered", "backend", "backend vanishes", "client vanishes"} {
 		t.Run(end, func(t *testing.T) {
-			c := connDial(t, s, "")
+			e := e.in(t)
+			c := e.open(header())
 			for _, n := range []int{1, 125, 4096, 32 << 10} {
-				connWantEcho(t, c, strings.Repeat("x", n))
+				roundTrip(t, c, strings.Repeat("x", n))
 			}
 			switch end {
 			case "kick":
-				kickOnly(g, 4000, "")
-				connWantClose(t, c, 4000, "")
+				e.kick(4000, "")
+				wantClose(t, c, 4000, "")
 				c.WriteFrame(wstest.CloseFrame(4000, ""))
 				if code := <-codes; code != 4000 {
 					t.Errorf("the backend sees %d", code)
 				}
 			case "peer":
 				c.WriteFrame(wstest.CloseFrame(4001, "me"))
-				connWantClose(t, c, 4001, "me")
+				wantClose(t, c, 4001, "me")
 				<-codes
 			case "peer, unanswered":
 				c.WriteFrame(wstest.CloseFrame(1001, ""))
-				connWantClose(t, c, 1001, "")
+				wantClose(t, c, 1001, "")
 			case "backend":
 				c.WriteFrame(wstest.Text("bye"))
-				connWantClose(t, c, 4002, "bye")
+				wantClose(t, c, 4002, "bye")
 				c.WriteFrame(wstest.CloseFrame(4002, ""))
 			case "backend vanishes":
 				c.WriteFrame(wstest.Text("vanish"))
@@ -181,10 +179,10 @@ func TestWrapReverseProxy(t *testing.T) {
 				<-codes
 			}
 			c.Close()
-			if e := ev.closed(); end == "backend" && e.Code != 4002 || end == "kick" && e.Code != 4000 {
-				t.Errorf("%+v", e)
+			if ev := e.closed(); end == "backend" && ev.Code != 4002 || end == "kick" && ev.Code != 4000 {
+				t.Errorf("%+v", ev)
 			}
-			connGone(t, g)
+			e.idle()
 		})
 	}
 }
@@ -193,15 +191,13 @@ func TestWrapReverseProxy(t *testing.T) {
 // end the connection: everything is back in bounded time, and each connection has one
 // event of its end.
 func TestWrapRaces(t *testing.T) {
+	long(t)
 	wstest.CheckGoroutines(t)
-	rounds := 25
-	if testing.Short() {
-		rounds = 10
-	}
-	for name, serve := range wrapNets {
+	const n = 25
+	for name, serve := range sockets {
 		t.Run(name, func(t *testing.T) {
-			g, ev := connGuard(t, func(cfg *wsguard.Config) {
-				connNoRates(cfg)
+			t.Parallel()
+			e := newEnv(t, conf(noHandshakeLimits, noRates, func(cfg *wsguard.Config) {
 				h := &cfg.Timeouts
 				h.CloseGrace, h.Linger, h.PingInterval, h.Pong = 50*time.Millisecond, 50*time.Millisecond, 20*time.Millisecond, 10*time.Millisecond
 				cfg.Messages.OnInvalid = wsguard.ActionReply
@@ -211,14 +207,14 @@ func TestWrapRaces(t *testing.T) {
 					}
 					return nil
 				})
-			})
-			s := serve(t, g.Wrap(http.HandlerFunc(raceHandler)))
+			}))
+			e.s = serve(t, e.g.Wrap(http.HandlerFunc(raceHandler)))
 			var wg sync.WaitGroup
 			for range 4 {
 				wg.Go(func() {
-					for range rounds {
-						c := s.Dial(t)
-						if res, err := c.Handshake("/", connHeader("")); err != nil || res.StatusCode != 101 {
+					for range n {
+						c := e.dial()
+						if res, err := c.Handshake("/", header()); err != nil || res.StatusCode != 101 {
 							t.Errorf("%v %v", res, err)
 							return
 						}
@@ -226,7 +222,7 @@ func TestWrapRaces(t *testing.T) {
 						time.Sleep(rand.N(20 * time.Millisecond))
 						switch rand.N(4) {
 						case 0:
-							kickOnly(g, 0, "")
+							e.kick(0, "")
 						case 1:
 							c.Close()
 						}
@@ -234,9 +230,9 @@ func TestWrapRaces(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			connGone(t, g)
-			if opens, closes := len(ev.of(audit.Open)), len(ev.of(audit.Close)); opens != 4*rounds || closes != opens {
-				t.Errorf("%d connections, %d opened, %d closed", 4*rounds, opens, closes)
+			e.idle()
+			if opens, closes := len(e.events.of(audit.Open)), len(e.events.of(audit.Close)); opens != 4*n || closes != opens {
+				t.Errorf("%d connections, %d opened, %d closed", 4*n, opens, closes)
 			}
 		})
 	}
@@ -302,7 +298,7 @@ func raceClient(c *wstest.Client) {
 		case 1:
 			err = c.WriteFrame(wstest.Pong([]byte("p")))
 		case 2:
-			for _, f := range connSplit(wstest.OpText, []byte(strings.Repeat("x", rand.N(9000))), 4) {
+			for _, f := range fragments(wstest.OpText, []byte(strings.Repeat("x", rand.N(9000))), 4) {
 				_, err = c.Write(f)
 			}
 		case 3:

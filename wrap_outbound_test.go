@@ -28,8 +28,8 @@ func TestWrapPiecesOut(t *testing.T) {
 	}
 	for _, outbound := range []bool{false, true} {
 		for _, size := range []int{1, 2, 3, 5, 64, 1000, 4096, 4224, 4225, 1 << 20} {
-			connBubble(t, func(t *testing.T) {
-				cfg := quiet()
+			bubble(t, func(t *testing.T) {
+				cfg := conf(noPings)
 				cfg.Messages.MaxBytes = 1 << 20
 				if outbound {
 					cfg.Messages.Outbound = judge(func([]byte) error { return nil })
@@ -71,8 +71,8 @@ func TestWrapPiecesOut(t *testing.T) {
 // Nothing of the guard's stands within a frame of the handler's; a ping of the peer's is
 // answered at its end, also between the fragments of a message.
 func TestWrapPongsAtFrameBoundaries(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		_, c, s := wrapOpen(t, quiet())
+	bubble(t, func(t *testing.T) {
+		_, c, s := wrapOpen(t, conf(noPings))
 		go io.Copy(io.Discard, s.in)
 		whole := encode(wstest.Frame{Opcode: wstest.OpText, Payload: make([]byte, 10_000)})
 		s.Write(whole[:6000])
@@ -113,8 +113,8 @@ func TestWrapPongsAtFrameBoundaries(t *testing.T) {
 // A notice is a data message and stands only between two messages of the handler's. At
 // most 16 wait for that; further ones are counted and dropped.
 func TestWrapNotices(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		cfg := quiet()
+	bubble(t, func(t *testing.T) {
+		cfg := conf(noPings)
 		cfg.Messages.Validator = judge(func([]byte) error { return errors.New("bad") })
 		cfg.Messages.OnInvalid = wsguard.ActionReply
 		e, c, s := wrapOpen(t, cfg)
@@ -146,8 +146,8 @@ func TestWrapNotices(t *testing.T) {
 // A notice goes out at once where no message of the handler's is on the wire.
 func TestWrapNoticeAtOnce(t *testing.T) {
 	for _, held := range []bool{false, true} {
-		connBubble(t, func(t *testing.T) {
-			cfg := quiet()
+		bubble(t, func(t *testing.T) {
+			cfg := conf(noPings)
 			cfg.Messages.Validator = judge(func([]byte) error { return errors.New("bad") })
 			cfg.Messages.OnInvalid = wsguard.ActionReply
 			if held {
@@ -203,8 +203,8 @@ func TestWrapIllegalFrames(t *testing.T) {
 		for _, pieces := range []bool{false, true} {
 			for _, outbound := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s, in pieces %t, held %t", name, pieces, outbound), func(t *testing.T) {
-					connBubble(t, func(t *testing.T) {
-						cfg := quiet()
+					bubble(t, func(t *testing.T) {
+						cfg := conf(noPings)
 						if outbound {
 							cfg.Messages.Outbound = judge(func([]byte) error { return nil })
 						}
@@ -254,8 +254,8 @@ func TestWrapIllegalFrames(t *testing.T) {
 
 // UTF-8 and payload are looked at only with an outbound check.
 func TestWrapOutboundUnchecked(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		cfg := quiet()
+	bubble(t, func(t *testing.T) {
+		cfg := conf(noPings)
 		cfg.Messages.MaxBytes = 1 << 10
 		_, c, s := wrapOpen(t, cfg)
 		go s.Write(encode(fromServer(wstest.OpText, "\xff"), fromServer(wstest.OpBinary, strings.Repeat("x", 1<<20))))
@@ -267,8 +267,8 @@ func TestWrapOutboundUnchecked(t *testing.T) {
 // go out, and is an event; a larger one is 1011.
 func TestWrapOutboundChecked(t *testing.T) {
 	for _, size := range []int{1, 7, 1 << 20} {
-		connBubble(t, func(t *testing.T) {
-			cfg := quiet()
+		bubble(t, func(t *testing.T) {
+			cfg := conf(noPings)
 			cfg.Messages.MaxBytes = 10_000
 			cfg.Messages.Outbound = judge(func(msg []byte) error {
 				if strings.Contains(string(msg), "secret") {
@@ -318,10 +318,10 @@ func TestWrapOutboundChecked(t *testing.T) {
 
 // What is declared is not allocated before it comes.
 func TestWrapOutboundDeclared(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		cfg := quiet()
+	bubble(t, func(t *testing.T) {
+		cfg := conf(noPings)
 		cfg.Messages.MaxBytes = 1 << 29
-		connNoRates(&cfg)
+		noRates(&cfg)
 		cfg.Messages.Outbound = judge(func([]byte) error { return nil })
 		e, c, s := wrapOpen(t, cfg)
 		var before, after runtime.MemStats
@@ -354,8 +354,8 @@ func TestWrapUnfinishedFrame(t *testing.T) {
 		"a control frame": {"\x89\x05hell", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
-				e, c, s := wrapOpen(t, quiet())
+			bubble(t, func(t *testing.T) {
+				e, c, s := wrapOpen(t, conf(noPings))
 				at := 0
 				for i := range 4 { // 9 s of progress
 					k := len(test.frame) * (i + 1) / 4
@@ -380,8 +380,8 @@ func TestWrapUnfinishedFrame(t *testing.T) {
 		})
 	}
 	// Between frames the handler may take its time, also within a message.
-	connBubble(t, func(t *testing.T) {
-		_, c, s := wrapOpen(t, quiet())
+	bubble(t, func(t *testing.T) {
+		_, c, s := wrapOpen(t, conf(noPings))
 		s.send(t, wstest.Frame{Opcode: wstest.OpText, Payload: []byte("a")})
 		time.Sleep(time.Minute)
 		s.send(t, wstest.Frame{Fin: true, Opcode: wstest.OpContinuation, Payload: []byte("b")})
@@ -398,8 +398,8 @@ func TestWrapWriteTimeout(t *testing.T) {
 		stuck bool
 	}{"stuck": {0, true}, "slow": {5000, false}} {
 		t.Run(name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
-				e, c, s := wrapOpen(t, quiet())
+			bubble(t, func(t *testing.T) {
+				e, c, s := wrapOpen(t, conf(noPings))
 				done := make(chan error, 1)
 				go func() {
 					_, err := s.Write(encode(fromServer(wstest.OpBinary, strings.Repeat("x", 300_000))))

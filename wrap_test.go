@@ -22,8 +22,8 @@ import (
 // wrap_close_test.go).
 
 func TestWrapEchoes(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		e := servePipe(t, wsguard.Config{}, func(g *wsguard.Guard) http.Handler { return g.Wrap(coderEcho()) })
+	bubble(t, func(t *testing.T) {
+		e := serveWith(t, wsguard.Config{}, func(g *wsguard.Guard) http.Handler { return g.Wrap(coderEcho()) })
 		c := e.open(header())
 		for _, n := range []int{0, 1, 125, 126, 150, 4085, 4096, 4224, 4225, 32 << 10} {
 			roundTrip(t, c, string(make([]byte, n)))
@@ -40,7 +40,7 @@ func TestWrapEchoes(t *testing.T) {
 // All steps of the handshake run before the handler, Attach included; a request that is no
 // WebSocket handshake is refused.
 func TestWrapRunsTheStepsFirst(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		cfg := wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, Failures: wsguard.Rate{PerSecond: wsguard.Off}}}
 		cfg.Caps.MaxConns = 1
 		cfg.Attach = func(r *http.Request, p wsguard.Principal) (any, error) {
@@ -66,7 +66,7 @@ func TestWrapRunsTheStepsFirst(t *testing.T) {
 
 // The place in flight is given back before the handler runs; the slot is held.
 func TestWrapHoldsTheSlotOnly(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		cfg := wsguard.Config{}
 		cfg.Rates.MaxInFlight, cfg.Rates.MaxInFlightPerClient = 1, 1
 		go_ := make(chan struct{})
@@ -76,7 +76,7 @@ func TestWrapHoldsTheSlotOnly(t *testing.T) {
 			}
 			return answer101(w, r)
 		})
-		slow := e.s.Dial(t)
+		slow := e.dial()
 		done := make(chan error, 1)
 		go func() { _, err := slow.Handshake("/slow", header()); done <- err }()
 		synctest.Wait()
@@ -95,9 +95,9 @@ func TestWrapHoldsTheSlotOnly(t *testing.T) {
 
 // When the 101 has gone out, the connection is opened and reported, and not before.
 func TestWrapOpensWithThe101(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		e := wrapWith(t, wsguard.Config{}, hijack)
-		c := e.s.Dial(t)
+		c := e.dial()
 		go c.Handshake("/", header())
 		s := <-e.conns
 		head := switching(s.r)
@@ -129,7 +129,7 @@ func TestWrapEndsDirectlyAfterThe101(t *testing.T) {
 	} {
 		for _, coder := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, coder %t", name, coder), func(t *testing.T) {
-				connBubble(t, func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
 					cfg := wsguard.Config{}
 					cfg.Auth.Verifier = func(context.Context, string) (wsguard.Principal, error) {
 						return wsguard.Principal{Subject: "alice", SessionID: "login"}, nil
@@ -165,7 +165,7 @@ func TestWrapEndsDirectlyAfterThe101(t *testing.T) {
 // The handler sees the request as Attach does: credentials that end up in logs are gone,
 // the Authorization header stays, and the offer of extensions is struck.
 func TestWrapRequest(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		cfg := wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify}}
 		cfg.Auth.Sources = wsguard.TokenSources{Header: true, Subprotocol: "bearer.", InsecureQuery: "token"}
 		cfg.Attach = func(r *http.Request, p wsguard.Principal) (any, error) { return "attached to " + p.Subject, nil }
@@ -209,7 +209,7 @@ func TestWrapRequest(t *testing.T) {
 
 // PrincipalOf is what the handshake saw; Revalidate changes only the guard's own copy.
 func TestWrapPrincipalStays(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		cfg := wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, RevalidateEvery: time.Second}}
 		cfg.Auth.Revalidate = func(_ context.Context, p wsguard.Principal) (wsguard.Principal, error) {
 			p.Scopes = []string{"new"}
@@ -243,7 +243,7 @@ func TestWrapSubprotocol(t *testing.T) {
 		"no list, and not named":    {nil, []string{"x", "y"}, "x, y", "", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			connBubble(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				e := wrapWith(t, wsguard.Config{Subprotocols: test.list}, func(w http.ResponseWriter, r *http.Request) *served {
 					s := hijack(w, r)
 					s.Write([]byte(switching(r, test.head...)))
@@ -264,9 +264,9 @@ func TestWrapSubprotocol(t *testing.T) {
 	}
 	// A library that names none, and reads what was negotiated from the ResponseWriter.
 	t.Run("coder", func(t *testing.T) {
-		connBubble(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			seen := make(chan string, 1)
-			e := servePipe(t, wsguard.Config{Subprotocols: []string{"chat"}}, func(g *wsguard.Guard) http.Handler {
+			e := serveWith(t, wsguard.Config{Subprotocols: []string{"chat"}}, func(g *wsguard.Guard) http.Handler {
 				return g.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					coderEcho().ServeHTTP(w, r)
 					seen <- w.Header().Get("Sec-WebSocket-Protocol")
@@ -287,7 +287,7 @@ func TestWrapSubprotocol(t *testing.T) {
 // A first-message credential needs Guard.Handler: Wrap panics with one, and a Reconfigure
 // that adds one is refused.
 func TestWrapWithFirstMessage(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		first := wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, Sources: wsguard.TokenSources{Header: true, FirstMessage: true}}}
 		wantPanic := func(f func()) {
 			t.Helper()
@@ -310,9 +310,7 @@ func TestWrapWithFirstMessage(t *testing.T) {
 		if err := e.g.Reconfigure(first); !errors.As(err, &ce) || ce.Field != "Auth.Sources.FirstMessage" {
 			t.Errorf("Reconfigure: %v", err)
 		}
-		if err := e.g.Reconfigure(without); err != nil {
-			t.Error(err)
-		}
+		e.reconfigure(without)
 	})
 }
 
@@ -329,12 +327,12 @@ func TestWrapNil(t *testing.T) {
 // A refusal by the handler passes, and is an event with its status. It counts towards no
 // failure and no ban.
 func TestWrapRefusalByTheHandler(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		cfg := wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, Failures: wsguard.Rate{PerSecond: never, Burst: 1}}}
 		cfg.Penalties.Violations = wsguard.Rate{PerSecond: never, Burst: 1}
 		cfg.Rates.Handshakes.PerSecond = wsguard.Off
 		cfg.Proxies = wsguard.Proxies{ClientName: func(*http.Request) string { return "somebody" }} // loopback is never banned
-		e := servePipe(t, cfg, func(g *wsguard.Guard) http.Handler {
+		e := serveWith(t, cfg, func(g *wsguard.Guard) http.Handler {
 			return g.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("X-Of-The-Handler", "yes")
 				http.Error(w, "a page of the handler's", http.StatusUnauthorized)
@@ -358,8 +356,8 @@ func TestWrapRefusalByTheHandler(t *testing.T) {
 
 // A handler that returns without an answer has answered 200, as net/http does.
 func TestWrapHandlerThatOnlyReturns(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		e := servePipe(t, wsguard.Config{}, func(g *wsguard.Guard) http.Handler {
+	bubble(t, func(t *testing.T) {
+		e := serveWith(t, wsguard.Config{}, func(g *wsguard.Guard) http.Handler {
 			return g.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {}))
 		})
 		if _, res := e.try(header()); res.StatusCode != 200 {
@@ -373,16 +371,15 @@ func TestWrapHandlerThatOnlyReturns(t *testing.T) {
 
 // A hook that panics during the handshake holds up no drain.
 func TestWrapPanicInAHookHoldsUpNoDrain(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		cfg := wsguard.Config{}
 		cfg.Proxies.ClientName = func(*http.Request) string { return "x" }
 		e := newEnv(t, cfg)
-		t.Cleanup(e.endBubble)
 		wrapped := e.g.Wrap(coderEcho())
-		e.s = wstest.ServePipe(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		e.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			wrapped.ServeHTTP(panicWriter{w}, r)
 		}), func(s *http.Server) { s.ErrorLog = nil })
-		c := e.s.Dial(t)
+		c := e.dial()
 		if _, err := c.Handshake("/", header("Origin", "https://evil.example")); err == nil {
 			t.Error("a response")
 		}

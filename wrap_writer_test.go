@@ -24,8 +24,8 @@ import (
 // The ResponseWriter implements what its contract says, and has no Unwrap. The net.Conn
 // has the methods of net.Conn and CloseWrite, and no others.
 func TestWrapMethods(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		_, _, s := wrapOpen(t, quiet())
+	bubble(t, func(t *testing.T) {
+		_, _, s := wrapOpen(t, conf(noPings))
 		methods := func(v any) (names []string) {
 			typ := reflect.TypeOf(v)
 			for i := range typ.NumMethod() {
@@ -51,13 +51,13 @@ func TestWrapMethods(t *testing.T) {
 // the handshake is judged after the 101 and comes through Read.
 func TestWrapHijack(t *testing.T) {
 	for _, early := range []string{"", "hello", strings.Repeat("x", 3000)} {
-		connBubble(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			e := wrapWith(t, wsguard.Config{}, hijack)
 			o := wstest.HandshakeOptions{Header: header()}
 			if early != "" {
 				o.Early = encode(wstest.Text(early), wstest.Text("second"), wstest.Binary([]byte("refused")))
 			}
-			c := e.s.Dial(t)
+			c := e.dial()
 			go c.HandshakeWith(o)
 			s := <-e.conns
 			if s.brw.Reader.Size() != 4096 || s.brw.Writer.Size() != 4096 || s.brw.Reader.Buffered() != 0 {
@@ -88,11 +88,10 @@ func TestWrapHijack(t *testing.T) {
 
 // A wrapper around the ResponseWriter may have buffers of another size.
 func TestWrapHijackWithSmallBuffers(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		e := &wrapEnv{env: newEnv(t, wsguard.Config{}), conns: make(chan *served, 1), panic: make(chan any)}
-		t.Cleanup(e.endBubble)
-		h := e.handler(t, answer101)(e.g)
-		e.s = wstest.ServePipe(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(smallWriter{w}, r) }))
+	bubble(t, func(t *testing.T) {
+		e := newWrapEnv(t, wsguard.Config{})
+		h := e.play(answer101)
+		e.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(smallWriter{w}, r) }))
 		c := e.open(header())
 		s := <-e.conns
 		if s.brw.Reader.Size() != 4096 || s.brw.Writer.Size() != 4096 {
@@ -113,8 +112,8 @@ func (w smallWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // After Hijack, Write and a second Hijack give http.ErrHijacked, and the deadlines are
 // those of the guarded net.Conn.
 func TestWrapWriterAfterHijack(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		_, c, s := wrapOpen(t, quiet())
+	bubble(t, func(t *testing.T) {
+		_, c, s := wrapOpen(t, conf(noPings))
 		if _, err := s.w.Write([]byte("x")); err != http.ErrHijacked {
 			t.Error(err)
 		}
@@ -144,7 +143,7 @@ func TestWrapWriterAfterHijack(t *testing.T) {
 // WriteHeader(101) hijacks at once and gives the head to the engine, with the headers set
 // so far; Hijack then returns that connection.
 func TestWrapWriteHeader101(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		e := wrapWith(t, wsguard.Config{}, func(w http.ResponseWriter, r *http.Request) *served {
 			head, _ := http.ReadResponse(bufio.NewReader(strings.NewReader(switching(r))), nil)
 			for name, values := range head.Header {
@@ -159,7 +158,7 @@ func TestWrapWriteHeader101(t *testing.T) {
 			}
 			return hijack(w, r)
 		})
-		c := e.s.Dial(t)
+		c := e.dial()
 		res, err := c.Handshake("/", header())
 		if err != nil {
 			t.Fatal(err)
@@ -184,11 +183,10 @@ func TestWrapWriteHeader101(t *testing.T) {
 // If the hijack fails, no 101 has gone out, Hijack returns the error, and the handler's
 // own 500 passes, without the headers of its 101.
 func TestWrapHijackFails(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		broken := errors.New("cannot be hijacked")
 		for _, coder := range []bool{false, true} {
 			e := newEnv(t, wsguard.Config{})
-			t.Cleanup(e.endBubble)
 			got := make(chan error, 1)
 			h := e.g.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if coder {
@@ -199,7 +197,7 @@ func TestWrapHijackFails(t *testing.T) {
 					http.Error(w, "no", http.StatusInternalServerError)
 				}
 			}))
-			e.s = wstest.ServePipe(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			e.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				h.ServeHTTP(unhijackable{w, broken}, r)
 			}))
 			_, res := e.try(header())
@@ -223,8 +221,8 @@ func (w unhijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil
 // The handler's deadlines are its own: they end its Read with os.ErrDeadlineExceeded,
 // which loses nothing, also in the middle of a frame.
 func TestWrapReadDeadline(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
-		_, c, s := wrapOpen(t, quiet())
+	bubble(t, func(t *testing.T) {
+		_, c, s := wrapOpen(t, conf(noPings))
 		var got []byte
 		b := make([]byte, 1000)
 		read := func(d time.Duration) {
@@ -290,13 +288,16 @@ func TestWrapWriteDeadline(t *testing.T) {
 	for _, size := range []int{3000, 300_000} {
 		for _, outbound := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%d bytes, held %t", size, outbound), func(t *testing.T) {
-				cfg := quiet()
+				cfg := conf(noPings)
 				cfg.Messages.MaxBytes = 1 << 20
 				if outbound {
 					cfg.Messages.Outbound = judge(func([]byte) error { return nil })
 				}
-				e, dial := wrapTCP(t, cfg, smallBuffers)
-				c := dial()
+				e := newWrapEnv(t, cfg)
+				e.serveOn(smallBuffers{listenTCP()}, e.play(answer101))
+				c := e.dial()
+				c.Conn().(*net.TCPConn).SetReadBuffer(32 << 10)
+				e.upgrade(c, header())
 				s := <-e.conns
 				n := 50
 				if size > 100_000 {
@@ -346,9 +347,9 @@ func TestWrapWriteDeadline(t *testing.T) {
 // Where a write that was cut short cannot be resumed, as over TLS, the handler's deadline
 // ends the connection with it.
 func TestWrapWriteDeadlineOverTLS(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		// An in-memory connection is as good: the engine resumes sockets only.
-		e, c, s := wrapOpen(t, quiet())
+		e, c, s := wrapOpen(t, conf(noPings))
 		s.SetWriteDeadline(time.Now().Add(time.Second))
 		if d := within(func() {
 			if _, err := s.Write(encode(fromServer(wstest.OpText, strings.Repeat("x", 1<<20)))); !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -369,7 +370,7 @@ func TestWrapWriteDeadlineOverTLS(t *testing.T) {
 // The handler's deadlines never move the engine's: a write of the engine's own has the
 // connection's write timeout.
 func TestWrapDeadlinesLeaveTheEngineAlone(t *testing.T) {
-	connBubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		cfg := wsguard.Config{}
 		cfg.Timeouts.PingInterval, cfg.Timeouts.Pong = 10*time.Second, 5*time.Second
 		_, c, s := wrapOpen(t, cfg)
@@ -409,14 +410,14 @@ func TestWrapDeadlinesLeaveTheEngineAlone(t *testing.T) {
 // Close wakes a Read and a Write that are under way, at once. A second Close is harmless.
 func TestWrapCloseWakes(t *testing.T) {
 	for _, early := range []bool{false, true} { // before the 101
-		connBubble(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			e := wrapWith(t, wsguard.Config{}, func(w http.ResponseWriter, r *http.Request) *served {
 				if early {
 					return hijack(w, r)
 				}
 				return answer101(w, r)
 			})
-			c := e.s.Dial(t)
+			c := e.dial()
 			go c.Handshake("/", header())
 			s := <-e.conns
 			synctest.Wait()

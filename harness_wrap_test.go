@@ -104,49 +104,53 @@ type wrapEnv struct {
 	panic chan any // what the handler panics with in place of returning
 }
 
-// wrapWith runs begin for each request, in a bubble, and hands what it returns to the
-// test. The handler returns when the test says so, or ends.
-func wrapWith(t *testing.T, cfg wsguard.Config, begin func(http.ResponseWriter, *http.Request) *served) *wrapEnv {
+func newWrapEnv(t testing.TB, cfg wsguard.Config) *wrapEnv {
 	t.Helper()
-	e := &wrapEnv{conns: make(chan *served, 16), panic: make(chan any, 1)}
-	e.env = servePipe(t, cfg, e.handler(t, begin))
+	return &wrapEnv{newEnv(t, cfg), make(chan *served, 16), make(chan any, 1)}
+}
+
+// wrapWith serves the handler that play returns.
+func wrapWith(t testing.TB, cfg wsguard.Config, begin func(http.ResponseWriter, *http.Request) *served) *wrapEnv {
+	t.Helper()
+	e := newWrapEnv(t, cfg)
+	e.serve(e.play(begin))
 	return e
 }
 
-func (e *wrapEnv) handler(t *testing.T, begin func(http.ResponseWriter, *http.Request) *served) func(*wsguard.Guard) http.Handler {
+// play returns a handler behind Wrap. It runs begin for each request, and hands what that
+// returns to the test. The handler returns when the test says so, or ends.
+func (e *wrapEnv) play(begin func(http.ResponseWriter, *http.Request) *served) http.Handler {
 	var mu sync.Mutex
 	var all []*served
 	over := false // the test
-	return func(g *wsguard.Guard) http.Handler {
-		t.Cleanup(func() {
-			mu.Lock()
-			defer mu.Unlock()
-			over = true
-			for _, s := range all {
-				s.end()
-			}
-		})
-		return g.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			s := begin(w, r)
-			if s == nil {
-				return
-			}
-			done := make(chan struct{})
-			s.release = sync.OnceFunc(func() { close(done) })
-			mu.Lock()
-			if all = append(all, s); over {
-				s.end()
-			}
-			mu.Unlock()
-			e.conns <- s
-			<-done
-			select {
-			case v := <-e.panic:
-				panic(v)
-			default:
-			}
-		}))
-	}
+	e.t.Cleanup(func() {
+		mu.Lock()
+		defer mu.Unlock()
+		over = true
+		for _, s := range all {
+			s.end()
+		}
+	})
+	return e.g.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s := begin(w, r)
+		if s == nil {
+			return
+		}
+		done := make(chan struct{})
+		s.release = sync.OnceFunc(func() { close(done) })
+		mu.Lock()
+		if all = append(all, s); over {
+			s.end()
+		}
+		mu.Unlock()
+		e.conns <- s
+		<-done
+		select {
+		case v := <-e.panic:
+			panic(v)
+		default:
+		}
+	}))
 }
 
 // end lets the handler return and closes its connection.
@@ -316,39 +320,10 @@ type judge func(msg []byte) error
 
 func (j judge) Validate(msg []byte) error { return j(msg) }
 
-// quiet is a Config without pings.
-func quiet() (cfg wsguard.Config) {
-	cfg.Timeouts.PingInterval = wsguard.Off
-	return cfg
-}
-
-// wrapTCP is wrapWith over TCP for a handler that has answered 101. dial opens a
-// connection.
-func wrapTCP(t *testing.T, cfg wsguard.Config, listener func(net.Listener) net.Listener) (e *wrapEnv, dial func() *wstest.Client) {
-	t.Helper()
-	e = &wrapEnv{env: newEnv(t, cfg), conns: make(chan *served, 16), panic: make(chan any, 1)}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(e.idle)
-	e.s = wstest.ServeListener(t, listener(l), e.handler(t, answer101)(e.g))
-	return e, func() *wstest.Client {
-		c := e.s.Dial(t)
-		c.Conn().(*net.TCPConn).SetReadBuffer(32 << 10)
-		if res, err := c.Handshake("/", header()); err != nil || res.StatusCode != 101 {
-			t.Fatalf("handshake: %v %v", res, err)
-		}
-		return c
-	}
-}
-
 // smallBuffers makes the kernel take little of what a server writes.
-func smallBuffers(l net.Listener) net.Listener { return smallBufferListener{l} }
+type smallBuffers struct{ net.Listener }
 
-type smallBufferListener struct{ net.Listener }
-
-func (l smallBufferListener) Accept() (net.Conn, error) {
+func (l smallBuffers) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err == nil {
 		c.(*net.TCPConn).SetWriteBuffer(32 << 10)
