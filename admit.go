@@ -487,7 +487,7 @@ func (a *admission) prepare() *Conn {
 // hand leaves what the steps have taken to the connection.
 func (a *admission) hand(c *Conn) {
 	for _, l := range a.leases {
-		l.move(c)
+		l.move()
 	}
 	a.conn, a.undo = c, nil
 }

@@ -88,7 +88,8 @@ type Lease struct {
 
 	subject  string // guarded by slots.mu: the subject that the slot counts for; empty: none
 	stranger bool   // guarded by slots.mu: strangers counts the lease
-	conn     *Conn  // guarded by slots.mu: owns the lease; nil: a handshake or a piece does
+	moved    bool   // guarded by slots.mu: a Conn owns the lease, and not the handshake or piece that reserved it
+	conn     *Conn  // guarded by slots.mu: the Conn that owns the lease and can be ended; nil: none
 	released bool   // guarded by slots.mu
 }
 
@@ -231,7 +232,14 @@ func down[K comparable](m map[K]int, k K) {
 }
 
 // move hands the lease to a Conn. The piece that has reserved it no longer releases it.
-func (l *Lease) move(c *Conn) {
+func (l *Lease) move() {
+	_, unlock := l.lock()
+	defer unlock()
+	l.moved = true
+}
+
+// opened says that the Conn that owns the lease has started, so that it can be ended.
+func (l *Lease) opened(c *Conn) {
 	_, unlock := l.lock()
 	defer unlock()
 	if !l.released {
@@ -241,7 +249,7 @@ func (l *Lease) move(c *Conn) {
 
 func (l *Lease) releaseUnlessMoved() {
 	_, unlock := l.lock()
-	moved := l.conn != nil
+	moved := l.moved
 	unlock()
 	if !moved {
 		l.Release()

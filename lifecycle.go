@@ -305,6 +305,9 @@ func (c *Conn) list(authenticated bool) {
 	c.schedule(c.opened)
 	c.life.listed.Store(true)
 	draining := c.g.sessions.add(c)
+	if c.life.lease != nil {
+		c.life.lease.opened(c)
+	}
 	if authenticated {
 		c.begin()
 	}

@@ -68,6 +68,7 @@ func TestReplaceOldestSlots(t *testing.T) {
 		})
 		for i := range 4 { // the third and the fourth replace the first and the second
 			e.open(bearer("alice"))
+			synctest.Wait() // until its handler runs
 			if i >= 2 {
 				time.Sleep(2 * time.Second)
 			}
@@ -94,6 +95,7 @@ func TestReplaceOldestRace(t *testing.T) {
 		cfg.Rates.MaxInFlightPerClient = wsguard.Off
 		e := serveWith(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
 		old := []*wstest.Client{e.open(bearer("alice")), e.open(bearer("alice"))}
+		synctest.Wait() // until both are open
 		got := tries(e, 20, func(int) http.Header { return bearer("alice") })
 		if got["101"] != 1 || got["Too Many Requests: max_subject_conns"] != 19 {
 			t.Errorf("%v", got)
