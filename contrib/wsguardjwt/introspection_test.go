@@ -669,9 +669,9 @@ func TestIntrospectionThroughAGuard(t *testing.T) {
 		"down":       {"", reason.Unavailable},
 	} {
 		i := introspect(t, answers(tt.answer))
-		a, err := wsguard.NewAuthenticator(wsguard.AuthConfig{
+		a, err := wsguard.NewAuthenticator(wsguard.Config{Auth: wsguard.AuthConfig{
 			Verifier: i.Verify, Failures: wsguard.Rate{PerSecond: 0.001, Burst: 3},
-		}, wsguard.Proxies{})
+		}})
 		if err != nil {
 			t.Fatal(err)
 		}

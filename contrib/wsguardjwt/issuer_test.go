@@ -62,9 +62,9 @@ func TestExpired(t *testing.T) {
 func TestExpiredThroughAGuard(t *testing.T) {
 	v := newVerifier(t, wsguardjwt.Config{Algorithms: []string{"ES256"}, Keys: []any{&p256().PublicKey}})
 	last := func(key any) (err error) {
-		a, err := wsguard.NewAuthenticator(wsguard.AuthConfig{
+		a, err := wsguard.NewAuthenticator(wsguard.Config{Auth: wsguard.AuthConfig{
 			Verifier: v.Verify, Failures: wsguard.Rate{PerSecond: 0.001, Burst: 3},
-		}, wsguard.Proxies{})
+		}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -128,7 +128,7 @@ func (d *frameDoor) Judge(*wire.Message) (wire.Verdict, time.Duration, error) {
 
 func (d *frameDoor) Failed(e *wire.Error) error {
 	d.fault = e
-	d.c.End(e, 0, "", func() {}, func() { close(d.ended) })
+	d.c.End(wire.Ending{Cause: e, First: func() {}, Done: func() { close(d.ended) }})
 	return e
 }
 
