@@ -11,8 +11,8 @@ import (
 )
 
 // Admin has the methods for the operators of a server. It lists the connections and the bans
-// of a Guard, and ends them. [Guard.Admin] returns it. Many goroutines may call all methods at
-// any time.
+// of a Guard, and ends them. It also revokes credentials. [Guard.Admin] returns it. Many
+// goroutines may call all methods at any time.
 //
 // No method checks who calls it. An application that offers them over HTTP must authenticate
 // the operator.
@@ -21,7 +21,8 @@ type Admin struct{ g *Guard }
 // Admin returns the Admin of the Guard.
 func (g *Guard) Admin() Admin { return Admin{g} }
 
-// Sessions returns the connections that are open and authenticated, in no order.
+// Sessions returns the connections that are open, in no order. Anonymous connections are
+// among them. Connections that wait for a credential in their first message are not.
 func (a Admin) Sessions() iter.Seq[audit.Session] {
 	return func(yield func(audit.Session) bool) {
 		for _, c := range a.g.sessions.open() {
@@ -48,24 +49,27 @@ func (a Admin) Kick(id string, code StatusCode, text string) bool {
 	return true
 }
 
-// Revoke closes the connections of a subject with 3000 revoked. It refuses or closes its
-// handshakes that are under way. It also voids the tickets of the subject, and the credentials
-// that were issued to it before the call. A credential counts as issued before the call if it has no
-// IssuedAt or an earlier one, or if this Guard has accepted it before. The Guard remembers the
-// last 65,536 credentials that it has accepted, each for 24 hours. It judges a credential that
-// it does not remember by IssuedAt alone.
+// Revoke voids the credentials that were issued to a subject before the call, and the
+// subject's tickets. It closes the open connections of the subject with 3000 revoked. A
+// handshake of the subject that is under way is refused or closed, too.
 //
-// The Guard remembers a revocation for AuthConfig.RevocationTTL, in memory only. Restore undoes
-// it.
+// The guard counts a credential as issued before the call if it has no IssuedAt or an
+// earlier one. It also does so if it has accepted the credential before the call. The guard
+// remembers the last 65,536 credentials that it has accepted, each for 24 hours. For a
+// credential that it does not remember, IssuedAt alone decides.
+//
+// The guard remembers the revocation for AuthConfig.RevocationTTL, in memory only. Restore
+// undoes it.
 func (a Admin) Revoke(subject string) { a.g.revoke(identity{id: subject}) }
 
-// SignOut is like Revoke for one login, which Principal.SessionID names. It closes the
-// connections of the login, and voids its tickets and all its credentials, whenever they were
-// issued. Nothing undoes it.
+// SignOut is like Revoke for one login. sessionID is the Principal.SessionID of the login,
+// and not the ID of a connection. SignOut closes all connections of the login. It voids the
+// tickets and all credentials of the login, whenever they were issued. Nothing undoes it.
 func (a Admin) SignOut(sessionID string) { a.g.revoke(identity{true, sessionID}) }
 
 // Restore undoes Revoke. The credentials of the subject open connections again, and so do
-// tickets that it buys from now on. Tickets that it has bought before stay void.
+// tickets that are issued to it from now on. Tickets that were issued to it before stay
+// void.
 func (a Admin) Restore(subject string) {
 	ttl := a.g.state.tickets.outstanding() // other Guards may have sold tickets with a longer life
 	if t := a.g.policy.Load().auth.tickets; t != nil {
@@ -102,13 +106,20 @@ func (a Admin) Bans() []audit.Ban {
 	return bans
 }
 
-// Ban bans an address, a prefix, or a name that Proxies.ClientName returns, for d. With
-// ClientName, a string that is an address bans the client of that name as well. For an IPv6
-// address it bans the /64 around it. The handshakes of a banned client get a 429. Connections
-// that are open stay open. Kick ends them.
+// Ban bans a client for the duration d. client is an address, a prefix, or a name that
+// Proxies.ClientName returns. The ban of an IPv6 address holds for the /64 around it. If
+// ClientName is set, an address bans also the client that has this address as its name. why
+// says for operators why the client is banned. It stands in the ban event and in
+// audit.Ban.Reason, and the client does not see it.
 //
-// Ban returns an error if client is none of these, if it looks like a mistyped address, if d is not positive, or if there are too
-// many bans by hand. There may be 1,024 of them, with prefixes of at most 16 lengths.
+// The handshakes of a banned client get a 429. Its open connections stay open, and Kick ends
+// them.
+//
+// Ban returns an error if client is empty, if it is a prefix of length 0, or if it looks
+// like a mistyped address. Without ClientName it returns an error if client is neither an
+// address nor a prefix. It returns an error if d is not positive. It also returns an error
+// if there are too many bans by hand. There may be 1,024 of them. Their prefixes may have at
+// most 16 different lengths for IPv4, and 16 for IPv6.
 func (a Admin) Ban(client string, d time.Duration, why string) error {
 	keys := a.g.penaltyKeys(client)
 	if len(keys) == 0 || mistyped(client) {
@@ -126,9 +137,9 @@ func (a Admin) Ban(client string, d time.Duration, why string) error {
 	return nil
 }
 
-// Lift ends a ban, and forgets the violations of the client. It takes what Ban takes, and the
-// Client of each ban that Bans returns. It reports
-// whether exactly this client was banned. The ban of a wider prefix stays.
+// Lift ends the ban of a client, and forgets its violations. client is what Ban takes, or
+// the Client of a ban that Bans returns. Lift reports whether exactly this client was
+// banned. It does not end the ban of a wider prefix.
 func (a Admin) Lift(client string) bool {
 	lifted := false
 	for _, key := range a.g.penaltyKeys(client) {

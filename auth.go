@@ -19,8 +19,9 @@ type Principal struct {
 	// must not return a Principal without a Subject. The handshake would get a 503.
 	Subject string
 
-	// SessionID names the login that the credential belongs to, for Admin.SignOut. It may be
-	// empty.
+	// SessionID names the login that the credential belongs to, such as the ID of a web session.
+	// All credentials of one login have the same SessionID. Admin.SignOut takes it. It is not
+	// the ID of a connection, which Conn.ID returns. It may be empty.
 	SessionID string
 
 	// Scopes lists what the principal may do. A message whose Rule has a Scope needs that
@@ -31,10 +32,10 @@ type Principal struct {
 	// expired. The zero Time means never.
 	Expires time.Time
 
-	// IssuedAt is when the credential was issued, by the issuer's clock. Admin.Revoke compares
-	// it with the moment of the revocation. If the guard has accepted the credential before
-	// IssuedAt, it compares the moment of that instead. The zero Time counts as earlier than
-	// every revocation.
+	// IssuedAt is when the credential was issued, by the issuer's clock. Admin.Revoke voids the
+	// credentials that were issued before the revocation. A credential whose IssuedAt is the
+	// zero Time counts as one of them. So does a credential that the guard has accepted before
+	// the revocation, even if its IssuedAt is later.
 	IssuedAt time.Time
 
 	seen   time.Time // when the guard first accepted the credential; zero: not known
@@ -54,13 +55,20 @@ func (p Principal) clone() Principal {
 	return p
 }
 
-// Verifier returns the Principal that a credential stands for. Many goroutines call it at the
-// same time, and it must return within AuthConfig.VerifyTimeout.
+// Verifier returns the Principal that a credential stands for. Many goroutines call it at
+// the same time, and it must return within AuthConfig.VerifyTimeout. Its result decides
+// about a handshake as follows:
+//   - A Principal with a Subject is accepted.
+//   - A Principal whose Expires has passed, ErrExpired and ErrNoCredential give a 401. They
+//     count neither toward AuthConfig.Failures nor toward a ban.
+//   - An error that wraps ErrUnavailable, context.DeadlineExceeded or context.Canceled
+//     gives a 503, and counts toward neither. So do a Principal without a Subject, a panic,
+//     and a call that takes too long.
+//   - Any other error gives a 401, and counts toward both.
 //
-// An error refuses the handshake with a 401 and counts as a failed attempt. A panic, a call
-// that takes too long, and an error that wraps ErrUnavailable or the error of ctx refuse it
-// with a 503 and do not count. The guard drops the text of the error, which may hold the
-// credential.
+// If the credential comes in the first message, the connection is closed with 3000 instead
+// of a 401, or with 1013 instead of a 503. The guard drops the text of the error, which may
+// hold the credential.
 type Verifier func(ctx context.Context, token string) (Principal, error)
 
 // APIKeys returns a Verifier for API keys. keys has the Principal of each key under the
@@ -90,27 +98,31 @@ func APIKeys(keys map[[sha256.Size]byte]Principal) Verifier {
 	}
 }
 
-// TokenSources are the places of a handshake in which the guard looks for a credential. The
-// zero value is Header and Subprotocol "bearer.". A handshake with more than one credential
-// gets a 401, whether they are in two places or in one. So does a handshake with a
-// credential that cannot be read, even with AuthConfig.InsecureAnonymous, and even if
-// net/http skips that credential.
+// TokenSources are the places of a handshake in which the guard looks for a credential. If
+// no field is set and AuthConfig.Verifier is, the guard looks in Header and for the
+// Subprotocol "bearer.". If a field is set, the guard looks only in the places that are set.
+//
+// A handshake with more than one credential gets a 401, whether they are in two places or in
+// one. A handshake with a malformed credential gets a 401, too. A credential is malformed if
+// the guard cannot parse it, if it is empty, or if it is longer than 8 KiB. Both hold even
+// with AuthConfig.InsecureAnonymous, and even if net/http ignores the malformed value.
 type TokenSources struct {
 	// Header accepts Authorization: Bearer TOKEN (RFC 6750 §2.1). Programs can set
 	// it, and scripts of a page cannot.
 	Header bool
 
-	// Subprotocol is the prefix of the subprotocol that has the credential. A page
-	// sends it as new WebSocket(url, ["chat", "bearer."+token]). The guard never
-	// selects that entry. So the page must also offer a subprotocol that the guard serves.
+	// Subprotocol is the prefix of the subprotocol that has the credential. A page sends it as
+	// new WebSocket(url, ["chat", "bearer."+token]). The guard never selects that entry. So the
+	// page must also offer a subprotocol that the guard serves. A handshake that offers the
+	// credential alone gets a 401.
 	Subprotocol string
 
-	// Cookie is the name of the cookie that has the credential. Browsers send a cookie
-	// with the requests of every page. So the guard accepts it only from a page of a listed
-	// Origin. If the Origin is missing, is null, or is foreign and only reported, the
-	// handshake gets a 401 and the Verifier is not called. An Authenticator of Guard.Pieces
-	// uses the Origins of its Guard. An Authenticator of NewAuthenticator needs the Handler
-	// of a NewOriginCheck in front of it, and accepts no cookie without one.
+	// Cookie is the name of the cookie that has the credential. Browsers send a cookie with the
+	// requests of every page. So the guard accepts it only from a page whose origin Origins,
+	// SameOrigin or OriginFunc allows. If the Origin is missing, is null, or is foreign and only
+	// reported, the handshake gets a 401 and the Verifier is not called. An Authenticator of
+	// Guard.Pieces uses the origins of its Guard. An Authenticator of NewAuthenticator needs the
+	// Handler of a NewOriginCheck in front of it, and accepts no cookie without one.
 	Cookie string
 
 	// FirstMessage accepts {"type":"auth","token":"TOKEN"} as the first message of a
@@ -123,8 +135,9 @@ type TokenSources struct {
 	// of its own, Header. The default, "", is none.
 	CustomHeader string
 
-	// TicketsOnly accepts no credential in a handshake but a ticket. Guard.TicketHandler
-	// still asks the Verifier or a login. It excludes all other sources and needs
+	// TicketsOnly makes the guard accept no token in a handshake. A client must present a
+	// ticket, or be known to AuthConfig.Authenticate if that is set. Guard.TicketHandler still
+	// asks the Verifier or a login. TicketsOnly excludes all other sources and needs
 	// AuthConfig.Tickets. The default is false.
 	TicketsOnly bool
 
@@ -174,32 +187,37 @@ func (t TokenSources) list() (sources []source) {
 
 // AuthConfig says how clients authenticate.
 type AuthConfig struct {
-	// Verifier judges the credentials from Sources. It may be nil if Tickets is set or
-	// InsecureAnonymous is true, and Sources must be empty then.
+	// Verifier judges the credentials from Sources. It may be nil if Authenticate or Tickets is
+	// set, or if InsecureAnonymous is true. Without a Verifier, no field of Sources may be set
+	// except TicketsOnly.
 	Verifier Verifier
 
-	// Tickets makes the guard accept the one-time tickets that Guard.TicketHandler sells. The
+	// Tickets makes the guard accept the one-time tickets that Guard.TicketHandler issues. The
 	// default, nil, accepts none.
 	Tickets *TicketConfig
 
-	// Sources says where in a handshake the guard looks for a credential. The default is the
-	// Authorization header, and a subprotocol that begins with "bearer.".
+	// Sources says where in a handshake the guard looks for a credential. If no field of it is
+	// set and Verifier is, the guard looks in the Authorization header, and for a subprotocol
+	// that begins with "bearer.".
 	Sources TokenSources
 
 	// Authenticate returns the Principal of a request by the application's own means, such as
-	// session middleware, HTTP Basic, a client certificate or the header of an identity
-	// proxy. The guard asks it if a handshake presents no credential in the other places. A
-	// ticket beside a session cookie is one credential.
+	// session middleware, HTTP Basic, a client certificate or the header of an identity proxy.
+	// The guard calls it for a handshake that presents neither a credential in Sources nor a
+	// ticket, in two cases. In the first, a page whose origin Origins, SameOrigin or OriginFunc
+	// allows sends the handshake, and the origin is neither null nor file://. In the second, a
+	// program sends it with neither an Origin nor a Cookie header, and AllowMissingOrigin admits
+	// it.
 	//
-	// A browser may send what Authenticate reads with the requests of every page. So the guard
-	// asks only for a page of an allowed origin, and for a program that sends neither an
-	// Origin nor a Cookie, under AllowMissingOrigin. Other handshakes present no credential.
-	// Authenticate cannot be combined with InsecureAnyOrigin. An Authenticator of
-	// NewAuthenticator needs the Handler of a NewOriginCheck in front of it.
+	// In all other cases a page of another site may have made the browser send what Authenticate
+	// reads. Such a handshake counts as one without a credential. New refuses Authenticate
+	// together with InsecureAnyOrigin. An Authenticator of NewAuthenticator calls Authenticate
+	// only behind the Handler of a NewOriginCheck. A handshake with a ticket and a session
+	// cookie presents one credential, which is the ticket.
 	//
-	// Errors are as those of a Verifier. ErrNoCredential says that the request is nobody's,
-	// and counts as no failure. The call must return within VerifyTimeout. The default, nil,
-	// asks nobody.
+	// Errors are as those of a Verifier. ErrNoCredential says that the request has no login. The
+	// handshake then counts as one without a credential. The call must return within
+	// VerifyTimeout. The default is nil, and no such call is made.
 	Authenticate func(*http.Request) (Principal, error)
 
 	// InsecureAnonymous admits handshakes without a credential. A credential that is
@@ -207,57 +225,78 @@ type AuthConfig struct {
 	// credential gets a 401.
 	InsecureAnonymous bool
 
-	// InsecureReportOnly admits a client whose credential is missing or refused as anonymous,
-	// and reports the refusal. The default is false.
+	// InsecureReportOnly admits handshakes that would be refused because the credential is
+	// missing, is not valid or cannot be verified. The guard treats such a client as anonymous,
+	// and reports what it would have refused. The default is false.
 	InsecureReportOnly bool
 
 	// Revalidate says whether the Principal of an open connection is still valid. The guard
 	// calls it every RevalidateEvery for each connection that is not anonymous. The Principal
 	// that it returns replaces the old one and must have the same Subject. If it has no Expires,
-	// no SessionID or no IssuedAt, it keeps that of the old one. It does not keep the Scopes. An error closes
-	// the connection with 3000. An error that wraps ErrUnavailable, a panic, and a call that
-	// takes longer than VerifyTimeout close it with 1013. The default, nil, never asks.
+	// no SessionID or no IssuedAt, the connection keeps the old value of that field. If it has
+	// no Scopes, the connection has none from then on. An error closes the connection with 3000.
+	// An error that wraps ErrUnavailable, context.DeadlineExceeded or context.Canceled, a panic,
+	// and a call that takes longer than VerifyTimeout close it with 1013. The default, nil,
+	// never asks.
 	Revalidate func(context.Context, Principal) (Principal, error)
 
 	// RevalidateEvery is the time between two calls of Revalidate for a connection, spread by
 	// 10 % either way. The default is 5 minutes. It cannot be Off.
 	RevalidateEvery time.Duration
 
-	// RevocationTTL is how long the guard remembers Admin.Revoke and Admin.SignOut. Set it to
-	// the longest life of a credential. A revocation is remembered at least until the latest
-	// Expires of the credentials of its subject or login that the guard has accepted. By
-	// default, and with Off, a revocation never expires.
+	// RevocationTTL is how long the guard remembers a revocation by Admin.Revoke or
+	// Admin.SignOut. When the guard forgets the revocation, the credentials that it has voided
+	// are accepted again. So set RevocationTTL to the longest life of a credential. If the guard
+	// has accepted a credential of the same subject or login whose Expires is later, it
+	// remembers the revocation until that Expires. By default, and with Off, a revocation never
+	// expires.
 	RevocationTTL time.Duration
 
-	// CacheTTL is how long the guard uses the Principal that a Verifier has returned for a
-	// token again, without another call. A revocation drops the answers for its subject or
-	// login. By default, and with Off, nothing is cached. It is at most an hour.
+	// CacheTTL is how long the guard keeps the Principal that a Verifier has returned for a
+	// token. Within that time it accepts the token without a call of the Verifier. So it does
+	// not notice what the Verifier would refuse meanwhile. Admin.Revoke and Admin.SignOut make
+	// the guard drop the Principals of the subject or the login, and Reconfigure makes it drop
+	// all. The guard keeps at most 10,000 of them, and no errors. CacheTTL must be at most an
+	// hour. By default, and with Off, nothing is kept.
 	CacheTTL time.Duration
 
-	// MaxExplained is how many refused handshakes may be accepted and closed at the
-	// same time, with 3000 instead of a 401 or 1013 instead of a 429. Browsers hide
-	// the status of a failed handshake from scripts but show the close code. Further
-	// refusals get their status, and so do all refusals by the handshake rate and all
-	// handshakes of a foreign origin. The default is 0, and each refusal gets its status.
+	// MaxExplained is how many refused handshakes may be accepted and closed at the same time,
+	// with 3000 instead of a 401 or 1013 instead of a 429. Browsers hide the status of a failed
+	// handshake from scripts but show the close code. Further refusals get their status. The
+	// default is 0, and each refusal gets its status.
+	//
+	// Four kinds of refusals always get their status. The first are those by the handshake rate.
+	// The second are those of handshakes whose origin is not allowed, is admitted by
+	// InsecureAnyOrigin alone, or has not been checked yet. The third are those of a page that
+	// offers subprotocols of which the guard selects none. The fourth are those with any other
+	// status than 401 and 429.
 	MaxExplained int
 
-	// Failures limits the bad credentials of a client, and the refusals of one credential. An
-	// IPv6 /48 has 16 times the rate of a client. Tickets have buckets of their own. The
-	// default is 1 per second with a burst of 10. After that, a credential gets a 429 without
-	// a call of the Verifier, unless the guard has accepted it within 24 hours. Such
-	// credentials are judged one at a time for a client.
+	// Failures limits how many credentials of one client may be refused. It also limits how
+	// often one credential may be refused to all clients together. The default is 1 per second
+	// with a burst of 10. An IPv6 /48 has 16 times the rate of a client. Tickets have limits of
+	// the same size, and count apart from other credentials.
 	//
-	// A credential that was refused a client is refused it again for 10 seconds without a
-	// call, and counts once. A request without a credential does not count, and neither does
-	// a credential for which the Verifier returns ErrExpired or ErrNoCredential. A Refresh
-	// counts for its subject and not for its client. With Rate{PerSecond: Off} there is no
-	// limit, and the Verifier judges every credential.
+	// While one of these limits is exceeded, a credential gets a 429 guessing without a call of
+	// the Verifier. A credential that the guard has accepted within the last 24 hours is still
+	// verified. A client that has exceeded its limit may have one such credential verified at a
+	// time.
+	//
+	// A refused credential is refused to the same client for 10 seconds without a call. These
+	// refusals do not count again. A request without a credential does not count, and neither
+	// does a credential for which the Verifier returns ErrExpired or ErrNoCredential. A failed
+	// Refresh counts for its subject, and not for its client. With Rate{PerSecond: Off} there is
+	// no limit, and the Verifier judges every credential.
 	Failures Rate
 
-	// VerifyTimeout is how long Verifier, Revalidate, Authorize and Attach may take, and so
-	// may the login of Guard.TicketHandler and a ticket Store. The default is 5 s. It cannot
-	// be Off. A call that takes longer counts as a failure of the application. The client
-	// gets a 503, or a close with 1013 if the connection is open.
+	// VerifyTimeout is how long one call of a hook may take. The hooks are Verifier,
+	// Authenticate, Revalidate, MessageConfig.Authorize, Config.OriginFunc, the login of
+	// Guard.TicketHandler, and the methods of a ticket Store. The default is 5 s. It cannot be
+	// Off. A call that takes longer counts as a failure of the application. A request gets a
+	// 503, an open connection is closed with 1013, and Refresh returns an error.
+	//
+	// For Config.Attach, only the context of its request ends after VerifyTimeout. The guard
+	// still waits until Attach returns.
 	VerifyTimeout time.Duration
 
 	// FirstMessageTimeout is how long a connection may take to send its credential with
@@ -265,8 +304,9 @@ type AuthConfig struct {
 	// takes longer is closed with 3008 auth_timeout.
 	FirstMessageTimeout time.Duration
 
-	// FirstMessageBytes is how many bytes of payload that message may have. The default is
-	// 4 KiB. It cannot be Off. A longer message closes the connection with 1009.
+	// FirstMessageBytes is how many bytes of payload the first message may have, if it must be
+	// the credential because of TokenSources.FirstMessage. The default is 4 KiB. It cannot be
+	// Off. A longer first message closes the connection with 1009.
 	FirstMessageBytes int64
 }
 
@@ -438,8 +478,11 @@ func foreignCookie() error {
 }
 
 // Handler passes a request with a valid credential to next, and answers others with 401,
-// 429 or 503. It removes credentials from the query and from Sec-WebSocket-Protocol, which
-// end up in logs. In next, [PrincipalOf] returns the Principal.
+// 403, 429 or 503. A request without a credential passes with AuthConfig.InsecureAnonymous,
+// and with TokenSources.FirstMessage. A request whose credential is refused passes with
+// AuthConfig.InsecureReportOnly. Handler removes credentials from the query and from
+// Sec-WebSocket-Protocol, because they would end up in logs. In next, [PrincipalOf] returns
+// the Principal.
 func (a *Authenticator) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		in := a.g.endpoint.admission(r)

@@ -14,18 +14,20 @@ type CapConfig struct {
 	// limit. Further handshakes get a 503 max_conns.
 	MaxConns int
 
-	// MaxConnsPerClient is how many connections without a subject one client may have. A
-	// client is an IPv4 address, an IPv6 /64 or the name that Proxies.ClientName returns. A
-	// connection has no subject if it is anonymous, or while it waits for a credential in its
-	// first message. The default is 64, or MaxUsersPerClient if that is less. Off is no
-	// limit. Further handshakes of the client get a 429 max_client_conns.
+	// MaxConnsPerClient is how many connections without a subject one client may have. A client
+	// is an IPv4 address, an IPv6 /64 or the name that Proxies.ClientName returns. A connection
+	// has no subject if it is anonymous, or while it waits for a credential in its first
+	// message. The default is 64, or MaxUsersPerClient if that is less. Off is no limit. When
+	// the client has as many, its handshakes that present no credential get a 429
+	// max_client_conns. Handshakes with a credential are limited by MaxUsersPerClient alone,
+	// unless the credential is refused and that is only reported.
 	MaxConnsPerClient int
 
 	// MaxUsersPerClient is how many connections one client may have in all, with a subject or
-	// without. Many people may share one address. The default is 1,024, which is 16 times the
-	// default of MaxConnsPerClient. If only MaxConnsPerClient is set, the default is the same
-	// number, or Off. Off is no limit. A value below MaxConnsPerClient is an error. Further
-	// handshakes of the client get a 429 max_client_conns.
+	// without. It counts connections, and not users. The default is 1,024. If MaxConnsPerClient
+	// is set and MaxUsersPerClient is not, the default is the value of MaxConnsPerClient. Off is
+	// no limit. A value below MaxConnsPerClient is an error. Raise it if many people share one
+	// address. Further handshakes of the client get a 429 max_client_conns.
 	MaxUsersPerClient int
 
 	// MaxConnsPerNetwork is how many connections an IPv6 /48 may have. The default is 1,024,
@@ -38,24 +40,31 @@ type CapConfig struct {
 	// guard closes the connection with 1013 instead.
 	MaxConnsPerSubject int
 
-	// ReplaceOldest closes the oldest connection of a subject with 1008 replaced when the
-	// subject has MaxConnsPerSubject connections and one more handshake has passed every
-	// check, Attach included. The new connection takes its place at once. The old handler
-	// counts in MaxConns until it returns. A subject's connections are replaced at most once
-	// in 2 seconds. A handshake that comes earlier gets the 429. NewConnCap refuses
-	// ReplaceOldest, because a Guard must end the connection. The default is false.
+	// ReplaceOldest lets a new connection of a subject take the place of its oldest one. That
+	// happens when the subject has MaxConnsPerSubject connections, and one more handshake has
+	// passed every check, Attach included. The guard closes the oldest connection with 1008
+	// replaced. The handler of that connection counts in MaxConns until it returns. The guard
+	// replaces a connection of a subject at most once in 2 seconds. A handshake that comes
+	// earlier gets a 429 max_subject_conns. NewConnCap refuses ReplaceOldest, because only a
+	// Guard can end a connection. The default is false.
 	ReplaceOldest bool
 
 	// MaxUnauthenticated is how many connections may wait for a credential in their first
-	// message. A client, and an IPv6 /48, may hold a quarter of these places, and at least 4.
-	// Its further handshakes get a 429. When all places are taken, a newcomer takes the place
-	// of a connection that has been silent for 3 seconds and whose client holds more than its
-	// fair share, which is the places divided by the clients that wait. That connection is
-	// closed with 1013. The default is a tenth of MaxConns, or 1,000 if that is Off. Off is no limit.
+	// message. The default is a tenth of MaxConns, or 1,000 if MaxConns is Off. Off is no limit.
 	// Further handshakes without a credential get a 503 max_conns.
+	//
+	// One client may hold a quarter of these places, and at least 4. The same holds for an IPv6
+	// /48. Its further handshakes without a credential get a 429 max_client_conns.
+	//
+	// When all places are taken, a newcomer may take the place of a waiting connection. The fair
+	// share of a client is the number of places divided by the number of clients that wait. If
+	// the client that holds most places holds more than its fair share, and its oldest
+	// connection has waited for at least 3 seconds, the guard closes that connection with 1013
+	// max_conns.
 	MaxUnauthenticated int
 
-	// ReportOnly reports a connection that exceeds a cap, and admits it. The default is false.
+	// ReportOnly reports a connection that exceeds one of these caps, and admits it. The default
+	// is false.
 	ReportOnly bool
 }
 
@@ -125,10 +134,10 @@ func (c *ConnCap) Acquire(r *http.Request) (*Lease, error) {
 	return a.lease, nil
 }
 
-// Handler reserves a slot and calls next, or answers 503 or 429 if a cap is exceeded. It
-// releases the slot when next has returned. If a Guard in next accepts the request, the slot
-// stays reserved until the Conn ends. Behind an [Authenticator]'s Handler, the cap of the
-// subject applies too.
+// Handler reserves a slot and calls next. It answers 503 or 429 if a cap is exceeded, and
+// 403 if the address of the client is not known. It releases the slot when next has
+// returned. If a Guard in next accepts the request, the slot stays reserved until the Conn
+// ends. Behind an [Authenticator]'s Handler, the cap of the subject applies too.
 func (c *ConnCap) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a := c.g.endpoint.admission(r)

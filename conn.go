@@ -54,9 +54,15 @@ const (
 // One goroutine at a time may call Read and Kind. Any number of goroutines may call the
 // other methods, at the same time as that one and each other.
 //
-// A connection ends when the application's function returns, when the peer closes it or
-// is gone, or when a guard ends it. The application need not close it. From then on Read,
-// Write, Send, SendLatest and Refresh return the cause, a *[CloseError], and Context is done.
+// A connection ends in one of these ways:
+//   - The function of Guard.Handler returns. The function need not close the connection.
+//   - The application calls Close or End, as it must after Guard.Accept.
+//   - The context of the request that Guard.Accept has upgraded ends.
+//   - The peer closes the connection, or is gone.
+//   - The Guard ends the connection.
+//
+// From then on Read, Write, Send, SendLatest and Refresh return the cause, a *[CloseError],
+// and Context is done.
 type Conn struct {
 	// Read-only after start.
 	g           *Guard
@@ -106,11 +112,12 @@ func (c *Conn) Client() netip.Addr { return c.client.addr }
 // has no values of the request. It is the context that the function of Guard.Handler gets.
 func (c *Conn) Context() context.Context { return c.ctx }
 
-// Read waits for the next message that passes the guards and returns its type and its
+// Read waits for the next message that passes all checks, and returns its type and its
 // bytes.
 //
-// The bytes are valid until the next Read, which reuses the memory, for messages of other
-// connections too. Copy them to keep them. Send and SendLatest copy what they are given.
+// The bytes are valid until the next Read. The guard then reuses the memory, also for
+// messages of other connections. Copy the bytes to keep them. Send and SendLatest copy what
+// they are given.
 //
 // If ctx ends first, Read returns ctx.Err() and the connection stays usable. The next Read
 // continues with the part of a message that has come. Once the connection has ended, Read
@@ -131,10 +138,10 @@ func (c *Conn) Read(ctx context.Context) (MessageType, []byte, error) {
 // reported. Only the goroutine that reads may call it.
 func (c *Conn) Kind() string { return c.reading.kind }
 
-// CloseRead starts a goroutine that reads, for an application that only sends. It returns at
-// once. The application must not call Read any more, which then returns an error. A message
-// that passes the guards closes the connection with 1008 unexpected_message. A further
-// CloseRead does nothing.
+// CloseRead is for an application that only sends. It starts a goroutine that reads from the
+// connection, and returns at once. If a message passes all checks, that goroutine closes the
+// connection with 1008 unexpected_message. After CloseRead the application must not call
+// Read, which returns an error. A further CloseRead does nothing.
 func (c *Conn) CloseRead() {
 	if c.reading.closeRead.Swap(true) {
 		return
@@ -151,15 +158,16 @@ func (c *Conn) CloseRead() {
 // Write sends a message and returns when the kernel has all of it. It blocks until then, but
 // no longer than Timeouts.Write, and never queues. It neither changes msg nor keeps it.
 //
-// If ctx ends before a byte has left, Write returns ctx.Err() and the connection stays
-// usable (not over TLS). If ctx ends in the middle of the message, or if the message cannot
-// be written, the connection ends and Write returns the cause, a *[CloseError].
+// If ctx ends before Write has written a byte, Write returns ctx.Err() and the connection
+// stays usable. If ctx ends later, or if the message cannot be written, the connection ends
+// and Write returns the cause, a *[CloseError]. Over TLS the guard cannot know whether a
+// byte has left. So a connection over TLS ends if ctx ends after Write has begun to write.
 //
 // Write refuses msg if typ is not a message type, if a MessageText is not UTF-8, or if
-// Messages.Outbound refuses it. Write then sends nothing, and the connection stays usable. The
-// error is no *CloseError. It wraps reason.InvalidUTF8 for a text that is not UTF-8, because
-// of which every browser would close the connection. For Outbound it wraps the error of
-// Outbound.
+// Messages.Outbound refuses it. Write then sends nothing, and the connection stays usable.
+// The error is no *CloseError. For a text that is not UTF-8 it wraps reason.InvalidUTF8,
+// because every browser would close the connection at such a text. For Outbound it wraps the
+// error of Outbound.
 func (c *Conn) Write(ctx context.Context, typ MessageType, msg []byte) error {
 	if err := wellFormed(typ, msg); err != nil {
 		return err
@@ -174,18 +182,23 @@ func (c *Conn) Write(ctx context.Context, typ MessageType, msg []byte) error {
 // order. Send copies msg, so that the caller may change it when Send has returned. msg may
 // be the bytes that Read returned, and the same msg may be sent to many connections.
 //
-// If the queue of the connection is full, Send ends the connection with 1008 queue_full. With
-// [SendConfig].DropNewest it returns reason.QueueFull instead, and the connection stays
+// If the queue of the connection is full, Send ends the connection with 1008 queue_full.
+// With [SendConfig].DropNewest it returns reason.QueueFull instead, and the connection stays
 // usable. An empty queue always takes one message. If the queues of all connections together
 // are full, the guard ends the connections that have made no progress for longest. Once the
 // connection has ended, Send returns the cause, a *[CloseError]. Send refuses the messages
 // that Write refuses.
 //
-// If the application or the server ends the connection, the guard writes the queued messages
-// before the close frame, for at most [TimeoutConfig].CloseGrace. That holds for the return of
-// the handler, Close, End, Guard.Shutdown, the lifetime, and an Admin.Kick with a code. Every
-// other end drops them, and so does a peer that does not take them in time. The close event
-// counts the dropped messages. Flush waits until the queue is empty.
+// The following ends of a connection write the queued messages before the close frame, for
+// at most [TimeoutConfig].CloseGrace:
+//   - The function of Guard.Handler returns, with or without an error.
+//   - The application calls Close with a code that can be sent, or End.
+//   - Guard.Shutdown closes the connection.
+//   - The connection is as old as its Lifetime allows.
+//   - Admin.Kick ends the connection with a code that can be sent.
+//
+// Every other end drops the queued messages, and so does a peer that does not take them in
+// time. The close event counts the dropped messages. Flush waits until the queue is empty.
 func (c *Conn) Send(typ MessageType, msg []byte) error { return c.send(queued{typ: typ, msg: msg}) }
 
 // Flush waits until everything that Send has queued is written. It returns ctx.Err() if ctx ends
@@ -203,22 +216,27 @@ func (c *Conn) SendLatest(key string, typ MessageType, msg []byte) error {
 }
 
 // Refresh replaces the credential of the connection with a newer one of the same subject,
-// which the application has received from the peer. The expiry, the scopes and the session
-// become those of the new credential. Refresh calls the Verifier, or redeems a ticket if
-// there is no Verifier, and blocks for at most VerifyTimeout. One Refresh runs at a time.
+// which the application has received from the peer. The Principal of the connection then has
+// the Expires, the Scopes, the SessionID and the IssuedAt of the new credential. Refresh
+// calls the Verifier, or redeems a ticket if there is no Verifier, and waits for an answer
+// no longer than VerifyTimeout. One Refresh of a connection runs at a time.
 //
-// A credential with an earlier IssuedAt than that of the old one is refused. If Refresh
-// returns an error, the old credential stays in force, with two exceptions. A
-// credential of another subject closes the connection with 1008 refresh. A revoked
-// credential closes it with 3000 revoked. Refresh judges three credentials in a row, and
-// then one every 10 seconds. It refuses further ones with reason.RateLimited. The error
-// wraps a reason, or it is a *[CloseError] if the connection has ended.
+// Refresh refuses a credential with an earlier IssuedAt than that of the old one. If Refresh
+// returns an error, the old credential stays in force and the connection stays open, with
+// two exceptions. A credential of another subject closes the connection with 1008 refresh. A
+// revoked credential closes it with 3000 revoked. The error wraps a reason, or it is a
+// *[CloseError] if the connection has ended.
+//
+// Refresh judges three credentials at once, and then one every 10 seconds. It refuses
+// further ones with reason.RateLimited.
 func (c *Conn) Refresh(ctx context.Context, token string) error { return c.refresh(ctx, token) }
 
-// Close ends the connection with code and text, unless something else has ended it. It
-// returns at once, before the close frame is sent. The text is cut to 123 bytes of valid
-// UTF-8. If code must not be sent (RFC 6455 §7.4), Close returns an error and
-// ends the connection with 1011. After the end Close returns nil and does nothing.
+// Close ends the connection with code and text. It returns at once, before the close frame
+// is sent. The text is cut to 123 bytes of valid UTF-8. If the connection has ended already,
+// Close changes nothing.
+//
+// Close returns nil, unless code must not be sent (RFC 6455 §7.4). For such a code it
+// returns an error, and ends a connection that is open with 1011.
 func (c *Conn) Close(code StatusCode, text string) error {
 	if !sendable(code) {
 		c.end(fault(fmt.Sprintf("Close with code %d", int(code))))
@@ -228,10 +246,14 @@ func (c *Conn) Close(code StatusCode, text string) error {
 	return nil
 }
 
-// End ends the connection as Guard.Handler does when its function has returned err: with
-// 1000 for nil, with the code of a *[CloseError], with the code and the token of a reason of
-// [reason.New], and with 1011 for any other error. It returns at once. An application that
-// calls Accept uses it:
+// End ends the connection as Guard.Handler does when its function has returned err. It
+// returns at once. The close code is one of these:
+//   - 1000 if err is nil
+//   - the code of a *[CloseError] that err wraps, with its Reason as the text
+//   - the code of a reason of [reason.New] that err wraps, with its token as the text
+//   - 1011 for any other error
+//
+// An application that calls Accept uses it:
 //
 //	defer func() { c.End(err) }()
 func (c *Conn) End(err error) {

@@ -9,8 +9,8 @@ import (
 )
 
 // TimeoutConfig has the timeouts of a connection. They limit how long it may be silent, how
-// long it may last, how long a write may take, and how long its end may take. The zero
-// value is a secure default in each field. A negative value other than Off is an error.
+// long it may last, how long a write may take, and how long its end may take. The zero value
+// is a secure default in each field. A negative value other than Off is an error.
 //
 // Time spent in the application's handler counts toward neither Pong nor Idle. Reconfigure
 // changes none of these timeouts for connections that are open.
@@ -45,8 +45,10 @@ type TimeoutConfig struct {
 	// that time is closed with 1008 write_timeout.
 	Write time.Duration
 
-	// CloseGrace is how long the end of a connection waits for a write that is under way, and
-	// then for the peer's close frame. The default is one second. It cannot be Off.
+	// CloseGrace is how long the end of a connection may take until the peer has answered the
+	// close frame. Within that time, the guard waits for a write that is under way, writes the
+	// queued messages of Send, writes the close frame, and waits for the peer's close frame. The
+	// default is one second. It cannot be Off.
 	CloseGrace time.Duration
 
 	// Linger is how long the guard keeps the socket open after CloseGrace, so that a peer that

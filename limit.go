@@ -13,7 +13,8 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// Off switches a limit or a timeout off.
+// Off switches a limit or a timeout off. A few fields cannot be Off, and their comments say
+// so. [New] refuses any other negative value with a [ConfigError].
 const Off = -1
 
 // Rate is the rate of a token bucket. The zero Rate means the default of its field.
@@ -104,11 +105,12 @@ const (
 	// ActionClose closes the connection with the close code of the reason.
 	ActionClose Action = iota
 
-	// ActionReply drops the message and answers it with a notice. The connection stays open.
-	// A notice is a text message such as {"error":"rate_limited","retry_after_ms":50},
-	// {"error":"invalid_message","reason":"schema"} or {"error":"forbidden"}. A connection
-	// gets at most one notice about rates and one about messages per second, each with a
-	// burst of 20. Further messages are dropped without a notice.
+	// ActionReply drops the message and answers it with a notice. The connection stays open. A
+	// notice is a text message such as {"error":"rate_limited","retry_after_ms":50},
+	// {"error":"invalid_message","reason":"schema"} or {"error":"forbidden"}. A connection gets
+	// at most one notice per second about rates, with a burst of 20. The same limit holds for
+	// its notices about invalid and forbidden messages. When the limit is reached, the message
+	// is dropped without a notice.
 	ActionReply
 
 	// ActionDelay holds the message until the rate allows it, and reads nothing meanwhile. If
@@ -128,28 +130,28 @@ const maxDelay = 5 * time.Second
 // buckets of a client and of a subject outlive its connections, so reconnecting does not
 // refill them. Each Rate may be Rate{PerSecond: Off} for no limit.
 type RateConfig struct {
-	// Messages limits the messages of a connection. The default is 20 per second
-	// with a burst of 40.
+	// Messages limits the incoming messages of a connection. The default is 20 per second with a
+	// burst of 40.
 	Messages Rate
 
-	// Bytes limits the payload bytes of a connection's messages. The default is
-	// 256 KiB per second with a burst of 1 MiB.
+	// Bytes limits the payload bytes of a connection's incoming messages. The default is 256 KiB
+	// per second with a burst of 1 MiB.
 	Bytes Rate
 
-	// ClientMessages limits the messages of all connections of a client together.
-	// The default is 16 times Messages.
+	// ClientMessages limits the incoming messages of all connections of a client together. The
+	// default is 16 times Messages.
 	ClientMessages Rate
 
-	// ClientBytes limits the payload bytes of all connections of a client together.
-	// The default is 16 times Bytes.
+	// ClientBytes limits the payload bytes of the incoming messages of all connections of a
+	// client together. The default is 16 times Bytes.
 	ClientBytes Rate
 
-	// SubjectMessages limits the messages of all connections of a subject together.
-	// The default is 4 times Messages.
+	// SubjectMessages limits the incoming messages of all connections of a subject together. The
+	// default is 4 times Messages.
 	SubjectMessages Rate
 
-	// SubjectBytes limits the payload bytes of all connections of a subject
-	// together. The default is 4 times Bytes.
+	// SubjectBytes limits the payload bytes of the incoming messages of all connections of a
+	// subject together. The default is 4 times Bytes.
 	SubjectBytes Rate
 
 	// SentBytes limits the payload bytes that the application writes to a connection. While
@@ -160,36 +162,41 @@ type RateConfig struct {
 	// default, ActionClose, closes the connection with 1008 rate_limited.
 	Action Action
 
-	// WarnAt is a fraction of Burst, such as 0.8. A peer that has used that fraction of a
-	// bucket of its connection gets the notice {"warning":"rate_limit"}. It gets the next one
-	// only after the used part has fallen to half of WarnAt. WarnAt must be less than 1, and
-	// it cannot be Off. The default, 0, sends no warning.
+	// WarnAt is a fraction of the Burst of Messages and of Bytes, such as 0.8. When a peer has
+	// used that fraction of one of these two buckets, it gets the notice
+	// {"warning":"rate_limit"}. It gets the next one only after the used part has fallen to half
+	// of WarnAt. WarnAt must be less than 1, and it cannot be Off. The default, 0, sends no
+	// warning.
 	WarnAt float64
 
-	// Handshakes limits the handshakes of a client, and those of a subject. The sale of a
-	// ticket counts as a handshake. An IPv6 /48 has 16 times the rate of a client. Handshakes
-	// that the origin check has refused do not count. A handshake that presents a good
-	// credential counts for its subject and no longer for its client, so people who share an
-	// address do not use up each other's rate. The default is 20 per second with a burst of
-	// 100. A handshake that exceeds it gets a 429 handshake_rate. If the credential came in
-	// the first message, the guard closes the connection with 1013 instead.
+	// Handshakes limits the handshakes of a client, and those of a subject. A request for a
+	// ticket counts as a handshake. An IPv6 /48 has 16 times the rate of a client. The default
+	// is 20 per second with a burst of 100. A handshake that exceeds it gets a 429
+	// handshake_rate. If the credential came in the first message, the guard closes the
+	// connection with 1013 instead.
+	//
+	// A handshake that an earlier check has refused, such as that of the origin, does not count.
+	// Every other handshake counts for its client. When its credential has been accepted, it
+	// counts for its subject and no longer for its client. So people who share an address do not
+	// use up each other's rate.
 	Handshakes Rate
 
-	// ReportOnly reports a message or a handshake that exceeds one of the rates above, and
-	// lets it pass. Action does not apply then. The limits of handshakes in flight below
-	// still refuse. The default is false.
+	// ReportOnly reports a message or a handshake that exceeds one of the rates above, and lets
+	// it pass. Action does not apply then. MaxInFlight and MaxInFlightPerClient still refuse.
+	// The default is false.
 	ReportOnly bool
 
-	// MaxInFlight is how many handshakes may wait for a Verifier or for Attach at the same
-	// time. The default is 256, and Off means no limit. A further handshake waits for a place
-	// for at most a second, and then gets a 503 in_flight. At most 256 handshakes wait, and
-	// 64 of one client. Others get the 503 at once.
+	// MaxInFlight is how many handshakes may be in flight at the same time. A handshake is in
+	// flight while it may wait for a Verifier, Authenticate, OriginFunc or Attach, for the login
+	// of Guard.TicketHandler, or for a ticket Store. A Refresh counts, too. The default is 256,
+	// and Off means no limit. A further handshake waits for a place for at most a second, and
+	// then gets a 503 in_flight. At most 256 handshakes wait for a place, and at most 64 of one
+	// client. Further ones are refused at once.
 	MaxInFlight int
 
-	// MaxInFlightPerClient is how many handshakes of one client may wait for a Verifier or
-	// for Attach at the same time. The default is 8, and Off means no limit. A further
-	// handshake of the client waits as described for MaxInFlight, and then gets a 429
-	// in_flight.
+	// MaxInFlightPerClient is how many handshakes of one client may be in flight at the same
+	// time. The default is 8, and Off means no limit. A further handshake of the client waits as
+	// described for MaxInFlight, and then gets a 429 in_flight.
 	MaxInFlightPerClient int
 }
 
@@ -219,8 +226,11 @@ func (cfg RateConfig) resolve(f *faults) RateConfig {
 // perNetwork is how many times the rate of a client a whole IPv6 /48 has.
 const perNetwork = 16
 
-// Evicted returns how many buckets have been forgotten although they were not full. That
-// happens when there are more clients or subjects than the tables have room for.
+// Evicted returns how many buckets have been forgotten although they were not full. A client
+// or a subject whose bucket is forgotten begins with a full bucket again, and so exceeds its
+// rate. That happens when there are more clients or subjects than the tables have room for.
+// A number that grows is a sign of an attack from many addresses. The log has the warning
+// evicted, too.
 func (g *Guard) Evicted() uint64 { return g.state.evicted() }
 
 // reportEvicted reports the first evicted bucket, and then each time that their number has

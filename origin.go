@@ -301,12 +301,16 @@ func (h *hostRule) check(r *http.Request) error {
 	return deny(reason.Host, "")
 }
 
-// NewHostCheck returns a check of the Host header. It stops DNS rebinding if no list of
-// origins does. An entry is a host with or without a port, such as "app.example.com". An entry
-// without a port matches any port, and a star stands for exactly one label. A request for
-// another host gets a 421. It uses the fields Hosts, LoopbackOnly, Proxies, Logger and OnEvent
-// of cfg. An empty list is an error, and so is nil. A RequestCheck that is returned with an
-// error refuses every request.
+// NewHostCheck returns a check that the Host header has one of the names in Hosts. A request
+// for another host gets a 421. The check stops DNS rebinding, with which an attacker makes a
+// name of its own point to this server. Use it where no check of the origin stops that, as
+// with AllowMissingOrigin. An entry is a host with or without a port, such as
+// "app.example.com". An entry without a port matches any port, and a star stands for exactly
+// one label.
+//
+// NewHostCheck uses the fields Hosts, LoopbackOnly, Proxies, Logger and OnEvent of cfg. A
+// Hosts that is empty or nil is an error. A RequestCheck that is returned with an error refuses
+// every request.
 func NewHostCheck(cfg Config) (*RequestCheck, error) {
 	if cfg.Hosts == nil {
 		cfg.Hosts = []string{} // nil leaves the check out of a Guard only
@@ -321,15 +325,16 @@ func NewHostCheck(cfg Config) (*RequestCheck, error) {
 // client's. The zero value is for a server that clients reach directly. The client is then
 // the peer of the TCP connection, and the guard believes no header.
 type Proxies struct {
-	// Trusted lists the prefixes, such as "10.0.0.0/8", and the addresses of the proxies
-	// whose headers the guard believes. "unix" stands for the peers of a unix socket. They
-	// are refused if it is not listed. The default, nil, trusts no proxy.
+	// Trusted lists the prefixes, such as "10.0.0.0/8", and the addresses of the proxies whose
+	// headers the guard believes. "unix" stands for all peers of a unix socket. Without that
+	// entry a request over a unix socket gets a 403. The default, nil, trusts no proxy.
 	Trusted []string
 
 	// Header is the name of the header that carries the client's address. The default is
-	// X-Forwarded-For. The guard reads it, and Forwarded (RFC 7239), from the right up to the
-	// first address that is not trusted. Any other header must hold a single address. If a
-	// trusted proxy does not send the header, the proxy itself is the client.
+	// X-Forwarded-For. The guard reads X-Forwarded-For and Forwarded (RFC 7239) from the right,
+	// past the addresses of trusted proxies. The first address that is not trusted is the
+	// client. Any other header must be a single line with a single address. If a trusted proxy
+	// sends no readable address, the proxy itself is the client.
 	Header string
 
 	// ClientName, if set, returns the name under which all limits, bans and logs count the
@@ -348,23 +353,25 @@ func (p Proxies) resolver(f *faults) identify {
 	return identify{r, p.ClientName, cmp.Or(p.Header, "X-Forwarded-For")}
 }
 
-// NewTLSCheck returns a check that refuses clear text (RFC 6455 §10.6). It never
+// NewTLSCheck returns a check that refuses clear text (RFC 6455 §10.6) with a 403. It never
 // redirects.
 //
-// The check believes a trusted proxy about the client's scheme. It reads X-Forwarded-Proto
-// or, if Proxies.Header is Forwarded, the proto parameter of the element that the client's
-// address comes from. It reads no other header. The secure schemes are https and wss, in any
-// letter case. If there are several values, in lines or between commas, each of them must be
-// secure. An empty value is not secure.
+// The check believes a trusted proxy about the client's scheme. It reads X-Forwarded-Proto.
+// If Proxies.Header is Forwarded, it reads instead the proto parameter of the element that
+// the client's address comes from. The secure schemes are https and wss, in any letter case.
+// If there are several values, in lines or between commas, each of them must be secure. An
+// empty value is not secure.
 //
-// A request over TLS passes, unless a trusted proxy names a scheme that is not
-// secure. Such a proxy encrypts what it took in clear text. A request without TLS
-// passes if a trusted proxy names a secure scheme. For development it also passes
-// from a loopback peer, if no proxy is configured and none has left a trace in the
-// header. Everything else is a 403. Config.InsecureAllowHTTP switches the check off,
-// whatever the proxy says.
+// A request over TLS passes, unless a trusted proxy names a scheme that is not secure. Such
+// a proxy encrypts what it took in clear text. A request without TLS passes if a trusted
+// proxy names a secure scheme. For development, a request without TLS also passes from a
+// loopback peer, if Proxies.Trusted is empty and the request has no header that a proxy
+// adds. These headers are Via, Forwarded, X-Real-IP, the one that Proxies.Header names, and
+// all whose names begin with X-Forwarded-. Every other request is refused.
+// Config.InsecureAllowHTTP switches the check off, whatever the proxy says.
 //
-// It uses the fields InsecureAllowHTTP, LoopbackOnly, Proxies, Logger and OnEvent of cfg.
+// NewTLSCheck uses the fields InsecureAllowHTTP, LoopbackOnly, Proxies, Logger and OnEvent of
+// cfg. A RequestCheck that is returned with an error refuses every request.
 func NewTLSCheck(cfg Config) (*RequestCheck, error) {
 	var f faults
 	p := alone(cfg, &f)

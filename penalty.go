@@ -13,15 +13,14 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// PenaltyConfig bans clients that offend again and again. Each offence has a weight,
-// which is taken out of a bucket of the client. A client whose bucket is empty is banned,
-// and each further ban lasts twice as long. A banned client gets a 429 before any expensive
-// check. Requests that a page of another site can make a browser send have no weight. The
-// weights are in docs/limits.md.
+// PenaltyConfig bans clients that commit violations again and again. A violation in this
+// sense is a refused handshake, credential or message that the client itself has caused.
+// Each violation has a weight, which is taken out of a bucket of the client. A client whose
+// bucket is empty is banned. Its handshakes get a 429 before any expensive check. What a
+// page of another site can make a browser do has no weight. docs/limits.md has the weights.
 type PenaltyConfig struct {
-	// Violations limits the weight of a client's violations. A client that exceeds
-	// it is banned, and its handshakes get a 429. For example,
-	// Rate{PerSecond: 0.1, Burst: 20} allows a weight of 20 at once and forgives a
+	// Violations limits the weight of a client's violations. A client that exceeds it is banned.
+	// For example, Rate{PerSecond: 0.1, Burst: 20} allows a weight of 20 at once and forgives a
 	// tenth per second. By default, and with Off, only Admin.Ban bans clients.
 	Violations Rate
 
@@ -34,11 +33,12 @@ type PenaltyConfig struct {
 	// longer. It cannot be Off, and it must not be shorter than First.
 	Max time.Duration
 
-	// Decay is the time without a ban after which one doubling is forgotten. The
+	// Decay says when the guard forgets earlier bans. For each Decay that has passed since the
+	// end of a client's last ban, the next ban is half as long, but no shorter than First. The
 	// default is one hour. It cannot be Off.
 	Decay time.Duration
 
-	// ReportOnly reports a client that exceeds Violations, and does not ban it. A ban of
+	// ReportOnly reports a client that exceeds Violations, and does not ban it. A ban by
 	// Admin.Ban still holds. The default is false.
 	ReportOnly bool
 }

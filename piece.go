@@ -14,8 +14,10 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// Pieces are steps of a Guard that can stand in front of other middleware. The Guard's
-// handler behind them does not take them a second time, in whatever order they stand.
+// Pieces are steps of a Guard that can stand in front of other middleware. Use them to
+// refuse a request before that middleware runs. If a request has passed the Handler of a
+// piece, the handler of the same Guard behind it does not repeat that step. The pieces may
+// stand in any order.
 type Pieces struct {
 	// Origin checks the Origin header and the fetch metadata.
 	Origin *RequestCheck
@@ -43,9 +45,11 @@ func (g *Guard) Pieces() Pieces {
 	return p
 }
 
-// RequestCheck judges a request's origin, host or transport, and consumes nothing.
-// [NewOriginCheck], [NewHostCheck] and [NewTLSCheck] make one that stands alone, and
-// [Guard.Pieces] returns those of a Guard. Many goroutines may use it at the same time.
+// RequestCheck judges a request's origin, host or transport. It charges no rate and reserves
+// no slot. A check of the origin with an OriginFunc takes a place of RateConfig.MaxInFlight
+// during the call. [NewOriginCheck], [NewHostCheck] and [NewTLSCheck] make one that stands
+// alone, and [Guard.Pieces] returns those of a Guard. Many goroutines may use it at the same
+// time.
 type RequestCheck struct {
 	g    *Guard // read-only
 	step string // read-only
@@ -83,8 +87,9 @@ func (c *RequestCheck) steps() []step {
 }
 
 // Check returns nil if r passes. Otherwise it returns an error that wraps reason.Origin,
-// reason.FetchMetadata, reason.Host or reason.InsecureTransport, or reason.ClientAddress with
-// Config.LoopbackOnly.
+// reason.FetchMetadata, reason.Host or reason.InsecureTransport. With Config.LoopbackOnly the
+// error may also wrap reason.ClientAddress. With an OriginFunc it may also wrap
+// reason.Unavailable or reason.InFlight.
 func (c *RequestCheck) Check(r *http.Request) error {
 	a := c.g.endpoint.admission(r)
 	a.marks.passed = nil // it judges r anew
@@ -92,7 +97,8 @@ func (c *RequestCheck) Check(r *http.Request) error {
 	return a.run(c.steps())
 }
 
-// Handler passes a request to next, or answers 403 or 421.
+// Handler passes a request to next, or answers 403 or 421. With an OriginFunc it may also
+// answer 429 or 503.
 func (c *RequestCheck) Handler(next http.Handler) http.Handler {
 	steps := c.steps()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -24,9 +24,9 @@ type SendConfig struct {
 	MaxBytes int64
 
 	// MaxTotalBytes is how many bytes of payload all queues of the Guard hold together. The
-	// default is 256 MiB. It cannot be Off. When there are more, the guard closes the
-	// connections whose clients have taken nothing for longest with 1008 queue_full, until
-	// the total is within the limit.
+	// default is 256 MiB. It cannot be Off. When there are more, the guard closes connections
+	// with 1008 queue_full until the total is within the limit. It begins with those whose peers
+	// have taken nothing for longest.
 	MaxTotalBytes int64
 
 	// DropNewest makes Send return reason.QueueFull for a message that does not fit into the

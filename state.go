@@ -8,17 +8,18 @@ import (
 	"github.com/wsguard/wsguard/internal/seen"
 )
 
-// State holds the counts of a Guard, which last while it is reconfigured. These are connection
-// slots, handshakes in flight, the buckets of clients and subjects, failed credentials,
-// bans, revocations, and tickets. Each Guard has one State. Guards that are given the same
-// State in [Config] count together, and a Revoke or a Ban of one holds for all of them. Each
-// Guard keeps its own limits.
+// State holds the counters of a Guard, which last while it is reconfigured. These are
+// connection slots, handshakes in flight, the buckets of clients and subjects, failed
+// credentials, bans, revocations, and tickets. Each Guard has one State. Guards that are
+// given the same State in [Config] share these counters, and a Revoke or a Ban of one holds
+// for all of them. Each Guard keeps its own limits.
 //
 // Send queues and Shutdown are not shared. Each Guard shuts down its own connections.
 //
-// Share a State only between Guards that trust each other's users. The others accept a ticket
-// that one of them has sold, with the Principal that the seller's login returned. The Guards
-// should have the same rates, because each of them refills a shared bucket at its own rate.
+// Share a State only between Guards that trust each other's users. A ticket that one of them
+// has issued is accepted by all, with the Principal that the login of the first has
+// returned. The Guards should have the same rates, because each of them refills a shared
+// bucket at its own rate.
 type State struct {
 	// Read-only after NewState. Each part has a lock of its own.
 	slots    *slots

@@ -18,29 +18,31 @@ import (
 	"github.com/wsguard/wsguard/store"
 )
 
-// TicketConfig configures one-time tickets. A page buys a ticket over HTTP with its session,
-// and connects with the ticket in the query. A ticket works once, so a ticket in a log is
-// worthless. The zero value is a default in each field.
+// TicketConfig configures one-time tickets. A page requests a ticket over HTTP with its
+// session, and connects with the ticket in the query. A ticket works once, so a ticket in a
+// log is worthless. The zero value is a default in each field.
 type TicketConfig struct {
 	// Param is the name of the query parameter that has the ticket. The default is
 	// "ticket".
 	Param string
 
-	// TTL is how long a ticket can be used after its sale. The default is 30 s, and the most
-	// is an hour. It cannot be Off. A handshake with an older ticket gets a 401.
+	// TTL is how long a ticket can be used after it was issued. The default is 30 s, and the
+	// most is an hour. It cannot be Off. A handshake with an older ticket gets a 401.
 	TTL time.Duration
 
-	// MaxPerSubject is how many unused tickets of this process one subject may have. The
-	// default is 16, and Off means no limit. Further requests for a ticket get a 429.
+	// MaxPerSubject is how many unused tickets one subject may have. It counts those that this
+	// process has issued, even if a Store is shared. The default is 16, and Off means no limit.
+	// Further requests for a ticket get a 429.
 	MaxPerSubject int
 
-	// MaxTotal is how many unused tickets the default Store holds. The default is 100,000,
-	// and Off means no limit. Further requests for a ticket get a 503.
+	// MaxTotal is how many unused tickets the guard holds in memory. It has no effect on a
+	// Store. The default is 100,000, and Off means no limit. Further requests for a ticket get a
+	// 503.
 	MaxTotal int
 
-	// Store holds the tickets if several instances share them. The default, nil, holds them in
-	// the memory of this one, in the State of the Guard. While a Store fails, or if it takes
-	// longer than VerifyTimeout, requests for a ticket and handshakes with one get a 503.
+	// Store holds the tickets if several instances share them. While a Store fails, or if it
+	// takes longer than VerifyTimeout, requests for a ticket and handshakes with one get a 503.
+	// The default is nil, and the State of the Guard holds the tickets in memory.
 	Store store.Once
 }
 
@@ -263,22 +265,28 @@ func (t *tickets) redeem(ctx context.Context, cfg *TicketConfig, token, from str
 	return p, &usedTicket{key, value, p.Subject, tk.Bought.Add(cfg.TTL)}, nil
 }
 
-// TicketHandler returns a handler that sells one-time tickets. It answers a POST with
-// {"ticket":"…","expires_in":30}. Each ticket is bound to its subject and to the Origin that
-// bought it.
-//
-// login returns the Principal that buys the ticket. Its errors count as those of a Verifier.
-// login may use a session cookie, which a browser sends with the requests of every page. So
-// the handler calls login only if the Origin is listed and is not null, or if a program sends
-// neither an Origin nor a cookie. Other requests get a 401. If login is nil, the handler calls
-// the Verifier with the token of the Authorization header. All other checks are those of a
-// handshake, except that a request without an Origin and without a cookie passes.
+// TicketHandler returns a handler that issues one-time tickets. It answers a POST with
+// {"ticket":"…","expires_in":30}. Each ticket is bound to its subject and to the Origin of
+// the POST. The checks of a handshake also run for the POST, except that a POST with neither
+// an Origin nor a cookie passes the check of the origin. A foreign origin gets a 403.
 // TicketHandler panics without AuthConfig.Tickets.
 //
-// login may read the body, within VerifyTimeout. The handler waits at most 250 ms for the
-// rest of a body. If the body is not complete by then, the handler closes the connection
-// after its answer. With a ResponseWriter that has neither SetReadDeadline nor Unwrap, only
-// http.Server.ReadTimeout bounds that wait.
+// login returns the Principal for the ticket. Its errors count as those of a Verifier. login
+// may use a session cookie, which a browser sends with the requests of every page. So the
+// handler calls login only in two cases. In the first, Origins, SameOrigin or OriginFunc
+// allows the origin, and the origin is neither null nor file://. In the second, a program
+// sends the POST with neither an Origin nor a cookie. A page whose origin InsecureAnyOrigin
+// alone admits gets a 401.
+//
+// If login is nil, the handler calls the Verifier with the token of the Authorization
+// header. It does so for every origin that may connect. For a POST without that header, the
+// handler calls AuthConfig.Authenticate under the same conditions as a login.
+//
+// login may read the body, within VerifyTimeout. Before it answers, the handler waits for
+// the rest of the body for at most 250 ms. If the body is not complete by then, the handler
+// closes the connection after its answer. The handler needs a ResponseWriter with
+// SetReadDeadline or Unwrap for that. With any other one, net/http waits for the body until
+// http.Server.ReadTimeout.
 func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http.Handler {
 	if g.policy.Load().auth.tickets == nil {
 		panic("wsguard: TicketHandler without AuthConfig.Tickets")

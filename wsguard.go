@@ -14,62 +14,81 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// Config configures a Guard. Origins and Auth must be set. The zero value of every other
-// field is its default.
+// Config configures a Guard. It must say which origins may connect, with Origins or with
+// another of the fields for origins. It must say who may connect, with Auth. The zero value
+// of every other field is its default.
 type Config struct {
 	// Origins lists the origins that may connect (RFC 6454, RFC 6455 §10.2). An entry has a
-	// scheme, a host and, unless it is the default, a port, as in "https://app.example.com".
-	// A star stands for exactly one label, as in "https://*.example.com". There are no other
-	// patterns. A browser whose origin is not listed gets a 403. An empty list is an error,
-	// unless AllowMissingOrigin is set.
+	// scheme, a host and, unless it is the default, a port, as in "https://app.example.com". A
+	// star stands for exactly one label, as in "https://*.example.com". The only other pattern
+	// is "http://localhost:*". A page whose origin no field allows gets a 403. The list may be
+	// empty if SameOrigin, InsecureSameOrigin, OriginFunc, InsecureAnyOrigin or
+	// AllowMissingOrigin is set. Otherwise an empty list is an error.
 	//
-	// "null" must be listed to be allowed. It is the origin of every sandboxed
-	// frame, on a page of any site. So New refuses it together with
-	// TokenSources.Cookie, and Guard.TicketHandler does not call login for it.
+	// The origins "null" and "file://" must be listed to be allowed. "null" is the origin of
+	// every sandboxed frame, on a page of any site. So New refuses both of them together with
+	// TokenSources.Cookie. For a page of such an origin the guard calls neither
+	// AuthConfig.Authenticate nor the login of Guard.TicketHandler.
 	Origins []string
 
 	// SameOrigin admits the pages of the server's own origin, besides Origins. The guard
-	// compares the Origin with the Host header, and with the scheme that the connection has
-	// or that a trusted proxy names. It does not read X-Forwarded-Host. SameOrigin needs
-	// Hosts. Without them a page of any site could have its name point to this server (DNS
-	// rebinding), and be of the same origin.
+	// compares the Origin with the Host header, and with the scheme that the connection has or
+	// that a trusted proxy names. It does not read X-Forwarded-Host. The default is false.
+	//
+	// SameOrigin needs Hosts. An attacker can make a name of its own point to this server (DNS
+	// rebinding). A browser that opens a page under that name sends the name in both headers.
+	// Without Hosts, the attacker's page would be of the same origin.
 	SameOrigin bool
 
-	// InsecureSameOrigin is SameOrigin without Hosts.
+	// InsecureSameOrigin is like SameOrigin, and does not need Hosts. Without Hosts it admits
+	// the pages of an attacker that uses DNS rebinding. The default is false.
 	InsecureSameOrigin bool
 
-	// OriginFunc reports whether an origin that is not listed may connect, for origins that
-	// are in a database. origin is in canonical form, such as "https://a.example:8443", and
-	// host is the Host header in lower case. The origin null is never asked about. Each
-	// call has a place in flight and ends within Auth.VerifyTimeout. An answer is kept for a
-	// minute, and at most 1,024 of them. An error and a panic are a 503. The default, nil,
-	// refuses.
+	// OriginFunc reports whether the pages of an origin may connect. Use it if the origins are
+	// in a database. The guard calls it for an origin that neither Origins nor SameOrigin
+	// allows. It does not call it for an origin without a host, such as null. origin is in
+	// canonical form, such as "https://a.example:8443", and host is the Host header in lower
+	// case.
+	//
+	// The guard keeps each answer for a minute, and at most 1,024 answers. A call takes a place
+	// of RateConfig.MaxInFlight, and without a place the handshake is refused with in_flight. An
+	// error, a panic, and a call that takes longer than Auth.VerifyTimeout refuse the handshake
+	// with a 503. The default, nil, allows no further origin.
 	OriginFunc func(ctx context.Context, origin, host string) (bool, error)
 
-	// InsecureAnyOrigin admits the pages of every origin. It cannot be combined with
-	// TokenSources.Cookie, and Guard.TicketHandler does not call login for
-	// an origin that is admitted by InsecureAnyOrigin alone. It admits no missing Origin.
+	// InsecureAnyOrigin admits the pages of every origin. New refuses it together with
+	// TokenSources.Cookie and with AuthConfig.Authenticate. Guard.TicketHandler does not call
+	// login for an origin that InsecureAnyOrigin alone admits. A handshake without an Origin
+	// still needs AllowMissingOrigin. The default is false.
 	InsecureAnyOrigin bool
 
-	// AllowMissingOrigin admits handshakes that have neither an Origin nor a cookie, which
-	// programs send. It needs Hosts. The default is false, and such a handshake gets a 403.
+	// AllowMissingOrigin admits handshakes without an Origin header, as programs send them. A
+	// browser sends an Origin with every handshake. A handshake without an Origin still gets a
+	// 403 if it has a Cookie header, or if its Sec-Fetch-Site header says that a page of another
+	// site has caused it. AllowMissingOrigin needs Hosts, because without an Origin nothing else
+	// stops DNS rebinding. The default is false, and every handshake without an Origin gets a
+	// 403.
 	AllowMissingOrigin bool
 
-	// ReportOnly reports what the caps, the rates, the penalties, the message checks and the
-	// idle timeout would refuse or close, and lets it pass. It sets the fields ReportOnly of
-	// Caps, Rates, Penalties, Messages and Timeouts, and that of each Endpoint's Messages.
-	// Each of these fields may be set alone. Use them to put a Guard in front of a running
-	// service: the events that have Report set say what the Guard would have done. Origins,
-	// credentials and the scopes of messages are still checked, because an attacker could
-	// profit if they were not. They have fields of their own, whose names begin with
-	// InsecureReportOnly. The default is false.
+	// ReportOnly reports some of what the Guard would refuse or close, and lets it pass. Use it
+	// to put a Guard in front of a running service. The events that have Report set say what the
+	// Guard would have done. ReportOnly sets the fields ReportOnly of Caps, Rates, Penalties,
+	// Messages and Timeouts, and that of each Endpoint's Messages. Each of these fields may be
+	// set alone. They let pass a connection above a cap, a handshake or a message above a rate,
+	// a client that would be banned for its violations, a message that a Validator refuses, and
+	// an idle connection. The default is false.
+	//
+	// All other checks still refuse. An attacker could profit if foreign origins, bad
+	// credentials or forbidden messages passed. So these have fields of their own, whose names
+	// begin with InsecureReportOnly.
 	ReportOnly bool
 
-	// InsecureReportOnlyOrigins reports a foreign or missing origin instead of refusing it.
-	// Credentials that the browser sends by itself are still refused from a foreign page. A
-	// handshake with a TokenSources.Cookie gets a 401, and Guard.TicketHandler does not call
-	// login. Attach and the application see the request as it came. While this field is set,
-	// violations ban no client. The default is false.
+	// InsecureReportOnlyOrigins reports a handshake whose origin is foreign or missing, and lets
+	// it pass. Credentials that a browser sends by itself still count only for a page whose
+	// origin is allowed. For any other page, a handshake with the cookie of TokenSources.Cookie
+	// gets a 401, and the guard calls neither AuthConfig.Authenticate nor the login of
+	// Guard.TicketHandler. Attach and the application see the Origin header as it came. While
+	// this field is set, violations ban no client. The default is false.
 	InsecureReportOnlyOrigins bool
 
 	// LoopbackOnly refuses a client on another machine with a 403, for servers that only
@@ -96,7 +115,7 @@ type Config struct {
 	Hosts []string
 
 	// Auth says how clients authenticate. It must say who may connect, with a Verifier, with
-	// Tickets, or with InsecureAnonymous.
+	// Authenticate, with Tickets, or with InsecureAnonymous.
 	Auth AuthConfig
 
 	// Caps limits how many connections there may be.
@@ -118,47 +137,62 @@ type Config struct {
 	// Send limits what Conn.Send and Conn.SendLatest queue.
 	Send SendConfig
 
-	// Subprotocols lists the names for Sec-WebSocket-Protocol that the endpoint
-	// serves, the preferred one first. Letter case matters. The guard selects the first
-	// one that the client offers, and Conn.Subprotocol returns it. A page that offers only
-	// names that are not listed gets a 400, because its browser would fail the connection. A
-	// client without an Origin is admitted without a subprotocol, and so is every client
-	// that offers none. Entries that begin with Auth.Sources.Subprotocol are credentials and
-	// not offers, and cannot be listed. The default is none.
+	// Subprotocols lists the names for Sec-WebSocket-Protocol that the endpoint serves, the
+	// preferred one first. Letter case matters. The guard selects the first entry of this list
+	// that the client offers, whatever the order in which the client offers them.
+	// Conn.Subprotocol returns the selected one. The default is an empty list, and the guard
+	// selects none.
+	//
+	// A page that offers only names that are not listed gets a 400, because its browser would
+	// fail the connection. A client without an Origin is admitted without a subprotocol, and so
+	// is every client that offers none. An offer that begins with Auth.Sources.Subprotocol is a
+	// credential and no offer, and an entry of this list must not begin with it.
 	Subprotocols []string
 
-	// Attach runs after every check and before the upgrade, on the request's goroutine. Its
-	// request lacks the credentials that end up in logs. Conn.Value returns the value that
-	// Attach returns. If the value is an io.Closer, the guard closes it once, when the
-	// connection has ended and its handler has returned, or when the upgrade fails. An error
-	// refuses the handshake with a 403, or with a 503 if it wraps ErrUnavailable or the error
-	// of the request's context. That context ends after Auth.VerifyTimeout, and Attach must
-	// return then. The default, nil, attaches nothing.
+	// Attach prepares a value for the connection, or refuses the handshake. Use it for what
+	// depends on both the request and the Principal, such as the right to enter the room that
+	// the URL names. It runs once for each handshake, after every other check and before the
+	// upgrade, on the request's goroutine. Its request lacks the credentials in the query and in
+	// Sec-WebSocket-Protocol, because they would end up in logs. Conn.Value returns the value.
+	// The default, nil, attaches nothing.
 	//
-	// After a credential in the first message, Attach runs on the connection's goroutine,
-	// and its errors close the connection with 3003 or 1013. The request then has no context
-	// values and no parsed form. Its header lacks Cookie, Authorization, Proxy-Authorization
-	// and the fields that belong to the handshake or to one hop.
+	// If the value is an io.Closer, the guard closes it once. The guard does that when the
+	// connection has ended and its handler has returned. If the handshake does not lead to a
+	// connection, the guard closes the value at once.
+	//
+	// An error refuses the handshake with a 403. A panic, and an error that wraps
+	// ErrUnavailable, context.DeadlineExceeded or context.Canceled, refuse it with a 503. The
+	// request's context ends after Auth.VerifyTimeout. The guard waits until Attach returns,
+	// even then.
+	//
+	// If the credential comes in the first message, Attach runs after that message. An error or
+	// a panic then closes the connection with 3003 instead of a 403, or with 1013 instead of a
+	// 503. The request has no context values and no parsed form. Its header lacks Cookie,
+	// Authorization, Proxy-Authorization, the header of TokenSources.CustomHeader, and the
+	// fields that belong to the handshake or to one hop.
 	Attach func(*http.Request, Principal) (any, error)
 
-	// CloseCodes replaces the close codes of some reasons. reason.GraphQL and reason.Policy
-	// return maps for it. A code that must not be sent is an error (RFC 6455 §7.4), and so is
-	// a reason that no close frame of the guard has. The default, nil, leaves each reason its
-	// own code.
+	// CloseCodes replaces the close codes of some reasons. reason.GraphQL, reason.Policy and
+	// reason.RFC6455 return maps for it. New refuses a code that must not be sent (RFC 6455
+	// §7.4). It also refuses a reason that has no close code, and reason.Closed and
+	// reason.PeerClosed, whose codes the application or the peer has chosen. The default, nil,
+	// leaves each reason its own code.
 	CloseCodes map[*reason.Reason]StatusCode
 
-	// Logger gets the events. Of the warnings of one kind and reason it gets at most 5 per
-	// second, with a burst of 20, and a later line counts the others. The default is
-	// slog.Default().
+	// Logger gets a line for each event. Refusals, violations, bans and warnings have the level
+	// Warn. Of these, Logger gets at most 5 lines per second for each kind and reason, with a
+	// burst of 20. A later line says in suppressed how many lines were left out. All other
+	// events have the level Info, and none of them is left out. The default is slog.Default().
 	Logger *slog.Logger
 
 	// OnEvent is called with every event, on the goroutine that has caused it. It must not
-	// block. If it panics, the event is lost. The default, nil, is no call.
+	// block. The guard recovers a panic of OnEvent, and the Logger has the event nevertheless.
+	// The default, nil, calls nothing.
 	OnEvent func(audit.Event)
 
-	// State has what several Guards count together, such as connections, rates, failed
-	// credentials and bans. The default is a State of the Guard's own. Reconfigure keeps the
-	// State of New.
+	// State has what several Guards share, such as the counters of connections, of rates and of
+	// failed credentials, and the bans. The default is a State of the Guard's own. Reconfigure
+	// keeps the State of New.
 	State *State
 }
 
@@ -202,9 +236,19 @@ func New(cfg Config) (*Guard, error) {
 	return g, nil
 }
 
-// Reconfigure replaces the Config for all further handshakes and messages. Connections that
-// are open keep their timeouts, queue limits and frame limits. Buckets keep their debts. If
-// cfg has a mistake, Reconfigure returns an error and changes nothing. Switching
+// Reconfigure replaces the Config. Further handshakes use the new Config, and so do further
+// messages of open connections. The limits of messages, rates, hooks and close codes of an
+// open connection are then the new ones. A bucket that was not full does not fill up because
+// of the change.
+//
+// An open connection keeps the following of its handshake's Config:
+//   - all of Timeouts
+//   - Messages.Timeout, Messages.MaxFragments and Messages.ControlFrames
+//   - Send, except for MaxTotalBytes
+//   - Auth.FirstMessageTimeout and Auth.FirstMessageBytes
+//   - its client, its subprotocol and the value of Attach
+//
+// If cfg has a mistake, Reconfigure returns an error and changes nothing. Switching
 // Auth.Tickets on or off is a mistake. Reconfigure ignores State, Logger and OnEvent of cfg.
 func (g *Guard) Reconfigure(cfg Config) error {
 	g.setting.Lock()
@@ -273,14 +317,16 @@ func ownTable(v Validator) Validator {
 	return &Table{Pointer: t.Pointer, Types: maps.Clone(t.Types)}
 }
 
-// EndpointConfig has the settings that endpoints of one Guard need not share. The Config of
-// the Guard has the settings of its first endpoint.
+// EndpointConfig has the settings of one endpoint. The endpoints of a Guard share all other
+// settings. The first endpoint of a Guard, which Guard.Handler, Guard.Accept and Guard.Wrap
+// serve, has these settings in Config.
 type EndpointConfig struct {
-	// Subprotocols is as in [Config]. The default is none, whatever the Guard has.
+	// Subprotocols is as in [Config]. The default is an empty list, and not the list of the
+	// Guard's Config.
 	Subprotocols []string
 
-	// Messages is as in [Config]. Its defaults are those of the package, whatever the Guard
-	// has. Config.ReportOnly of the Guard applies to it.
+	// Messages is as in [Config]. A field that is zero has the default that its comment states,
+	// and not the value of the Guard's Config. Config.ReportOnly of the Guard applies to it.
 	Messages MessageConfig
 
 	// Attach is as in [Config]. The default, nil, is the Attach of the Guard.
@@ -329,18 +375,22 @@ func (e *Endpoint) Reconfigure(cfg EndpointConfig) error {
 // values of the request. It ends when the cause of the connection's end is fixed, and
 // context.Cause returns that cause.
 //
-// When fn returns, the guard closes the connection. The code is 1000 for nil, that of a
-// *[CloseError] or of a reason of [reason.New], and 1011 for any other error and for a panic.
+// When fn returns, the guard closes the connection with one of these codes:
+//   - 1000 if the error is nil
+//   - the code of a *[CloseError] that the error wraps, with its Reason as the text
+//   - the code of a reason of [reason.New] that the error wraps, with its token as the text
+//   - 1011 for any other error, and for a panic
+//
 // If the connection has ended already, the result of fn changes nothing.
 func (g *Guard) Handler(fn func(ctx context.Context, c *Conn) error) http.Handler {
 	return g.endpoint.Handler(fn)
 }
 
 // Accept guards and upgrades one request. Use it instead of Handler if the request's
-// middleware must stay around the connection. The caller reads from the connection, and ends
-// it with [Conn.End]. A connection that is still open when the request's context ends is
-// closed with 1001 request_done, or with 1012 if Shutdown has been called. When Accept returns
-// an error, it has answered the request already.
+// middleware must stay around the connection. The caller must read from the connection, and
+// must end it with [Conn.End]. If the request's context ends first, the guard closes the
+// connection with 1001 request_done, or with 1012 if Shutdown has been called. When Accept
+// returns an error, it has answered the request already.
 func (g *Guard) Accept(w http.ResponseWriter, r *http.Request) (*Conn, error) {
 	return g.endpoint.Accept(w, r)
 }
