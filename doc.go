@@ -1,6 +1,6 @@
 // Package wsguard makes a WebSocket endpoint safe by default.
 //
-// A [Guard] wraps one handler and does the following for it:
+// A [Guard] wraps the handlers of WebSocket endpoints and does the following for them:
 //   - It refuses handshakes in clear text, from foreign origins, without a valid credential,
 //     or over a limit.
 //   - It passes on only messages of an accepted type, size, rate and schema.
@@ -33,13 +33,15 @@
 //		}
 //	}))
 //
-// Origins and Auth must be set. The zero value of every other field is a secure default.
-// [Off] switches a limit off, and Rate{PerSecond: Off} switches a rate off. Any other value
-// out of range is a [ConfigError]. The names of fields that weaken security begin with
-// Insecure.
+// A Config must say which origins may connect, with Origins or with another of the fields for
+// origins. It must say who may connect, with Auth. The zero value of every other field is a
+// secure default. [Off] switches a limit off, and Rate{PerSecond: Off} switches a rate off.
+// Any other value out of range is a [ConfigError]. The names of fields that weaken security
+// begin with Insecure.
 //
 // To put a Guard in front of a running service, set Config.ReportOnly first. The Guard then
-// reports what its caps, its rates and its validators would refuse, and lets it pass.
+// reports what its caps, its rates, its bans for violations, its Validators and its idle
+// timeout would refuse or close, and lets it pass.
 //
 // # Two doors
 //
@@ -49,10 +51,10 @@
 //     of your own, which keeps its request and its middleware around the connection.
 //   - With [Guard.Wrap], a handler upgrades by itself. It may use another WebSocket library,
 //     or be an httputil.ReverseProxy. Its code does not change. It gets only messages that
-//     the Guard has judged.
+//     have passed all checks.
 //
 // [Guard.Endpoint] adds an endpoint that has messages of its own and shares everything else.
-// Guards that are given the same [State] count together.
+// Guards that are given the same [State] share their counters.
 //
 // Some checks can also stand alone in front of any http.Handler. These are a [RequestCheck] of
 // the origin, of the host or of the transport, an [Authenticator], and a [ConnCap].
@@ -64,15 +66,15 @@
 //
 //	Proxies: wsguard.Proxies{Trusted: []string{"10.0.0.0/8"}},
 //
-// The Guard then takes the client's address from X-Forwarded-For. The proxy must also say in
-// X-Forwarded-Proto that the client used https or wss. Otherwise a handshake that reaches the
-// server without TLS gets a 403. [Proxies] and [NewTLSCheck] have the rules, also for the
-// header Forwarded (RFC 7239).
+// The Guard then takes the client's address from X-Forwarded-For, or from the header that
+// Proxies.Header names. The proxy must also say in X-Forwarded-Proto that the client used https
+// or wss. Otherwise a handshake that reaches the server without TLS gets a 403. [Proxies] and
+// [NewTLSCheck] have the rules, also for the header Forwarded (RFC 7239).
 //
 // If a proxy is missing from Trusted, all of its clients share the limits of one client. The
 // Guard logs the warning one_client when 100 handshakes in a row have come from one address. If a
-// trusted proxy does not send the header, the proxy is the client, and the Guard logs the warning
-// no_client_header at most once a minute.
+// trusted proxy does not send the header with the client's address, the proxy is the client, and
+// the Guard logs the warning no_client_header at most once a minute.
 //
 // # Errors and close codes
 //
@@ -81,7 +83,7 @@
 // code the client sees, and what the client should do.
 //
 // A handshake that is refused gets a status, and a constant body that ends in the token of the
-// reason. A connection that a guard ends gets a close code, and the token as the text. From
+// reason. A connection that the Guard ends gets a close code, and the token as the text. From
 // then on Read, Write and Send return a [*CloseError], and errors.Is finds the reason in it:
 //
 //	_, _, err := c.Read(ctx)
@@ -91,15 +93,18 @@
 //	}
 //
 // A handler may return the error of Read as it is. When the connection has ended already, the
-// result of the handler changes nothing. While it is open, a nil result closes it with 1000.
-// An error closes it with 1011, or with the code of a *CloseError or of a reason of
-// [reason.New].
+// result of the handler changes nothing. If the connection is open, the result of the handler
+// closes it with one of these codes:
+//   - 1000 for nil
+//   - the code of a *CloseError, or of a reason that the application has made with [reason.New]
+//   - 1011 for any other error
 //
 // A hook, such as a [Verifier] or a [Validator], refuses with any error. The client never sees
 // the text of the error. The events of package [github.com/wsguard/wsguard/audit] have it,
 // except for the errors of hooks that judge credentials. A Verifier, Attach, Authorize or
 // Revalidate that cannot decide now returns an error that wraps [ErrUnavailable]. The client
-// then gets a 503 or 1013, and the refusal counts against nobody.
+// then gets a 503 or 1013. The refusal counts neither toward AuthConfig.Failures nor toward a
+// ban.
 //
 // # Shutdown
 //

@@ -24,20 +24,24 @@ var (
 	ErrUnauthenticated error = reason.Unauthenticated
 
 	// ErrExpired says that a credential is genuine, but expired, not valid yet, or revoked by
-	// its issuer. The client gets a 401, as with ErrUnauthenticated. The refusal is no guess,
-	// and counts against no client.
+	// its issuer. The client gets a 401, as with ErrUnauthenticated. The refusal counts neither
+	// toward AuthConfig.Failures nor toward a ban.
 	ErrExpired error = innocent("the credential is genuine, but not valid now")
 
-	// ErrNoCredential says that the request presents no credential. The client gets a 401,
-	// and the refusal counts against no client.
+	// ErrNoCredential says that the request presents no credential. The client gets a 401. The
+	// refusal counts neither toward AuthConfig.Failures nor toward a ban.
 	ErrNoCredential error = innocent("no credential")
 
-	// ErrForbidden says that the principal may not do this. It is reason.Forbidden.
+	// ErrForbidden says that the principal may not do this. It is reason.Forbidden. A Validator
+	// returns it so that the close code is 3003 instead of 1008. Authorize and Attach need not
+	// return it, because they refuse with it for any error. From a Verifier it counts as an
+	// invalid credential.
 	ErrForbidden error = reason.Forbidden
 
-	// ErrUnavailable says that the hook cannot decide now. It is reason.Unavailable. The
-	// client gets a 503, or 1013 if the connection is open, and the refusal counts against
-	// no client. An error of a Validator cannot say that. It refuses the message.
+	// ErrUnavailable says that the hook cannot decide now. It is reason.Unavailable. The client
+	// gets a 503, or 1013 if the connection is open. The refusal counts neither toward
+	// AuthConfig.Failures nor toward a ban. A Validator cannot say that it is unavailable, and
+	// ErrUnavailable from it refuses the message like any other error.
 	ErrUnavailable error = reason.Unavailable
 )
 
@@ -50,8 +54,9 @@ type CloseError struct {
 	// code, and 1006 if the connection ended without a close frame.
 	Code StatusCode
 
-	// Reason is the text of the close frame. It is the token of a reason, or the text that
-	// the application or the peer has chosen.
+	// Reason is the text of the close frame. It is the token of a reason, or the text that the
+	// application or the peer has chosen. It is empty if Code is 1006, and if the close frame
+	// has no text.
 	Reason string
 
 	// Remote says that the peer or the network has ended the connection.
@@ -86,7 +91,10 @@ func (e *CloseError) Unwrap() []error {
 	return errs
 }
 
-// Timeout reports whether a timeout of the guard has ended the connection, with 3008.
+// Timeout reports whether the connection has ended for a reason whose Timeout method returns
+// true. These are reason.Idle, reason.PongTimeout and reason.AuthTimeout, and a reason of
+// [reason.New] with the close code 3008. Timeout returns false for reason.WriteTimeout and
+// reason.MessageTimeout.
 func (e *CloseError) Timeout() bool {
 	return e.err != nil && e.err.Timeout()
 }

@@ -24,9 +24,12 @@ type Schema struct {
 }
 
 // CompileSchema compiles a JSON Schema of draft 4, 6, 7, 2019-09 or 2020-12. The draft is
-// 2020-12 if "$schema" is absent. CompileSchema loads nothing from a file or the network. It
-// returns an error for parts of a schema that would silently check nothing, such as an
-// unknown keyword or format, an empty enum, or a number beyond all use. Formats are checked.
+// 2020-12 if "$schema" is absent. CompileSchema loads nothing from a file or the network.
+//
+// CompileSchema returns an error for parts of a schema that would silently check nothing or
+// something else. These are for example an unknown keyword, an unknown format, an empty
+// enum, and a number that is too long or too large to be handled exactly. The keyword format
+// is enforced on messages.
 func CompileSchema(src []byte) (*Schema, error) { return SchemaConfig{}.Compile(src) }
 
 // SchemaConfig compiles schemas that refer to other schemas. It also has checks that a JSON
@@ -116,9 +119,12 @@ func (c SchemaConfig) resources() (map[string][]byte, error) {
 }
 
 // Validate returns nil if msg is strict JSON that fits the schema. Strict JSON has no
-// duplicate keys, lone surrogates, byte order mark or trailing data, and its depth, keys and
-// numbers are within bounds. The error is a *[MessageError]. Each place in the schema has one
-// error, which does not say where in the message the fault is. Explain says where.
+// duplicate keys, lone surrogates, byte order mark or trailing data. Its depth, the number
+// and the length of its keys, and the length and the exponent of its numbers are limited.
+//
+// The error is a *[MessageError] without the place in the message. Validate returns the same
+// *MessageError each time a message fails at the same keyword of the schema. Explain also
+// says where in the message the fault is.
 func (s *Schema) Validate(msg []byte) error {
 	err := s.s.Validate(msg)
 	if err == nil {
@@ -182,17 +188,16 @@ type MessageError struct {
 	// more exact than the token of the reason that Unwrap returns.
 	Reason string
 
-	// Offset is where in the message the fault is, in bytes. It is -1 if a keyword of the
-	// schema has refused the message, and if the error comes from Schema.Validate, which does
+	// Offset is where in the message the fault is, in bytes. It is -1 if a keyword of the schema
+	// has refused the message. It is also -1 if the error comes from Schema.Validate, which does
 	// not look for the place.
 	Offset int
 
-	// Pointer is the JSON pointer (RFC 6901) to the value that does not fit. It is empty if
-	// the value is the whole message, and if the error comes from Validate and not from
-	// Explain.
+	// Pointer is the JSON pointer (RFC 6901) to the value that does not fit the schema. It is
+	// empty if that value is the whole message, and if the error comes from Schema.Validate.
 	Pointer string
 
-	// Keyword is the place of the keyword in the schema that has refused the message, such as
+	// Keyword is the place in the schema of the keyword that has refused the message, such as
 	// "#/properties/text/maxLength". It is empty if no keyword has.
 	Keyword string
 
@@ -226,9 +231,9 @@ type misfit struct {
 func (e *misfit) Error() string { return fmt.Sprintf("wsguard: the message does not fit a %T", e.into) }
 func (e *misfit) Unwrap() error { return e.err }
 
-// ReadJSON reads the next message into a new T. It decodes the very bytes that were
-// validated. A message that does not fit T is an error, which means that the schema admits
-// more than T.
+// ReadJSON reads the next message, and decodes it into a new T with encoding/json. It
+// decodes the very bytes that were validated. If a message does not fit T, the schema admits
+// more than T. ReadJSON then returns an error, and the connection stays open.
 func ReadJSON[T any](ctx context.Context, c *Conn) (v T, err error) {
 	_, msg, err := c.Read(ctx)
 	if err == nil {

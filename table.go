@@ -31,9 +31,10 @@ type Rule struct {
 	// otherwise. The default, "", requires no scope.
 	Scope string
 
-	// MaxBytes is how many bytes the message may have. The default, 0, is the limit of
-	// MessageConfig.MaxBytes, which also holds for a larger MaxBytes. It cannot be Off. A
-	// longer message is refused with reason.MessageTooBig, as MessageConfig.OnInvalid says.
+	// MaxBytes is how many bytes the message may have. MessageConfig.MaxBytes holds as well, so
+	// a larger MaxBytes has no effect. The default, 0, is no further limit. It cannot be Off. A
+	// longer message is refused with reason.MessageTooBig, and MessageConfig.OnInvalid says what
+	// happens then.
 	MaxBytes int64
 
 	// Cost is how many messages the message counts as in Rates. A message whose Cost is above

@@ -12,17 +12,18 @@ import (
 
 // Validator judges a whole message before the application sees it. Many goroutines call it
 // at the same time. It must neither change msg nor keep it, because the guard reuses the
-// bytes, for messages of other connections too.
+// bytes, also for messages of other connections.
 //
 // A *[Schema] and a *[Table] are Validators.
 type Validator interface {
 	// Validate returns nil if the message is good. An error refuses the message.
 	//
-	// The reason of the refusal is reason.InvalidJSON, reason.InvalidUTF8, reason.JSONLimit,
-	// reason.Forbidden, reason.UnknownType or reason.MessageTooBig if the error wraps that,
-	// and reason.Schema otherwise. If the error wraps a reason of reason.New, the client and
-	// the events get its token and its close code. A panic of Validate or of a method of the
-	// error, and an error that wraps reason.Internal, close the connection with 1011.
+	// If the error wraps reason.InvalidJSON, reason.InvalidUTF8, reason.JSONLimit,
+	// reason.Forbidden, reason.UnknownType or reason.MessageTooBig, that is the reason of the
+	// refusal. The reason of any other error is reason.Schema. If the error wraps a reason that
+	// the application has made with reason.New, the client and the events get the token of that
+	// one, and the client its close code. A panic of Validate or of a method of the error, and
+	// an error that wraps reason.Internal, close the connection with 1011.
 	Validate(msg []byte) error
 }
 
@@ -50,40 +51,43 @@ type MessageConfig struct {
 	// the connection with 1008 message_timeout.
 	Timeout time.Duration
 
-	// ControlFrames is the rate of pings and pongs that a client may send. The default is 10 per
-	// second with a burst of 20, Rate{PerSecond: Off} is no limit. A client that sends more
-	// is closed with 1008 control_flood.
+	// ControlFrames is the rate of pings and pongs that the peer of a connection may send. The
+	// default is 10 per second with a burst of 20, Rate{PerSecond: Off} is no limit. A
+	// connection whose peer sends more is closed with 1008 control_flood.
 	ControlFrames Rate
 
-	// Validator judges every message, text or binary. A *[Schema] and a *[Table] are
-	// Validators. The default, nil, accepts every message. A message that the Validator
-	// refuses closes the connection with 1008 schema or with the reason that the error
-	// wraps, unless OnInvalid says otherwise.
+	// Validator judges every message, text or binary. A *[Schema] and a *[Table] are Validators.
+	// The default, nil, accepts every message. A message that the Validator refuses closes the
+	// connection, unless OnInvalid says otherwise. The close code and the text are those of the
+	// reason that [Validator] describes, such as 1008 schema.
 	Validator Validator
 
-	// Validators has a Validator for each of some subprotocols. It replaces Validator for
-	// the connections that have negotiated that subprotocol. Each key must be among
-	// Subprotocols. If Validator is nil, a handshake that negotiates none of the keys gets
-	// a 400. The default is nil.
+	// Validators has Validators for some of the Subprotocols, by their names. A connection that
+	// has negotiated one of these uses the Validator of that name. All other connections use the
+	// field Validator. If that is nil, a handshake that negotiates none of these names gets a
+	// 400. Each key must be among Subprotocols. The default is nil.
 	Validators map[string]Validator
 
-	// OnInvalid is what happens to a message that Validator or Validators refuse. ActionClose,
-	// the default, closes the connection. ActionReply drops the message, answers it with a
-	// notice, and leaves the connection open. ActionDelay is an error.
+	// OnInvalid is what happens to a message that its Validator refuses. ActionClose, the
+	// default, closes the connection. ActionReply drops the message, answers it with a notice,
+	// and leaves the connection open. ActionDelay is an error.
 	OnInvalid Action
 
-	// ReportOnly reports a message that Validator or Validators refuse, and delivers it.
-	// OnInvalid does not apply then. The default is false.
+	// ReportOnly reports a message that its Validator refuses, and delivers it. OnInvalid does
+	// not apply then. There is one exception. If Authorize is set or a Rule of the Table has a
+	// Scope, a message of an unknown type is still forbidden, as OnForbidden says. The default
+	// is false.
 	ReportOnly bool
 
-	// Authorize is called last, for each message, and decides whether p may send it. kind is
-	// the type that a Table has found, or "". The default, nil, allows every message.
+	// Authorize is called last, for each message, and decides whether p may send it. kind is the
+	// type that a Table has found, or "". The default, nil, allows every message.
 	//
-	// An error closes the connection with 3003 forbidden, unless OnForbidden says otherwise,
-	// or with the code of a reason of [reason.New] that it wraps. An error that wraps
-	// ErrUnavailable, or a call that takes longer than Auth.VerifyTimeout, closes it with
-	// 1013, and a panic with 1011. Many goroutines call Authorize at the same time. It must
-	// neither change msg nor keep it.
+	// An error closes the connection with 3003 forbidden, unless OnForbidden says otherwise. If
+	// the error wraps a reason that the application has made with [reason.New], the connection
+	// is closed with the code of that reason. An error that wraps ErrUnavailable,
+	// context.DeadlineExceeded or context.Canceled, and a call that takes longer than
+	// Auth.VerifyTimeout, close it with 1013. A panic closes it with 1011. Many goroutines call
+	// Authorize at the same time. It must neither change msg nor keep it.
 	Authorize func(ctx context.Context, p Principal, kind string, msg []byte) error
 
 	// OnForbidden is what happens to a message that Authorize or the Scope of a Rule refuses.
@@ -94,10 +98,11 @@ type MessageConfig struct {
 	// refuses, and delivers it. OnForbidden does not apply then. The default is false.
 	InsecureReportOnlyForbidden bool
 
-	// Outbound judges each message of Write, Send and SendLatest, once for each connection.
-	// A message that Outbound refuses is not sent. The call returns an error that wraps that
-	// of Outbound, the guard reports a violation, and the client sees nothing. Outbound finds
-	// mistakes of the application. The default, nil, judges nothing.
+	// Outbound judges each message of Write, Send and SendLatest, once for each connection, and
+	// each message that a handler behind Guard.Wrap sends. Use it to find mistakes of the
+	// application. A message that Outbound refuses is not sent. Write, Send and SendLatest
+	// return an error that wraps that of Outbound. The guard reports a violation, and the client
+	// sees nothing. The default, nil, judges nothing.
 	Outbound Validator
 }
 

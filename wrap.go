@@ -23,11 +23,11 @@ import (
 // coder/websocket, gws, gobwas or melody, or be an httputil.ReverseProxy in front of another
 // server. The code of next does not change.
 //
-// The checks of a handshake run before next, which sees the request as [Config.Attach]
-// does. In next, [PrincipalOf] returns the Principal of the client, and [ValueOf] the value
-// of Attach. The net.Conn that next hijacks returns judged messages only, as one frame each.
-// The guard checks each frame that next writes. It answers pings of the client itself, and
-// next does not see them.
+// The checks of a handshake run before next, which sees the request as [Config.Attach] does.
+// In next, [PrincipalOf] returns the Principal of the client, and [ValueOf] the value of
+// Attach. From the net.Conn that next hijacks, next reads only messages that have passed all
+// checks, as one frame each. The guard checks each frame that next writes. The guard answers
+// the client's pings, and next does not see them.
 //
 // Switch off the origin check of next's own library (CheckOrigin, InsecureSkipVerify). Do
 // this only behind Wrap, because Wrap checks the origin instead. A refusal by next passes to
@@ -38,8 +38,8 @@ import (
 // not end the connection. The slot is released when the connection has ended and next has
 // returned. Compression is not negotiated.
 //
-// Wrap panics with a *ConfigError if next is nil or if the credential may come in the first
-// message, which needs [Guard.Handler].
+// Wrap panics with a *ConfigError if next is nil. It also panics with
+// TokenSources.FirstMessage, which needs [Guard.Handler] or [Guard.Accept].
 func (g *Guard) Wrap(next http.Handler) http.Handler { return g.endpoint.Wrap(next) }
 
 // Wrap is like [Guard.Wrap] for this endpoint.
@@ -60,8 +60,9 @@ func errWrapFirstMessage() *ConfigError {
 	return &ConfigError{Field: "Auth.Sources.FirstMessage", Reason: "needs Guard.Handler: a handler behind Guard.Wrap reads the first message itself"}
 }
 
-// ValueOf returns what [Config.Attach] returned for the request that a handler behind
-// [Guard.Wrap] was given, or nil.
+// ValueOf returns the value that [Config.Attach] has returned for r. r must be the request
+// that [Guard.Wrap] has passed to its handler, or have the context of that request. For any
+// other request ValueOf returns nil.
 func ValueOf(r *http.Request) any { return r.Context().Value(valueKey{}) }
 
 type valueKey struct{}

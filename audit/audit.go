@@ -33,51 +33,58 @@ type Kind string
 
 // The kinds of events.
 const (
-	// Open says that a connection is open and authenticated. If the credential comes in the
-	// first message, Open follows when the guard has accepted it.
+	// Open says that the application has a new connection. If the credential comes in the first
+	// message, Open follows when the guard has accepted it.
 	Open Kind = "open"
 
 	// Refresh says that Conn.Refresh has given a connection a newer credential.
 	Refresh Kind = "refresh"
 
 	// Close says that a connection has ended. Event.Err is the cause. Each connection has one
-	// Close. A connection that ends before it is authenticated has a Close and no Open.
+	// Close. A connection that ends while it waits for a credential in its first message has a
+	// Close and no Open.
 	Close Kind = "close"
 
-	// Refusal says that a handshake or the sale of a ticket was refused.
+	// Refusal says that a handshake or a request for a ticket was refused.
 	Refusal Kind = "refusal"
 
-	// Violation says that a guard has refused a message or a credential of Conn.Refresh. If
-	// Event.Report is set, a guard in report-only mode has let pass what it would have
-	// refused, which may also be a handshake. A message of the application that
-	// MessageConfig.Outbound has refused is a Violation, too. If the violation ends the
-	// connection, a Close follows.
+	// Violation says that the guard has refused a message of the peer, a credential of
+	// Conn.Refresh, or a message of the application to which MessageConfig.Outbound objects. If
+	// the violation ends the connection, a Close follows.
+	//
+	// If Event.Report is set, the guard has refused nothing. The event is then about a
+	// handshake, a message or an idle connection that the guard would refuse or close without
+	// report-only mode, or about the warning that RateConfig.WarnAt sends to a peer.
 	Violation Kind = "violation"
 
-	// Banned says that a client is banned from now on.
+	// Banned says that a client is banned from now on. If Event.Report is set, the client has
+	// exceeded PenaltyConfig.Violations and is not banned, because PenaltyConfig.ReportOnly is
+	// set.
 	Banned Kind = "ban"
 
 	// Lifted says that Admin.Lift has ended the ban of a client.
 	Lifted Kind = "lift"
 
-	// Ticket says that Guard.TicketHandler has sold a ticket to a subject.
+	// Ticket says that Guard.TicketHandler has issued a ticket to a subject.
 	Ticket Kind = "ticket"
 
 	// Revoked says that Admin.Revoke has revoked a subject. Event.Detail says how many
 	// connections have ended.
 	Revoked Kind = "revoke"
 
-	// SignedOut says that Admin.SignOut has ended a login. The event does not name the login,
-	// because the name may be a secret of the application.
+	// SignedOut says that Admin.SignOut has ended a login. Event.Detail says how many
+	// connections have ended. The event does not name the login, because the name may be a
+	// secret of the application.
 	SignedOut Kind = "sign_out"
 
 	// Restored says that Admin.Restore has undone the revocation of a subject.
 	Restored Kind = "restore"
 
-	// Reconfigured says that the Guard or one of its endpoints has a new configuration.
+	// Reconfigured says that the Guard has a new configuration, after a Reconfigure or a call of
+	// Guard.Endpoint.
 	Reconfigured Kind = "reconfigure"
 
-	// Warning says that something is wrong on the server's side.
+	// Warning says that the operator should look at something. Event.Reason says at what.
 	Warning Kind = "warning"
 )
 
@@ -98,8 +105,9 @@ type Event struct {
 	// is anonymous or has not been authenticated yet.
 	Subject string
 
-	// Client is the address of the client. If Proxies.ClientName has named the client, Client
-	// is "NAME at ADDRESS". For a ban by Admin.Ban it is the client that Ban was given.
+	// Client is the address of the client. If Proxies.ClientName has named the client, Client is
+	// "NAME at ADDRESS". For a ban by Admin.Ban, and for Admin.Lift, it is the client that the
+	// method was given.
 	Client string
 
 	// Origin is the Origin header of the handshake.
@@ -108,36 +116,51 @@ type Event struct {
 	// Host is the Host header of the handshake.
 	Host string
 
-	// Err is the reason as an error. errors.Is finds the value of package reason in it. For a
-	// Close it is the *wsguard.CloseError. It is nil for warnings other than "panic", and for
-	// the kinds that report no refusal and no end, such as Open and Ticket.
+	// Err is the reason as an error. errors.Is finds the value of package reason in it. It is
+	// set for a Refusal, a Violation, a Close, a Banned event, and for the Warning "panic". For
+	// a Close it is the *wsguard.CloseError. It is nil for all other events.
 	Err error
 
-	// Reason is the token of the reason, such as "origin", "rate_limited" or "schema". For a
-	// Banned event it is the token of the client's last offence, or "by_hand" for Admin.Ban.
-	// For a Warning it is "one_client", "no_client_header", "evicted", "revocations",
-	// "shared_origin", "plain_origin" or "panic". It is empty for other kinds that report no refusal, and for the Close of a
-	// connection whose handler has returned nil.
+	// Reason is the token of the reason of a Refusal, a Violation or a Close, such as "origin",
+	// "rate_limited" or "schema". It is empty for the Close of a connection whose handler has
+	// returned nil. For a Banned event it is the token of the violation that has led to the ban,
+	// or "by_hand" for Admin.Ban. For a Warning it is one of these tokens:
+	//
+	//   - "one_client": 100 handshakes in a row have come from one address.
+	//   - "no_client_header": a trusted proxy has not sent the header that names the client.
+	//   - "evicted": buckets that were not full have been forgotten, as Guard.Evicted counts.
+	//   - "revocations": 100,000 revocations are remembered, and none of them expires.
+	//   - "shared_origin": a star in Config.Origins admits the pages of strangers.
+	//   - "plain_origin": an origin in Config.Origins has no TLS.
+	//   - "panic": a handler has panicked, or a hook or a ResponseWriter has cut a handshake
+	//     off.
+	//
+	// Reason is empty for all other kinds.
 	Reason string
 
 	// Detail says more, for people. It may have the text of an error that the application
 	// has returned. Programs should use Err or Reason instead.
 	Detail string
 
-	// Status is the HTTP status of a Refusal. It is 101 if Code has told the refusal, and 0
-	// if a handler behind Guard.Wrap has closed the connection without a response. Other
-	// kinds have no status.
+	// Status is the HTTP status of the answer to the request of a Refusal. It is 101 if the
+	// guard has accepted the handshake and has told the refusal by Code. It is 0 if the
+	// connection broke before the client had an answer, or if a handler behind Guard.Wrap has
+	// closed it without a response. It is 0 for all other kinds.
 	Status int
 
-	// Report says that the guard only reports, and has let pass what it objects to.
+	// Report says that the guard has refused nothing and only reports. It is set in report-only
+	// mode for what the guard would have refused, closed or banned. It is also set for the
+	// warning that RateConfig.WarnAt sends to a peer.
 	Report bool
 
-	// Stack is the stack of the goroutine if the application's handler has panicked.
+	// Stack is the stack of the goroutine for the Warning "panic" about a handler. It is nil for
+	// all other events.
 	Stack []byte
 
 	// Code is the close code of a Close (RFC 6455 §7.4). It is 1005 if the peer's close frame
-	// has no code, and 1006 if the connection ended without a close frame. For a Refusal it
-	// is the close code that AuthConfig.MaxExplained has sent instead of a status, or 0.
+	// has no code, and 1006 if the connection ended without a close frame. For a Refusal it is
+	// the close code that has told the refusal instead of a status, as AuthConfig.MaxExplained
+	// allows, or 0. It is 0 for all other kinds.
 	Code websocket.StatusCode
 
 	// PeerCode is the code of the peer's close frame if that frame has ended the connection.
@@ -168,22 +191,24 @@ type Stats struct {
 	// BytesOut counts the payload bytes of MessagesOut.
 	BytesOut uint64
 
-	// Violations counts what the guard has refused of the peer, or in report-only mode would
-	// have refused.
+	// Violations counts what the guard has refused of the peer, or would have refused without
+	// report-only mode.
 	Violations uint64
 
-	// ViolationsWithoutNotice counts the notices that the guard did not send to the peer. A
-	// connection gets at most one notice of each kind per second, with a burst of 20. Behind
-	// Guard.Wrap, at most 16 notices wait for the end of a message.
+	// ViolationsWithoutNotice counts the notices that the guard would have sent to the peer, and
+	// did not send because of a limit. A connection gets at most one notice per second about
+	// rates, with a burst of 20. The same limit holds for its notices about invalid and
+	// forbidden messages. Behind Guard.Wrap, at most 16 notices wait until the handler has
+	// finished the message that it is sending.
 	ViolationsWithoutNotice uint64
 
-	// Dropped counts the messages that Conn.Send refused because the queue was full, with
-	// SendConfig.DropNewest, and the queued messages that the end of the connection has
-	// dropped.
+	// Dropped counts the messages of Conn.Send that were not written. With SendConfig.DropNewest
+	// these are the messages for which the queue had no room. They are also the messages that
+	// were still queued when the connection ended, and that the end has dropped.
 	Dropped uint64
 }
 
-// Session describes a connection that is open and authenticated.
+// Session describes a connection that is open. It may be anonymous.
 type Session struct {
 	// ID is the ID of the connection, as Conn.ID returns it. Admin.Kick takes it.
 	ID string
@@ -191,8 +216,8 @@ type Session struct {
 	// Subject is Principal.Subject. It is empty for an anonymous connection.
 	Subject string
 
-	// SessionID is Principal.SessionID, which names the login. Admin.SignOut takes it. It may
-	// be empty.
+	// SessionID is Principal.SessionID, which names the login, and not this connection.
+	// Admin.SignOut takes it. It may be empty.
 	SessionID string
 
 	// Scopes has a copy of Principal.Scopes.
@@ -236,6 +261,7 @@ type Ban struct {
 	// ban by Admin.Ban.
 	Strikes int
 
-	// Reason is the token of the last offence, or the text that Admin.Ban was given.
+	// Reason is the token of the violation that has led to the ban, or the text that Admin.Ban
+	// was given.
 	Reason string
 }

@@ -56,7 +56,9 @@ func (r *Reason) Status() int { return r.status }
 // but not what Code returns.
 func (r *Reason) Code() websocket.StatusCode { return r.code }
 
-// Timeout reports whether the reason is a timeout of the guard. Its close code is then 3008.
+// Timeout reports whether the close code of the reason is 3008, which stands for a timeout.
+// It returns true for Idle, PongTimeout and AuthTimeout, and for a reason of New with that
+// code. It returns false for WriteTimeout and MessageTimeout, whose code is 1008.
 func (r *Reason) Timeout() bool { return r.code == timeout }
 
 // Own reports whether the application has made the reason with [New].
@@ -66,24 +68,26 @@ const timeout websocket.StatusCode = 3008
 
 const maxToken = 40
 
-// New returns a reason of the application's own. A Validator, Authorize, Attach or the
-// function of Guard.Handler can return it, wrapped or not, to say in its own words why a
-// message or a connection is refused:
+// New returns a reason of the application's own. With it a hook says in the application's
+// words why a message or a connection is refused. A Validator, Authorize, Attach or the
+// function of Guard.Handler can return it, wrapped or not:
 //
 //	var RoomClosed = reason.New("room_closed", "the room is closed", 4004)
 //
 // The guard then closes the connection with code, and with token as the text. Before the
 // upgrade, Attach refuses the handshake with 403 instead. The guard counts and reports the
-// refusal as it does without a reason of the application's own. If an error wraps several
-// reasons of New, the first that errors.As finds counts. In an error of a Validator, Authorize
-// or Attach, Internal takes precedence over them. In an error of Authorize or Attach, so does
-// Unavailable.
+// refusal as it does for an error without such a reason. If an error wraps several reasons
+// of New, the guard uses the first that errors.As finds. If an error of a Validator,
+// Authorize or Attach also wraps Internal, the guard uses Internal. If an error of Authorize
+// or Attach also wraps Unavailable, the guard uses Unavailable.
 //
-// The token has 1 to 40 characters. They are lower-case ASCII letters, digits and underscores,
-// and the first is a letter. It must not be the token of a reason of this package. The text is
-// printable ASCII. The code is from 3000 to 4999, or it is a code that a reason of this package
-// has. New panics if one of them is not so. Make reasons once, in package variables, because
-// the guard counts and logs under each token for as long as it runs.
+// The token has 1 to 40 characters. They are lower-case ASCII letters, digits and
+// underscores, and the first is a letter. It must not be the token of a reason of this
+// package. The text is printable ASCII. The code is from 3000 to 4999, or it is a code that
+// a reason of this package has. New panics if one of them is not so.
+//
+// Make reasons once, in package variables. The guard keeps a counter for each token for as
+// long as it runs, and does not forget the tokens of reasons that are made again and again.
 func New(token, text string, code websocket.StatusCode) *Reason {
 	letter := func(c rune) bool { return c >= 'a' && c <= 'z' }
 	switch {
@@ -116,7 +120,7 @@ func define(token, text string, status int, code websocket.StatusCode) *Reason {
 }
 
 // These are reasons to refuse a handshake. Those that have a close code as well can also end a
-// connection.
+// connection. Config.CloseCodes of package wsguard changes these codes.
 var (
 	// Draining says that the server shuts down, because Guard.Shutdown has been called. New
 	// handshakes get a 503, and open connections are closed with 1012. The client should
@@ -193,8 +197,9 @@ var (
 	// wait as long as Retry-After says.
 	HandshakeRate = define("handshake_rate", "too many handshakes", 429, 1013)
 
-	// InFlight says that too many handshakes wait for a verifier or for Attach. The status
-	// is 503, or 429 if they are this client's. The client should connect again later.
+	// InFlight says that too many handshakes wait for a hook of the application, such as a
+	// Verifier or Attach. The status is 503, or 429 if they are this client's. The client should
+	// connect again later. Conn.Refresh returns this reason, too, and the connection stays open.
 	InFlight = define("in_flight", "too many handshakes in flight", 503, 0)
 
 	// MaxConns says that the server has as many connections as it may have, or as many
@@ -224,9 +229,9 @@ var (
 	// is 401, the close code 3000. The user must log in again.
 	Revoked = define("revoked", "credential revoked", 401, 3000)
 
-	// Unavailable says that the guard cannot decide now, because a hook or a store fails or
-	// is too slow. The status is 503, the close code 1013. It counts against no client, and
-	// the client should connect again later.
+	// Unavailable says that the guard cannot decide now, because a hook or a store fails or is
+	// too slow. The status is 503, the close code 1013. The refusal counts neither toward
+	// AuthConfig.Failures nor toward a ban, and the client should connect again later.
 	Unavailable = define("unavailable", "cannot decide now", 503, 1013)
 
 	// Tickets says that the subject has too many unused tickets. The status is 429, or 503 if
@@ -234,9 +239,10 @@ var (
 	// expires.
 	Tickets = define("tickets", "too many tickets outstanding", 429, 0)
 
-	// Forbidden says that the application does not allow it. If Attach refuses a handshake,
-	// the status is 403. Attach after a first-message credential, Authorize and the scope of
-	// a Rule close the connection with 3003. The client should not try again.
+	// Forbidden says that the application does not allow it. If Attach refuses a handshake, the
+	// status is 403. If Attach refuses after a first-message credential, or if a Validator,
+	// Authorize or the scope of a Rule forbids a message, the close code is 3003. The client
+	// should not try again.
 	Forbidden = define("forbidden", "not allowed", 403, 3003)
 
 	// Handler says that the handler behind Guard.Wrap has refused the handshake. The status
@@ -284,12 +290,14 @@ var (
 	// outbound text that is not UTF-8, and the connection stays open.
 	InvalidUTF8 = define("invalid_utf8", "not UTF-8", 0, 1007)
 
-	// InvalidJSON says that a message is not JSON, where a Schema or a Table judges it. The
-	// close code is 1007. The client must mend its messages.
+	// InvalidJSON says that a message is not strict JSON, where a Schema or a Table judges it. A
+	// duplicate key, for example, is not allowed. The close code is 1007. The client must mend
+	// its messages.
 	InvalidJSON = define("invalid_json", "not JSON", 0, 1007)
 
-	// MessageTooBig says that a message is longer than Messages.MaxBytes. The close code is
-	// 1009. The client must send shorter messages.
+	// MessageTooBig says that a message is longer than Messages.MaxBytes, than the MaxBytes of
+	// its Rule or, if it is the first message and must be the credential, than
+	// Auth.FirstMessageBytes. The close code is 1009. The client must send shorter messages.
 	MessageTooBig = define("message_too_big", "message too big", 0, 1009)
 
 	// Schema says that the Validator has refused a message. The close code is 1008. The
@@ -301,12 +309,12 @@ var (
 	UnknownType = define("unknown_type", "message of an unknown type", 0, 1008)
 
 	// JSONLimit says that a message is nested too deeply, or is otherwise too complex to be
-	// judged. The close code is 1008. The client must send simpler messages.
+	// checked. The close code is 1008. The client must send simpler messages.
 	JSONLimit = define("json_limit", "JSON too complex", 0, 1008)
 
-	// RateLimited says that messages or bytes come faster than a rate allows, or that
-	// Refresh is called too often. The close code is 1008. The client should connect again
-	// later and send more slowly.
+	// RateLimited says that messages or bytes come faster than a rate allows. The close code is
+	// 1008. The client should connect again later and send more slowly. Conn.Refresh returns
+	// this reason if it is called too often, and the connection stays open.
 	RateLimited = define("rate_limited", "rate limit exceeded", 0, 1008)
 
 	// ControlFlood says that pings and pongs come faster than Messages.ControlFrames allows.
@@ -322,8 +330,9 @@ var (
 	MessageTimeout = define("message_timeout", "message not complete in time", 0, 1008)
 
 	// WriteTimeout says that the client does not read, so that a write took longer than
-	// Timeouts.Write. The close code is 1008, but the client seldom gets it. It should
-	// connect again and read faster.
+	// Timeouts.Write. It is also the reason if the context of Conn.Write ended in the middle of
+	// a message. The close code is 1008, but the client seldom gets it. It should connect again
+	// and read faster.
 	WriteTimeout = define("write_timeout", "peer reads too slowly", 0, 1008)
 
 	// QueueFull says that the client reads more slowly than the application sends, so that
@@ -348,9 +357,9 @@ var (
 	// close code is 3008. The client should connect again.
 	PongTimeout = define("pong_timeout", "ping not answered", 0, timeout)
 
-	// AuthTimeout says that the first message, which must be the credential, has not come
-	// within Auth.FirstMessageTimeout. The close code is 3008. The client should send its
-	// credential at once.
+	// AuthTimeout says that the first message, which must be the credential, has not come within
+	// Auth.FirstMessageTimeout. The close code is 3008. The client should connect again, and
+	// send its credential at once.
 	AuthTimeout = define("auth_timeout", "no credential in time", 0, timeout)
 
 	// Expired says that the credential has expired. The close code is 3000. The client
