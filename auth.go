@@ -187,18 +187,18 @@ func (t TokenSources) list() (sources []source) {
 
 // AuthConfig says how clients authenticate.
 type AuthConfig struct {
-	// Verifier judges the credentials from Sources. It may be nil if Authenticate or Tickets is
-	// set, or if InsecureAnonymous is true. Without a Verifier, no field of Sources may be set
-	// except TicketsOnly.
+	// Verifier verifies the credentials from Sources. It may be nil if Authenticate or Tickets
+	// is set, or if InsecureAnonymous is true. Without a Verifier, no field of Sources may be
+	// set except TicketsOnly.
 	Verifier Verifier
 
 	// Tickets makes the guard accept the one-time tickets that Guard.TicketHandler issues. The
 	// default, nil, accepts none.
 	Tickets *TicketConfig
 
-	// Sources says where in a handshake the guard looks for a credential. If no field of it is
-	// set and Verifier is, the guard looks in the Authorization header, and for a subprotocol
-	// that begins with "bearer.".
+	// Sources says where in a handshake the guard looks for a credential. With a Verifier, the
+	// default is the Authorization header, and a subprotocol that begins with "bearer.". Without
+	// a Verifier, the default is no place.
 	Sources TokenSources
 
 	// Authenticate returns the Principal of a request by the application's own means, such as
@@ -278,15 +278,16 @@ type AuthConfig struct {
 	// the same size, and count apart from other credentials.
 	//
 	// While one of these limits is exceeded, a credential gets a 429 guessing without a call of
-	// the Verifier. A credential that the guard has accepted within the last 24 hours is still
-	// verified. A client that has exceeded its limit may have one such credential verified at a
+	// the Verifier. There is one exception. A credential that the guard has accepted within the
+	// last 24 hours is still verified. The guard verifies one such credential of a client at a
 	// time.
 	//
-	// A refused credential is refused to the same client for 10 seconds without a call. These
-	// refusals do not count again. A request without a credential does not count, and neither
-	// does a credential for which the Verifier returns ErrExpired or ErrNoCredential. A failed
-	// Refresh counts for its subject, and not for its client. With Rate{PerSecond: Off} there is
-	// no limit, and the Verifier judges every credential.
+	// A credential that was refused to a client is refused to the same client again for 10
+	// seconds, with a 401 and without a call. These refusals do not count again. A request
+	// without a credential does not count, and neither does a credential for which the Verifier
+	// returns ErrExpired or ErrNoCredential. A failed Refresh counts for the subject of its
+	// connection, and not for its client. With Rate{PerSecond: Off} there is no limit, and the
+	// Verifier is called for every credential.
 	Failures Rate
 
 	// VerifyTimeout is how long one call of a hook may take. The hooks are Verifier,

@@ -18,16 +18,15 @@ type CapConfig struct {
 	// is an IPv4 address, an IPv6 /64 or the name that Proxies.ClientName returns. A connection
 	// has no subject if it is anonymous, or while it waits for a credential in its first
 	// message. The default is 64, or MaxUsersPerClient if that is less. Off is no limit. When
-	// the client has as many, its handshakes that present no credential get a 429
-	// max_client_conns. Handshakes with a credential are limited by MaxUsersPerClient alone,
-	// unless the credential is refused and that is only reported.
+	// the client has that many, its handshakes that present no credential get a 429
+	// max_client_conns. The limit of all connections of a client is MaxUsersPerClient.
 	MaxConnsPerClient int
 
 	// MaxUsersPerClient is how many connections one client may have in all, with a subject or
 	// without. It counts connections, and not users. The default is 1,024. If MaxConnsPerClient
 	// is set and MaxUsersPerClient is not, the default is the value of MaxConnsPerClient. Off is
-	// no limit. A value below MaxConnsPerClient is an error. Raise it if many people share one
-	// address. Further handshakes of the client get a 429 max_client_conns.
+	// no limit. A value below MaxConnsPerClient is an error. Further handshakes of the client
+	// get a 429 max_client_conns. Raise MaxUsersPerClient if many people share one address.
 	MaxUsersPerClient int
 
 	// MaxConnsPerNetwork is how many connections an IPv6 /48 may have. The default is 1,024,
@@ -57,14 +56,14 @@ type CapConfig struct {
 	// /48. Its further handshakes without a credential get a 429 max_client_conns.
 	//
 	// When all places are taken, a newcomer may take the place of a waiting connection. The fair
-	// share of a client is the number of places divided by the number of clients that wait. If
-	// the client that holds most places holds more than its fair share, and its oldest
-	// connection has waited for at least 3 seconds, the guard closes that connection with 1013
-	// max_conns.
+	// share of a client is the number of places divided by the number of clients that wait. The
+	// client that holds most places may hold more than its fair share. If its oldest connection
+	// has then sent no first message for at least 3 seconds, the guard closes that connection
+	// with 1013 max_conns.
 	MaxUnauthenticated int
 
-	// ReportOnly reports a connection that exceeds one of these caps, and admits it. The default
-	// is false.
+	// ReportOnly reports a connection that exceeds one of these caps, and admits it. It closes
+	// no other connection for it, even with ReplaceOldest. The default is false.
 	ReportOnly bool
 }
 

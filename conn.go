@@ -193,6 +193,7 @@ func (c *Conn) Write(ctx context.Context, typ MessageType, msg []byte) error {
 // at most [TimeoutConfig].CloseGrace:
 //   - The function of Guard.Handler returns, with or without an error.
 //   - The application calls Close with a code that can be sent, or End.
+//   - The context of the request that Guard.Accept has upgraded ends.
 //   - Guard.Shutdown closes the connection.
 //   - The connection is as old as its Lifetime allows.
 //   - Admin.Kick ends the connection with a code that can be sent.
@@ -227,7 +228,7 @@ func (c *Conn) SendLatest(key string, typ MessageType, msg []byte) error {
 // revoked credential closes it with 3000 revoked. The error wraps a reason, or it is a
 // *[CloseError] if the connection has ended.
 //
-// Refresh judges three credentials at once, and then one every 10 seconds. It refuses
+// Refresh verifies three credentials at once, and then one every 10 seconds. It refuses
 // further ones with reason.RateLimited.
 func (c *Conn) Refresh(ctx context.Context, token string) error { return c.refresh(ctx, token) }
 
@@ -250,7 +251,8 @@ func (c *Conn) Close(code StatusCode, text string) error {
 // returns at once. The close code is one of these:
 //   - 1000 if err is nil
 //   - the code of a *[CloseError] that err wraps, with its Reason as the text
-//   - the code of a reason of [reason.New] that err wraps, with its token as the text
+//   - the code of a reason that the application has made with [reason.New], if err wraps one,
+//     with its token as the text
 //   - 1011 for any other error
 //
 // An application that calls Accept uses it:

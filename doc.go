@@ -101,7 +101,7 @@
 //
 // A hook, such as a [Verifier] or a [Validator], refuses with any error. The client never sees
 // the text of the error. The events of package [github.com/wsguard/wsguard/audit] have it,
-// except for the errors of hooks that judge credentials. A Verifier, Attach, Authorize or
+// except for the errors of hooks that verify credentials. A Verifier, Attach, Authorize or
 // Revalidate that cannot decide now returns an error that wraps [ErrUnavailable]. The client
 // then gets a 503 or 1013. The refusal counts neither toward AuthConfig.Failures nor toward a
 // ban.

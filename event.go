@@ -52,8 +52,8 @@ func (s *sink) logger() *slog.Logger {
 	return slog.Default()
 }
 
-// emit reports an event. If a hook or a log handler panics, the event is lost but the process
-// survives.
+// emit reports an event to the log, and then to the hook. A panic of one of them is
+// recovered, and the other one gets the event nevertheless.
 func (s *sink) emit(e audit.Event) {
 	defer func() { _ = recover() }()
 	e.Time = time.Now()

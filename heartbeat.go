@@ -15,15 +15,16 @@ import (
 // Time spent in the application's handler counts toward neither Pong nor Idle. Reconfigure
 // changes none of these timeouts for connections that are open.
 type TimeoutConfig struct {
-	// PingInterval is the time between two pings to a client, spread by 10 % either way. The
-	// default is 25 seconds, which keeps most proxies from cutting a connection that is
-	// silent. Off sends no pings. The guard then finds a client that is gone only by Idle, by
-	// Lifetime, or when a write fails.
+	// PingInterval is the time between two pings to a peer, spread by 10 % either way. The
+	// default is 25 seconds, which keeps most proxies from cutting a connection that is silent.
+	// Off sends no pings. The guard then finds a peer that is gone only by Idle, by Lifetime, or
+	// when a write fails.
 	PingInterval time.Duration
 
-	// Pong is how long a client may take to answer a ping. The default is 10 seconds, or half
-	// of PingInterval if that is shorter. It must be shorter than PingInterval. Off does not
-	// wait for pongs. A client that does not answer in time is closed with 3008 pong_timeout.
+	// Pong is how long a peer may take to answer a ping. The default is 10 seconds, or half of
+	// PingInterval if that is shorter. It must be shorter than PingInterval. With Off the guard
+	// does not wait for pongs. A connection whose peer does not answer in time is closed with
+	// 3008 pong_timeout.
 	Pong time.Duration
 
 	// Idle is how long a connection may be without a message of the application, in either
@@ -41,8 +42,8 @@ type TimeoutConfig struct {
 	Lifetime time.Duration
 
 	// Write is how long the kernel may take to accept a message. The default is 4 seconds. It
-	// must be less than 5 seconds, and it cannot be Off. A client that does not read for
-	// that time is closed with 1008 write_timeout.
+	// must be less than 5 seconds, and it cannot be Off. A connection whose peer does not read
+	// for that time is closed with 1008 write_timeout.
 	Write time.Duration
 
 	// CloseGrace is how long the end of a connection may take until the peer has answered the

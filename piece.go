@@ -45,7 +45,7 @@ func (g *Guard) Pieces() Pieces {
 	return p
 }
 
-// RequestCheck judges a request's origin, host or transport. It charges no rate and reserves
+// RequestCheck checks a request's origin, host or transport. It charges no rate and reserves
 // no slot. A check of the origin with an OriginFunc takes a place of RateConfig.MaxInFlight
 // during the call. [NewOriginCheck], [NewHostCheck] and [NewTLSCheck] make one that stands
 // alone, and [Guard.Pieces] returns those of a Guard. Many goroutines may use it at the same

@@ -8,8 +8,8 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// Table is a Validator that judges JSON messages by their type. It refuses a message that
-// names none of its types, or that could be read as naming two, with reason.UnknownType.
+// Table is a Validator that checks JSON messages by their type. With reason.UnknownType it
+// refuses a message that names none of its types, or that could be read as naming two.
 type Table struct {
 	// Pointer is the JSON pointer (RFC 6901) to the string that names the type. The default
 	// is "/type".
@@ -21,12 +21,12 @@ type Table struct {
 
 // Rule is what a Table requires of the messages of one type.
 type Rule struct {
-	// Validator judges the message. A *Schema is a Validator, and a *Table is an error here.
+	// Validator checks the message. A *Schema is a Validator, and a *Table is an error here.
 	// The message is strict JSON already. The default, nil, accepts every message that is
 	// strict JSON.
 	Validator Validator
 
-	// Scope is the scope that the Principal must have. A message of a client without the
+	// Scope is the scope that the Principal must have. A message of a Principal without the
 	// scope closes the connection with 3003 forbidden, unless MessageConfig.OnForbidden says
 	// otherwise. The default, "", requires no scope.
 	Scope string
@@ -42,7 +42,7 @@ type Rule struct {
 	Cost int
 }
 
-// Validate judges a message by its type. It does not look at the Scope, and it charges no Cost.
+// Validate checks a message by its type. It does not look at the Scope, and it charges no Cost.
 func (t *Table) Validate(msg []byte) error {
 	var f faults
 	own := t.resolve("Table", &f)

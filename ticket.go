@@ -278,9 +278,9 @@ func (t *tickets) redeem(ctx context.Context, cfg *TicketConfig, token, from str
 // sends the POST with neither an Origin nor a cookie. A page whose origin InsecureAnyOrigin
 // alone admits gets a 401.
 //
-// If login is nil, the handler calls the Verifier with the token of the Authorization
-// header. It does so for every origin that may connect. For a POST without that header, the
-// handler calls AuthConfig.Authenticate under the same conditions as a login.
+// If login is nil, the handler calls the Verifier with the Bearer token of the Authorization
+// header. It does so for every origin that may connect. For a POST without a Bearer token,
+// the handler calls AuthConfig.Authenticate under the same conditions as a login.
 //
 // login may read the body, within VerifyTimeout. Before it answers, the handler waits for
 // the rest of the body for at most 250 ms. If the body is not complete by then, the handler

@@ -10,7 +10,7 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// Validator judges a whole message before the application sees it. Many goroutines call it
+// Validator checks a whole message before the application sees it. Many goroutines call it
 // at the same time. It must neither change msg nor keep it, because the guard reuses the
 // bytes, also for messages of other connections.
 //
@@ -56,7 +56,7 @@ type MessageConfig struct {
 	// connection whose peer sends more is closed with 1008 control_flood.
 	ControlFrames Rate
 
-	// Validator judges every message, text or binary. A *[Schema] and a *[Table] are Validators.
+	// Validator checks every message, text or binary. A *[Schema] and a *[Table] are Validators.
 	// The default, nil, accepts every message. A message that the Validator refuses closes the
 	// connection, unless OnInvalid says otherwise. The close code and the text are those of the
 	// reason that [Validator] describes, such as 1008 schema.
@@ -98,11 +98,11 @@ type MessageConfig struct {
 	// refuses, and delivers it. OnForbidden does not apply then. The default is false.
 	InsecureReportOnlyForbidden bool
 
-	// Outbound judges each message of Write, Send and SendLatest, once for each connection, and
+	// Outbound checks each message of Write, Send and SendLatest, once for each connection, and
 	// each message that a handler behind Guard.Wrap sends. Use it to find mistakes of the
 	// application. A message that Outbound refuses is not sent. Write, Send and SendLatest
 	// return an error that wraps that of Outbound. The guard reports a violation, and the client
-	// sees nothing. The default, nil, judges nothing.
+	// sees nothing. The default, nil, checks nothing.
 	Outbound Validator
 }
 

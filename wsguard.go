@@ -124,7 +124,7 @@ type Config struct {
 	// Rates limits messages, payload bytes and handshakes.
 	Rates RateConfig
 
-	// Penalties says which clients are banned for their violations. The default bans nobody.
+	// Penalties says which clients are banned for their violations. The default bans no client.
 	Penalties PenaltyConfig
 
 	// Messages says which messages the endpoint accepts. The default is text messages of at
@@ -378,7 +378,8 @@ func (e *Endpoint) Reconfigure(cfg EndpointConfig) error {
 // When fn returns, the guard closes the connection with one of these codes:
 //   - 1000 if the error is nil
 //   - the code of a *[CloseError] that the error wraps, with its Reason as the text
-//   - the code of a reason of [reason.New] that the error wraps, with its token as the text
+//   - the code of a reason that the application has made with [reason.New], if the error wraps
+//     one, with its token as the text
 //   - 1011 for any other error, and for a panic
 //
 // If the connection has ended already, the result of fn changes nothing.

@@ -160,15 +160,17 @@ var (
 	// values. The status is 431. The client must offer less.
 	HeaderTooLarge = define("header_too_large", "Sec-WebSocket headers too large", 431, 0)
 
-	// Subprotocol says that a page offers subprotocols of which none is served, or that no
-	// Validator judges the messages of this one. The status is 400. The client must offer
-	// a subprotocol that the server has.
+	// Subprotocol says that a page offers subprotocols of which none is served. It is also the
+	// reason if Messages.Validators has no Validator for the negotiated subprotocol. The status
+	// is 400. The client must offer a subprotocol that the server has.
 	Subprotocol = define("subprotocol", "no subprotocol that is served", 400, 0)
 
-	// ClientAddress says that the address of the client is not known, because the header
-	// of a trusted proxy is missing or malformed, or that Config.LoopbackOnly is set and the
-	// client is on another machine. The status is 403. The client can do nothing about it.
-	// In the first case the operator must look at the proxy.
+	// ClientAddress says that the address of the client is not known or not allowed. The status
+	// is 403, and the client can do nothing about it. There are four causes. The RemoteAddr of
+	// the request is no address with a port, because a middleware has replaced it. The request
+	// came over a unix socket, and Proxies.Trusted does not have "unix". A trusted proxy on a
+	// unix socket names no client. Or Config.LoopbackOnly is set, and the client is on another
+	// machine. In all but the last case the operator must look at the middleware or the proxy.
 	ClientAddress = define("client_address", "the client's address is not known or not allowed", 403, 0)
 
 	// Banned says that the client is banned. The status is 429, and the client should wait as
@@ -290,7 +292,7 @@ var (
 	// outbound text that is not UTF-8, and the connection stays open.
 	InvalidUTF8 = define("invalid_utf8", "not UTF-8", 0, 1007)
 
-	// InvalidJSON says that a message is not strict JSON, where a Schema or a Table judges it. A
+	// InvalidJSON says that a message is not strict JSON, where a Schema or a Table checks it. A
 	// duplicate key, for example, is not allowed. The close code is 1007. The client must mend
 	// its messages.
 	InvalidJSON = define("invalid_json", "not JSON", 0, 1007)
@@ -341,8 +343,8 @@ var (
 	// stays open.
 	QueueFull = define("queue_full", "send queue full", 0, 1008)
 
-	// Refresh says that Conn.Refresh was given a credential of another subject. The close
-	// code is 1008. The client must connect anew to become somebody else.
+	// Refresh says that Conn.Refresh was given a credential of another subject. The close code
+	// is 1008. The client must open another connection for another subject.
 	Refresh = define("refresh", "refreshed by another subject", 0, 1008)
 
 	// Unexpected says that a message came although the application reads none, after

@@ -3,7 +3,7 @@
 //
 // # Usage
 //
-// A Guard keeps its one-time tickets in memory. If several instances of a service sell and
+// A Guard keeps its one-time tickets in memory. If several instances of a service issue and
 // accept tickets, give each of them a [Once] that they share, in the configuration of package
 // wsguard:
 //
@@ -26,7 +26,8 @@
 //	}
 //
 // The keys are hashes of the tickets, so the store cannot redeem one. The values have the
-// subject, the scopes and the times of the buyer.
+// subject, the scopes and the times of the Principal
+// that a ticket was issued to.
 package store
 
 import (
@@ -52,7 +53,7 @@ type Once interface {
 	Take(ctx context.Context, key string) (value []byte, ok bool, err error)
 }
 
-// ErrFull says that a store has no room. Package wsguard then answers the sale of a ticket with
+// ErrFull says that a store has no room. Package wsguard then answers a request for a ticket with
 // a 503 tickets.
 var ErrFull = errors.New("store: full")
 
