@@ -115,7 +115,8 @@ type TokenSources struct {
 
 	// FirstMessage accepts {"type":"auth","token":"TOKEN"} as the first message of a
 	// connection whose handshake has no credential. The handler starts, and Accept
-	// returns, after the guard has accepted that message.
+	// returns, after the guard has accepted that message. AuthConfig.FirstMessage is for
+	// protocols in which that message has another form.
 	FirstMessage bool
 
 	// CustomHeader is the name of a header whose whole value is the credential, such as
@@ -203,8 +204,8 @@ type AuthConfig struct {
 	Authenticate func(*http.Request) (Principal, error)
 
 	// InsecureAnonymous admits handshakes without a credential. A credential that is
-	// presented must still be valid. The default is false, and a handshake without a
-	// credential gets a 401.
+	// presented must still be valid. Conn.Refresh can give an anonymous connection a
+	// subject. The default is false, and a handshake without a credential gets a 401.
 	InsecureAnonymous bool
 
 	// InsecureReportOnly admits a client whose credential is missing or refused as anonymous,
@@ -255,18 +256,24 @@ type AuthConfig struct {
 	Failures Rate
 
 	// VerifyTimeout is how long Verifier, Revalidate, Authorize and Attach may take, and so
-	// may the login of Guard.TicketHandler and a ticket Store. The default is 5 s. It cannot
+	// may the login of Guard.TicketHandler, a ticket Store and the hooks of FirstMessage. The default is 5 s. It cannot
 	// be Off. A call that takes longer counts as a failure of the application. The client
 	// gets a 503, or a close with 1013 if the connection is open.
 	VerifyTimeout time.Duration
 
+	// FirstMessage is the form of the first messages, for a protocol that has its own. It needs
+	// TokenSources.FirstMessage. The default, nil, is the form that is described there.
+	FirstMessage *FirstMessage
+
 	// FirstMessageTimeout is how long a connection may take to send its credential with
-	// TokenSources.FirstMessage. The default is 10 s. It cannot be Off. A connection that
-	// takes longer is closed with 3008 auth_timeout.
+	// TokenSources.FirstMessage. With FirstMessage it includes the messages before the
+	// credential. The default is 10 s. It cannot be Off. A connection that takes longer is
+	// closed with 3008 auth_timeout.
 	FirstMessageTimeout time.Duration
 
-	// FirstMessageBytes is how many bytes of payload that message may have. The default is
-	// 4 KiB. It cannot be Off. A longer message closes the connection with 1009.
+	// FirstMessageBytes is how many bytes of payload that message, and each message before it,
+	// may have. The default is 4 KiB. It cannot be Off. A longer message closes the
+	// connection with 1009.
 	FirstMessageBytes int64
 }
 
@@ -293,6 +300,7 @@ func newAuthRule(cfg AuthConfig, f *faults) authRule {
 	if cfg.Verifier != nil && none {
 		cfg.Sources = TokenSources{Header: true, Subprotocol: "bearer."}
 	}
+	cfg.FirstMessage.check(cfg.Sources, f)
 	if p := cfg.Sources.Subprotocol; p != "" && !isToken(p) {
 		f.add("Auth.Sources.Subprotocol", p, "not the beginning of a token of RFC 9110: it would never match")
 	}

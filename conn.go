@@ -91,8 +91,15 @@ func (c *Conn) ID() string { return c.id }
 // not change Scopes, because every caller gets the same slice.
 func (c *Conn) Principal() Principal { return *c.who.principal.Load() }
 
-// Value returns what Config.Attach returned for the connection, or nil.
-func (c *Conn) Value() any { return c.who.value }
+// Value returns what Config.Attach returned for the connection, or nil. If Refresh has given an
+// anonymous connection a subject, it is what Attach returned then. The guard closes that value
+// and the one before it when the connection has ended.
+func (c *Conn) Value() any {
+	if newer := c.who.newer.Load(); newer != nil && newer != gone {
+		return newer.value
+	}
+	return c.who.value
+}
 
 // Subprotocol returns the subprotocol that was negotiated, or "" if there is none.
 func (c *Conn) Subprotocol() string { return c.subprotocol }

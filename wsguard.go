@@ -249,6 +249,7 @@ func (cfg Config) clone() Config {
 		own := *t
 		cfg.Auth.Tickets = &own
 	}
+	cfg.Auth.FirstMessage = cfg.Auth.FirstMessage.own()
 	own := EndpointConfig{cfg.Subprotocols, cfg.Messages, cfg.Attach}.clone()
 	cfg.Subprotocols, cfg.Messages = own.Subprotocols, own.Messages
 	return cfg
@@ -401,16 +402,18 @@ func (g *Guard) Draining() bool { return g.sessions.isDraining() }
 func (g *Guard) Conns() int { return g.state.slots.held() }
 
 // accept runs the steps of a handshake and upgrades. The request that it returns is for
-// Attach. It is nil if Attach has run already.
+// authenticate. It is nil if the connection is open to the application already.
 func (e *Endpoint) accept(w http.ResponseWriter, r *http.Request, holders int32) (*Conn, *http.Request, error) {
 	a := e.admission(r)
 	defer e.g.sessions.left()
 	if err := a.guarded(w, func() error { return a.upgrade(w, holders) }); err != nil {
 		return nil, nil, err
 	}
+	kept := a.kept()
 	if a.await {
-		return a.conn, detached(a.stripped, http.CanonicalHeaderKey(a.auth.cfg.Sources.CustomHeader)), nil
+		return a.conn, kept, nil
 	}
+	a.conn.who.request = kept
 	return a.conn, nil, nil
 }
 
