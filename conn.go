@@ -86,7 +86,7 @@ type Conn struct {
 // [Admin.Kick]: 32 hexadecimal digits that no other connection has.
 func (c *Conn) ID() string { return c.id }
 
-// Principal returns the Principal of the connection. It is the zero Principal if the
+// Principal returns the Principal of the connection. It is the zero Principal while the
 // connection is anonymous. Refresh and AuthConfig.Revalidate change it. The caller must
 // not change Scopes, because every caller gets the same slice.
 func (c *Conn) Principal() Principal { return *c.who.principal.Load() }
@@ -220,6 +220,13 @@ func (c *Conn) SendLatest(key string, typ MessageType, msg []byte) error {
 // credential closes it with 3000 revoked. Refresh judges three credentials in a row, and
 // then one every 10 seconds. It refuses further ones with reason.RateLimited. The error
 // wraps a reason, or it is a *[CloseError] if the connection has ended.
+//
+// The first Refresh of an anonymous connection gives it the subject of the credential. It
+// applies the limits of that subject and the revocations, and calls Config.Attach, which may
+// take VerifyTimeout once more. From then on [Conn.Value] returns the new value. If Refresh
+// returns an error, the connection stays anonymous and open, and its value stays. Refused
+// credentials count as failures of the client. A connection that was opened before
+// Reconfigure has set Attach is refused with reason.Unavailable.
 func (c *Conn) Refresh(ctx context.Context, token string) error { return c.refresh(ctx, token) }
 
 // Close ends the connection with code and text, unless something else has ended it. It

@@ -139,6 +139,11 @@ type Config struct {
 	// and its errors close the connection with 3003 or 1013. The request then has no context
 	// values and no parsed form. Its header lacks Cookie, Authorization, Proxy-Authorization
 	// and the fields that belong to the handshake or to one hop.
+	//
+	// When Conn.Refresh gives an anonymous connection a subject, Attach runs again, on the
+	// goroutine of that call and with such a request. Its errors leave the connection
+	// anonymous. So the guard keeps that request for each anonymous connection, if there is
+	// an Attach and a Verifier or Tickets.
 	Attach func(*http.Request, Principal) (any, error)
 
 	// CloseCodes replaces the close codes of some reasons. reason.GraphQL and reason.Policy
