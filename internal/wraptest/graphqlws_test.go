@@ -86,6 +86,10 @@ func runGraphQLClients(t *testing.T, server string, clients []graphqlClient) map
 // server ends the connection as the query of the URL says.
 func graphqlServer(t *testing.T) (*wsguard.Guard, *httptest.Server) {
 	t.Helper()
+	schema, err := wsguard.CompileSchema([]byte(`{"properties":{"payload":{"properties":{"query":{"maxLength":100}}}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
 	var g *wsguard.Guard
 	cfg := wsguard.Config{
 		Origins:           []string{graphqlOrigin},
@@ -109,7 +113,7 @@ func graphqlServer(t *testing.T) (*wsguard.Guard, *httptest.Server) {
 				return p, nil
 			},
 		},
-		Messages:   wsguard.MessageConfig{Validator: wsguard.MustSchema(t, `{"properties":{"payload":{"properties":{"query":{"maxLength":100}}}}}`)},
+		Messages:   wsguard.MessageConfig{Validator: schema},
 		CloseCodes: reason.GraphQL(),
 		Caps:       wsguard.CapConfig{MaxConnsPerSubject: 1},
 		Logger:     slog.New(slog.DiscardHandler),
@@ -118,8 +122,7 @@ func graphqlServer(t *testing.T) (*wsguard.Guard, *httptest.Server) {
 	off := wsguard.Rate{PerSecond: wsguard.Off}
 	cfg.Rates.Handshakes = off
 	cfg.Rates.MaxInFlightPerClient, cfg.Caps.MaxUnauthenticated = wsguard.Off, wsguard.Off
-	g, err := wsguard.New(cfg)
-	if err != nil {
+	if g, err = wsguard.New(cfg); err != nil {
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
@@ -225,6 +228,9 @@ func TestGraphQLWSClient(t *testing.T) {
 	seen := runGraphQLClients(t, s.URL, clients)
 	for _, want := range wants {
 		got := seen[want.client.Name]
+		if want.client.Ping && got.Pongs == 0 {
+			t.Errorf("%s: %d pongs before connection_ack", want.client.Name, got.Pongs)
+		}
 		if got.Outcome != want.outcome || got.Data != want.data || len(got.Codes) > 0 && (got.Codes[0] != want.code || got.Texts[0] != want.text) || len(got.Codes) == 0 && want.code != 1006 {
 			t.Errorf("%s: %+v; want %s after %d %s", want.client.Name, got, want.outcome, want.code, want.text)
 		}

@@ -24,7 +24,7 @@ function run({ name, path, params, query, ping, retryErrors }) {
       seen.outcome = outcome;
       clearTimeout(timer);
       resolve(seen);
-      client.dispose();
+      client.dispose().catch(() => {}); // it may be connecting again
     };
     timer = setTimeout(() => finish('nothing happens'), 30_000);
     // Which close codes are fatal is the client's own rule. Only the wait is shorter.
