@@ -332,3 +332,32 @@ func TestBecomeRaces(t *testing.T) {
 		}
 	})
 }
+
+// A refusal of Attach gives the subject's slot back, and the connection counts as its client's
+// again.
+func TestBecomeRefusedCounts(t *testing.T) {
+	firstServe(t, func(cfg *wsguard.Config) {
+		becomeConfig(cfg)
+		cfg.Caps.MaxConnsPerClient, cfg.Caps.MaxUsersPerClient, cfg.Caps.MaxConnsPerSubject = 1, 100, 1
+		cfg.Attach = func(r *http.Request, p wsguard.Principal) (any, error) {
+			if p.Subject != "" && r.URL.Path == "/room" {
+				return nil, wsguard.ErrForbidden
+			}
+			return nil, nil
+		}
+	}, becoming, func(e *firstEnv) {
+		c := e.dial()
+		firstSay(c, "be alice - 1h")
+		if _, got, err := c.ReadMessage(); err != nil || !strings.Contains(string(got), "not allowed") {
+			e.t.Errorf("%s, %v", got, err)
+		}
+		h := http.Header{"Origin": {"https://app.example.com"}}
+		if res, err := e.s.Dial(e.t).Handshake("/", h); err != nil || res.StatusCode != 429 {
+			e.t.Error("a second stranger:", res, err)
+		}
+		h.Set("Authorization", "Bearer alice - 1h")
+		if res, err := e.s.Dial(e.t).Handshake("/", h); err != nil || res.StatusCode != 101 {
+			e.t.Error("the first of the subject:", res, err)
+		}
+	})
+}
