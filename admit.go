@@ -64,8 +64,8 @@ var (
 	sellStep         = step{"sale", reasons{reason.Tickets, reason.Unavailable}, (*admission).sell}
 )
 
-// The lists. A handshake, the credential in a first message, the sale of a ticket and a
-// refresh run the same steps.
+// The lists. A handshake, the credential in a first message, the sale of a ticket, a refresh,
+// and a refresh that makes an anonymous connection somebody's run the same steps.
 var (
 	handshakeSteps = []step{
 		drainingStep, formStep, hijackStep, addressStep, banStep, hostStep, tlsStep, originStep, subprotocolStep,
@@ -78,6 +78,7 @@ var (
 		rateStep, flightStep, loginStep, subjectRateStep, revokedStep, sellStep,
 	}
 	refreshSteps = []step{flightStep, credentialStep}
+	becomeSteps  = []step{flightStep, credentialStep, subjectRateStep, subjectStep, registerStep, attachStep, replaceStep}
 )
 
 // credentialAt is the index of credentialStep in firstMessageSteps. With
@@ -90,7 +91,7 @@ type admission struct {
 	*endpointPolicy
 	e     *Endpoint
 	g     *Guard
-	r     *http.Request   // nil for a refresh
+	r     *http.Request   // nil for a refresh; for become, nil if the request was not kept
 	ctx   context.Context // bounds every wait of the steps
 	marks marks
 	undo  []func()
@@ -271,7 +272,7 @@ func (a *admission) chargeSubject() error {
 	}
 	err := a.g.state.rates.authenticated(a.client, !a.known, a.principal.Subject, a.rates.Handshakes)
 	if err != nil && a.rates.ReportOnly {
-		a.g.report(a.r, err)
+		a.report(err)
 		return nil
 	}
 	return a.returnTicket(err)
@@ -356,10 +357,20 @@ func (a *admission) awaitCredential() error {
 // reports over instead and returns nil.
 func (a *admission) reportOver(over error) error {
 	if over != nil && a.caps.ReportOnly {
-		a.g.report(a.r, over)
+		a.report(over)
 		return nil
 	}
 	return over
+}
+
+// report reports what would have been refused, if that were not only reported.
+func (a *admission) report(err error) {
+	if a.conn == nil {
+		a.g.report(a.r, err)
+		return
+	}
+	d := asDenied(err)
+	a.conn.report(d.Reason, d.detail, true)
 }
 
 func (a *admission) takeSubjectSlot() error {
@@ -369,7 +380,13 @@ func (a *admission) takeSubjectSlot() error {
 	case a.principal.anonymous():
 		return a.reportOver(a.lease.anonymous(a.caps))
 	}
-	return a.returnTicket(a.reportOver(a.lease.bind(a.principal.Subject, a.caps, a.caps.ReplaceOldest)))
+	if err := a.returnTicket(a.reportOver(a.lease.bind(a.principal.Subject, a.caps, a.caps.ReplaceOldest))); err != nil {
+		return err
+	}
+	if a.conn != nil {
+		a.takes(a.lease.disown)
+	}
+	return nil
 }
 
 // takeKnownSubjectSlot applies the subject's cap in a ConnCap behind an Authenticator.

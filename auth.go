@@ -127,7 +127,8 @@ type TokenSources struct {
 
 	// FirstMessage accepts {"type":"auth","token":"TOKEN"} as the first message of a
 	// connection whose handshake has no credential. The handler starts, and Accept
-	// returns, after the guard has accepted that message.
+	// returns, after the guard has accepted that message. AuthConfig.FirstMessage is for
+	// protocols in which that message has another form.
 	FirstMessage bool
 
 	// CustomHeader is the name of a header whose whole value is the credential, such as
@@ -221,8 +222,8 @@ type AuthConfig struct {
 	Authenticate func(*http.Request) (Principal, error)
 
 	// InsecureAnonymous admits handshakes without a credential. A credential that is
-	// presented must still be valid. The default is false, and a handshake without a
-	// credential gets a 401.
+	// presented must still be valid. Conn.Refresh can give an anonymous connection a
+	// subject. The default is false, and a handshake without a credential gets a 401.
 	InsecureAnonymous bool
 
 	// InsecureReportOnly admits handshakes that would be refused because the credential is
@@ -292,22 +293,28 @@ type AuthConfig struct {
 
 	// VerifyTimeout is how long one call of a hook may take. The hooks are Verifier,
 	// Authenticate, Revalidate, MessageConfig.Authorize, Config.OriginFunc, the login of
-	// Guard.TicketHandler, and the methods of a ticket Store. The default is 5 s. It cannot be
-	// Off. A call that takes longer counts as a failure of the application. A request gets a
+	// Guard.TicketHandler, the hooks of FirstMessage, and the methods of a ticket Store. The
+	// default is 5 s. It cannot be Off. A call that takes longer counts as a failure of the application. A request gets a
 	// 503, an open connection is closed with 1013, and Refresh returns an error.
 	//
 	// For Config.Attach, only the context of its request ends after VerifyTimeout. The guard
 	// still waits until Attach returns.
 	VerifyTimeout time.Duration
 
+	// FirstMessage is the form of the first messages, for a protocol that has its own. It needs
+	// TokenSources.FirstMessage. The default, nil, is the form that is described there.
+	FirstMessage *FirstMessage
+
 	// FirstMessageTimeout is how long a connection may take to send its credential with
-	// TokenSources.FirstMessage. The default is 10 s. It cannot be Off. A connection that
-	// takes longer is closed with 3008 auth_timeout.
+	// TokenSources.FirstMessage. With FirstMessage it includes the messages before the
+	// credential. The default is 10 s. It cannot be Off. A connection that takes longer is
+	// closed with 3008 auth_timeout.
 	FirstMessageTimeout time.Duration
 
 	// FirstMessageBytes is how many bytes of payload the first message may have, if it must be
 	// the credential because of TokenSources.FirstMessage. The default is 4 KiB. It cannot be
-	// Off. A longer first message closes the connection with 1009.
+	// Off. With FirstMessage it holds for each message before the credential, too. A longer
+	// message closes the connection with 1009.
 	FirstMessageBytes int64
 }
 
@@ -334,6 +341,7 @@ func newAuthRule(cfg AuthConfig, f *faults) authRule {
 	if cfg.Verifier != nil && none {
 		cfg.Sources = TokenSources{Header: true, Subprotocol: "bearer."}
 	}
+	cfg.FirstMessage.check(cfg.Sources, f)
 	if p := cfg.Sources.Subprotocol; p != "" && !isToken(p) {
 		f.add("Auth.Sources.Subprotocol", p, "not the beginning of a token of RFC 9110: it would never match")
 	}

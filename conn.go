@@ -92,13 +92,20 @@ type Conn struct {
 // [Admin.Kick]: 32 hexadecimal digits that no other connection has.
 func (c *Conn) ID() string { return c.id }
 
-// Principal returns the Principal of the connection. It is the zero Principal if the
+// Principal returns the Principal of the connection. It is the zero Principal while the
 // connection is anonymous. Refresh and AuthConfig.Revalidate change it. The caller must
 // not change Scopes, because every caller gets the same slice.
 func (c *Conn) Principal() Principal { return *c.who.principal.Load() }
 
-// Value returns what Config.Attach returned for the connection, or nil.
-func (c *Conn) Value() any { return c.who.value }
+// Value returns what Config.Attach returned for the connection, or nil. If Refresh has given an
+// anonymous connection a subject, it is what Attach returned then. The guard closes that value
+// and the one before it when the connection has ended.
+func (c *Conn) Value() any {
+	if newer := c.who.newer.Load(); newer != nil && newer != gone {
+		return newer.value
+	}
+	return c.who.value
+}
 
 // Subprotocol returns the subprotocol that was negotiated, or "" if there is none.
 func (c *Conn) Subprotocol() string { return c.subprotocol }
@@ -230,6 +237,13 @@ func (c *Conn) SendLatest(key string, typ MessageType, msg []byte) error {
 //
 // Refresh verifies three credentials at once, and then one every 10 seconds. It refuses
 // further ones with reason.RateLimited.
+//
+// The first Refresh of an anonymous connection gives it the subject of the credential. It
+// applies the limits of that subject and the revocations, and calls Config.Attach, which may
+// take VerifyTimeout once more. From then on [Conn.Value] returns the new value. If Refresh
+// returns an error, the connection stays anonymous and open, and its value stays. Refused
+// credentials count as failures of the client. A connection that was opened before
+// Reconfigure has set Attach is refused with reason.Unavailable.
 func (c *Conn) Refresh(ctx context.Context, token string) error { return c.refresh(ctx, token) }
 
 // Close ends the connection with code and text. It returns at once, before the close frame

@@ -2,6 +2,7 @@ package wsguard
 
 import (
 	"context"
+	"math/rand/v2"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -19,42 +20,41 @@ import (
 // refreshMu owns it.
 type authentication struct {
 	principal  atomic.Pointer[Principal]
-	session    *session     // read-only after begin; nil until a credential is accepted
-	value      any          // the value that Attach returned; read-only after begin
-	awaiting   atomic.Bool  // the first message must be the credential
-	authBy     time.Time    // the deadline of the first message; read-only after start
-	recheck    atomic.Int64 // when to revalidate, as watch.due counts; 0: never, or it is under way
-	rechecking atomic.Bool  // a goroutine revalidates
-	overdue    time.Time    // used by the goroutine that revalidates only
+	session    *session                 // read-only after begin; nil until a credential is accepted
+	value      any                      // the value that Attach returned before begin; read-only after begin
+	newer      atomic.Pointer[attached] // the value that Attach returned for become; nil: none
+	request    *http.Request            // what become gives to Attach; read-only after begin; nil: not kept
+	awaiting   atomic.Bool              // the first message must be the credential
+	authBy     time.Time                // the deadline of the first message; read-only after start
+	recheck    atomic.Int64             // when to revalidate, as watch.due counts; 0: never, or it is under way
+	rechecking atomic.Bool              // a goroutine revalidates
+	overdue    time.Time                // used by the goroutine that revalidates only
 
 	refreshMu sync.Mutex    // one Refresh at a time; see conn.go for the order
 	refreshes *rate.Limiter // guarded by refreshMu; made when needed
 }
 
-// authenticate takes the credential out of the first message and runs the steps that the
+// authenticate takes the credential out of the first messages and runs the steps that the
 // handshake could not run. If it returns an error, that error has ended the connection. r is
 // the request for Attach. start has counted authenticate as a holder of the connection.
 func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 	defer c.done()
-	_, msg, err := c.read(ctx)
-	if err != nil {
-		if c.cause() == nil {
-			return c.end(because(reason.AuthTimeout, "Accept's context ended"))
-		}
-		return err
+	token, err, ended := c.firstCredential(ctx)
+	if ended != nil {
+		return ended
 	}
 	// The message came in time. The verifier's time must not count toward the deadline.
 	c.who.awaiting.Store(false)
 	a := c.admission(c.ctx, r)
 	defer a.unwind()
-	token, err := parseFirstMessage(msg)
-	if err != nil {
-		if a.auth.cfg.InsecureReportOnly {
-			c.w.Again() // it is no credential, so the application gets it
-		}
-	} else {
+	switch {
+	case err == nil:
 		a.cred, a.sought = credential{sourceFirstMessage, token}, true
 		err = a.run(firstMessageSteps[:credentialAt+1])
+	case err == ErrNoCredential && a.auth.cfg.InsecureAnonymous:
+		err = nil
+	case err != ErrNoCredential && a.auth.cfg.InsecureReportOnly:
+		c.w.Again() // it is no message of the protocol, so the application gets it
 	}
 	if err != nil && a.auth.cfg.InsecureReportOnly {
 		d := asDenied(err)
@@ -66,10 +66,17 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 		c.who.principal.Store(&p)
 		err = a.run(firstMessageSteps[credentialAt+1:])
 	}
+	var greeting []byte
+	if err == nil {
+		greeting, err = c.accepted(a.principal)
+	}
 	if err != nil {
 		return c.end(badCredential(asDenied(err)))
 	}
 	c.who.session, c.who.value = a.session, a.value
+	if a.principal.anonymous() {
+		c.who.request = r
+	}
 	a.land()
 	a.undo = nil // the connection owns what the steps have taken
 	c.life.lease.authenticated()
@@ -79,11 +86,21 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 	in.rates = c.g.state.rates.conn(in.policy.rates, c.client, a.principal.Subject)
 	in.rates.sent = sent
 	c.begin()
+	if err := c.say(greeting); err != nil {
+		return err
+	}
 	return c.cause()
 }
 
-// admission returns the admission of a credential that comes over the connection. r is nil
-// for a refresh.
+// attached is a value that Attach has returned.
+type attached struct{ value any }
+
+// gone stands in the place of a newer value if the connection has given everything back
+// without one.
+var gone = new(attached)
+
+// admission returns the admission of a credential that comes over the connection. r is the
+// request for Attach, and nil if no step calls it.
 func (c *Conn) admission(ctx context.Context, r *http.Request) *admission {
 	return &admission{
 		endpointPolicy: c.e.policy(), e: c.e, g: c.g, conn: c, r: r, stripped: r, ctx: ctx,
@@ -91,28 +108,65 @@ func (c *Conn) admission(ctx context.Context, r *http.Request) *admission {
 	}
 }
 
-// refreshed judges a newer credential.
-func (c *Conn) refreshed(ctx context.Context, old *Principal, token string) (Principal, error) {
-	switch {
-	case old.anonymous():
-		return Principal{}, deny(reason.Unauthenticated, "nobody to refresh")
-	case token == "" || len(token) > maxToken:
-		return Principal{}, deny(reason.Unauthenticated, "empty or over-long credential")
+// presentedLater returns the admission of a credential that is given to Refresh.
+func (c *Conn) presentedLater(ctx context.Context, r *http.Request, token string) (*admission, error) {
+	if token == "" || len(token) > maxToken {
+		return nil, deny(reason.Unauthenticated, "empty or over-long credential")
 	}
 	if c.who.refreshes == nil {
 		c.who.refreshes = rate.NewLimiter(rate.Every(10*time.Second), 3)
 	}
 	if !c.who.refreshes.Allow() {
-		return Principal{}, deny(reason.RateLimited, "")
+		return nil, deny(reason.RateLimited, "")
 	}
-	a := c.admission(ctx, nil)
-	defer a.unwind()
+	a := c.admission(ctx, r)
 	a.cred, a.sought = credential{sourceFirstMessage, token}, true
 	if a.auth.cfg.Verifier == nil {
 		a.cred.kind = sourceTicket
 	}
-	err := a.run(refreshSteps)
+	return a, nil
+}
+
+// refreshed judges a newer credential.
+func (c *Conn) refreshed(ctx context.Context, token string) (Principal, error) {
+	a, err := c.presentedLater(ctx, nil, token)
+	if err != nil {
+		return Principal{}, err
+	}
+	defer a.unwind()
+	err = a.run(refreshSteps)
 	return a.principal, err
+}
+
+// become makes an anonymous connection that of somebody, if the steps accept the credential.
+// A refusal leaves it anonymous. The caller holds refreshMu.
+func (c *Conn) become(ctx context.Context, token string) error {
+	a, err := c.presentedLater(ctx, c.who.request, token)
+	if err != nil {
+		return err
+	}
+	defer a.unwind()
+	if a.attach != nil && a.r == nil {
+		return deny(reason.Unavailable, "Attach is newer than the connection, whose request was not kept")
+	}
+	if err := a.run(becomeSteps); err != nil {
+		return err
+	}
+	registered, killed := c.g.state.registry.succeed(c.who.session, a.session)
+	switch {
+	case killed:
+		return deny(reason.Revoked, "")
+	case !registered, a.attach != nil && !c.who.newer.CompareAndSwap(nil, &attached{a.value}):
+		return c.cause() // the connection has given everything back
+	}
+	a.land()
+	a.undo = nil // the connection owns what the steps have taken
+	p := a.principal
+	c.who.principal.Store(&p)
+	c.reading.stale.Store(true)
+	c.checkAgain(p, rand.N(a.auth.cfg.RevalidateEvery))
+	c.schedule(time.Now())
+	return nil
 }
 
 // refresh implements Refresh.
@@ -123,7 +177,13 @@ func (c *Conn) refresh(ctx context.Context, token string) error {
 		return err
 	}
 	old := c.who.principal.Load()
-	p, err := c.refreshed(ctx, old, token)
+	var p Principal
+	var err error
+	if old.anonymous() {
+		err = c.become(ctx, token)
+	} else {
+		p, err = c.refreshed(ctx, token)
+	}
 	switch {
 	case c.cause() != nil:
 		return c.cause() // the connection has ended meanwhile
@@ -131,13 +191,13 @@ func (c *Conn) refresh(ctx context.Context, token string) error {
 		d := asDenied(err)
 		c.refused(d.Reason, "refresh: "+d.detail, false)
 		return err
+	case old.anonymous():
 	case p.Subject != old.Subject:
 		return c.end(violation(reason.Refresh, ""))
 	case p.IssuedAt.Before(old.IssuedAt): // a thief may have kept it
 		c.refused(reason.Unauthenticated, "refresh: older than the credential in force", false)
 		return deny(reason.Unauthenticated, "older than the credential in force")
-	}
-	if !c.adopt(p) {
+	case !c.adopt(p):
 		return c.cause()
 	}
 	c.g.events.emit(c.event(audit.Refresh))

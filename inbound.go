@@ -32,6 +32,7 @@ type inbound struct {
 	kind      string           // the type of the message that was delivered last
 	notices   [2]*rate.Limiter // limit the notices about rates, and those about messages; made when needed
 	closeRead atomic.Bool      // CloseRead has been called
+	stale     atomic.Bool      // the rates do not count for the subject yet
 
 	messages, bytes atomic.Uint64 // delivered messages, and their payload bytes
 	unnoticed       atomic.Uint64 // refused messages that got no notice, because of its limit
@@ -95,13 +96,15 @@ func (in *inbound) fit(p *endpointPolicy) {
 // Accept judges the type of a message, and returns how long the message may be.
 func (in *inbound) Accept(binary bool) (int64, error) {
 	c := in.c
-	if p := c.e.policy(); p != in.policy {
+	if p := c.e.policy(); p != in.policy || in.stale.Load() {
+		in.stale.Store(false)
 		in.fit(p)
 	}
+	awaiting := c.who.awaiting.Load()
 	switch {
-	case binary && !in.policy.messages.Binary:
+	case binary && (!in.policy.messages.Binary || awaiting && c.first.auth.cfg.FirstMessage != nil):
 		return 0, c.end(violation(reason.MessageType, ""))
-	case c.who.awaiting.Load():
+	case awaiting:
 		return c.first.auth.cfg.FirstMessageBytes, nil
 	}
 	return in.policy.messages.MaxBytes, nil

@@ -174,6 +174,17 @@ func (l *Lease) unbind() {
 	l.subject = ""
 }
 
+// disown undoes bind for a lease that counted as a stranger's before.
+func (l *Lease) disown() {
+	s, unlock := l.lock()
+	defer unlock()
+	l.unbind()
+	if !l.stranger && !l.released {
+		l.stranger = true
+		s.strangers[l.client]++
+	}
+}
+
 // known ends that the lease counts as a stranger's. The caller holds slots.mu.
 func (l *Lease) known() {
 	if l.stranger {

@@ -437,6 +437,9 @@ func (c *Conn) done() {
 	for _, l := range c.life.leases {
 		l.Release()
 	}
+	if !c.who.newer.CompareAndSwap(nil, gone) {
+		defer closeValue(c.who.newer.Load().value)
+	}
 	closeValue(c.who.value)
 }
 

@@ -71,10 +71,19 @@ func (s *registry) identify(se *session, p Principal) bool {
 	if se.gone {
 		return false
 	}
-	s.forget(se)
-	se.ids = p.identities()
-	for _, id := range se.ids {
+	ids := p.identities()
+	for _, id := range ids {
 		s.expires(id, p.Expires)
+	}
+	s.list(se, ids)
+	return true
+}
+
+// list lists a session under ids, and under no others. The caller holds mu.
+func (s *registry) list(se *session, ids []identity) {
+	s.forget(se)
+	se.ids = ids
+	for _, id := range ids {
 		set := s.who[id]
 		if set == nil {
 			set = map[*session]struct{}{}
@@ -82,7 +91,24 @@ func (s *registry) identify(se *session, p Principal) bool {
 		}
 		set[se] = struct{}{}
 	}
-	return true
+}
+
+// succeed lists old under the identities of newer, which it unregisters. registered is false
+// if old is gone. killed says that a revocation has ended newer, and that nothing has changed.
+func (s *registry) succeed(old, newer *session) (registered, killed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case old.gone:
+		return false, false
+	case newer.killed:
+		return false, true
+	}
+	ids := newer.ids
+	s.forget(newer)
+	newer.gone = true
+	s.list(old, ids)
+	return true, false
 }
 
 func (s *registry) unregister(se *session) {

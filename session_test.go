@@ -276,7 +276,9 @@ func TestRefresh(t *testing.T) {
 	})
 	t.Run("anonymous", func(t *testing.T) {
 		refresh(t, "", func(e *env, c *wstest.Client) {
-			ask(t, c, "alice s1 1m", "no valid credential")
+			ask(t, c, "junk", "no valid credential")
+			ask(t, c, "alice s1 1m", "ok")
+			wantClose(t, c, 3000, "expired")
 		})
 	})
 	t.Run("a guess is a guess", func(t *testing.T) {

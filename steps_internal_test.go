@@ -58,6 +58,14 @@ sale of a ticket
 refresh
   in flight                     in_flight
   credential                    guessing unauthenticated unavailable max_conns max_client_conns
+refresh of an anonymous connection
+  in flight                     in_flight
+  credential                    guessing unauthenticated unavailable max_conns max_client_conns
+  subject rate                  handshake_rate
+  subject slot                  max_subject_conns
+  register                      revoked banned
+  Attach                        forbidden unavailable revoked draining banned
+  replacement                   
 `
 
 // The steps run in the order of the picture, and every reason to refuse a handshake has a
@@ -72,7 +80,7 @@ func TestSteps(t *testing.T) {
 	for _, list := range []struct {
 		name  string
 		steps []step
-	}{{"handshake", handshakeSteps}, {"first message", firstMessageSteps}, {"sale of a ticket", saleSteps}, {"refresh", refreshSteps}} {
+	}{{"handshake", handshakeSteps}, {"first message", firstMessageSteps}, {"sale of a ticket", saleSteps}, {"refresh", refreshSteps}, {"refresh of an anonymous connection", becomeSteps}} {
 		fmt.Fprintf(&b, "\n%s", list.name)
 		for _, s := range list.steps {
 			tokens := make([]string, len(s.reasons))
@@ -96,7 +104,7 @@ func TestSteps(t *testing.T) {
 		t.Fatal(err)
 	}
 	words := strings.Join(strings.Fields(string(arch)), " ")
-	for _, list := range [][]step{handshakeSteps, firstMessageSteps, saleSteps, refreshSteps} {
+	for _, list := range [][]step{handshakeSteps, firstMessageSteps, saleSteps, refreshSteps, becomeSteps} {
 		names := make([]string, len(list))
 		for i, s := range list {
 			names[i] = s.name

@@ -168,8 +168,8 @@ func (s *State) acceptedBefore(try attempt) bool {
 }
 
 // failureBuckets returns the buckets that allow the judgement of a credential, and those that
-// its failure is charged to. A refresh counts for its subject and not for the client, whose
-// address others may share. A failure that a foreign page may have caused has buckets of its
+// its failure is charged to. A refresh counts for its subject, if there is one, and not for the
+// client, whose address others may share. A failure that a foreign page may have caused has buckets of its
 // own, and cannot lock out the owner of a credential.
 func (a *admission) failureBuckets(try attempt) (asked, charged []bucket) {
 	rate, t := a.auth.cfg.Failures, try.budget
@@ -177,7 +177,7 @@ func (a *admission) failureBuckets(try attempt) (asked, charged []bucket) {
 		return nil, nil
 	}
 	limit := rate.limit()
-	if a.r == nil {
+	if a.conn != nil && !a.conn.Principal().anonymous() {
 		charged = []bucket{{t.String("subject:" + a.conn.Principal().Subject), limit}}
 		return charged, charged
 	}

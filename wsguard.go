@@ -170,6 +170,11 @@ type Config struct {
 	// 503. The request has no context values and no parsed form. Its header lacks Cookie,
 	// Authorization, Proxy-Authorization, the header of TokenSources.CustomHeader, and the
 	// fields that belong to the handshake or to one hop.
+	//
+	// When Conn.Refresh gives an anonymous connection a subject, Attach runs again, on the
+	// goroutine of that call and with such a request. Its errors leave the connection
+	// anonymous. So the guard keeps that request for each anonymous connection, if there is
+	// an Attach and a Verifier or Tickets.
 	Attach func(*http.Request, Principal) (any, error)
 
 	// CloseCodes replaces the close codes of some reasons. reason.GraphQL, reason.Policy and
@@ -293,6 +298,7 @@ func (cfg Config) clone() Config {
 		own := *t
 		cfg.Auth.Tickets = &own
 	}
+	cfg.Auth.FirstMessage = cfg.Auth.FirstMessage.own()
 	own := EndpointConfig{cfg.Subprotocols, cfg.Messages, cfg.Attach}.clone()
 	cfg.Subprotocols, cfg.Messages = own.Subprotocols, own.Messages
 	return cfg
@@ -452,16 +458,18 @@ func (g *Guard) Draining() bool { return g.sessions.isDraining() }
 func (g *Guard) Conns() int { return g.state.slots.held() }
 
 // accept runs the steps of a handshake and upgrades. The request that it returns is for
-// Attach. It is nil if Attach has run already.
+// authenticate. It is nil if the connection is open to the application already.
 func (e *Endpoint) accept(w http.ResponseWriter, r *http.Request, holders int32) (*Conn, *http.Request, error) {
 	a := e.admission(r)
 	defer e.g.sessions.left()
 	if err := a.guarded(w, func() error { return a.upgrade(w, holders) }); err != nil {
 		return nil, nil, err
 	}
+	kept := a.kept()
 	if a.await {
-		return a.conn, detached(a.stripped, http.CanonicalHeaderKey(a.auth.cfg.Sources.CustomHeader)), nil
+		return a.conn, kept, nil
 	}
+	a.conn.who.request = kept
 	return a.conn, nil, nil
 }
 

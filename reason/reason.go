@@ -384,14 +384,21 @@ var (
 )
 
 // GraphQL returns a map for Config.CloseCodes of package wsguard. It has the close codes that
-// clients of the graphql-transport-ws protocol know.
+// clients of the graphql-transport-ws protocol know. The client of the npm package graphql-ws
+// gives up at some codes and connects again after others:
+//
+//	it gives up         4400 the message is invalid, 4401 no valid credential, 4429 a rate or a ban,
+//	                    1008 forbidden, kicked or replaced, and 1002, 1009 and 1011
+//	it connects again   4403 the credential has expired, 4408 a timeout or a slow network,
+//	                    and 1001, 1006, 1012 and 1013
 func GraphQL() map[*Reason]websocket.StatusCode {
 	return map[*Reason]websocket.StatusCode{
 		InvalidUTF8: 4400, InvalidJSON: 4400, Schema: 4400, UnknownType: 4400, JSONLimit: 4400, MessageType: 4400,
-		Unauthenticated: 4401, Expired: 4401, Revoked: 4401,
-		Forbidden: 4403, Kicked: 4403,
-		AuthTimeout: 4408, Idle: 4408, PongTimeout: 4408,
-		RateLimited: 4429, ControlFlood: 4429,
+		Unauthenticated: 4401, Revoked: 4401,
+		Expired:   4403, // the client takes it for a credential that it must renew
+		Forbidden: 1008, Kicked: 1008,
+		AuthTimeout: 4408, Idle: 4408, PongTimeout: 4408, MessageTimeout: 4408, WriteTimeout: 4408, QueueFull: 4408,
+		RateLimited: 4429, ControlFlood: 4429, Banned: 4429,
 	}
 }
 
