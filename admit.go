@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/wsguard/wsguard/audit"
+	"github.com/wsguard/wsguard/internal/seen"
 	"github.com/wsguard/wsguard/internal/wire"
 	"github.com/wsguard/wsguard/reason"
 )
@@ -99,9 +100,12 @@ type admission struct {
 	ticket  string // the ticket that a sale has sold
 
 	client      client
-	from        string // the Origin, as a connection keeps it
-	known       bool   // the origin is right, so no foreign page has caused the request; false for InsecureAnyOrigin
-	ownPage     bool   // a page of a listed origin sends the request
+	from        string   // the Origin, as a connection keeps it
+	known       bool     // the origin is right, so no foreign page has caused the request; false for InsecureAnyOrigin
+	paid        bool     // the client was charged for the handshake
+	lately      seen.Key // what the request presents, if the client was not charged
+	selling     bool     // a ticket is to be sold
+	ownPage     bool     // a page of a listed origin sends the request
 	subprotocol string
 	sought      bool // cred and credErr are set
 	cred        credential
@@ -251,14 +255,44 @@ func (a *admission) chooseSubprotocol() (err error) {
 // chargeRate charges the handshake, or the sale of a ticket, to its client.
 func (a *admission) chargeRate() error {
 	if a.passed(stepRate) {
+		a.paid = true
 		return nil
 	}
 	err := a.g.state.rates.handshake(a.client, !a.known, a.rates.Handshakes)
-	if err != nil && a.rates.ReportOnly {
+	switch {
+	case err == nil:
+		a.paid = true
+	case a.acceptedLately():
+		// Others at the address have used up its rate. Only the subject is charged.
+	case a.rates.ReportOnly:
 		a.g.report(a.r, err)
-		return nil
+	default:
+		return err
 	}
-	return err
+	return nil
+}
+
+// acceptedLately reports whether the request presents a credential that was accepted not long
+// ago.
+func (a *admission) acceptedLately() bool {
+	kind, secret := "token", ""
+	if a.selling {
+		kind, secret = a.soldTo()
+	} else if a.seek(); a.credErr == nil && a.cred.kind != sourceNone && a.cred.kind != sourceTicket {
+		secret = a.cred.token
+	} else if a.credErr == nil && a.cred.kind == sourceNone && a.auth.cfg.Authenticate != nil {
+		kind, secret = "login", presented(a.r)
+	}
+	a.lately = a.g.state.lately.Key(kind, secret)
+	return a.known && secret != "" && a.g.state.lately.Look(a.lately)
+}
+
+// notAccepted forgets that a credential was accepted that has let a handshake pass its
+// client's rate, and that is refused now.
+func (a *admission) notAccepted() {
+	if !a.paid && a.r != nil {
+		a.g.state.lately.Forget(a.lately)
+	}
 }
 
 // chargeSubject charges an authenticated handshake, or sale of a ticket, to its subject in
@@ -267,7 +301,7 @@ func (a *admission) chargeSubject() error {
 	if a.await || a.principal.anonymous() || a.passed(stepSubject) {
 		return nil
 	}
-	err := a.g.state.rates.authenticated(a.client, !a.known, a.principal.Subject, a.rates.Handshakes)
+	err := a.g.state.rates.authenticated(a.client, !a.known, a.paid, a.principal.Subject, a.rates.Handshakes)
 	if err != nil && a.rates.ReportOnly {
 		a.report(err)
 		return nil

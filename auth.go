@@ -441,6 +441,7 @@ func (a *admission) authenticate() error {
 		p, err = a.demand()
 	}
 	if err != nil {
+		a.notAccepted()
 		if !a.auth.cfg.InsecureReportOnly || a.r == nil || a.conn != nil {
 			return err
 		}

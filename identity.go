@@ -104,7 +104,7 @@ var gone = new(attached)
 func (c *Conn) admission(ctx context.Context, r *http.Request) *admission {
 	return &admission{
 		endpointPolicy: c.e.policy(), e: c.e, g: c.g, conn: c, r: r, stripped: r, ctx: ctx,
-		client: c.client, from: c.origin, known: c.known, lease: c.life.lease,
+		client: c.client, from: c.origin, known: c.known, paid: true, lease: c.life.lease,
 	}
 }
 

@@ -177,8 +177,9 @@ type RateConfig struct {
 	//
 	// A handshake that an earlier check has refused, such as that of the origin, does not count.
 	// Every other handshake counts for its client. When its credential has been accepted, it
-	// counts for its subject and no longer for its client. So people who share an address do not
-	// use up each other's rate.
+	// counts for its subject and no longer for its client. A credential that the guard has
+	// accepted within 24 hours passes even if its client has no rate left. So people who share
+	// an address do not use up each other's rate.
 	Handshakes Rate
 
 	// ReportOnly reports a message or a handshake that exceeds one of the rates above, and lets
@@ -262,14 +263,17 @@ func (b *buckets) handshake(client client, foreign bool, rate Rate) error {
 	return nil
 }
 
-// authenticated charges a handshake to its subject in place of its client, which handshake
-// has charged. If the subject's bucket refuses, the client's charge stays.
-func (b *buckets) authenticated(client client, foreign bool, subject string, rate Rate) error {
+// authenticated charges a handshake to its subject in place of its client. paid says that
+// handshake has charged the client. If the subject's bucket refuses, the client's charge stays.
+func (b *buckets) authenticated(client client, foreign, paid bool, subject string, rate Rate) error {
 	limit, now := rate.limit(), time.Now()
 	if wait, ok := b.handshakes.Take(b.handshakes.String("subject:"+subject), 1, limit, now); !ok {
 		d := denyRetry(reason.HandshakeRate, wait)
 		d.detail = "of the subject"
 		return d
+	}
+	if !paid {
+		return nil
 	}
 	key := client.in(b.handshakes)
 	if foreign {

@@ -2,6 +2,7 @@ package wsguard_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -323,5 +324,46 @@ func TestUnauthenticatedNotSilent(t *testing.T) {
 		if got["101"] != 2 {
 			t.Errorf("%v", got)
 		}
+	})
+}
+
+// A neighbour who floods the address with bad credentials does not keep those out whose
+// credentials are known. A credential that is no longer good does not pass for long.
+func TestNeighboursFlood(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		j := &idp{}
+		good := true
+		e := serveGuard(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: func(ctx context.Context, token string) (wsguard.Principal, error) {
+			p, err := j.verify(ctx, token)
+			if !good {
+				err = errors.New("signed out")
+			}
+			return p, err
+		}}})
+		bye(e.open(bearer("good")))
+		for second := range 60 {
+			for tab := range 50 {
+				_, res := e.try(bearer(fmt.Sprint("bad", tab%5)))
+				if res.StatusCode != 401 && res.StatusCode != 429 {
+					t.Fatal(res.Status)
+				}
+			}
+			c, res := e.try(bearer("good"))
+			if res.StatusCode != 101 {
+				t.Fatalf("second %d: %s %s", second, res.Status, body(t, res))
+			}
+			bye(c)
+			time.Sleep(time.Second)
+		}
+		for {
+			if _, res := e.try(bearer("bad0")); res.StatusCode == 429 {
+				break
+			}
+		}
+		good = false
+		e.refused(bearer("good"), 401, "unauthenticated")
+		e.refused(bearer("good"), 429, "handshake_rate")
+		good = true
+		e.refused(bearer("good"), 429, "handshake_rate")
 	})
 }

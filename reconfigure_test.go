@@ -176,9 +176,12 @@ func TestReconfigureBuckets(t *testing.T) {
 		for range 4 {
 			dial(appOrigin, "two")
 		}
-		c, code := dial(appOrigin, "one")
-		want(t, "handshakes", code, 429)
-		c.Close()
+		want(t, "handshakes", status(dial(appOrigin, "three")), 429)
+		refusals := e.events.of(audit.Refusal)
+		if last := refusals[len(refusals)-1]; last.Reason != "handshake_rate" {
+			t.Errorf("the last refusal is %s, want handshake_rate", last.Reason)
+		}
+		want(t, "a credential that was accepted lately", status(dial(appOrigin, "one")), 101)
 	})
 }
 

@@ -293,7 +293,7 @@ func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a := g.endpoint.admission(r)
-		a.login = login
+		a.login, a.selling = login, true
 		lent := &lentBody{body: r.Body}
 		if login != nil && hasBody(r) {
 			a.r = new(http.Request)
@@ -328,16 +328,40 @@ func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http
 // the revocations, so that a later revocation voids the ticket.
 func (a *admission) askLogin() error {
 	p, err := a.buyer()
+	if err != nil {
+		a.notAccepted()
+	}
 	a.principal = p
 	a.principal.bought = a.g.state.accepted.Now()
 	return err
 }
 
-func (a *admission) buyer() (Principal, error) {
-	login := a.login
-	if cred, err := find(a.r, []source{{kind: sourceHeader}}); login == nil && err == nil && cred.kind == sourceNone {
-		login = a.auth.cfg.Authenticate
+// seller returns the login that a request for a ticket is judged by. It is nil if the Verifier
+// judges the bearer token.
+func (a *admission) seller() func(*http.Request) (Principal, error) {
+	if a.login != nil {
+		return a.login
 	}
+	if cred, err := find(a.r, []source{{kind: sourceHeader}}); err == nil && cred.kind == sourceNone {
+		return a.auth.cfg.Authenticate
+	}
+	return nil
+}
+
+// soldTo returns the kind and the secret under which a request for a ticket is remembered.
+func (a *admission) soldTo() (kind, secret string) {
+	if a.seller() == nil {
+		token, _ := bearer(a.r)
+		return "token", token
+	}
+	if hasBody(a.r) {
+		return "login", "" // the body may be what the login looks at
+	}
+	return "login", presented(a.r)
+}
+
+func (a *admission) buyer() (Principal, error) {
+	login := a.seller()
 	if login == nil {
 		token, err := bearer(a.r)
 		if err != nil {

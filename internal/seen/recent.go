@@ -50,6 +50,14 @@ func (r *Recent) Note(k Key) {
 	delete(r.old, k)
 }
 
+// Forget forgets a credential.
+func (r *Recent) Forget(k Key) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.now, k)
+	delete(r.old, k)
+}
+
 // Look reports whether a credential was seen lately.
 func (r *Recent) Look(k Key) bool {
 	r.mu.Lock()
