@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/wsguard/wsguard/audit"
+	"github.com/wsguard/wsguard/internal/penalty"
 	"github.com/wsguard/wsguard/reason"
 )
 
@@ -125,12 +126,17 @@ func (a Admin) Ban(client string, d time.Duration, why string) error {
 	if len(keys) == 0 || mistyped(client) {
 		return fmt.Errorf("wsguard: %q is neither an address nor a prefix, nor a name of ClientName's", client)
 	}
-	for i, key := range keys {
+	var added []penalty.Key
+	for _, key := range keys {
+		_, before := a.g.state.bans.Banned(key, time.Now())
 		if err := a.g.state.bans.Ban(key, d, why, time.Now()); err != nil {
-			for _, done := range keys[:i] {
+			for _, done := range added {
 				a.g.state.bans.Lift(done, time.Now())
 			}
 			return err
+		}
+		if !before {
+			added = append(added, key)
 		}
 	}
 	a.g.events.emit(audit.Event{Kind: audit.Banned, Client: client, Err: reason.Banned, Reason: "by_hand", Detail: why})

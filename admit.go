@@ -3,6 +3,7 @@ package wsguard
 import (
 	"context"
 	"net/http"
+	"slices"
 
 	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/seen"
@@ -42,9 +43,9 @@ var (
 	banStep          = step{"ban", reasons{reason.Banned}, func(a *admission) error { return a.g.banned(a.client) }}
 	hostStep         = step{stepHost, reasons{reason.Host}, (*admission).checkHost}
 	tlsStep          = step{stepTLS, reasons{reason.InsecureTransport}, (*admission).checkTLS}
-	originStep       = step{stepOrigin, reasons{reason.Origin, reason.FetchMetadata, reason.Unavailable, reason.InFlight}, (*admission).checkOrigin}
-	originPostStep   = step{stepOrigin, reasons{reason.Origin, reason.Unavailable, reason.InFlight}, (*admission).checkOriginOfPost}
-	askOriginStep    = step{"ask origin", reasons{reason.Unavailable, reason.InFlight}, (*admission).askOrigin}
+	originStep       = step{stepOrigin, reasons{reason.Origin, reason.FetchMetadata, reason.Unavailable, reason.HandshakeRate, reason.InFlight}, (*admission).checkOrigin}
+	originPostStep   = step{stepOrigin, reasons{reason.Origin, reason.Unavailable, reason.HandshakeRate, reason.InFlight}, (*admission).checkOriginOfPost}
+	askOriginStep    = step{"ask origin", reasons{reason.Unavailable, reason.HandshakeRate, reason.InFlight}, (*admission).askOrigin}
 	subprotocolStep  = step{"subprotocol", reasons{reason.Subprotocol}, (*admission).chooseSubprotocol}
 	subjectRateStep  = step{stepSubject, reasons{reason.HandshakeRate}, (*admission).chargeSubject}
 	rateStep         = step{stepRate, reasons{reason.HandshakeRate}, (*admission).chargeRate}
@@ -236,7 +237,7 @@ func (a *admission) judgeOrigin(check func(page, *http.Request) error) error {
 // nothing. A request that a foreign page has sent is charged to a bucket of its own.
 func (a *admission) askOrigin() error {
 	if a.origin.none {
-		a.ownPage, a.known = a.ownPageInFront(), true
+		a.ownPage, a.known = a.ownPageInFront(), a.knownInFront()
 		return nil
 	}
 	p, err := a.pageOf()
@@ -281,7 +282,7 @@ func (a *admission) acceptedLately() bool {
 	} else if a.seek(); a.credErr == nil && a.cred.kind != sourceNone && a.cred.kind != sourceTicket {
 		secret = a.cred.token
 	} else if a.credErr == nil && a.cred.kind == sourceNone && a.auth.cfg.Authenticate != nil {
-		kind, secret = "login", presented(a.r)
+		kind, secret = "login", a.presented(a.r)
 	}
 	a.lately = a.g.state.lately.Key(kind, secret)
 	return a.known && secret != "" && a.g.state.lately.Look(a.lately)
@@ -301,7 +302,8 @@ func (a *admission) chargeSubject() error {
 	if a.await || a.principal.anonymous() || a.passed(stepSubject) {
 		return nil
 	}
-	err := a.g.state.rates.authenticated(a.client, !a.known, a.paid, a.principal.Subject, a.rates.Handshakes)
+	again := slices.ContainsFunc(a.marks.passed, func(m mark) bool { return m.by == a.g && m.step == stepSubject })
+	err := a.g.state.rates.authenticated(a.client, !a.known, a.paid && !again, a.principal.Subject, a.rates.Handshakes)
 	if err != nil && a.rates.ReportOnly {
 		a.report(err)
 		return nil
@@ -355,7 +357,7 @@ func (a *admission) stranger() bool {
 		return false
 	}
 	a.seek()
-	return a.credErr == nil && a.cred.kind == sourceNone && (a.auth.cfg.Authenticate == nil || presented(a.r) == "")
+	return a.credErr == nil && a.cred.kind == sourceNone && (a.auth.cfg.Authenticate == nil || a.presented(a.r) == "")
 }
 
 // takeShare counts a handshake toward MaxUnauthenticated if it presents no credential and

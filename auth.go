@@ -286,8 +286,9 @@ type AuthConfig struct {
 	// A credential that was refused to a client is refused to the same client again for 10
 	// seconds, with a 401 and without a call. These refusals do not count again. A request
 	// without a credential does not count, and neither does a credential for which the Verifier
-	// returns ErrExpired or ErrNoCredential. A failed Refresh counts for the subject of its
-	// connection, and not for its client. With Rate{PerSecond: Off} there is no limit, and the
+	// returns ErrExpired or ErrNoCredential. A failed Refresh of a connection with a subject
+	// counts for that subject, and not for the client. A failed Refresh of an anonymous
+	// connection counts for the client. With Rate{PerSecond: Off} there is no limit, and the
 	// Verifier is called for every credential.
 	Failures Rate
 
@@ -415,7 +416,7 @@ func (a *Authenticator) Authenticate(r *http.Request) (Principal, error) {
 	return in.principal, nil
 }
 
-var authenticateSteps = []step{addressStep, askOriginStep, flightStep, credentialStep}
+var authenticateSteps = []step{addressStep, banStep, askOriginStep, flightStep, credentialStep, revokedStep}
 
 // seek finds the credential that the request presents. Further calls do nothing.
 func (a *admission) seek() {
@@ -510,13 +511,13 @@ func (a *Authenticator) Handler(next http.Handler) http.Handler {
 		}
 		m := in.pass(in.stripped, steps...)
 		if !in.await {
-			m = m.find(a.g, in.principal)
+			m = m.find(a.g, in.principal, in.used)
 		}
 		next.ServeHTTP(w, m.on(in.stripped))
 	})
 }
 
-var authenticatorSteps = []step{addressStep, banStep, askOriginStep, rateStep, flightStep, credentialStep, subjectRateStep}
+var authenticatorSteps = []step{addressStep, banStep, askOriginStep, rateStep, flightStep, credentialStep, subjectRateStep, revokedStep}
 
 // PrincipalOf returns the Principal that an [Authenticator] or [Guard.Wrap] in front of the
 // handler has found for r. It returns false if there is none or if the client is anonymous.

@@ -55,11 +55,12 @@ type CapConfig struct {
 	// One client may hold a quarter of these places, and at least 4. The same holds for an IPv6
 	// /48. Its further handshakes without a credential get a 429 max_client_conns.
 	//
-	// When all places are taken, a newcomer may take the place of a waiting connection. The fair
-	// share of a client is the number of places divided by the number of clients that wait. The
-	// client that holds most places may hold more than its fair share. If its oldest connection
-	// has then sent no first message for at least 3 seconds, the guard closes that connection
-	// with 1013 max_conns.
+	// When all places are taken, a newcomer may take the place of a waiting connection. The
+	// fair share of a client is the number of places divided by the number of clients that
+	// wait. The guard looks at the client that holds the most places. If that client holds
+	// more than its fair share, and its oldest waiting connection has waited for at least 3
+	// seconds, the guard closes that connection with 1013 max_conns. Otherwise the newcomer is
+	// refused.
 	MaxUnauthenticated int
 
 	// ReportOnly reports a connection that exceeds one of these caps, and admits it. It closes

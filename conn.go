@@ -215,7 +215,8 @@ func (c *Conn) Flush(ctx context.Context) error { return c.flushed(ctx) }
 
 // SendLatest is like Send but replaces a queued message with the same key. Use it for values
 // of which only the newest matters, such as a price. The new message takes the place of the old
-// one in the queue.
+// one in the queue. SendLatest does not replace the first message in the queue, because the
+// guard may be writing it.
 func (c *Conn) SendLatest(key string, typ MessageType, msg []byte) error {
 	if key == "" {
 		key = "\x00" // a key like any other
@@ -235,15 +236,16 @@ func (c *Conn) SendLatest(key string, typ MessageType, msg []byte) error {
 // revoked credential closes it with 3000 revoked. The error wraps a reason, or it is a
 // *[CloseError] if the connection has ended.
 //
-// Refresh verifies three credentials at once, and then one every 10 seconds. It refuses
-// further ones with reason.RateLimited.
+// Refresh has a rate for each connection. It is one call every 10 seconds, with a burst of 3.
+// Refresh refuses further calls with reason.RateLimited.
 //
 // The first Refresh of an anonymous connection gives it the subject of the credential. It
 // applies the limits of that subject and the revocations, and calls Config.Attach, which may
 // take VerifyTimeout once more. From then on [Conn.Value] returns the new value. If Refresh
 // returns an error, the connection stays anonymous and open, and its value stays. Refused
 // credentials count as failures of the client. A connection that was opened before
-// Reconfigure has set Attach is refused with reason.Unavailable.
+// Reconfigure has set Attach is refused with reason.Unavailable, and so is one whose handshake
+// had more than 16 KiB of headers, if there is an Attach.
 func (c *Conn) Refresh(ctx context.Context, token string) error { return c.refresh(ctx, token) }
 
 // Close ends the connection with code and text. It returns at once, before the close frame

@@ -211,7 +211,7 @@ func (c *Conn) bounded(detail string) (stop func()) {
 // "Bearer " in front.
 //
 // The guard answers connection_init with connection_ack when it has accepted the token. It
-// answers a ping in front of it with a pong. A connection_init without the member, or with
+// answers a ping that comes before connection_init with a pong. A connection_init without the member, or with
 // null in it, presents no credential. Any other message refuses the connection. Messages must
 // be strict JSON.
 //
@@ -261,11 +261,28 @@ func takeGraphQL(param string, msg []byte) (token string, reply []byte, err erro
 	return token, nil, nil
 }
 
+// maxKept is how many bytes of headers an anonymous connection keeps for Attach.
+const maxKept = 16 << 10
+
 // kept returns the copy of the handshake's request that a connection keeps for Attach. It is
-// nil if Attach cannot be called again. r is the request without its credentials.
+// nil if Attach cannot be called again, or if an anonymous client has sent more than maxKept.
 func (a *admission) kept() *http.Request {
+	if !a.await && headerBytes(a.stripped) > maxKept {
+		return nil
+	}
 	if a.await || a.attach != nil && a.principal.anonymous() && (a.auth.cfg.Verifier != nil || a.auth.tickets != nil) {
 		return detached(a.stripped, http.CanonicalHeaderKey(a.auth.cfg.Sources.CustomHeader))
 	}
 	return nil
+}
+
+// headerBytes returns how many bytes the headers and the URL of r have.
+func headerBytes(r *http.Request) int {
+	n := len(r.RequestURI)
+	for name, values := range r.Header {
+		for _, v := range values {
+			n += len(name) + len(v)
+		}
+	}
+	return n
 }

@@ -20,8 +20,9 @@ const Off = -1
 // Rate is the rate of a token bucket. The zero Rate means the default of its field.
 // Rate{PerSecond: Off} means no limit. A rate without a burst is an error.
 type Rate struct {
-	// PerSecond is how many tokens flow into the bucket per second. If it is 0 and Burst is
-	// not, PerSecond is that of the default.
+	// PerSecond is how many tokens flow into the bucket per second. If PerSecond is 0 and
+	// Burst is not, PerSecond is that of the default. If the default of the field is no limit,
+	// such a Rate is an error.
 	PerSecond float64
 
 	// Burst is how many tokens the bucket has at first, and how many it holds at most.

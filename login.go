@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/wsguard/wsguard/internal/wire"
 	"github.com/wsguard/wsguard/reason"
 )
 
@@ -21,7 +22,7 @@ func (a *admission) loginCounts() bool {
 	}
 	program := len(a.r.Header["Origin"]) == 0 || a.r.Header["Origin"][0] == ""
 	if a.origin.none { // a piece that stands alone needs an origin check in front
-		program = program && slices.ContainsFunc(a.marks.passed, func(m mark) bool { return m.step == stepOrigin && m.holds(a.scopeOf(a.r)) })
+		program = program && slices.ContainsFunc(a.marks.passed, func(m mark) bool { return m.step == stepOrigin && m.known && m.holds(a.scopeOf(a.r)) })
 	}
 	return program && a.known && len(a.r.Header["Cookie"]) == 0
 }
@@ -34,7 +35,7 @@ func (a *admission) logIn(login func(*http.Request) (Principal, error)) (Princip
 		return Principal{}, d
 	}
 	s := a.g.state
-	try := attempt{kind: "login", secret: presented(a.r), forgets: hasBody(a.r), budget: s.rates.failures, waits: true}
+	try := attempt{kind: "login", secret: a.presented(a.r), forgets: hasBody(a.r), budget: s.rates.failures, waits: true}
 	try.ask = func(ctx context.Context) (Principal, error) { return login(a.r.WithContext(ctx)) }
 	p, err := a.budgeted(try)
 	if err != nil {
@@ -56,18 +57,32 @@ func (a *admission) askAuthenticate() (Principal, error) {
 	return a.logIn(a.auth.cfg.Authenticate)
 }
 
-// presented returns what a login may take for a credential: the query, and all headers but
-// those that browsers and proxies send of their own accord. It is "" if there is nothing of
-// that and no body.
-func presented(r *http.Request) string {
+// presented returns what a login may take for a credential. That is the query, the client's
+// certificate, the offers of Sec-WebSocket-Protocol that the endpoint does not serve, and all
+// headers but those that browsers and proxies send of their own accord. It is "" if there is
+// nothing of that and no body.
+func (e *endpointPolicy) presented(r *http.Request) string {
 	var parts []string
 	if r.URL.RawQuery != "" {
 		parts = append(parts, r.URL.RawQuery)
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.Header)) {
-		if !isPlainHeader(name) {
+		switch {
+		case name == "Cookie":
+			if cookies := cookiesOf(r.Header[name]); cookies != "" {
+				parts = append(parts, name+": "+cookies)
+			}
+		case !isPlainHeader(name):
 			parts = append(parts, name+": "+strings.Join(r.Header[name], "\n"))
 		}
+	}
+	for _, offer := range wire.HeaderTokens(r.Header, "Sec-Websocket-Protocol") {
+		if !slices.Contains(e.subprotocols, offer) {
+			parts = append(parts, "subprotocol: "+offer)
+		}
+	}
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		parts = append(parts, "certificate: "+string(r.TLS.PeerCertificates[0].Raw))
 	}
 	if len(parts) == 0 && hasBody(r) {
 		return "a body"
@@ -75,9 +90,27 @@ func presented(r *http.Request) string {
 	return strings.Join(parts, "\n")
 }
 
+// cookiesOf returns the cookies but those with which well-known analytics count visits. They
+// change while a session stays.
+func cookiesOf(lines []string) string {
+	var kept []string
+	for _, line := range lines {
+		for part := range strings.SplitSeq(line, ";") {
+			part = strings.Trim(part, " \t")
+			if !slices.ContainsFunc(analytics, func(prefix string) bool { return strings.HasPrefix(part, prefix) }) {
+				kept = append(kept, part)
+			}
+		}
+	}
+	return strings.Join(kept, "; ")
+}
+
+// analytics has the beginnings of the names of such cookies.
+var analytics = []string{"_ga", "_gid=", "_gat", "_gcl_", "_fbp=", "_fbc=", "_hj", "_pk_", "__utm", "_clck=", "_clsk=", "ajs_", "amp_", "mp_"}
+
 // isPlainHeader reports whether a header is no credential.
 func isPlainHeader(name string) bool {
-	for _, prefix := range []string{"Accept", "Sec-", "X-Forwarded-", "Content-", "If-"} {
+	for _, prefix := range []string{"Accept", "Sec-", "Content-", "If-", "Cf-", "X-Amz-Cf-", "X-Amzn-", "X-B3-", "X-Envoy-"} {
 		if strings.HasPrefix(name, prefix) {
 			return true
 		}
@@ -85,9 +118,14 @@ func isPlainHeader(name string) bool {
 	return plainHeaders[name]
 }
 
+// plainHeaders has the headers that browsers, proxies and content delivery networks send, many
+// of them with another value in each request.
 var plainHeaders = map[string]bool{
-	"Cache-Control": true, "Connection": true, "Dnt": true, "Forwarded": true, "Keep-Alive": true, "Origin": true,
-	"Pragma": true, "Priority": true, "Referer": true, "Te": true, "Traceparent": true, "Tracestate": true, "Upgrade": true,
-	"Upgrade-Insecure-Requests": true, "User-Agent": true, "Via": true, "X-Real-Ip": true, "X-Request-Id": true,
-	"X-Requested-With": true,
+	"B3": true, "Cache-Control": true, "Cdn-Loop": true, "Connection": true, "Dnt": true, "Fly-Request-Id": true, "Forwarded": true,
+	"Keep-Alive": true, "Origin": true, "Pragma": true, "Priority": true, "Referer": true, "Te": true, "Traceparent": true,
+	"Tracestate": true, "True-Client-Ip": true, "Upgrade": true, "Upgrade-Insecure-Requests": true, "User-Agent": true, "Via": true,
+	"X-Client-Ip": true, "X-Cloud-Trace-Context": true, "X-Correlation-Id": true, "X-Forwarded-For": true, "X-Forwarded-Host": true,
+	"X-Forwarded-Port": true, "X-Forwarded-Prefix": true, "X-Forwarded-Proto": true, "X-Forwarded-Scheme": true,
+	"X-Forwarded-Server": true, "X-Forwarded-Ssl": true, "X-Real-Ip": true, "X-Request-Id": true, "X-Request-Start": true,
+	"X-Requested-With": true, "X-Vercel-Id": true,
 }

@@ -196,11 +196,12 @@ const (
 )
 
 // askHook asks OriginFunc about an origin that is not listed, in bounded time and with a place
-// in flight. Without an OriginFunc, and for an origin that is no tuple, the answer is no.
+// of its own. Without an OriginFunc, and for an origin that is no tuple or that is too long to be
+// kept, the answer is no.
 func (a *admission) askHook(from string) (bool, error) {
 	h := a.origin.hook
 	tuple, ok := origin.Canonical(from)
-	if h == nil || !ok {
+	if h == nil || !ok || len(tuple) > maxField || len(a.r.Host) > maxField {
 		return false, nil
 	}
 	q := originQuestion{tuple, strings.ToLower(a.r.Host)}
@@ -210,14 +211,18 @@ func (a *admission) askHook(from string) (bool, error) {
 	if !a.client.valid() { // a piece that has not found it
 		a.client, _ = a.policy.client.of(a.r)
 	}
-	if a.fl == nil {
-		if err := a.takePlace(); err != nil {
-			return false, err
-		}
-		defer a.land()
+	// A page of any site can make its visitor's browser ask. So the call has a rate and places
+	// that the visitor's own handshakes do not need.
+	if err := a.g.state.rates.handshake(a.client, true, a.rates.Handshakes); err != nil {
+		return false, err
 	}
-	a.fl.hold()
-	ok, err := within(a.ctx, a.auth.cfg.VerifyTimeout, a.fl.done, func(ctx context.Context) (bool, error) {
+	fl, err := a.g.state.asking.fly(a.ctx, a.client, a.rates)
+	if err != nil {
+		return false, err
+	}
+	defer fl.done()
+	fl.hold()
+	ok, err = within(a.ctx, a.auth.cfg.VerifyTimeout, fl.done, func(ctx context.Context) (bool, error) {
 		return h.ask(ctx, q.origin, q.host)
 	})
 	if err != nil {

@@ -13,11 +13,16 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// PenaltyConfig bans clients that commit violations again and again. A violation in this
-// sense is a refused handshake, credential or message that the client itself has caused.
-// Each violation has a weight, which is taken out of a bucket of the client. A client whose
-// bucket is empty is banned. Its handshakes get a 429 before any expensive check. What a
-// page of another site can make a browser do has no weight. docs/limits.md has the weights.
+// PenaltyConfig bans clients that commit violations again and again. A violation in this sense
+// is a refused handshake, credential or message that the client itself has caused. Each
+// violation has a weight, which is taken out of a bucket of the client. The client is banned
+// when a violation weighs more than the bucket still holds. Its handshakes get a 429 before
+// any expensive check. A violation that a page of another site may have caused has no weight.
+// docs/limits.md has the weights.
+//
+// Violations never ban a loopback address or the address of a trusted proxy, because many
+// clients may be behind it. A client that Proxies.ClientName has named can be banned even
+// there.
 type PenaltyConfig struct {
 	// Violations limits the weight of a client's violations. A client that exceeds it is banned.
 	// For example, Rate{PerSecond: 0.1, Burst: 20} allows a weight of 20 at once and forgives a

@@ -147,10 +147,11 @@ type scope struct {
 // mark names a step that has been taken, the Guard that the step belongs to, and what it was
 // taken for. Each Guard has a policy of its own.
 type mark struct {
-	by   *Guard
-	step string
-	of   scope
-	own  bool // for the origin step: a page of an allowed origin sends the request
+	by    *Guard
+	step  string
+	of    scope
+	known bool // for the origin step: no foreign page sends the request
+	own   bool // for the origin step: a page of an allowed origin sends the request
 }
 
 // holds reports whether the mark holds for a request that is now.
@@ -180,6 +181,7 @@ type marks struct {
 type found struct {
 	by        *Guard
 	principal Principal
+	used      *usedTicket // the ticket that was the credential
 }
 
 func marksOf(r *http.Request) marks {
@@ -198,7 +200,7 @@ func (a *admission) scopeOf(r *http.Request) scope {
 	case cred.kind != sourceNone:
 		s.credential = strconv.Itoa(int(cred.kind)) + cred.token
 	case a.auth.cfg.Authenticate != nil:
-		s.credential = presented(r)
+		s.credential = a.presented(r)
 	}
 	return s
 }
@@ -216,6 +218,7 @@ func (a *admission) found() (Principal, bool) {
 	if i < 0 || !a.passed(stepCredential) {
 		return Principal{}, false
 	}
+	a.used = a.marks.principals[i].used
 	return a.marks.principals[i].principal, true
 }
 
@@ -225,14 +228,14 @@ func (a *admission) pass(r *http.Request, steps ...string) marks {
 	m := a.marks
 	m.passed = slices.DeleteFunc(slices.Clone(m.passed), func(old mark) bool { return old.by == a.g && slices.Contains(steps, old.step) })
 	for _, step := range steps {
-		m.passed = append(m.passed, mark{a.g, step, a.scopeOf(r), a.ownPage})
+		m.passed = append(m.passed, mark{a.g, step, a.scopeOf(r), a.known, a.ownPage})
 	}
 	return m
 }
 
 // find returns m with the Principal that an Authenticator has found.
-func (m marks) find(by *Guard, p Principal) marks {
-	m.principals = append(slices.DeleteFunc(slices.Clone(m.principals), func(f found) bool { return f.by == by }), found{by, p})
+func (m marks) find(by *Guard, p Principal, used *usedTicket) marks {
+	m.principals = append(slices.DeleteFunc(slices.Clone(m.principals), func(f found) bool { return f.by == by }), found{by, p, used})
 	return m
 }
 
@@ -257,6 +260,22 @@ func (a *admission) ownPageInFront() bool {
 		}
 	}
 	return own
+}
+
+// knownInFront reports whether no foreign page sends a request to a piece that stands alone. The
+// origin checks in front say so. Without one, only a request without an Origin is known.
+func (a *admission) knownInFront() bool {
+	known := len(a.r.Header["Origin"]) == 0
+	now := a.scopeOf(a.r)
+	for _, m := range a.marks.passed {
+		if m.step == stepOrigin {
+			if !m.known || !m.holds(now) {
+				return false
+			}
+			known = true
+		}
+	}
+	return known
 }
 
 // refuse answers a request that does not pass, and reports it by e.

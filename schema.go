@@ -231,9 +231,10 @@ type misfit struct {
 func (e *misfit) Error() string { return fmt.Sprintf("wsguard: the message does not fit a %T", e.into) }
 func (e *misfit) Unwrap() error { return e.err }
 
-// ReadJSON reads the next message, and decodes it into a new T with encoding/json. It
-// decodes the very bytes that were validated. If a message does not fit T, the schema admits
-// more than T. ReadJSON then returns an error, and the connection stays open.
+// ReadJSON reads the next message, and decodes it into a new T with encoding/json. It decodes
+// the bytes that the Validator has checked. If the message does not fit T, ReadJSON returns an
+// error, and the connection stays open. A message that passes a Schema can still fail to fit
+// T, if the Schema admits more than T.
 func ReadJSON[T any](ctx context.Context, c *Conn) (v T, err error) {
 	_, msg, err := c.Read(ctx)
 	if err == nil {

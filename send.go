@@ -23,10 +23,11 @@ type SendConfig struct {
 	// full, the guard closes the connection with 1008 queue_full.
 	MaxBytes int64
 
-	// MaxTotalBytes is how many bytes of payload all queues of the Guard hold together. The
-	// default is 256 MiB. It cannot be Off. When there are more, the guard closes connections
-	// with 1008 queue_full until the total is within the limit. It begins with those whose peers
-	// have taken nothing for longest.
+	// MaxTotalBytes is how many bytes of payload all queues of the Guard may hold together.
+	// The default is 256 MiB. It cannot be Off. The guard checks the total when a message is
+	// added to a queue that is not empty, and when SendLatest replaces a message. If the total
+	// exceeds the limit, the guard closes connections with 1008 queue_full until it no longer
+	// does. It begins with those whose peers have taken nothing for longest.
 	MaxTotalBytes int64
 
 	// DropNewest makes Send return reason.QueueFull for a message that does not fit into the
@@ -89,7 +90,7 @@ func (c *Conn) send(m queued) error {
 		q.mu.Unlock()
 		return c.cause()
 	}
-	if m.key != "" && q.replace(m, qs) {
+	if m.key != "" && q.replace(m, qs, c.first.send.MaxBytes) {
 		q.mu.Unlock()
 		c.relieve()
 		return nil
@@ -127,10 +128,13 @@ func (c *Conn) send(m queued) error {
 
 // replace puts m in place of a queued message with the same key. It does not replace the
 // first message, which may be in the act of being written.
-func (q *queue) replace(m queued, qs *queues) bool {
+func (q *queue) replace(m queued, qs *queues, most int64) bool {
 	for i := 1; i < len(q.messages); i++ {
 		if old := &q.messages[i]; old.key == m.key {
 			grown := int64(len(m.msg) - len(old.msg))
+			if grown > 0 && q.bytes+grown > most {
+				return false
+			}
 			m.msg = bytes.Clone(m.msg)
 			*old = m
 			q.bytes += grown

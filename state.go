@@ -24,6 +24,7 @@ type State struct {
 	// Read-only after NewState. Each part has a lock of its own.
 	slots    *slots
 	inFlight *counter
+	asking   *counter // calls of OriginFunc
 	rates    buckets
 	accepted *seen.Memory // credentials that were accepted
 	lately   *seen.Recent // credentials that were accepted lately
@@ -54,6 +55,7 @@ func NewState() *State {
 	s := &State{
 		slots:    newSlots(),
 		inFlight: newCounter(),
+		asking:   newCounter(),
 		rates: buckets{
 			handshakes: keyed.New(tableKeys), networks: keyed.New(tableKeys),
 			clients: keyed.New(tableKeys), subjects: keyed.New(tableKeys),

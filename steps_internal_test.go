@@ -21,7 +21,7 @@ handshake
   ban                           banned
   host                          host
   clear text                    insecure_transport
-  origin                        origin fetch_metadata unavailable in_flight
+  origin                        origin fetch_metadata unavailable handshake_rate in_flight
   subprotocol                   subprotocol
   handshake rate                handshake_rate
   in flight                     in_flight
@@ -48,7 +48,7 @@ sale of a ticket
   ban                           banned
   host                          host
   clear text                    insecure_transport
-  origin                        origin unavailable in_flight
+  origin                        origin unavailable handshake_rate in_flight
   handshake rate                handshake_rate
   in flight                     in_flight
   login                         guessing unauthenticated unavailable

@@ -37,8 +37,10 @@ type Rule struct {
 	// happens then.
 	MaxBytes int64
 
-	// Cost is how many messages the message counts as in Rates. A message whose Cost is above
-	// the burst of a rate never passes. The default, 0, counts as 1. It cannot be Off.
+	// Cost is how many messages a message of this type counts for. It applies to
+	// Rates.Messages, Rates.ClientMessages and Rates.SubjectMessages, and not to the rates of
+	// bytes. A message always exceeds a rate whose burst is less than its Cost. The default,
+	// 0, counts as 1. It cannot be Off.
 	Cost int
 }
 

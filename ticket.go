@@ -187,6 +187,13 @@ func (t *tickets) sell(s *sale, cfg *TicketConfig, now time.Time) bool {
 	return true
 }
 
+// unused reports whether this process has sold a ticket that nobody has presented since.
+func (t *tickets) unused(key string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.sold[key] != nil
+}
+
 func (t *tickets) seen(key string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -266,9 +273,15 @@ func (t *tickets) redeem(ctx context.Context, cfg *TicketConfig, token, from str
 }
 
 // TicketHandler returns a handler that issues one-time tickets. It answers a POST with
-// {"ticket":"…","expires_in":30}. Each ticket is bound to its subject and to the Origin of
-// the POST. The checks of a handshake also run for the POST, except that a POST with neither
-// an Origin nor a cookie passes the check of the origin. A foreign origin gets a 403.
+// {"ticket":"…","expires_in":30}. Each ticket is bound to its subject. If the POST has an
+// Origin, the ticket is also bound to that Origin. If the POST has none, the ticket can be
+// used from every origin that may connect.
+//
+// The handler applies the following to the POST as to a handshake: Shutdown, LoopbackOnly,
+// bans, Hosts, the check for clear text, the check of the origin, Rates.Handshakes, the limits
+// of handshakes in flight, and revocations. It looks at neither the fetch metadata nor the
+// subprotocols nor Caps, and it does not call Attach. A foreign origin gets a 403. A POST with
+// neither an Origin nor a cookie passes the check of the origin.
 // TicketHandler panics without AuthConfig.Tickets.
 //
 // login returns the Principal for the ticket. Its errors count as those of a Verifier. login
@@ -357,7 +370,7 @@ func (a *admission) soldTo() (kind, secret string) {
 	if hasBody(a.r) {
 		return "login", "" // the body may be what the login looks at
 	}
-	return "login", presented(a.r)
+	return "login", a.presented(a.r)
 }
 
 func (a *admission) buyer() (Principal, error) {

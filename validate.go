@@ -98,11 +98,12 @@ type MessageConfig struct {
 	// refuses, and delivers it. OnForbidden does not apply then. The default is false.
 	InsecureReportOnlyForbidden bool
 
-	// Outbound checks each message of Write, Send and SendLatest, once for each connection, and
-	// each message that a handler behind Guard.Wrap sends. Use it to find mistakes of the
-	// application. A message that Outbound refuses is not sent. Write, Send and SendLatest
-	// return an error that wraps that of Outbound. The guard reports a violation, and the client
-	// sees nothing. The default, nil, checks nothing.
+	// Outbound checks every message that Write, Send or SendLatest sends, and every message
+	// that a handler behind Guard.Wrap sends. If the application sends one message to many
+	// connections, Outbound checks it again for each connection. Use it to find mistakes of
+	// the application. A message that Outbound refuses is not sent. Write, Send and SendLatest
+	// return an error that wraps that of Outbound. The guard reports a violation, and the
+	// client sees nothing. The default, nil, checks nothing.
 	Outbound Validator
 }
 

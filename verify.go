@@ -162,8 +162,12 @@ func (a *admission) rejectedAs(try attempt) seen.Key {
 	return a.g.state.rejected.Key(a.policy.id, try.kind, strconv.FormatBool(a.known), who.name, who.prefix.String(), try.secret)
 }
 
-// acceptedBefore reports whether a credential was accepted not long ago.
+// acceptedBefore reports whether a credential was accepted not long ago, or is a ticket that was
+// sold here.
 func (s *State) acceptedBefore(try attempt) bool {
+	if try.kind == "ticket" {
+		return s.tickets.unused(ticketKey(try.secret))
+	}
 	return try.remembers() && s.lately.Look(s.lately.Key(try.kind, try.secret))
 }
 
@@ -190,7 +194,7 @@ func (a *admission) failureBuckets(try attempt) (asked, charged []bucket) {
 		charged = append(charged, bucket{networkKey(t, net, !a.known), rate.times(perNetwork).limit()})
 	}
 	asked = charged
-	if try.secret != "" {
+	if try.remembers() {
 		asked = append(asked[:len(asked):len(asked)], bucket{t.String("credential:" + try.secret), limit})
 	}
 	if a.known {

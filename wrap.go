@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -123,8 +124,9 @@ func (a *admission) offer() wire.Offer {
 // forHandler returns the request that a wrapped handler sees.
 func (a *admission) forHandler(ctx context.Context, offer wire.Offer) *http.Request {
 	m := a.marks
+	m.principals = slices.DeleteFunc(slices.Clone(m.principals), func(f found) bool { return f.by == a.g })
 	if !a.principal.anonymous() {
-		m = m.find(a.g, a.principal)
+		m = m.find(a.g, a.principal, nil)
 	}
 	ctx = context.WithValue(m.in(ctx), valueKey{}, a.value)
 	r := a.stripped.WithContext(ctx)

@@ -144,9 +144,12 @@ type Config struct {
 	// selects none.
 	//
 	// A page that offers only names that are not listed gets a 400, because its browser would
-	// fail the connection. A client without an Origin is admitted without a subprotocol, and so
-	// is every client that offers none. An offer that begins with Auth.Sources.Subprotocol is a
-	// credential and no offer, and an entry of this list must not begin with it.
+	// fail the connection. There is one exception. If the list is empty, Guard.Wrap passes the
+	// offers to its handler, which selects one. A client without an Origin is admitted without
+	// a subprotocol, and so is every client that offers none. Such a client gets a 400 if
+	// Messages.Validators is set and Messages.Validator is nil. An offer that begins with
+	// Auth.Sources.Subprotocol is a credential and no offer, and an entry of this list must
+	// not begin with it.
 	Subprotocols []string
 
 	// Attach prepares a value for the connection, or refuses the handshake. Use it for what
@@ -190,9 +193,11 @@ type Config struct {
 	// events have the level Info, and none of them is left out. The default is slog.Default().
 	Logger *slog.Logger
 
-	// OnEvent is called with every event, on the goroutine that has caused it. It must not
-	// block. The guard recovers a panic of OnEvent, and the Logger has the event nevertheless.
-	// The default, nil, calls nothing.
+	// OnEvent is called with every event, on the goroutine that reports it. For a close event,
+	// that is a goroutine of the guard, and not the goroutine that has ended the connection.
+	// Many goroutines may call OnEvent at the same time. It must not block. The guard recovers
+	// a panic of OnEvent, and the Logger has the event nevertheless. The default, nil, calls
+	// nothing.
 	OnEvent func(audit.Event)
 
 	// State has what several Guards share, such as the counters of connections, of rates and of
