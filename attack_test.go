@@ -266,6 +266,51 @@ func TestAttackPerRequestHeader(t *testing.T) {
 	}
 }
 
+// The header in which an identity proxy says who the client is counts as a credential. Guesses of
+// it are limited, and one that is renewed beside the same cookie is not taken for the one refused.
+func TestAttackIdentityProxyHeaders(t *testing.T) {
+	for _, name := range []string{
+		"Cf-Access-Jwt-Assertion", "Cf-Access-Authenticated-User-Email", "Cf-Access-Client-Id", "X-Amzn-Oidc-Data", "X-Amzn-Oidc-Identity",
+		"X-Amzn-Mtls-Clientcert", "X-Goog-Iap-Jwt-Assertion", "X-Goog-Authenticated-User-Email", "X-Forwarded-User", "X-Forwarded-Email",
+		"X-Forwarded-Client-Cert", "X-Forwarded-Access-Token", "X-Auth-Request-User", "X-Ms-Client-Principal", "X-Ms-Token-Aad-Access-Token",
+		"X-Ssl-Client-Cert", "Client-Cert", "Remote-User", "X-Remote-User", "X-Webauth-User", "X-Authentik-Username", "X-Api-Key",
+		"X-Vouch-User", "X-Pomerium-Jwt-Assertion", "X-Userinfo", "X-Tailscale-User-Login", "Tailscale-User-Login",
+	} {
+		t.Run(name, func(t *testing.T) {
+			var calls atomic.Int64
+			e := newEnv(t, wsguard.Config{Auth: wsguard.AuthConfig{Authenticate: func(r *http.Request) (wsguard.Principal, error) {
+				calls.Add(1)
+				if r.Header.Get(name) != "alice" {
+					return wsguard.Principal{}, wsguard.ErrNoCredential
+				}
+				return wsguard.Principal{Subject: "alice"}, nil
+			}}})
+			try := func(who string) int {
+				r := httptest.NewRequest("GET", "/ws", nil)
+				r.Header, r.TLS = header(name, who, "Cookie", "theme=dark"), &tls.ConnectionState{}
+				code, _ := attackPiece(e.g, r)
+				return code
+			}
+			if code := try("expired"); code == 200 {
+				t.Fatal(code)
+			}
+			if code := try("alice"); code != 200 {
+				t.Errorf("alice, whose header was renewed: %d", code)
+			}
+			before := calls.Load()
+			for i := range 1000 {
+				try(fmt.Sprint("guess ", i))
+			}
+			if n := calls.Load() - before; n > 300 {
+				t.Errorf("%d of 1000 guesses were tried", n)
+			}
+			if code := try("alice"); code != 200 {
+				t.Errorf("alice, accepted before, behind the address of one who guesses: %d", code)
+			}
+		})
+	}
+}
+
 // A revoked subject does not pass the piece.
 func TestAttackRevokedPassesPiece(t *testing.T) {
 	e := newEnv(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify}})

@@ -110,6 +110,11 @@ var analytics = []string{"_ga", "_gid=", "_gat", "_gcl_", "_fbp=", "_fbc=", "_hj
 
 // isPlainHeader reports whether a header is no credential.
 func isPlainHeader(name string) bool {
+	for _, prefix := range identityHeaders {
+		if strings.HasPrefix(name, prefix) {
+			return false
+		}
+	}
 	for _, prefix := range []string{"Accept", "Sec-", "Content-", "If-", "Cf-", "X-Amz-Cf-", "X-Amzn-", "X-B3-", "X-Envoy-"} {
 		if strings.HasPrefix(name, prefix) {
 			return true
@@ -117,6 +122,10 @@ func isPlainHeader(name string) bool {
 	}
 	return plainHeaders[name]
 }
+
+// identityHeaders has the beginnings of the headers in which a content delivery network or a load
+// balancer says who the client is. Their names begin like those of its other headers.
+var identityHeaders = []string{"Cf-Access-", "Cf-Cert-", "X-Amzn-Ava-", "X-Amzn-Mtls-", "X-Amzn-Oidc-"}
 
 // plainHeaders has the headers that browsers, proxies and content delivery networks send, many
 // of them with another value in each request.

@@ -387,8 +387,8 @@ func TestImpossibleTakesArePenalisedForNothing(t *testing.T) {
 			t.Fatal("more than the burst")
 		}
 	}
-	if st := tab.Stats(now); st.Keys != 20_000 || st.Penalised < 19_000 {
-		t.Errorf("%+v, want 20,000 keys, nearly all penalised", st)
+	if st := tab.Stats(now); st.Keys < 19_990 || st.Penalised < 19_000 { // by chance both sets of a key may be full
+		t.Errorf("%+v, want about 20,000 keys, nearly all penalised", st)
 	}
 }
 
