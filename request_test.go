@@ -287,7 +287,7 @@ func heap() int {
 // T18: the longest list of subprotocols does not stay with the one that was chosen.
 func TestRequestMemorySubprotocols(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	const n = 150
+	const n = 50
 	e := serveWith(t, wsguard.Config{
 		Subprotocols: []string{"chat"}, Caps: wsguard.CapConfig{MaxConnsPerClient: wsguard.Off},
 		Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: wsguard.Off}, MaxInFlightPerClient: wsguard.Off},
@@ -302,13 +302,19 @@ func TestRequestMemorySubprotocols(t *testing.T) {
 		return heap() - before
 	}
 	open("chat")
-	little, long := open("chat"), open("chat, "+strings.Repeat("x", 11<<10))
+	var more []int
+	for range 5 {
+		little, long := open("chat"), open("chat, "+strings.Repeat("x", 11<<10))
+		t.Logf("%d bytes for each connection with a short list, %d with a long one", little/n, long/n)
+		more = append(more, (long-little)/n)
+	}
 	for _, c := range conns {
 		bye(c)
 	}
 	e.idle()
-	if long-little > n*(11<<10)/2 {
-		t.Errorf("%d bytes for each connection with a short list, %d with a long one", little/n, long/n)
+	// What an earlier test has left may be freed in any round, so the median counts.
+	if slices.Sort(more); more[2] > (11<<10)/2 {
+		t.Errorf("a long list costs %d bytes more for each connection", more)
 	}
 }
 
