@@ -105,7 +105,7 @@ type admission struct {
 	known       bool     // the origin is right, so no foreign page has caused the request; false for InsecureAnyOrigin
 	paid        bool     // the client was charged for the handshake
 	lately      seen.Key // what the request presents, if the client was not charged
-	selling     bool     // a ticket is to be sold
+	selling     bool     // the request buys a ticket
 	ownPage     bool     // a page of a listed origin sends the request
 	subprotocol string
 	sought      bool // cred and credErr are set

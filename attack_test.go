@@ -849,7 +849,6 @@ func TestAttackStressPieces(t *testing.T) {
 	e.idle()
 	t.Log(got)
 	// Nothing is held: the places in flight are all there.
-	time.Sleep(50 * time.Millisecond)
 	e.reconfigure(conf(mk, func(c *wsguard.Config) {
 		c.Origins = []string{appOrigin}
 		c.Rates.MaxInFlight = 1

@@ -135,7 +135,7 @@ func TestClientBehindNAT64(t *testing.T) {
 		f.want(101, "192.0.2.9, 64:ff9b::10.0.0.1")
 		f.want(429, "192.0.2.9, 64:ff9b::10.0.0.1")
 		f.want(101, "192.0.2.9")
-		// A prefix beside it is an ordinary /64.
+		// 64:ff9b:1::/48, the next one, is no NAT64: one client is one /64.
 		f.want(101, "64:ff9b:1::1")
 		f.want(429, "64:ff9b:1::2")
 	})

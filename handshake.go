@@ -174,8 +174,7 @@ func (e *endpointPolicy) callAttach(r *http.Request, p Principal) (value any, er
 // detached returns the copy of a request that Attach gets after the handshake's handler has
 // returned. The copy has no context values, because routers reuse them for other users. It
 // has no credentials, which the header custom may have, and no headers of the hop or of the
-// handshake. It shares no memory
-// with the parts that it leaves out.
+// handshake. It shares no memory with the parts that it leaves out.
 func detached(r *http.Request, custom string) *http.Request {
 	kept := *r
 	kept.Method, kept.Proto, kept.Host = strings.Clone(r.Method), strings.Clone(r.Proto), strings.Clone(r.Host)

@@ -15,7 +15,7 @@ import (
 	"github.com/wsguard/wsguard/reason"
 )
 
-// nextPing reads a frame, which is to be a ping.
+// nextPing reads a frame and fails the test unless it is a ping.
 func nextPing(t *testing.T, c *wstest.Client) (payload []byte, at time.Time) {
 	t.Helper()
 	f, err := c.ReadFrame()

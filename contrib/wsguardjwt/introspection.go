@@ -21,8 +21,8 @@ import (
 )
 
 // IntrospectionConfig says how opaque tokens are verified, by asking the authorization server
-// about them (RFC 7662). Endpoint, Audience, ClientID and ClientSecret are required. The zero
-// value of every other field is its default.
+// about them (RFC 7662). Endpoint, Audience, ClientID and ClientSecret are required, unless their
+// comments say otherwise. The zero value of every other field is its default.
 type IntrospectionConfig struct {
 	// Endpoint is the URL of the introspection endpoint, which the metadata of the
 	// authorization server calls introspection_endpoint. It must be an https URL, or an http
@@ -96,7 +96,7 @@ type IntrospectionConfig struct {
 
 	// Principal, if set, decides about a token that is active. claims is the answer, such as
 	// client_id and username. p is the Principal that Verify would return. Principal may
-	// change p, but the guard takes the earlier of the two Expires. Numbers among the claims
+	// change p, but Verify returns the earlier of the two Expires. Numbers among the claims
 	// are json.Number. An error refuses the token, as wsguard.Verifier says. The result is
 	// used again for CacheTTL. The default, nil, returns p.
 	Principal func(ctx context.Context, claims map[string]any, p wsguard.Principal) (wsguard.Principal, error)
@@ -183,12 +183,8 @@ func NewIntrospection(cfg IntrospectionConfig) (*Introspection, error) {
 		cfg.Logger = slog.Default()
 	}
 	return &Introspection{
-		cfg: cfg,
-		client: &http.Client{
-			Transport: cfg.Transport,
-			// The URL of a redirect has not been checked, and would get the token.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
+		cfg:      cfg,
+		client:   newClient(cfg.Transport),
 		calls:    make(chan struct{}, cfg.MaxCalls),
 		active:   recent[answer]{most: maxAnswers},
 		inactive: recent[time.Time]{most: maxAnswers},
@@ -218,28 +214,11 @@ func (cfg *IntrospectionConfig) resolveClient(fault func(field string, value any
 }
 
 func (cfg *IntrospectionConfig) resolveBounds(fault func(field string, value any, reason string)) {
-	bound := func(d *time.Duration, field string, byDefault, most time.Duration) {
-		switch {
-		case *d == 0:
-			*d = byDefault
-		case *d == wsguard.Off:
-			*d = 0
-		case *d < 0 || *d > most:
-			fault(field, *d, "must be at most "+most.String())
-		}
-	}
-	bound(&cfg.CacheTTL, "CacheTTL", time.Minute, time.Hour)
-	bound(&cfg.MaxAge, "MaxAge", time.Hour, 24*time.Hour)
-	bound(&cfg.Leeway, "Leeway", 10*time.Second, maxLeeway)
-	positive := func(n *int, field string, byDefault int) {
-		if *n == 0 {
-			*n = byDefault
-		} else if *n < 0 {
-			fault(field, *n, "must be positive")
-		}
-	}
-	positive(&cfg.MaxTokenBytes, "MaxTokenBytes", 8<<10)
-	positive(&cfg.MaxCalls, "MaxCalls", 32)
+	bound(fault, &cfg.CacheTTL, "CacheTTL", time.Minute, time.Hour)
+	bound(fault, &cfg.MaxAge, "MaxAge", time.Hour, 24*time.Hour)
+	bound(fault, &cfg.Leeway, "Leeway", 10*time.Second, maxLeeway)
+	positive(fault, &cfg.MaxTokenBytes, "MaxTokenBytes", 8<<10)
+	positive(fault, &cfg.MaxCalls, "MaxCalls", 32)
 }
 
 // Verify is a wsguard.Verifier. The error of a token that is refused wraps

@@ -77,13 +77,18 @@ type publicKey struct {
 	key    jwt.VerificationKey
 }
 
+// newClient returns a client that follows no redirect. The URL of a redirect has not been
+// checked, and would get the token of an introspection.
+func newClient(t http.RoundTripper) *http.Client {
+	return &http.Client{
+		Transport:     t,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
 func newRemote(cfg Config) *remote {
 	r := &remote{
-		client: &http.Client{
-			Transport: cfg.Transport,
-			// The URL of a redirect has not been checked.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
+		client:   newClient(cfg.Transport),
 		url:      cfg.JWKSURL,
 		insecure: cfg.InsecureAllowHTTP,
 		algs:     cfg.Algorithms,

@@ -207,7 +207,7 @@ func describe(p *wsguard.Principal, claims jwt.MapClaims, sessionClaim string) (
 }
 
 // timesFit returns nil if the token is valid now. Expires of p is set, and IssuedAt is not. An
-// error of timesFit says that the token is genuine, so the caller has checked everything else.
+// untimely error says that the token is genuine, so the caller has checked everything else.
 // Expires has no leeway, because the connection ends then.
 func timesFit(p *wsguard.Principal, claims jwt.MapClaims, leeway time.Duration) error {
 	now := time.Now()

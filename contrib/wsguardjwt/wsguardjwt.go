@@ -45,8 +45,8 @@ import (
 	"github.com/wsguard/wsguard"
 )
 
-// Config says which tokens are accepted. Issuer and Audience are required. The zero value of
-// every other field is its default. Without Keys and JWKSURL, the Verifier discovers the keys
+// Config says which tokens are accepted. Issuer is required, and so is Audience unless
+// CognitoClientIDs is set. The zero value of every other field is its default. Without Keys and JWKSURL, the Verifier discovers the keys
 // of the Issuer (OpenID Connect Discovery 1.0).
 type Config struct {
 	// Issuer is the iss claim that a token must have. It is compared to the letter. If the
@@ -138,9 +138,10 @@ type Config struct {
 	MaxTokenBytes int
 
 	// Principal, if set, decides about a token that is valid. p is the Principal that Verify
-	// would return. Its Subject is the claim sub, its Scopes come from scope or scp, its
-	// Expires is exp, and its IssuedAt is iat. Principal may change p, but the guard takes
-	// the earlier of the two Expires. Numbers among the claims are json.Number. An error
+	// would return. Its Subject is the claim sub, after the tid and a slash if Issuer is a
+	// template. Its SessionID comes from SessionClaim, its Scopes come from scope or scp, its
+	// Expires is exp, and its IssuedAt is iat. Principal may change p, but Verify returns the
+	// earlier of the two Expires. Numbers among the claims are json.Number. An error
 	// refuses the token, as wsguard.Verifier says. The default, nil, returns p.
 	Principal func(ctx context.Context, claims map[string]any, p wsguard.Principal) (wsguard.Principal, error)
 
@@ -209,23 +210,33 @@ func (cfg *Config) resolveAlgorithms(fault func(field string, value any, reason 
 	return family, known
 }
 
-func (cfg *Config) resolveBounds(fault func(field string, value any, reason string)) {
+// bound resolves a duration: 0 is its default, Off is none, and most is the most.
+func bound(fault func(field string, value any, reason string), d *time.Duration, field string, byDefault, most time.Duration) {
 	switch {
-	case cfg.Leeway == 0:
-		cfg.Leeway = 10 * time.Second
-	case cfg.Leeway == wsguard.Off:
-		cfg.Leeway = 0
-	case cfg.Leeway < 0 || cfg.Leeway > maxLeeway:
-		fault("Leeway", cfg.Leeway, "must be at most 30s")
+	case *d == 0:
+		*d = byDefault
+	case *d == wsguard.Off:
+		*d = 0
+	case *d < 0 || *d > most:
+		fault(field, *d, "must be at most "+most.String())
 	}
+}
+
+// positive resolves a number that cannot be Off. 0 is its default.
+func positive(fault func(field string, value any, reason string), n *int, field string, byDefault int) {
+	if *n == 0 {
+		*n = byDefault
+	} else if *n < 0 {
+		fault(field, *n, "must be positive")
+	}
+}
+
+func (cfg *Config) resolveBounds(fault func(field string, value any, reason string)) {
+	bound(fault, &cfg.Leeway, "Leeway", 10*time.Second, maxLeeway)
 	if cfg.SessionClaim == "" {
 		cfg.SessionClaim = "sid"
 	}
-	if cfg.MaxTokenBytes == 0 {
-		cfg.MaxTokenBytes = 8 << 10
-	} else if cfg.MaxTokenBytes < 0 {
-		fault("MaxTokenBytes", cfg.MaxTokenBytes, "must be positive")
-	}
+	positive(fault, &cfg.MaxTokenBytes, "MaxTokenBytes", 8<<10)
 	if cfg.MaxKeyAge == 0 {
 		cfg.MaxKeyAge = time.Hour
 	} else if cfg.MaxKeyAge < 5*time.Minute || cfg.MaxKeyAge > 24*time.Hour {

@@ -12,24 +12,26 @@ import (
 	"testing"
 	"time"
 
+	coder "github.com/coder/websocket"
 	"github.com/gorilla/websocket"
 
 	"github.com/wsguard/wsguard/internal/wire"
 	"github.com/wsguard/wsguard/internal/wstest"
 )
 
-// FuzzFrames gives the same bytes to the engine, in pieces, and to gorilla. Both must read the
-// same messages, and come to the same end: a close frame with the same code and reason, a
-// refusal, or a stream that is not over. internal/wire does this with coder/websocket.
+// FuzzFrames gives the same bytes to the engine, in pieces, and to coder/websocket and gorilla.
+// All must read the same messages, and come to the same end: a close frame with the same code and
+// reason, a refusal, or a stream that is not over.
 //
-// The documented differences are these. The engine refuses what gorilla reads:
+// The documented differences are these. The engine refuses what others read:
 //   - a length that is not minimal (RFC 6455 §5.2);
-//   - a close frame with a payload of one byte (§5.5.1);
 //   - a text that is not UTF-8, if it does not come in one piece (§8.1); what comes in one piece
-//     is left to the guard's judge.
+//     is left to the guard's judge;
+//   - a close reason that is not UTF-8 (§5.5.1), which coder/websocket reads;
+//   - a close frame with a payload of one byte (§5.5.1), which gorilla reads.
 //
 // gorilla refuses the close code 1014, which the registry of IANA has (§11.7). The engine
-// refuses a header before it is whole, as soon as its fault has come. gorilla waits for the
+// refuses a header before it is whole, as soon as its fault has come. The others wait for the
 // rest.
 func FuzzFrames(f *testing.F) {
 	for _, b := range frameSeeds() {
@@ -39,19 +41,27 @@ func FuzzFrames(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, piece byte, b []byte) {
 		ours, fault := engineReads(t, b, int(piece))
+		strict := fault.Fault == wire.FaultUTF8 || fault.Detail == "length not minimal"
+		compare(t, b, ours, fault, "coder/websocket", coderReads(t, b), strict || fault.Fault == wire.FaultReason, false)
 		theirs := gorillaReads(t, b)
-		stricter := fault.Fault == wire.FaultUTF8 || fault.Detail == "length not minimal" || fault.Detail == "close frame of one byte"
-		early := ours.end == refused && theirs.end == more
 		code := fault.Fault == wire.FaultClosed && fault.Code == 1014 && theirs.end == refused
-		n := len(ours.messages)
-		if n > len(theirs.messages) || !stricter && n < len(theirs.messages) ||
-			!slices.EqualFunc(ours.messages, theirs.messages[:n], bytes.Equal) {
-			t.Fatalf("the engine reads %d messages, and gorilla %d, of %x", n, len(theirs.messages), b)
-		}
-		if ours.end != theirs.end && !stricter && !early && !code {
-			t.Fatalf("the engine: %s (%v); gorilla: %s, of %x", ours.end, fault, theirs.end, b)
-		}
+		compare(t, b, ours, fault, "gorilla", theirs, strict || fault.Detail == "close frame of one byte", code)
 	})
+}
+
+// compare fails the test if the engine and a library read b in different ways. The engine may be
+// stricter, and the library may refuse a code of a close frame that the engine takes.
+func compare(t *testing.T, b []byte, ours reading, fault *wire.Error, library string, theirs reading, stricter, code bool) {
+	t.Helper()
+	early := ours.end == refused && theirs.end == more
+	n := len(ours.messages)
+	if n > len(theirs.messages) || !stricter && n < len(theirs.messages) ||
+		!slices.EqualFunc(ours.messages, theirs.messages[:n], bytes.Equal) {
+		t.Fatalf("the engine reads %d messages, and %s %d, of %x", n, library, len(theirs.messages), b)
+	}
+	if ours.end != theirs.end && !stricter && !early && !code {
+		t.Fatalf("the engine: %s (%v); %s: %s, of %x", ours.end, fault, library, theirs.end, b)
+	}
 }
 
 // reading is what becomes of a stream.
@@ -67,37 +77,7 @@ const (
 
 func closedWith(code int, why string) string { return fmt.Sprintf("closed with %d %q", code, why) }
 
-// script is a net.Conn from which a stream comes in pieces. What is written to it is lost.
-type script struct {
-	net.Conn
-	b     []byte
-	piece int // 0: everything at once
-	over  bool
-}
-
-var errScript = errors.New("the stream is not over")
-
-func (s *script) Read(p []byte) (int, error) {
-	if len(s.b) == 0 {
-		s.over = true
-		return 0, errScript
-	}
-	n := len(s.b)
-	if s.piece > 0 {
-		n = min(n, s.piece)
-	}
-	n = copy(p, s.b[:n])
-	s.b = s.b[n:]
-	return n, nil
-}
-
-func (s *script) Write(p []byte) (int, error)      { return len(p), nil }
-func (s *script) Close() error                     { return nil }
-func (s *script) SetDeadline(time.Time) error      { return nil }
-func (s *script) SetReadDeadline(time.Time) error  { return nil }
-func (s *script) SetWriteDeadline(time.Time) error { return nil }
-
-// hijacked is a ResponseWriter whose connection is a script.
+// hijacked is a ResponseWriter whose connection is a Script.
 type hijacked struct {
 	nc     net.Conn
 	header http.Header
@@ -133,7 +113,7 @@ func (d *frameDoor) Failed(e *wire.Error) error {
 }
 
 func engineReads(t *testing.T, b []byte, piece int) (r reading, fault *wire.Error) {
-	c, _, err := wire.Hijack(&hijacked{&script{b: slices.Clone(b), piece: piece}, http.Header{}}, &wire.Config{
+	c, _, err := wire.Hijack(&hijacked{&wstest.Script{Stream: slices.Clone(b), Piece: piece}, http.Header{}}, &wire.Config{
 		WriteTimeout: time.Second, CloseGrace: time.Second, Linger: time.Second, Endings: make(chan struct{}, 1),
 	})
 	if err != nil {
@@ -164,8 +144,36 @@ func engineReads(t *testing.T, b []byte, piece int) (r reading, fault *wire.Erro
 	return r, d.fault
 }
 
+func coderReads(t *testing.T, b []byte) (r reading) {
+	nc := &wstest.Script{Stream: slices.Clone(b)}
+	c, err := coder.Accept(&hijacked{nc, http.Header{}}, &http.Request{Method: http.MethodGet, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{
+		"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="},
+	}}, &coder.AcceptOptions{InsecureSkipVerify: true, CompressionMode: coder.CompressionDisabled})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.CloseNow()
+	c.SetReadLimit(-1)
+	for {
+		typ, msg, err := c.Read(context.Background())
+		var closed coder.CloseError
+		switch {
+		case err == nil:
+			r.messages = append(r.messages, append([]byte{byte(typ)}, msg...))
+			continue
+		case errors.As(err, &closed):
+			r.end = closedWith(int(closed.Code), closed.Reason)
+		case nc.Over:
+			r.end = more
+		default:
+			r.end = refused
+		}
+		return r
+	}
+}
+
 func gorillaReads(t *testing.T, b []byte) (r reading) {
-	nc := &script{}
+	nc := &wstest.Script{}
 	u := websocket.Upgrader{CheckOrigin: func(*http.Request) bool { return true }}
 	c, err := u.Upgrade(&hijacked{nc, http.Header{}}, &http.Request{Method: http.MethodGet, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{
 		"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="},
@@ -173,7 +181,7 @@ func gorillaReads(t *testing.T, b []byte) (r reading) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nc.b = slices.Clone(b)
+	nc.Stream = slices.Clone(b)
 	for {
 		typ, msg, err := c.ReadMessage()
 		var closed *websocket.CloseError
@@ -183,7 +191,7 @@ func gorillaReads(t *testing.T, b []byte) (r reading) {
 			continue
 		case errors.As(err, &closed):
 			r.end = closedWith(closed.Code, closed.Text)
-		case nc.over:
+		case nc.Over:
 			r.end = more
 		default:
 			r.end = refused

@@ -19,7 +19,7 @@ func benchConfig() Config {
 // endless is a net.Conn from which the same frame comes with every Read. What is written to it
 // is lost.
 type endless struct {
-	script
+	wstest.Script
 	frame []byte
 }
 

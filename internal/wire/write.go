@@ -243,7 +243,7 @@ func (c *Conn) answersOurs(n uint32) bool {
 	return true
 }
 
-// answersTheirs takes a pong that goes on to the wrapped handler.
+// answersTheirs notes a pong to a ping of the wrapped handler. The pong goes on to the handler.
 func (c *Conn) answersTheirs() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
