@@ -237,7 +237,7 @@ func (a *admission) judgeOrigin(check func(page, *http.Request) error) error {
 // nothing. A request that a foreign page has sent is charged to a bucket of its own.
 func (a *admission) askOrigin() error {
 	if a.origin.none {
-		a.ownPage, a.known = a.ownPageInFront(), a.knownInFront()
+		a.ownPage, a.known = a.inFront()
 		return nil
 	}
 	p, err := a.pageOf()
@@ -413,7 +413,7 @@ func (a *admission) takeSubjectSlot() error {
 	case a.principal.anonymous():
 		return a.reportOver(a.lease.anonymous(a.caps))
 	}
-	if err := a.returnTicket(a.reportOver(a.lease.bind(a.principal.Subject, a.caps, a.caps.ReplaceOldest))); err != nil {
+	if err := a.returnTicket(a.reportOver(a.lease.bind(a.principal.Subject, a.caps))); err != nil {
 		return err
 	}
 	if a.conn != nil {
@@ -431,7 +431,7 @@ func (a *admission) takeKnownSubjectSlot() error {
 	if a.caps.ReplaceOldest {
 		return nil // the Guard behind knows what to replace
 	}
-	return a.reportOver(a.lease.bind(p.Subject, a.caps, false))
+	return a.reportOver(a.lease.bind(p.Subject, a.caps))
 }
 
 // replaceOldest ends the oldest connection of the subject, if the newcomer has taken its place.

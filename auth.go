@@ -295,8 +295,8 @@ type AuthConfig struct {
 	// VerifyTimeout is how long one call of a hook may take. The hooks are Verifier,
 	// Authenticate, Revalidate, MessageConfig.Authorize, Config.OriginFunc, the login of
 	// Guard.TicketHandler, the hooks of FirstMessage, and the methods of a ticket Store. The
-	// default is 5 s. It cannot be Off. A call that takes longer counts as a failure of the application. A request gets a
-	// 503, an open connection is closed with 1013, and Refresh returns an error.
+	// default is 5 s. It cannot be Off. A call that takes longer counts as a failure of the
+	// application. A request gets a 503, an open connection is closed with 1013, and Refresh returns an error.
 	//
 	// For Config.Attach, only the context of its request ends after VerifyTimeout. The guard
 	// still waits until Attach returns.
@@ -381,9 +381,9 @@ func newAuthRule(cfg AuthConfig, f *faults) authRule {
 type Authenticator struct{ g *Guard }
 
 // NewAuthenticator returns an Authenticator that can stand in front of any handler. It uses the
-// fields Auth, LoopbackOnly, Proxies, Logger, OnEvent and State of cfg. TokenSources.FirstMessage and Tickets
-// need a Guard and are errors here. An Authenticator that is returned with an error refuses
-// every request.
+// fields Auth, LoopbackOnly, Proxies, Logger, OnEvent and State of cfg. TokenSources.FirstMessage
+// and Tickets need a Guard and are errors here. An Authenticator that is returned with an error
+// refuses every request.
 func NewAuthenticator(cfg Config) (*Authenticator, error) {
 	var f faults
 	p := alone(cfg, &f)

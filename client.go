@@ -189,7 +189,7 @@ func (a *admission) noticeUnnamed() {
 	if a.client.name != "" || a.r.Method != http.MethodPost && !wire.HasToken(a.r.Header, "Upgrade", "websocket") {
 		return
 	}
-	if peer, _, err := clientip.Peer(a.r.RemoteAddr); err != nil || peer != a.client.addr || !proxies.PeerTrusted(a.r) {
+	if peer, _, err := clientip.Peer(a.r.RemoteAddr); err != nil || peer != a.client.addr || !proxies.Trusts(peer) {
 		return
 	}
 	if proxies.NamesClient(a.r) || !a.g.unnamed.due() {

@@ -211,9 +211,9 @@ func (c *Conn) bounded(detail string) (stop func()) {
 // "Bearer " in front.
 //
 // The guard answers connection_init with connection_ack when it has accepted the token. It
-// answers a ping that comes before connection_init with a pong. A connection_init without the member, or with
-// null in it, presents no credential. Any other message refuses the connection. Messages must
-// be strict JSON.
+// answers a ping that comes before connection_init with a pong. A connection_init without the
+// member, or with null in it, presents no credential. Any other message refuses the connection.
+// Messages must be strict JSON.
 //
 // List graphql-transport-ws in Config.Subprotocols, and use reason.GraphQL for
 // Config.CloseCodes. The application gets the messages that follow connection_init.

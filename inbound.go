@@ -130,7 +130,7 @@ func (in *inbound) judged(m *wire.Message) (v wire.Verdict, wait time.Duration, 
 	if m.Held {
 		now = time.Now()
 	}
-	in.rule = anyKind
+	in.rule, in.err = anyKind, nil // a check that was asked ahead may have left an error
 	for i := range messageChecks {
 		switch check := &messageChecks[i]; {
 		case check.ok(in, now):
@@ -388,9 +388,9 @@ func (in *inbound) warn() error {
 func (in *inbound) authorize() error {
 	p := in.c.who.principal.Load()
 	if in.rule == noKind {
-		// OnInvalid only reports a message of an unknown type. Such a message has no
-		// scope, so no principal may send it.
-		return fmt.Errorf("%w: of an unknown type", ErrForbidden)
+		// ReportOnly has let a message of an unknown type pass. Such a message has no scope, so
+		// no principal may send it.
+		return fmt.Errorf("%w: of an unknown type", reason.Forbidden)
 	}
 	if scope := in.rule.Scope; scope != "" && !slices.Contains(p.Scopes, scope) {
 		return fmt.Errorf("%w: needs scope %q", reason.Forbidden, scope)

@@ -101,9 +101,9 @@ func (l *Lease) lock() (s *slots, unlock func()) {
 
 // bind counts the lease for a subject as well. It does nothing if the lease is bound to that
 // subject already, or if subject is "", which is anonymous. If the subject has as many
-// connections as it may have, and replace is true, the lease may replace the oldest of them.
+// connections as it may have, and cfg has ReplaceOldest, the lease may replace the oldest of them.
 // replaceOldest does that.
-func (l *Lease) bind(subject string, cfg CapConfig, replace bool) (over error) {
+func (l *Lease) bind(subject string, cfg CapConfig) (over error) {
 	s, unlock := l.lock()
 	defer unlock()
 	if subject == "" || l.subject == subject || l.released {
@@ -115,7 +115,7 @@ func (l *Lease) bind(subject string, cfg CapConfig, replace bool) (over error) {
 		p = &party{}
 	}
 	if cfg.MaxConnsPerSubject > 0 && len(p.leases) >= cfg.MaxConnsPerSubject {
-		if replace && !cfg.ReportOnly && p.mayReplace() {
+		if cfg.ReplaceOldest && !cfg.ReportOnly && p.mayReplace() {
 			p.replacing = l
 		} else if over = deny(reason.MaxSubjectConns, ""); !cfg.ReportOnly {
 			return over
@@ -161,7 +161,7 @@ func (l *Lease) replaceOldest() *Conn {
 // unbind ends that the lease counts for its subject. The caller holds slots.mu.
 func (l *Lease) unbind() {
 	p := l.slots.subjects[l.subject]
-	if l.subject == "" || p == nil {
+	if p == nil {
 		return
 	}
 	if p.replacing == l {

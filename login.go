@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/wsguard/wsguard/internal/wire"
-	"github.com/wsguard/wsguard/reason"
 )
 
 // A login is the application's own way to tell who sends a request: the login of
@@ -22,7 +21,7 @@ func (a *admission) loginCounts() bool {
 	}
 	program := len(a.r.Header["Origin"]) == 0 || a.r.Header["Origin"][0] == ""
 	if a.origin.none { // a piece that stands alone needs an origin check in front
-		program = program && slices.ContainsFunc(a.marks.passed, func(m mark) bool { return m.step == stepOrigin && m.known && m.holds(a.scopeOf(a.r)) })
+		program = program && slices.ContainsFunc(a.marks.passed, func(m mark) bool { return m.step == stepOrigin })
 	}
 	return program && a.known && len(a.r.Header["Cookie"]) == 0
 }
@@ -30,9 +29,7 @@ func (a *admission) loginCounts() bool {
 // logIn asks a login who sends the request.
 func (a *admission) logIn(login func(*http.Request) (Principal, error)) (Principal, error) {
 	if !a.loginCounts() {
-		d := deny(reason.Unauthenticated, "a login counts only with a listed Origin")
-		d.blameless = true
-		return Principal{}, d
+		return Principal{}, innocent("a login counts only with a listed Origin")
 	}
 	s := a.g.state
 	try := attempt{kind: "login", secret: a.presented(a.r), forgets: hasBody(a.r), budget: s.rates.failures, waits: true}

@@ -61,8 +61,8 @@ func (o *originRule) opaque() string {
 
 // NewOriginCheck returns a check of the Origin header and the fetch metadata. It uses the
 // fields Origins, SameOrigin, InsecureSameOrigin, InsecureAnyOrigin, OriginFunc,
-// AllowMissingOrigin, InsecureReportOnlyOrigins, Hosts, LoopbackOnly, Proxies, Logger and
-// OnEvent of cfg. It returns an error if one of them has a fault. A RequestCheck that is
+// AllowMissingOrigin, InsecureReportOnlyOrigins, Hosts, LoopbackOnly, Proxies, Logger, OnEvent
+// and State of cfg. It returns an error if one of them has a fault. A RequestCheck that is
 // returned with an error refuses every request.
 func NewOriginCheck(cfg Config) (*RequestCheck, error) {
 	var f faults

@@ -45,9 +45,10 @@ func (g *Guard) Pieces() Pieces {
 	return p
 }
 
-// RequestCheck checks a request's origin, host or transport. It charges no rate and reserves
-// no slot. A check of the origin with an OriginFunc takes a place of RateConfig.MaxInFlight
-// during the call. [NewOriginCheck], [NewHostCheck] and [NewTLSCheck] make one that stands
+// RequestCheck checks a request's origin, host or transport. It reserves no slot, and charges no
+// rate. A check of the origin with an OriginFunc is different: from [Guard.Pieces] it charges the
+// call to Rates.Handshakes, and each takes a place of RateConfig.MaxInFlight during the call.
+// [NewOriginCheck], [NewHostCheck] and [NewTLSCheck] make one that stands
 // alone, and [Guard.Pieces] returns those of a Guard. Many goroutines may use it at the same
 // time.
 type RequestCheck struct {
@@ -89,7 +90,7 @@ func (c *RequestCheck) steps() []step {
 // Check returns nil if r passes. Otherwise it returns an error that wraps reason.Origin,
 // reason.FetchMetadata, reason.Host or reason.InsecureTransport. With Config.LoopbackOnly the
 // error may also wrap reason.ClientAddress. With an OriginFunc it may also wrap
-// reason.Unavailable or reason.InFlight.
+// reason.Unavailable, reason.HandshakeRate or reason.InFlight.
 func (c *RequestCheck) Check(r *http.Request) error {
 	a := c.g.endpoint.admission(r)
 	a.marks.passed = nil // it judges r anew
@@ -227,8 +228,9 @@ func (a *admission) found() (Principal, bool) {
 func (a *admission) pass(r *http.Request, steps ...string) marks {
 	m := a.marks
 	m.passed = slices.DeleteFunc(slices.Clone(m.passed), func(old mark) bool { return old.by == a.g && slices.Contains(steps, old.step) })
+	now := a.scopeOf(r)
 	for _, step := range steps {
-		m.passed = append(m.passed, mark{a.g, step, a.scopeOf(r), a.known, a.ownPage})
+		m.passed = append(m.passed, mark{a.g, step, now, a.known, a.ownPage})
 	}
 	return m
 }
@@ -247,35 +249,22 @@ func (m marks) in(ctx context.Context) context.Context {
 // on returns r with the marks.
 func (m marks) on(r *http.Request) *http.Request { return r.WithContext(m.in(r.Context())) }
 
-// ownPageInFront reports whether the origin checks in front of a piece that stands alone have
-// found a page of an allowed origin. There must be at least one, and each must allow it.
-func (a *admission) ownPageInFront() bool {
-	own, now := false, a.scopeOf(a.r)
+// inFront returns what the origin checks in front of a piece that stands alone say: whether a page
+// of an allowed origin sends the request, and whether no foreign page does. Each of them must say
+// so. Without one, only a request without an Origin is known.
+func (a *admission) inFront() (own, known bool) {
+	checked, now := false, a.scopeOf(a.r)
+	own, known = true, true
 	for _, m := range a.marks.passed {
 		if m.step == stepOrigin {
-			if !m.own || !m.holds(now) {
-				return false
-			}
-			own = true
+			holds := m.holds(now)
+			checked, own, known = true, own && m.own && holds, known && m.known && holds
 		}
 	}
-	return own
-}
-
-// knownInFront reports whether no foreign page sends a request to a piece that stands alone. The
-// origin checks in front say so. Without one, only a request without an Origin is known.
-func (a *admission) knownInFront() bool {
-	known := len(a.r.Header["Origin"]) == 0
-	now := a.scopeOf(a.r)
-	for _, m := range a.marks.passed {
-		if m.step == stepOrigin {
-			if !m.known || !m.holds(now) {
-				return false
-			}
-			known = true
-		}
+	if !checked {
+		return false, len(a.r.Header["Origin"]) == 0
 	}
-	return known
+	return own, known
 }
 
 // refuse answers a request that does not pass, and reports it by e.

@@ -18,7 +18,7 @@ type registry struct {
 }
 
 func newRegistry() *registry {
-	return &registry{who: map[identity]map[*session]struct{}{}, void: map[identity]revocation{}, tidyAt: 1024}
+	return &registry{who: map[identity]map[*session]struct{}{}, void: map[identity]revocation{}, latest: map[identity]time.Time{}, tidyAt: 1024}
 }
 
 // identity names a subject or one login, which can be revoked.
@@ -138,28 +138,26 @@ const maxLatest = 65_536
 
 // expires notes when a credential of id expires. The caller holds mu.
 func (s *registry) expires(id identity, at time.Time) {
-	now := time.Now()
-	if at.IsZero() || !at.After(s.latest[id]) {
+	before, known := s.latest[id]
+	if at.IsZero() || !at.After(before) {
 		return
 	}
-	if _, known := s.latest[id]; !known && len(s.latest) >= maxLatest {
-		for id, at := range s.latest {
-			if !now.Before(at) {
-				delete(s.latest, id)
+	if !known && len(s.latest) >= maxLatest {
+		now := time.Now()
+		for other, until := range s.latest {
+			if !now.Before(until) {
+				delete(s.latest, other)
 			}
 		}
-		for id, at := range s.latest { // an arbitrary quarter, if there is no room yet
+		for other, until := range s.latest { // an arbitrary quarter, if there is no room yet
 			if len(s.latest) < maxLatest*3/4 {
 				break
 			}
-			if at.After(s.forgot) {
-				s.forgot = at
+			if until.After(s.forgot) {
+				s.forgot = until
 			}
-			delete(s.latest, id)
+			delete(s.latest, other)
 		}
-	}
-	if s.latest == nil {
-		s.latest = map[identity]time.Time{}
 	}
 	s.latest[id] = at
 }

@@ -281,8 +281,8 @@ func (t *tickets) redeem(ctx context.Context, cfg *TicketConfig, token, from str
 // bans, Hosts, the check for clear text, the check of the origin, Rates.Handshakes, the limits
 // of handshakes in flight, and revocations. It looks at neither the fetch metadata nor the
 // subprotocols nor Caps, and it does not call Attach. A foreign origin gets a 403. A POST with
-// neither an Origin nor a cookie passes the check of the origin.
-// TicketHandler panics without AuthConfig.Tickets.
+// neither an Origin nor a cookie passes the check of the origin. TicketHandler
+// panics without AuthConfig.Tickets.
 //
 // login returns the Principal for the ticket. Its errors count as those of a Verifier. login
 // may use a session cookie, which a browser sends with the requests of every page. So the

@@ -173,8 +173,8 @@ func (s *State) acceptedBefore(try attempt) bool {
 
 // failureBuckets returns the buckets that allow the judgement of a credential, and those that
 // its failure is charged to. A refresh counts for its subject, if there is one, and not for the
-// client, whose address others may share. A failure that a foreign page may have caused has buckets of its
-// own, and cannot lock out the owner of a credential.
+// client, whose address others may share. A failure that a foreign page may have
+// caused has buckets of its own, and cannot lock out the owner of a credential.
 func (a *admission) failureBuckets(try attempt) (asked, charged []bucket) {
 	rate, t := a.auth.cfg.Failures, try.budget
 	if rate.off() {

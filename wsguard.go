@@ -96,8 +96,7 @@ type Config struct {
 	// be a loopback address, and at no header. A peer on a unix socket has no address and is
 	// refused, too. Guard.TicketHandler and all pieces check it as well. LoopbackOnly together
 	// with Proxies.Trusted is an error, because every client of a proxy on this machine has a
-	// peer on loopback.
-	// The default is false. LocalConfig sets it.
+	// peer on loopback. The default is false. LocalConfig sets it.
 	LoopbackOnly bool
 
 	// Proxies names the proxies in front of the server, whose headers the guard believes. The

@@ -26,8 +26,7 @@
 //	}
 //
 // The keys are hashes of the tickets, so the store cannot redeem one. The values have the
-// subject, the scopes and the times of the Principal
-// that a ticket was issued to.
+// subject, the scopes and the times of the Principal that a ticket was issued to.
 package store
 
 import (

@@ -1,10 +1,10 @@
 // Package keyed keeps token buckets under keys, in bounded memory.
 //
 // A table is made once, with room for a number of keys, and never replaced. It
-// has no limits of its own, because each call brings a limit. A bucket stores what its key owes, in
-// tokens, and when something was last taken from it. The limit of the next call
-// turns the time since then into tokens and decides. So debts stay when a limit changes,
-// and callers with different limits can share a table.
+// has no limits of its own, because each call brings a limit. A bucket stores what
+// its key owes, in tokens, and when something was last taken from it. The limit of
+// the next call turns the time since then into tokens and decides. So debts stay
+// when a limit changes, and callers with different limits can share a table.
 //
 // # Two lanes
 //

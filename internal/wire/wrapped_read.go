@@ -112,7 +112,6 @@ func (w *Wrapped) receive(p []byte, now time.Duration) (n int, err error) {
 		}
 		c.hurry = true
 		m, err = c.next()
-		c.hurry = false
 	}
 	quiet = n == 0 && err != errForwarded
 	if n > 0 {
