@@ -13,6 +13,7 @@ import (
 	"github.com/wsguard/wsguard"
 	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wstest"
+	"github.com/wsguard/wsguard/reason"
 )
 
 // Each judged message is one well-formed frame that is not fragmented, masked with the key
@@ -524,4 +525,60 @@ func TestWrapHostileFrames(t *testing.T) {
 			})
 		})
 	}
+}
+
+// onlyGood lets the message "good" pass.
+type onlyGood struct{}
+
+func (onlyGood) Validate(msg []byte) error {
+	if string(msg) != "good" {
+		return errors.New("not good")
+	}
+	return nil
+}
+
+// A message that was judged ahead and found invalid is over a rate when its turn comes, because
+// another connection of the subject has used up the rate. It is refused for the rate, and not for
+// what the check has said before.
+func TestWrapJudgedAheadThenOverRate(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		e := wrapWith(t, conf(noPings, noRates, func(cfg *wsguard.Config) {
+			cfg.Auth.Verifier = anyone
+			cfg.Rates.SubjectMessages = wsguard.Rate{PerSecond: 0.001, Burst: 3}
+			cfg.Messages.Validator = onlyGood{}
+		}), answer101)
+		open := func() (*wstest.Client, *served) {
+			c := e.open(bearer("alice"))
+			return c, <-e.conns
+		}
+		a, ofA := open()
+		b, ofB := open()
+		both := wstest.Text("good")
+		both.Masked = true
+		bad := wstest.Text("bad")
+		bad.Masked = true
+		a.Write(wstest.AppendFrame(wstest.AppendFrame(nil, both), bad))
+		synctest.Wait()
+		buf := make([]byte, 4096)
+		if n, err := ofA.Read(buf); err != nil || n != 10 { // the head, the mask and "good"
+			t.Fatal(n, err)
+		}
+		for range 2 {
+			b.WriteFrame(wstest.Text("good"))
+			if _, err := ofB.Read(buf); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n, err := ofA.Read(buf); err != nil || buf[0] != 0x88 {
+			t.Fatalf("%x, %v; want a close frame", buf[:n], err)
+		}
+		wantClose(t, a, 1008, "rate_limited")
+		a.Close()
+		ofA.end()
+		e.events.wait(t, audit.Close, 1)
+		if ev := e.events.of(audit.Close)[0]; !errors.Is(ev.Err, reason.RateLimited) {
+			t.Error(ev.Err)
+		}
+		b.Close()
+	})
 }
