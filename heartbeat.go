@@ -41,9 +41,13 @@ type TimeoutConfig struct {
 	// A connection that reaches it is closed with 1001 lifetime.
 	Lifetime time.Duration
 
-	// Write is how long the kernel may take to accept a message. The default is 4 seconds. It
-	// must be less than 5 seconds, and it cannot be Off. A connection whose peer does not read
-	// for that time is closed with 1008 write_timeout.
+	// Write is how long a peer may take nothing of what is written to it. The default is 4
+	// seconds. It cannot be Off. A write that waits for room ends the connection with 1008
+	// write_timeout when the peer has taken less than 1 KiB for that time. A slow peer that
+	// takes more may take as long as it needs. All calls that write share this time. The
+	// kernel tells the guard what the peer has taken. Where it does not, which is so if an
+	// http.Server's listener wraps its connections and the wrapper has no method NetConn or
+	// SyscallConn, progress is what the connection's Write accepts.
 	Write time.Duration
 
 	// CloseGrace is how long the end of a connection may take until the peer has answered the
@@ -72,9 +76,6 @@ func (h TimeoutConfig) resolve(f *faults) TimeoutConfig {
 	h.Idle = timeout(h.Idle, 5*time.Minute, "Timeouts.Idle", f)
 	h.Lifetime = timeout(h.Lifetime, 12*time.Hour, "Timeouts.Lifetime", f)
 	h.Write = required(h.Write, 4*time.Second, "Timeouts.Write", f)
-	if h.Write >= 5*time.Second {
-		f.add("Timeouts.Write", h.Write, "must be less than 5 s")
-	}
 	h.CloseGrace = required(h.CloseGrace, time.Second, "Timeouts.CloseGrace", f)
 	h.Linger = required(h.Linger, time.Second, "Timeouts.Linger", f)
 	return h

@@ -97,6 +97,7 @@ func (c *Conn) finish(e Ending) {
 	defer e.Done()
 	defer func() { closeConn(c.socket()) }()
 	how, writer := c.part(e.Flush)
+	c.stopLooking()
 	if c.wrapped != nil {
 		c.wrapped.finish(writer)
 	}
@@ -217,7 +218,7 @@ func (c *Conn) part(flush func(func(byte, []byte) error)) (how parting, ok bool)
 	if code != 1005 { // the answer to a close frame without a code has none
 		payload = appendClose(nil, code, reason)
 	}
-	if _, err := c.push(opClose, payload, func() bool { return false }); err != nil {
+	if _, err := c.push(opClose, payload, false); err != nil {
 		return partCut, true
 	}
 	return partClose, true
@@ -230,7 +231,7 @@ func (c *Conn) flush(flush func(func(byte, []byte) error)) {
 			return ErrClosing
 		}
 		c.broken = true // in case the net.Conn panics
-		sent, err := c.push(op, p, func() bool { return false })
+		sent, err := c.push(op, p, false)
 		c.broken = err != nil && (sent > 0 || !c.resumes)
 		return err
 	})

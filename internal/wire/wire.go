@@ -20,6 +20,7 @@ package wire
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	mathrand "math/rand/v2"
 	"net"
@@ -203,6 +204,9 @@ type Conn struct {
 	// tls.Conn cannot.
 	resumes bool
 
+	// tls is nc if that is one. Its deadlines are special, see stall.
+	tls *tls.Conn
+
 	// wrapped is the second door; nil behind the first. Fixed before the 101.
 	wrapped *Wrapped
 
@@ -252,6 +256,7 @@ type Conn struct {
 	broken bool        // writer: half a frame has left, no other can follow
 	failed bool        // writer: a *WriteError was returned
 	wctx   ctxWatch    // writer
+	stall  stall
 
 	mu        sync.Mutex
 	cause     error           // mu: set once, with the next four
@@ -305,6 +310,7 @@ func newConn(nc net.Conn, early []byte, cfg *Config) *Conn {
 		pendPong: -1,
 	}
 	c.resumes = isSocket(nc)
+	c.tls, _ = nc.(*tls.Conn)
 	c.control = bucket{rate: cfg.ControlRate, burst: float64(cfg.ControlBurst), tokens: float64(cfg.ControlBurst)}
 	c.pingAt = c.nextPing(1)
 	c.lastApp.Store(1)

@@ -266,9 +266,14 @@ func (w *Wrapped) SetWriteDeadline(t time.Time) error {
 	c.writeBy.Store(by)
 	// Leave a write of the engine alone. A write of the handler continues if it finds its
 	// deadline moved later.
-	if by != 0 && c.handlers && !c.final && time.Duration(by) < c.warmed {
-		c.warmed = time.Duration(by)
-		c.nc.SetWriteDeadline(c.at(c.warmed))
+	if own := time.Duration(by); own != 0 && c.handlers && !c.final && c.stall.since.Load() != 0 {
+		switch {
+		case c.tls != nil && c.cause == nil:
+			c.lookBy(c.now(), own)
+		case c.warmed == 0 || own < c.warmed:
+			c.warmed = own
+			c.nc.SetWriteDeadline(c.at(own))
+		}
 	}
 	select {
 	case w.wpoke <- struct{}{}:

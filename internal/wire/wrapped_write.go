@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 )
 
@@ -25,11 +26,65 @@ func (w *Wrapped) Write(p []byte) (int, error) {
 		if !returned { // the net.Conn has panicked, and what follows cannot be known
 			w.c.hooks.Broken(errPanicked)
 		}
-		w.unlock()
+		if err != errHandedOver {
+			w.unlock()
+		}
 	}()
 	n, err := w.write(p, now)
 	returned = true
+	if err == errHandedOver {
+		return n, os.ErrDeadlineExceeded
+	}
 	return n, err
+}
+
+// errHandedOver says that the handler's own deadline has passed while frames of the guard went
+// out, and that the goroutine that sends them is the writer now.
+var errHandedOver = errors.New("wire: another goroutine is the writer")
+
+// flush sends the frames of the guard that wait. It returns errHandedOver if the handler's own
+// deadline passes meanwhile.
+func (w *Wrapped) flush() error {
+	c := w.c
+	if !c.mayFlush() {
+		return nil
+	}
+	if c.writeBy.Load() == 0 {
+		c.flushControl()
+		return nil
+	}
+	var over atomic.Bool // one of the two is done
+	sent := make(chan struct{})
+	go func() {
+		defer c.survive()
+		defer func() {
+			if over.Swap(true) {
+				w.unlock()
+			}
+			close(sent)
+		}()
+		c.flushControl()
+	}()
+	for {
+		by := time.Duration(c.writeBy.Load())
+		t := time.NewTimer(w.timeLeft(by))
+		select {
+		case <-sent:
+			t.Stop()
+			return nil
+		case <-w.wpoke:
+			t.Stop()
+		case <-t.C:
+			if by := time.Duration(c.writeBy.Load()); by == 0 || c.now() < by {
+				continue
+			}
+			if over.Swap(true) {
+				<-sent
+				return nil
+			}
+			return errHandedOver
+		}
+	}
 }
 
 // write is Write for the writer. now is what lock has returned.
@@ -236,21 +291,19 @@ func (w *Wrapped) late() {
 // writeAll sends b within the write timeout. It is for heads: no deadline of the
 // handler's ends it in the middle. An error has ended the connection.
 func (c *Conn) writeAll(b []byte) error {
-	start := c.now()
-	if err := c.armWrite(start); err != nil {
+	if err := c.armWrite(c.now()); err != nil {
 		return net.ErrClosed
 	}
 	c.broken = true // also if the net.Conn panics
-	for {
-		n, err := c.nc.Write(b)
-		if b = b[n:]; err == nil {
-			c.broken = false
-			return nil
-		}
-		if !c.resumes || !isTimeout(err) || !c.rearmWrite(start) {
-			return c.wrapped.failed(err)
-		}
+	c.wvec[0] = b
+	c.wbufs = c.wvec[:1]
+	_, err := c.put(true)
+	c.endWrite(err == nil)
+	if err != nil {
+		return c.wrapped.failed(err)
 	}
+	c.broken = false
+	return nil
 }
 
 // writeFrames follows p frame by frame, and sends as much of it with one call as may go
@@ -268,7 +321,9 @@ func (w *Wrapped) writeFrames(p []byte, now time.Duration) (total int, err error
 		if w.boundary() {
 			if c.pending.Load() {
 				now = 0
-				c.flushControl()
+				if err := w.flush(); err != nil {
+					return total, err
+				}
 			}
 			switch {
 			case w.closeSent.Load(), w.answersEnd(p):
@@ -445,13 +500,8 @@ func (w *Wrapped) sendRest() error {
 	return nil
 }
 
-// pieceBytes is how much of a write is given at once to a net.Conn that cannot resume
-// one: only between such pieces can progress be seen.
-const pieceBytes = 4 << 10
-
-// send writes b within the connection's write timeout, which starts again with progress,
-// and within the handler's own deadline, which ends the call alone. now is the time if the
-// caller has just looked at the clock, or 0.
+// send writes b within the connection's write timeout, and within the handler's own deadline,
+// which ends the call alone. now is the time if the caller has just looked at the clock, or 0.
 func (w *Wrapped) send(b []byte, now time.Duration) (sent int, err error) {
 	if len(b) == 0 {
 		return 0, nil
@@ -460,49 +510,45 @@ func (w *Wrapped) send(b []byte, now time.Duration) (sent int, err error) {
 	if now == 0 {
 		now = c.now()
 	}
-	start, from := now, 0
-	w.begun = start
+	w.begun = now
+	if !w.arm(now) {
+		return 0, net.ErrClosed
+	}
 	for {
-		if !w.arm(start, now) {
-			return sent, net.ErrClosed
-		}
-		piece := b[sent:]
-		if !c.resumes && len(piece) > pieceBytes {
-			piece = piece[:pieceBytes]
-		}
 		broken := c.broken
 		c.broken = true // in case the net.Conn panics
-		n, err := c.nc.Write(piece)
+		n, err := c.nc.Write(c.pieceOf(b[sent:]))
 		c.broken = broken
 		sent += n
-		if err == nil {
-			if sent == len(b) {
-				return sent, nil
+		c.accepted(n, err == nil)
+		switch {
+		case err == nil && sent == len(b):
+			c.endWrite(true)
+			return sent, nil
+		case err == nil:
+			if !w.mayGoOn() {
+				c.endWrite(false)
+				return sent, net.ErrClosed
 			}
-			now = c.now()
-			start, from = now, sent
 			continue
 		}
 		now = c.now()
-		c.mu.Lock()
-		own := c.writeBy.Load()
-		over := c.cause != nil && now >= c.graceBy
-		c.mu.Unlock()
-		expired := isTimeout(err) && own != 0 && now >= time.Duration(own)
-		c.broken = c.broken || !c.resumes // the engine cannot know which bytes have left
+		own := time.Duration(c.writeBy.Load())
+		expired := isTimeout(err) && own != 0 && now >= own
 		switch {
 		case w.closed.Load():
-			return sent, net.ErrClosed
+			err = net.ErrClosed
 		case expired && c.resumes:
-			return sent, os.ErrDeadlineExceeded
-		case !isTimeout(err), !c.resumes, over:
-			return sent, w.failed(err)
-		case now >= start+c.cfg.WriteTimeout:
-			if sent-from < minProgress {
-				return sent, w.failed(err)
-			}
-			start, from = now, sent
+			err = os.ErrDeadlineExceeded
+		case isTimeout(err) && !expired && c.resumeWrite(now, own):
+			continue
+		default:
+			c.broken = c.broken || !c.resumes // the engine cannot know which bytes have left
+			err = w.failed(err)
 		}
+		c.broken = c.broken || !c.resumes
+		c.endWrite(false)
+		return sent, err
 	}
 }
 
@@ -513,36 +559,36 @@ func (w *Wrapped) sent(messages int, bytes int64) {
 	w.hooks.Sent(messages, bytes)
 }
 
-// minProgress is how much a peer must take within the write timeout.
-const minProgress = 1 << 10
-
-// arm sets the write deadline for a call that began, or made progress, at start. One that
-// leaves half the write timeout stays: send then looks at the clock once for nothing. arm
-// returns false if nothing may go out any more. The socket is then left alone, so that the
-// ending can still send the close frame.
-func (w *Wrapped) arm(start, now time.Duration) bool {
+// arm begins a write at now. It returns false if nothing may go out any more. The socket is then
+// left alone, so that the ending can still send the close frame.
+func (w *Wrapped) arm(now time.Duration) bool {
 	c := w.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if w.closed.Load() {
+	own := time.Duration(c.writeBy.Load())
+	switch {
+	case w.closed.Load(), c.cause != nil && now >= c.graceBy:
 		return false
-	}
-	by, soon := start+c.cfg.WriteTimeout, start+c.cfg.WriteTimeout/2
-	if c.cause != nil {
-		if now >= c.graceBy {
-			return false
-		}
-		by, soon = c.graceBy, c.graceBy
-	}
-	if own := time.Duration(c.writeBy.Load()); own != 0 && own < by {
-		by, soon = own, own
+	case c.cause != nil && (own == 0 || c.graceBy < own):
+		own = c.graceBy
 	}
 	c.handlers = true
-	if !c.resumes || c.warmed <= now || c.warmed < soon || c.warmed > by {
-		c.warmed = by
-		c.nc.SetWriteDeadline(c.at(by))
+	c.beginWrite(now)
+	if c.cause != nil {
+		c.warmed = own // fix has set it for a tls.Conn too
+		c.nc.SetWriteDeadline(c.at(own))
+		return true
 	}
+	c.setWriteBy(now, own)
 	return true
+}
+
+// mayGoOn reports whether the next piece of a write may go out.
+func (w *Wrapped) mayGoOn() bool {
+	c := w.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !w.closed.Load() && (c.cause == nil || c.now() < c.graceBy)
 }
 
 // failed ends the connection because it cannot be written to.

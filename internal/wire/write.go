@@ -49,8 +49,11 @@ func (c *Conn) Write(ctx context.Context, op byte, p []byte) error {
 // another Write.
 func (c *Conn) setWriteContext(done <-chan struct{}) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.wcur, c.wintr = done, false
-	c.mu.Unlock()
+	if done == nil && c.tls != nil && c.cause == nil && !c.broken {
+		c.extendWrite(c.now()) // in case of an interrupt that came too late
+	}
 }
 
 // interruptWrite stops a Write that is on behalf of the context with done.
@@ -74,41 +77,103 @@ func (c *Conn) tryLockWriter() bool {
 	}
 }
 
-// unlockWriter sends the frames that wait for the writer, and unlocks it. Leaving frames to
-// the writer lets the reader never wait for a stuck one.
+// unlockWriter unlocks the writer. If frames wait for it, a goroutine sends them first, so that
+// no call waits for a peer that does not take them.
 func (c *Conn) unlockWriter() {
 	for {
-		stuck := c.pending.Load() && !c.flushControl()
+		if c.mayFlush() {
+			go c.flushAndUnlock()
+			return
+		}
 		<-c.wlock
-		// One may have been left between the flush and the unlock.
-		if stuck || !c.pending.Load() || !c.tryLockWriter() {
+		// One may have been left between the look and the unlock.
+		if !c.pending.Load() || !c.tryLockWriter() {
+			return
+		}
+		if !c.mayFlush() {
+			<-c.wlock
 			return
 		}
 	}
 }
 
+// mayFlush reports whether a frame waits for the writer and may go out now. The caller is the
+// writer.
+func (c *Conn) mayFlush() bool {
+	if !c.pending.Load() || c.failed || c.ending.Load() || c.wrapped != nil && !c.wrapped.between() {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pendPing || c.pendPong >= 0 || c.mayNotice()
+}
+
+// mayNotice reports whether a notice waits and may go out now. mu is held, and the caller is the
+// writer.
+func (c *Conn) mayNotice() bool {
+	return len(c.notices) > 0 && (c.wrapped == nil || c.wrapped.betweenMessages())
+}
+
+// flushAndUnlock sends the frames that wait, and unlocks the writer.
+func (c *Conn) flushAndUnlock() {
+	defer c.survive()
+	defer c.unlockWriter() // also if the net.Conn panics
+	c.flushControl()
+}
+
 // flushControl sends the frames that wait: control frames at the boundary of a frame,
-// notices at the boundary of a message. It reports whether none waits any more.
-func (c *Conn) flushControl() bool {
-	for {
-		if c.failed || c.wrapped != nil && !c.wrapped.between() {
-			return false // a write that failed has said so, and must not wait again
-		}
-		op, p := c.nextWaiting(c.wrapped == nil || c.wrapped.betweenMessages())
-		if op == 0 {
-			return !c.pending.Load()
-		}
+// notices at the boundary of a message.
+func (c *Conn) flushControl() {
+	for c.mayFlush() {
+		op, p := c.nextWaiting()
 		if err := c.writeFrame(op, p, c.now()); err != nil {
 			if _, failed := err.(*WriteError); failed {
 				c.hooks.Broken(err)
 			}
-			return false
+			return
 		}
 	}
 }
 
-// nextWaiting takes a frame that waits. between says whether a notice may go out.
-func (c *Conn) nextWaiting(between bool) (op byte, p []byte) {
+// deliver sends the frames that wait, if nobody else is the writer, who sends them otherwise. The
+// reader calls it, and waits until they have gone out or until it must stop waiting.
+func (c *Conn) deliver() {
+	if !c.tryLockWriter() {
+		return
+	}
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		c.flushAndUnlock()
+	}()
+	for {
+		c.mu.Lock()
+		intr := c.rintr
+		c.mu.Unlock()
+		left := never
+		if by := c.readBy.Load(); by != 0 {
+			left = time.Duration(by) - c.now()
+		}
+		if intr || left <= 0 {
+			return // fill sees it too
+		}
+		t := time.NewTimer(left)
+		select {
+		case <-sent:
+			t.Stop()
+			return
+		case <-c.closing:
+			t.Stop()
+			return
+		case <-c.poke:
+		case <-t.C:
+		}
+		t.Stop()
+	}
+}
+
+// nextWaiting takes a frame that waits. mayFlush must hold.
+func (c *Conn) nextWaiting() (op byte, p []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -119,7 +184,7 @@ func (c *Conn) nextWaiting(between bool) (op byte, p []byte) {
 		payload := c.pingPayload(c.pings)
 		op, p = opPing, c.wctl[:copy(c.wctl[:], payload[:])]
 		c.pendPing, c.oursLast = false, true
-	case between && len(c.notices) > 0:
+	case c.mayNotice():
 		op, p = opText, c.notices[0]
 		c.notices[0] = nil
 		c.notices = c.notices[1:]
@@ -128,8 +193,8 @@ func (c *Conn) nextWaiting(between bool) (op byte, p []byte) {
 	return op, p
 }
 
-// Notice sends a text message of the guard's to the peer of a wrapped handler, between two
-// messages of the handler's. It reports false if too many wait already.
+// Notice sends a text message of the guard's to the peer, between two messages of the
+// application's. It reports false if too many wait already. The reader calls it.
 func (c *Conn) Notice(p []byte) bool {
 	c.mu.Lock()
 	full := len(c.notices) >= maxNotices
@@ -138,8 +203,8 @@ func (c *Conn) Notice(p []byte) bool {
 		c.pending.Store(true)
 	}
 	c.mu.Unlock()
-	if !full && c.tryLockWriter() {
-		c.unlockWriter()
+	if !full {
+		c.deliver()
 	}
 	return !full
 }
@@ -151,13 +216,11 @@ func (c *Conn) pong(p []byte) {
 	c.pendPong = copy(c.pongData[:], p)
 	c.pending.Store(true)
 	c.mu.Unlock()
-	if c.tryLockWriter() {
-		c.unlockWriter()
-	}
+	c.deliver()
 }
 
-// Ping sends a ping. If another goroutine is the writer, it leaves the ping to that one. The
-// timeout of a ping that still waits for its pong continues.
+// Ping sends a ping, and does not wait until it has gone out. The timeout of a ping that still
+// waits for its pong continues.
 //
 // If the wrapped handler has just sent a ping, Ping sends none. A peer may answer only the
 // latest of several pings (RFC 6455 §5.5.3), and the handler waits for the answer to its own.
@@ -265,8 +328,7 @@ func (c *Conn) heard() {
 	}
 }
 
-// writeFrame sends one frame within the write timeout, from start on. The caller
-// is the writer.
+// writeFrame sends one frame, as the write that begins at start. The caller is the writer.
 func (c *Conn) writeFrame(op byte, p []byte, start time.Duration) error {
 	if c.broken {
 		c.failed = true
@@ -276,7 +338,13 @@ func (c *Conn) writeFrame(op byte, p []byte, start time.Duration) error {
 		return err
 	}
 	c.broken = true // in case the net.Conn panics
-	sent, err := c.push(op, p, func() bool { return c.rearmWrite(start) })
+	sent, err := c.push(op, p, true)
+	return c.written(sent, err)
+}
+
+// written ends a write that began with armWrite. sent is how many bytes have left.
+func (c *Conn) written(sent int, err error) error {
+	c.endWrite(err == nil)
 	if err == nil {
 		c.broken = false
 		return nil
@@ -315,52 +383,83 @@ func (c *Conn) failWrite(err error, interrupted bool) *WriteError {
 
 var errBroken = errors.New("half a frame has been written")
 
-// push writes the frame. After a timeout it resumes as long as again says that the deadline
-// was moved.
-func (c *Conn) push(op byte, p []byte, again func() bool) (sent int, err error) {
+// push writes a frame. With resume it goes on after a timeout as long as the write timeout has
+// not passed.
+func (c *Conn) push(op byte, p []byte, resume bool) (sent int, err error) {
 	scratch := buffers.get()
 	defer buffers.put(scratch)
-	a := appendHeader(scratch[:0], op, len(p))
-	b := p
-	if len(a)+len(p) <= len(scratch) {
-		a, b = append(a, p...), nil
-	} else if !c.resumes {
+	head := appendHeader(scratch[:0], op, len(p))
+	switch k := len(scratch) - len(head); {
+	case len(p) <= k:
+		c.wvec[0], p = append(head, p...), nil
+	case c.resumes:
+		c.wvec[0] = head // one system call and no copy
+	default:
 		// Two writes make two TLS records: fill the first.
-		k := len(scratch) - len(a)
-		a, b = append(a, p[:k]...), p[k:]
+		c.wvec[0], p = append(head, p[:k]...), p[k:]
 	}
+	c.wvec[1] = p
+	c.wbufs = c.wvec[:1]
+	if len(p) > 0 {
+		c.wbufs = c.wvec[:]
+	}
+	return c.put(resume)
+}
+
+// Progress in a net.Conn that is no socket may be seen only between pieces. A record of TLS has
+// 16 KiB at most.
+const (
+	pieceBytes  = 4 << 10
+	recordBytes = 16 << 10
+)
+
+// pieceOf returns how much of b is given to the net.Conn at once.
+func (c *Conn) pieceOf(b []byte) []byte {
+	switch {
+	case c.resumes:
+		return b
+	case c.tls != nil:
+		return b[:min(len(b), recordBytes)]
+	}
+	return b[:min(len(b), pieceBytes)]
+}
+
+// accepted notes that the net.Conn has accepted n bytes. whole says that it was a whole piece.
+func (c *Conn) accepted(n int, whole bool) {
+	c.stall.written.Add(int64(n))
+	if whole && !c.resumes {
+		c.stall.piece.Store(int64(c.now()))
+	}
+}
+
+// put writes wbufs: to a socket all of it with one system call, otherwise piece by piece.
+func (c *Conn) put(resume bool) (sent int, err error) {
+	defer func() { c.wvec, c.wbufs = [2][]byte{}, nil }()
 	for {
-		var n int
-		switch {
-		case len(b) == 0:
-			n, err = c.nc.Write(a)
-			a = a[n:]
-		case c.resumes:
-			// One system call and no copy.
-			c.wvec = [2][]byte{a, b}
-			c.wbufs = c.wvec[:]
+		n := 0
+		if c.resumes && len(c.wbufs) > 1 {
 			var n64 int64
-			n64, err = c.wbufs.WriteTo(c.nc)
-			c.wvec, c.wbufs = [2][]byte{}, nil
+			n64, err = c.wbufs.WriteTo(c.nc) // which takes what it has written out of wbufs
 			n = int(n64)
-			k := min(n, len(a))
-			a, b = a[k:], b[n-k:]
-		default:
-			if n, err = c.nc.Write(a); err == nil {
-				sent += n
-				n, err = c.nc.Write(b)
+		} else {
+			first := c.wbufs[0]
+			n, err = c.nc.Write(c.pieceOf(first))
+			if c.wbufs[0] = first[n:]; n == len(first) {
+				c.wbufs = c.wbufs[1:]
 			}
 		}
 		sent += n
-		if err == nil || !c.resumes || !isTimeout(err) || !again() {
+		c.accepted(n, err == nil)
+		switch {
+		case err == nil && len(c.wbufs) == 0:
+			return sent, nil
+		case err != nil && (!resume || !isTimeout(err) || !c.resumeWrite(c.now(), 0)):
 			return sent, err
 		}
 	}
 }
 
-// armWrite makes sure that a write begun at now may take half the write
-// timeout at least. A write that needs more is given it by rearmWrite, so that
-// a busy connection seldom moves its deadline.
+// armWrite begins a write at now. It refuses one that must not begin.
 func (c *Conn) armWrite(now time.Duration) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -371,22 +470,7 @@ func (c *Conn) armWrite(now time.Duration) error {
 		return ErrInterrupted
 	}
 	c.handlers = false
-	if !c.resumes || c.warmed < now+c.cfg.WriteTimeout/2 {
-		c.warmed = now + c.cfg.WriteTimeout
-		c.nc.SetWriteDeadline(c.at(c.warmed))
-	}
+	c.beginWrite(now)
+	c.setWriteBy(now, 0)
 	return nil
-}
-
-// rearmWrite sets the write deadline for the rest of the time of a write that began at start.
-func (c *Conn) rearmWrite(start time.Duration) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	end := start + c.cfg.WriteTimeout
-	if c.cause != nil || c.wintr && c.wcur != nil || c.now() >= end {
-		return false
-	}
-	c.warmed = end
-	c.nc.SetWriteDeadline(c.at(end))
-	return true
 }
