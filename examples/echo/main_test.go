@@ -864,7 +864,7 @@ func TestWrongFlags(t *testing.T) {
 		{"-nonsense", "nonsense"}, {"-message-rate x", "message-rate"}, {"-message-rate 5", "Rates.Messages"}, {"-message-rate NaN/5", "Rates.Messages"},
 		{"-message-rate -2/5", "Rates.Messages"}, {"-message-rate 5/x", "message-rate"}, {"-message-rate 5/1e10", "message-rate"}, {"-message-rate 5/-5", "Rates.Messages"},
 		{"-rate-action x", "rate-action"}, {"-schema-action delay", "schema-action"}, {"-log x", "log"}, {"-max-conns -2", "Caps.MaxConns"},
-		{"-max-message-bytes -1", "Messages.MaxBytes"}, {"-write-timeout 5s", "Timeouts.Write"}, {"-write-timeout -1", "Timeouts.Write"}, {"-ping 1s -pong-timeout 1s", "Timeouts.P"},
+		{"-max-message-bytes -1", "Messages.MaxBytes"}, {"-write-timeout -1", "Timeouts.Write"}, {"-ping 1s -pong-timeout 1s", "Timeouts.P"},
 		{"-byte-rate 10/10", "Rates.Bytes"}, {"-allow-missing-origin", "AllowMissingOrigin"}, {"-token-from header", "Auth.Verifier"}, {"-tokens alice", "tokens"},
 		{"-tokens a=b -token-from x", "token-from"}, {"-wrap -tokens a=b -token-from first-message", "-token-from"}, {"-origins *", "Origins"}, {"-hosts *", "Hosts"}, {"-trusted-proxies x", "Proxies"}, {"-schema /nonexistent", "/nonexistent"},
 		{"-token-ttl -5s", "token-ttl"}, {"-drain -5s", "drain"}, {"-tokens a=b,c=b", "tokens"}, {"-ping 5", "ping"}, {"surplus", "surplus"}, {"-subprotocols a,a", "Subprotocols"},

@@ -67,6 +67,12 @@ func ServeListener(t testing.TB, l net.Listener, h http.Handler, opts ...func(*h
 	return serve(t, l, h, false, opts)
 }
 
+// ServeTLSListener is ServeTLS over a listener of the test's own.
+func ServeTLSListener(t testing.TB, l net.Listener, h http.Handler, opts ...func(*http.Server)) *Server {
+	t.Helper()
+	return serve(t, l, h, true, opts)
+}
+
 func listenTCP(t testing.TB) net.Listener {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
