@@ -189,7 +189,7 @@ func TestConfigEveryFault(t *testing.T) {
 		Caps:     wsguard.CapConfig{MaxConns: -2},
 		Rates:    wsguard.RateConfig{Messages: wsguard.Rate{PerSecond: math.NaN()}, Action: -1},
 		Messages: wsguard.MessageConfig{MaxBytes: -1, Validators: map[string]wsguard.Validator{"x": nil}},
-		Timeouts: wsguard.TimeoutConfig{Write: time.Minute, PingInterval: -5},
+		Timeouts: wsguard.TimeoutConfig{Write: -5, PingInterval: -5},
 
 		Subprotocols: []string{""},
 		CloseCodes:   map[*reason.Reason]wsguard.StatusCode{reason.Idle: 999},

@@ -3,6 +3,7 @@ package wsguard_test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"runtime"
 	"strings"
 	"testing"
@@ -32,8 +33,12 @@ func wantBetween(t *testing.T, what string, d, least, most time.Duration) {
 	}
 }
 
-// clockTick is what the guard's clock may be late, which has no zero.
-const clockTick = 2 * time.Nanosecond
+// clockTick is what the guard may be late: its clock has no zero, and at a deadline it looks for
+// what has come, which takes a millisecond where the net.Conn is no socket.
+const clockTick = time.Millisecond + 2*time.Nanosecond
+
+// pongWait is how long the guard waits for a pong. It does not see the socket in a bubble.
+const pongWait = 10*time.Second + 4*time.Second
 
 const pingInterval, pingJitter = 25 * time.Second, 2500 * time.Millisecond
 
@@ -54,7 +59,7 @@ func TestPingAndPongTimeout(t *testing.T) {
 			}
 			_, at := nextPing(t, c)
 			wantClose(t, c, 3008, "pong_timeout")
-			wantBetween(t, "pong timeout", time.Since(at), 10*time.Second, 10*time.Second+clockTick)
+			wantBetween(t, "pong timeout", time.Since(at), pongWait, pongWait+clockTick)
 			if ev := e.closed(); !errors.Is(ev.Err, reason.PongTimeout) || ev.Remote {
 				t.Errorf("%v", ev.Err)
 			}
@@ -65,43 +70,101 @@ func TestPingAndPongTimeout(t *testing.T) {
 	}
 }
 
-// Only a pong that carries the ping's payload answers it.
-func TestWrongPong(t *testing.T) {
-	for name, answer := range map[string]func([]byte) []byte{
-		"empty":   func([]byte) []byte { return nil },
-		"other":   func(p []byte) []byte { return append([]byte{p[0] ^ 1}, p[1:]...) },
-		"shorter": func(p []byte) []byte { return p[:len(p)-1] },
-		"longer":  func(p []byte) []byte { return append(p, 0) },
+// Any whole frame that comes after the ping is a sign of life.
+func TestSignsOfLife(t *testing.T) {
+	for name, answer := range map[string]func(p []byte) wstest.Frame{
+		"pong":           wstest.Pong,
+		"empty pong":     func([]byte) wstest.Frame { return wstest.Pong(nil) },
+		"other pong":     func(p []byte) wstest.Frame { return wstest.Pong(append([]byte{p[0] ^ 1}, p[1:]...)) },
+		"ping":           func([]byte) wstest.Frame { return wstest.Ping(nil) },
+		"message":        func([]byte) wstest.Frame { return wstest.Text("hello") },
+		"empty message":  func([]byte) wstest.Frame { return wstest.Text("") },
+		"binary message": func([]byte) wstest.Frame { return wstest.Binary([]byte("hello")) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e := serveGuard(t, wsguard.Config{})
+				e := serveGuard(t, conf(func(cfg *wsguard.Config) { cfg.Messages.Binary = true }))
 				c := e.open(header())
-				p, at := nextPing(t, c)
-				if len(p) < 8 {
-					t.Errorf("a ping of %d bytes can be guessed", len(p))
+				c.Timeout = time.Minute
+				var last time.Time
+				for range 4 {
+					f, err := c.ReadFrame()
+					for err == nil && f.Opcode != wstest.OpPing { // an answer
+						f, err = c.ReadFrame()
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+					if len(f.Payload) < 8 {
+						t.Errorf("a ping of %d bytes can be guessed", len(f.Payload))
+					}
+					last = time.Now()
+					time.Sleep(9 * time.Second)
+					c.WriteFrame(answer(f.Payload))
 				}
-				c.WriteFrame(wstest.Pong(answer(p)))
-				c.WriteFrame(wstest.Text("hello"))
-				wantMessage(t, c, "hello")
-				wantClose(t, c, 3008, "pong_timeout")
-				wantBetween(t, "pong timeout", time.Since(at), 10*time.Second, 10*time.Second+clockTick)
+				for {
+					f, err := c.ReadFrame()
+					if err != nil {
+						t.Fatal(err)
+					}
+					if f.Opcode == wstest.OpPing {
+						last = time.Now()
+					}
+					if f.Opcode == wstest.OpClose {
+						break
+					}
+				}
+				wantBetween(t, "pong timeout", time.Since(last), pongWait, pongWait+clockTick)
 			})
 		})
 	}
 }
 
-// The pong of an earlier ping does not answer a later one.
-func TestOldPong(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		e := serveGuard(t, wsguard.Config{})
-		c := e.open(header())
-		old, _ := nextPing(t, c)
-		c.WriteFrame(wstest.Pong(old))
-		nextPing(t, c)
-		c.WriteFrame(wstest.Pong(old))
-		wantClose(t, c, 3008, "pong_timeout")
-	})
+// Neither half a frame nor what has come before the ping is a sign of life.
+func TestNoSignsOfLife(t *testing.T) {
+	for name, before := range map[string]bool{"half a frame": false, "a message before the ping": true} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				work := make(chan struct{})
+				e := serveWith(t, conf(), func(g *wsguard.Guard) http.Handler {
+					return g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+						for {
+							if _, _, err := c.Read(ctx); err != nil {
+								return err
+							}
+							<-work
+						}
+					})
+				})
+				c := e.open(header())
+				c.Timeout = time.Minute
+				c.Write(append(wstest.AppendFrame(nil, wstest.Text("a")), wstest.AppendFrame(nil, wstest.Text("b"))...))
+				if !before {
+					close(work)
+				}
+				nextPing(t, c)
+				want := "pong_timeout"
+				if before {
+					close(work) // the second message is read now, and has come before
+				} else {
+					want = "message_timeout"
+					c.Write(wstest.AppendFrame(nil, wstest.Text("c"))[:3])
+				}
+				for {
+					f, err := c.ReadFrame()
+					if err != nil {
+						t.Fatal(err)
+					}
+					if f.Opcode == wstest.OpClose {
+						if got := string(f.Payload[2:]); got != want {
+							t.Errorf("closed with %s, want %s", got, want)
+						}
+						return
+					}
+				}
+			})
+		})
+	}
 }
 
 // A peer that was in the middle of a message when its pong was due sends it

@@ -15,7 +15,7 @@ func (c *Conn) receive(dst []byte) (int, error) {
 		c.makeRoom()
 		dst = c.buf[c.w:]
 	}
-	return c.nc.Read(dst)
+	return c.readPlain(dst)
 }
 
 // takeUnread does nothing here: what has been received cannot be told without waiting.

@@ -73,7 +73,7 @@ func (c *Conn) receive(dst []byte) (int, error) {
 			c.makeRoom()
 			dst = c.buf[c.w:]
 		}
-		return c.nc.Read(dst)
+		return c.readPlain(dst)
 	}
 	r.c, r.dst = c, dst
 	if err := r.rc.Read(r.try); err != nil {

@@ -266,6 +266,7 @@ func (c *Conn) assemble() error {
 			return err
 		}
 		c.inFrame = false
+		c.alive()
 		if c.fin {
 			c.completed()
 			return nil
@@ -275,10 +276,7 @@ func (c *Conn) assemble() error {
 
 // completed runs when the last byte of a message has come.
 func (c *Conn) completed() {
-	// A peer cannot answer a ping in the middle of a message.
-	if sent := c.pongs.Load(); sent != 0 && c.filled > c.started {
-		c.pongs.CompareAndSwap(sent, min(sent+int64(c.filled-c.started), int64(c.filled)))
-	}
+	c.glanceBy = 0
 	c.open, c.asked, c.frags, c.size = false, false, 0, 0
 	c.started = c.filled
 	c.lastApp.Store(int64(c.filled))
@@ -475,6 +473,7 @@ func (c *Conn) begin(h header) error {
 var errForwarded = errors.New("wire: a control frame for the wrapped handler")
 
 func (c *Conn) controlFrame(op byte, p []byte) error {
+	c.alive()
 	var n uint32
 	ours, fresh := false, false
 	if op == opPong {
@@ -492,7 +491,6 @@ func (c *Conn) controlFrame(op byte, p []byte) error {
 		c.pong(p)
 	case opPong:
 		if c.wrapped != nil && !ours {
-			c.answersTheirs()
 			c.wrapped.forward(opPong, p)
 			return errForwarded
 		}
@@ -569,14 +567,19 @@ func (c *Conn) fill(dst []byte) (int, error) {
 	}
 	c.back(now)
 	for {
-		wake, err := c.due(now)
-		if err != nil {
-			return 0, err
+		wake, late := c.due(now)
+		var n int
+		var err error
+		if late != nil {
+			if n, err = c.glance(dst, now); n == 0 && err == nil {
+				return 0, late
+			}
+		} else {
+			if err := c.armRead(now, wake); err != nil {
+				return 0, err
+			}
+			n, err = c.receive(dst)
 		}
-		if err := c.armRead(now, wake); err != nil {
-			return 0, err
-		}
-		n, err := c.receive(dst)
 		now = c.now()
 		if n > 0 {
 			if c.r == c.w && !c.open {
@@ -590,6 +593,8 @@ func (c *Conn) fill(dst []byte) (int, error) {
 		}
 		switch {
 		case err == nil:
+		case err == ErrClosing:
+			return 0, err
 		case isTimeout(err):
 			c.mu.Lock()
 			c.armed = 1 // passed
@@ -614,6 +619,36 @@ func (c *Conn) fill(dst []byte) (int, error) {
 			return 0, &Error{Fault: FaultLost, Detail: "connection lost", Err: err}
 		}
 	}
+}
+
+// readPlain reads from the net.Conn.
+func (c *Conn) readPlain(dst []byte) (int, error) {
+	if c.tls != nil {
+		c.reading.Store(true)
+		defer c.reading.Store(false)
+	}
+	return c.nc.Read(dst)
+}
+
+// maxGlance bounds the looks for what has come, so that a peer cannot stretch a deadline by
+// sending a byte for each look.
+const maxGlance = 250 * time.Millisecond
+
+// glance reads what has come although a deadline has passed, and does not wait. The process may
+// have been stopped, and the peer may have done all that it had to. n is 0 if nothing has
+// come.
+func (c *Conn) glance(dst []byte, now time.Duration) (n int, err error) {
+	if c.glanceBy == 0 {
+		c.glanceBy = now + maxGlance
+	}
+	if now > c.glanceBy {
+		return 0, nil
+	}
+	if dst == nil {
+		c.makeRoom()
+		dst = c.buf[c.w:]
+	}
+	return c.receiveNow(dst)
 }
 
 // due handles the deadlines that have passed at now. It returns when to look again, or 0 for
@@ -651,7 +686,9 @@ func (c *Conn) due(now time.Duration) (wake time.Duration, err error) {
 		if sent := c.pongs.Load(); sent != 0 && !mid {
 			at := time.Duration(sent) + t
 			if now >= at {
-				return 0, &Error{Fault: FaultPong, Detail: "ping not answered"}
+				if at = c.pongBy(now, at); at == 0 {
+					return 0, &Error{Fault: FaultPong, Detail: "ping not answered"}
+				}
 			}
 			soonest(at)
 		}
@@ -665,6 +702,12 @@ func (c *Conn) due(now time.Duration) (wake time.Duration, err error) {
 			}
 		}
 		soonest(c.pingAt)
+	}
+	if c.tls != nil {
+		soonest(now + c.horizon()/2) // armRead then moves the write deadline
+	}
+	if !c.open {
+		c.glanceBy = 0
 	}
 	return wake, nil
 }
@@ -686,6 +729,9 @@ func (c *Conn) armRead(now, wake time.Duration) error {
 		return os.ErrDeadlineExceeded
 	case by != 0 && (wake == 0 || by < wake):
 		wake = by
+	}
+	if c.arms++; c.tls != nil {
+		c.extendWrite(now)
 	}
 	switch {
 	case wake == 0 && c.armed == 0:
@@ -710,10 +756,36 @@ func (c *Conn) interruptRead(done <-chan struct{}) {
 	}
 }
 
+// unstickAfter is how long a reader of a tls.Conn may take to see that it must look again.
+const unstickAfter = 100 * time.Millisecond
+
+// unstick ends a connection whose reader has not come back since it had armed its deadline
+// arms times. It is in a write with which the tls.Conn answers a KeyUpdate, and the peer does
+// not take it.
+func (c *Conn) unstick(arms uint32) {
+	defer c.survive()
+	c.mu.Lock()
+	stuck := c.cause == nil && c.arms == arms && c.reading.Load()
+	if stuck {
+		c.warmed = 1
+		c.nc.SetWriteDeadline(past)
+	}
+	c.mu.Unlock()
+	if stuck {
+		c.hooks.Broken(&WriteError{Timeout: true, Err: errStuck})
+	}
+}
+
+var errStuck = errors.New("wire: the peer does not take the answer to a KeyUpdate")
+
 // wakeReader makes the reader look again. mu is held.
 func (c *Conn) wakeReader() {
 	c.armed = 1
 	c.nc.SetReadDeadline(past)
+	if c.tls != nil && c.reading.Load() {
+		arms := c.arms
+		time.AfterFunc(unstickAfter, func() { c.unstick(arms) })
+	}
 	select {
 	case c.poke <- struct{}{}:
 	default:

@@ -216,30 +216,31 @@ type Conn struct {
 	r, w  int                // reader: buf[r:w] is unread
 	early []byte             // reader: bytes that came with the handshake
 
-	msg     Message       // reader: what has come of the message, or the message that was judged last
-	box     *[]byte       // reader: where msg.Data lies, if not in buf
-	lent    bool          // reader: the application may still hold msg.Data
-	keep    atomic.Bool   // the application may keep msg.Data after the next Receive
-	whole   bool          // reader: msg is complete, and not delivered yet
-	hurry   bool          // reader: do not wait for a message that is held back
-	asked   bool          // reader: Accept has been called for the message
-	limit   int64         // reader: the limit that Accept returned
-	inFrame bool          // reader: the header of a data frame has been read, its payload not all
-	remain  int64         // reader: payload of that frame that has not been taken
-	key     uint32        // reader: its masking key, turned to the next byte
-	first   [4]byte       // reader: the masking key of the message's first frame
-	fin     bool          // reader: that frame is its message's last
-	open    bool          // reader: a message has begun
-	desync  bool          // reader: what follows cannot be read as frames
-	behind  bool          // reader: a close frame may lie behind a payload that never comes
-	frags   int           // reader: frames of the message
-	size    int64         // reader: payload of the message so far, declared
-	started time.Duration // reader: when the first byte of the incomplete message or frame came
-	filled  time.Duration // reader: when the last bytes came
-	looked  time.Duration // reader: when Wrapped.Read has looked at the clock for the next fill; 0: it has not
-	control bucket        // reader
-	pingAt  time.Duration // reader: when the next ping is due
-	rctx    ctxWatch      // reader
+	msg      Message       // reader: what has come of the message, or the message that was judged last
+	box      *[]byte       // reader: where msg.Data lies, if not in buf
+	lent     bool          // reader: the application may still hold msg.Data
+	keep     atomic.Bool   // the application may keep msg.Data after the next Receive
+	whole    bool          // reader: msg is complete, and not delivered yet
+	hurry    bool          // reader: do not wait for a message that is held back
+	asked    bool          // reader: Accept has been called for the message
+	limit    int64         // reader: the limit that Accept returned
+	inFrame  bool          // reader: the header of a data frame has been read, its payload not all
+	remain   int64         // reader: payload of that frame that has not been taken
+	key      uint32        // reader: its masking key, turned to the next byte
+	first    [4]byte       // reader: the masking key of the message's first frame
+	fin      bool          // reader: that frame is its message's last
+	open     bool          // reader: a message has begun
+	desync   bool          // reader: what follows cannot be read as frames
+	behind   bool          // reader: a close frame may lie behind a payload that never comes
+	frags    int           // reader: frames of the message
+	size     int64         // reader: payload of the message so far, declared
+	started  time.Duration // reader: when the first byte of the incomplete message or frame came
+	filled   time.Duration // reader: when the last bytes came
+	looked   time.Duration // reader: when Wrapped.Read has looked at the clock for the next fill; 0: it has not
+	control  bucket        // reader
+	pingAt   time.Duration // reader: when the next ping is due
+	glanceBy time.Duration // reader: how long it may look for what has come although a deadline has passed; 0: none has
+	rctx     ctxWatch      // reader
 
 	readBy  atomic.Int64 // Duration: the wrapped handler's own deadline for reading; 0: none; written under mu
 	writeBy atomic.Int64 // and for writing
@@ -247,7 +248,9 @@ type Conn struct {
 	lastApp     atomic.Int64 // Duration: idle counts from here: the last application message, either way, or later
 	lastMessage atomic.Int64 // Duration: that message
 	away        atomic.Int64 // Duration from which on the time is the application's; 0: a Receive waits
-	pongs       atomic.Int64 // Duration at which the ping that waits was sent; 0: none
+	pongs       atomic.Int64 // Duration from which on the peer's answer to a ping is awaited; 0: none is
+
+	reading atomic.Bool // over TLS: the reader is in the net.Conn's Read
 
 	wlock  chan struct{}
 	wctl   [125]byte   // writer: the control frame that is written
@@ -266,6 +269,7 @@ type Conn struct {
 	overBy    time.Duration   // mu, and the ending: the end of the linger
 	lastWord  time.Duration   // mu: a wrapped handler's close frame or half-close; 0: none
 	armed     time.Duration   // mu: the read deadline; 0: none
+	arms      uint32          // mu: how often the reader has looked at it
 	warmed    time.Duration   // mu: the write deadline; 0: none
 	rintr     bool            // mu: the reader must stop waiting
 	wintr     bool            // mu: the writer must stop waiting
@@ -279,10 +283,11 @@ type Conn struct {
 	pingKey   uint64          // makes the payloads of our pings; read-only
 	pings     uint32          // mu: pings of ours that were sent or wait for the writer
 	ponged    uint32          // mu: the last of them that a pong has answered
-	pingSent  time.Duration   // mu: when Ping was called for the last of them
 	theirPing time.Duration   // mu: when the wrapped handler sent its last ping; 0: never
-	theirs    bool            // mu: no pong of the handler's has come since
-	oursLast  bool            // mu: the last ping on the wire is ours
+	pingBegun time.Duration   // mu: when the write of that ping began
+	pinged    bool            // mu: it has been written
+	pongTaken int64           // mu: what the peer had taken at the time that pongs says
+	pongLeft  int64           // mu: and what it had not
 	lost      error           // mu: the network error that the reader met
 	final     bool            // mu: the ending is the writer
 	cut       bool            // mu: do not wait for the peer any more

@@ -339,6 +339,7 @@ func (w *Wrapped) writeFrames(p []byte, now time.Duration) (total int, err error
 		if r.closes {
 			w.hooks.Closing(r.code, r.why) // before the peer can answer it
 		}
+		pinging := r.pings && w.pinging()
 		if n, err := w.send(r.send, now); err != nil {
 			took := r.took
 			if !r.held {
@@ -352,6 +353,9 @@ func (w *Wrapped) writeFrames(p []byte, now time.Duration) (total int, err error
 			}
 			return total + took, err
 		}
+		if pinging {
+			c.pingSent()
+		}
 		now = 0
 		w.follow.drop()
 		p, total = p[r.took:], total+r.took
@@ -362,11 +366,21 @@ func (w *Wrapped) writeFrames(p []byte, now time.Duration) (total int, err error
 	return total, nil
 }
 
+// pinging is called before a ping of the handler's goes out. The peer must answer it, as it must
+// answer one of ours.
+func (w *Wrapped) pinging() bool {
+	c := w.c
+	if c.cfg.PingInterval <= 0 {
+		return false
+	}
+	c.mu.Lock()
+	c.theirPing = c.now()
+	c.mu.Unlock()
+	return c.pinging()
+}
+
 // account updates the state when a run has gone out.
 func (w *Wrapped) account(r run) error {
-	if r.pings {
-		w.c.pinged(w.begun)
-	}
 	if r.messages > 0 {
 		w.sent(r.messages, r.bytes)
 	}

@@ -126,11 +126,15 @@ func (c *Conn) flushAndUnlock() {
 func (c *Conn) flushControl() {
 	for c.mayFlush() {
 		op, p := c.nextWaiting()
+		began := op == opPing && c.pinging()
 		if err := c.writeFrame(op, p, c.now()); err != nil {
 			if _, failed := err.(*WriteError); failed {
 				c.hooks.Broken(err)
 			}
 			return
+		}
+		if began {
+			c.pingSent()
 		}
 	}
 }
@@ -183,7 +187,7 @@ func (c *Conn) nextWaiting() (op byte, p []byte) {
 	case c.pendPing:
 		payload := c.pingPayload(c.pings)
 		op, p = opPing, c.wctl[:copy(c.wctl[:], payload[:])]
-		c.pendPing, c.oursLast = false, true
+		c.pendPing = false
 	case c.mayNotice():
 		op, p = opText, c.notices[0]
 		c.notices[0] = nil
@@ -245,22 +249,8 @@ func (c *Conn) wantPing(now time.Duration) bool {
 		c.pendPing = true
 		c.pings++
 	}
-	c.pingSent = now
-	c.pongs.CompareAndSwap(0, int64(now))
 	c.pending.Store(true)
 	return true
-}
-
-// pinged notes that a ping of the wrapped handler's has gone out. The next pong that the
-// handler gets shows that the peer is there, as one to a ping of ours does.
-func (c *Conn) pinged(now time.Duration) {
-	if c.cfg.PingInterval <= 0 {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.theirPing, c.theirs, c.oursLast = now, true, false
-	c.pongs.CompareAndSwap(0, int64(now))
 }
 
 // pingSecret makes the payloads of pings unpredictable.
@@ -302,30 +292,7 @@ func (c *Conn) answersOurs(n uint32) bool {
 		return false
 	}
 	c.ponged = n
-	c.heard()
 	return true
-}
-
-// answersTheirs notes a pong to a ping of the wrapped handler. The pong goes on to the handler.
-func (c *Conn) answersTheirs() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.theirs {
-		c.theirs = false
-		c.heard()
-	}
-}
-
-// heard ends the wait for a pong. If the last ping on the wire is ours and has not been
-// answered, the peer owes a pong to that one: it may leave out only the pongs to earlier pings
-// (RFC 6455 §5.5.3). mu is held.
-func (c *Conn) heard() {
-	sent := c.pongs.Load()
-	if !(c.oursLast || c.pendPing) || c.ponged == c.pings {
-		c.pongs.Store(0)
-	} else if sent != 0 {
-		c.pongs.CompareAndSwap(sent, max(sent, int64(c.pingSent)))
-	}
 }
 
 // writeFrame sends one frame, as the write that begins at start. The caller is the writer.
