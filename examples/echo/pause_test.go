@@ -1,0 +1,129 @@
+//go:build unix
+
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/wsguard/wsguard/internal/wstest"
+)
+
+// paused is a server in a process of its own, which can be stopped for a while.
+type paused struct {
+	*server
+	cmd *exec.Cmd
+}
+
+func startPaused(t *testing.T, flags string) *paused {
+	t.Helper()
+	cmd, stdout, stderr := program(append(strings.Fields(flags), "-addr", "127.0.0.1:0", "-max-message-bytes", "16777216", "-byte-rate", "-1/-1", "-message-rate", "-1/-1")...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	addr, ok := strings.CutPrefix(strings.TrimSpace(line), "listening on http://")
+	if err != nil || !ok {
+		t.Fatalf("the first line is %q, %v\n%s", line, err, stderr)
+	}
+	return &paused{&server{t: t, addr: addr, stderr: stderr}, cmd}
+}
+
+// pause stops the process for the time d, in which the client does what it must do.
+func (p *paused) pause(d time.Duration, do func()) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		p.t.Fatal(err)
+	}
+	do()
+	time.Sleep(d)
+	p.cmd.Process.Signal(syscall.SIGCONT)
+}
+
+// A client that has done in time what it must do is not closed because the process of the server
+// was stopped meanwhile.
+func TestPausedProcess(t *testing.T) {
+	const rounds = 4
+	for _, door := range []string{"", " -wrap"} {
+		t.Run("pong"+door, func(t *testing.T) {
+			t.Parallel()
+			p := startPaused(t, "-ping 300ms -pong-timeout 200ms -write-timeout 200ms"+door)
+			c := p.open()
+			for n := 0; n < rounds; {
+				f, err := c.ReadFrame()
+				if err != nil || f.Opcode != wstest.OpPing {
+					t.Fatalf("%+v %v\n%s", f, err, p.stderr)
+				}
+				p.pause(time.Second, func() { c.WriteFrame(wstest.Pong(f.Payload)) })
+				n++
+			}
+			for { // the server may ping first
+				c.WriteFrame(wstest.Text("hello"))
+				f, err := c.ReadFrame()
+				if err != nil || f.Opcode == wstest.OpClose {
+					t.Fatalf("%+v %v\n%s", f, err, p.stderr)
+				}
+				if f.Opcode == wstest.OpText {
+					return
+				}
+			}
+		})
+		t.Run("message"+door, func(t *testing.T) {
+			t.Parallel()
+			p := startPaused(t, "-message-timeout 300ms -ping -1ns"+door)
+			c := p.open()
+			for range rounds {
+				b := wstest.AppendFrame(nil, wstest.Text(strings.Repeat("x", 20_000)))
+				c.Write(b[:7000])
+				p.pause(time.Second, func() { c.Write(b[7000:]) })
+				if op, msg, err := c.ReadMessage(); op != wstest.OpText || len(msg) != 20_000 {
+					t.Fatalf("%d bytes, %v\n%s", len(msg), err, p.stderr)
+				}
+			}
+		})
+		t.Run("idle"+door, func(t *testing.T) {
+			t.Parallel()
+			p := startPaused(t, "-idle 400ms -ping -1ns"+door)
+			c := p.open()
+			for range rounds {
+				p.pause(time.Second, func() { c.WriteFrame(wstest.Text("hello")) })
+				if op, msg, err := c.ReadMessage(); op != wstest.OpText || string(msg) != "hello" {
+					t.Fatalf("%s, %v\n%s", msg, err, p.stderr)
+				}
+			}
+		})
+		t.Run("write"+door, func(t *testing.T) {
+			t.Parallel()
+			p := startPaused(t, "-write-timeout 400ms -ping -1ns"+door)
+			c := p.open()
+			for range rounds {
+				const size = 15 << 20
+				c.WriteFrame(wstest.Text(strings.Repeat("x", size)))
+				time.Sleep(100 * time.Millisecond) // the server's write does not end before the client reads
+				read := make(chan error, 1)
+				p.pause(time.Second, func() {
+					go func() {
+						op, msg, err := c.ReadMessage()
+						if op != wstest.OpText || len(msg) != size {
+							err = fmt.Errorf("%d bytes, %v", len(msg), err)
+						}
+						read <- err
+					}()
+				})
+				if err := <-read; err != nil {
+					t.Fatalf("%v\n%s", err, p.stderr)
+				}
+			}
+		})
+	}
+}
+
