@@ -126,4 +126,3 @@ func TestPausedProcess(t *testing.T) {
 		})
 	}
 }
-
