@@ -239,6 +239,13 @@ type AuthConfig struct {
 	// An error that wraps ErrUnavailable, context.DeadlineExceeded or context.Canceled, a panic,
 	// and a call that takes longer than VerifyTimeout close it with 1013. The default, nil,
 	// never asks.
+	//
+	// At most 64 calls run at the same time, for all Guards of a State together. A call that
+	// does not return keeps its place even after VerifyTimeout. A connection that is due while
+	// all places are taken waits, and the connection that has been due for longest gets the
+	// next place. If Revalidate cannot keep up, the guard closes those that have waited for a
+	// whole RevalidateEvery, with 1013 unavailable. So nobody is closed while 64 calls at a
+	// time are enough to ask about each connection once in two intervals.
 	Revalidate func(context.Context, Principal) (Principal, error)
 
 	// RevalidateEvery is the time between two calls of Revalidate for a connection, spread by

@@ -33,6 +33,8 @@ import (
 //	the engine's reader and writer → sessions.mu
 //	queue.mu → queues.mu
 //
+// The lock of State.revalidations may be taken while any of them is held.
+//
 // Application code may run under refreshMu (Verifier, Revalidate), under reportMu
 // (OnEvent) and under the engine's reader and writer (Validator, Authorize, OnEvent).
 // It never runs under sessions.mu, queue.mu or queues.mu.

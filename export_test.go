@@ -17,3 +17,12 @@ func (g *Guard) Resolved() Config {
 	cfg.Auth.Tickets = e.auth.tickets
 	return cfg
 }
+
+// Revalidations returns how many calls of Revalidate have not returned, and how many
+// connections wait for a place.
+func Revalidations(g *Guard) (running, waiting int) {
+	r := &g.state.revalidations
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.running, len(r.queue)
+}

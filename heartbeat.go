@@ -86,6 +86,10 @@ func jitter(d time.Duration) time.Duration {
 	return d - d/10 + rand.N(d/5+1)
 }
 
+// spread returns a random time within d, so that connections which came together do not come
+// together again.
+func spread(d time.Duration) time.Duration { return rand.N(d) }
+
 // sweepEvery is the time between two runs of the sweeper. A timeout may be that much late.
 const sweepEvery = 200 * time.Millisecond
 
@@ -146,17 +150,7 @@ func (c *Conn) sweep() {
 	case c.who.awaiting.Load() && !now.Before(c.who.authBy):
 		c.end(badCredential(deny(reason.AuthTimeout, "")))
 	default:
-		switch at := c.who.recheck.Load(); {
-		case c.who.rechecking.Load():
-		case at == 0:
-			if c.life.begun.Load() { // Reconfigure may have begun to ask
-				c.checkAgain(c.Principal(), jitter(c.e.policy().auth.cfg.RevalidateEvery))
-			}
-		case time.Since(c.g.born) >= time.Duration(at):
-			c.who.recheck.Store(0)
-			c.who.rechecking.Store(true)
-			go c.revalidate()
-		}
+		c.recheck()
 		// The reader sends the pings. If the application has not called Read for an
 		// interval, the sweeper sends them.
 		if p := c.first.timeouts.PingInterval; p > 0 && c.w.Away() >= p && now.Sub(c.watch.pinged) >= p {
@@ -192,8 +186,8 @@ func (c *Conn) schedule(now time.Time) {
 	if c.who.awaiting.Load() {
 		soonest(c.who.authBy)
 	}
-	if at := c.who.recheck.Load(); at != 0 {
-		next = min(next, time.Duration(at))
+	if at := c.nextCheck(); at != 0 {
+		next = min(next, at)
 	}
 	if p := c.first.timeouts.PingInterval; p > 0 {
 		soonest(now.Add(p / 2))

@@ -2,7 +2,6 @@ package wsguard
 
 import (
 	"context"
-	"math/rand/v2"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -19,19 +18,58 @@ import (
 // goroutine runs the handshake, or the method authenticate. After begin, the holder of
 // refreshMu owns it.
 type authentication struct {
-	principal  atomic.Pointer[Principal]
-	session    *session                 // read-only after begin; nil until a credential is accepted
-	value      any                      // the value that Attach returned before begin; read-only after begin
-	newer      atomic.Pointer[attached] // the value that Attach returned for become; nil: none
-	request    *http.Request            // what become gives to Attach; read-only after begin; nil: not kept
-	awaiting   atomic.Bool              // the first message must be the credential
-	authBy     time.Time                // the deadline of the first message; read-only after start
-	recheck    atomic.Int64             // when to revalidate, as watch.due counts; 0: never, or it is under way
-	rechecking atomic.Bool              // a goroutine revalidates
-	overdue    time.Time                // used by the goroutine that revalidates only
+	principal atomic.Pointer[Principal]
+	session   *session                 // read-only after begin; nil until a credential is accepted
+	value     any                      // the value that Attach returned before begin; read-only after begin
+	newer     atomic.Pointer[attached] // the value that Attach returned for become; nil: none
+	request   *http.Request            // what become gives to Attach; read-only after begin; nil: not kept
+	awaiting  atomic.Bool              // the first message must be the credential
+	authBy    time.Time                // the deadline of the first message; read-only after start
+	recheck   atomic.Int64             // when to revalidate, as watch.due counts, or since when it waits for a place; 0: never, or it is under way
+	stage     atomic.Int32             // the stage of the next Revalidate, or of the one under way
+	turn      int                      // 1 + its index in revalidations.queue; guarded by revalidations.mu; 0: it does not wait
 
-	refreshMu sync.Mutex    // one Refresh at a time; see conn.go for the order
+	refreshMu gate          // one Refresh at a time; see conn.go for the order
 	refreshes *rate.Limiter // guarded by refreshMu; made when needed
+}
+
+// gate is a lock. A goroutine that waits for it can give up.
+type gate struct {
+	mu     sync.Mutex    // no other lock is taken while it is held
+	held   bool          // guarded by mu
+	opened chan struct{} // guarded by mu: closed when the gate is unlocked; nil while nobody waits
+}
+
+// lock reports false if ctx has ended before the gate was unlocked.
+func (g *gate) lock(ctx context.Context) bool {
+	for {
+		g.mu.Lock()
+		if !g.held {
+			g.held = true
+			g.mu.Unlock()
+			return true
+		}
+		if g.opened == nil {
+			g.opened = make(chan struct{})
+		}
+		opened := g.opened
+		g.mu.Unlock()
+		select {
+		case <-opened:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+func (g *gate) unlock() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.held = false
+	if g.opened != nil {
+		close(g.opened)
+		g.opened = nil
+	}
 }
 
 // authenticate takes the credential out of the first messages and runs the steps that the
@@ -141,7 +179,15 @@ func (c *Conn) refreshed(ctx context.Context, token string) (Principal, error) {
 // become makes an anonymous connection that of somebody, if the steps accept the credential.
 // A refusal leaves it anonymous. The caller holds refreshMu.
 func (c *Conn) become(ctx context.Context, token string) error {
-	a, err := c.presentedLater(ctx, c.who.request, token)
+	r := c.who.request
+	if r != nil {
+		// The context of Attach ends with ctx, and has no values.
+		own, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		defer context.AfterFunc(ctx, cancel)()
+		r = r.WithContext(own)
+	}
+	a, err := c.presentedLater(ctx, r, token)
 	if err != nil {
 		return err
 	}
@@ -164,15 +210,17 @@ func (c *Conn) become(ctx context.Context, token string) error {
 	p := a.principal
 	c.who.principal.Store(&p)
 	c.reading.stale.Store(true)
-	c.checkAgain(p, rand.N(a.auth.cfg.RevalidateEvery))
+	c.checkAgain(p, spread(a.auth.cfg.RevalidateEvery))
 	c.schedule(time.Now())
 	return nil
 }
 
 // refresh implements Refresh.
 func (c *Conn) refresh(ctx context.Context, token string) error {
-	c.who.refreshMu.Lock()
-	defer c.who.refreshMu.Unlock()
+	if !c.who.refreshMu.lock(ctx) {
+		return c.stopped(ctx)
+	}
+	defer c.who.refreshMu.unlock()
 	if err := c.cause(); err != nil {
 		return err
 	}
@@ -217,84 +265,4 @@ func (c *Conn) adopt(p Principal) bool {
 	c.who.principal.Store(&p)
 	c.schedule(time.Now())
 	return true
-}
-
-// checkAgain sets when the connection must be revalidated.
-func (c *Conn) checkAgain(p Principal, in time.Duration) {
-	if c.e.policy().auth.cfg.Revalidate != nil && !p.anonymous() {
-		c.who.recheck.Store(int64(time.Since(c.g.born) + in))
-	}
-}
-
-// revalidate calls Revalidate for the principal. It runs on a goroutine of its own, one at a
-// time for each connection. The goroutine ends with the connection.
-func (c *Conn) revalidate() {
-	defer c.survive()
-	defer c.who.rechecking.Store(false)
-	cfg := &c.e.policy().auth.cfg
-	if cfg.Revalidate == nil {
-		return // Reconfigure has just ended it
-	}
-	every := cfg.RevalidateEvery
-	select {
-	case c.g.state.revalidating <- struct{}{}:
-		c.who.overdue = time.Time{}
-	default:
-		// Try again later. A principal that has waited for a whole interval is no longer
-		// known to be good.
-		now := time.Now()
-		if c.who.overdue.IsZero() {
-			c.who.overdue = now.Add(every)
-		}
-		if !now.Before(c.who.overdue) {
-			c.end(because(reason.Unavailable, "revalidation: too many at once"))
-			return
-		}
-		c.checkAgain(c.Principal(), jitter(min(time.Second, every/4)))
-		c.schedule(now)
-		return
-	}
-	old := c.who.principal.Load()
-	p, err := c.g.state.revalidate(c.ctx, cfg, *old)
-	if err == nil {
-		p = old.updated(p)
-	}
-	c.who.refreshMu.Lock()
-	defer c.who.refreshMu.Unlock()
-	switch {
-	case c.cause() != nil:
-	case c.who.principal.Load() != old && (err == nil || !refusesSubject(err)):
-		// A Refresh has replaced the principal that the answer is about.
-		c.checkAgain(*c.who.principal.Load(), 0)
-		c.schedule(time.Now())
-	case err != nil:
-		d := asDenied(err)
-		c.end(because(d.Reason, "revalidation: "+d.detail))
-	default:
-		c.checkAgain(p, jitter(every))
-		c.adopt(p)
-	}
-}
-
-// refusesSubject reports whether the error of a Revalidate is about the subject. It counts
-// although a Refresh has replaced the credential meanwhile.
-func refusesSubject(err error) bool {
-	d := asDenied(err)
-	return !serversFault(d.Reason) && !d.blameless
-}
-
-// updated returns fresh, the answer of a Revalidate, with what it leaves out. It does not add
-// scopes, because an answer without scopes takes them away.
-func (p Principal) updated(fresh Principal) Principal {
-	fresh.seen, fresh.bought, fresh.cookie = p.seen, p.bought, p.cookie
-	if fresh.Expires.IsZero() {
-		fresh.Expires = p.Expires
-	}
-	if fresh.SessionID == "" {
-		fresh.SessionID = p.SessionID
-	}
-	if fresh.IssuedAt.IsZero() {
-		fresh.IssuedAt = p.IssuedAt
-	}
-	return fresh
 }

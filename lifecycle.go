@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"runtime/debug"
 	"sync"
@@ -318,9 +317,7 @@ func (c *Conn) list(authenticated bool) {
 
 // begin opens the connection to the application.
 func (c *Conn) begin() {
-	// Choose the first time at random within the interval, so that connections which opened
-	// together are not revalidated together.
-	c.checkAgain(c.Principal(), rand.N(c.e.policy().auth.cfg.RevalidateEvery))
+	c.checkAgain(c.Principal(), spread(c.e.policy().auth.cfg.RevalidateEvery))
 	c.schedule(time.Now())
 	c.life.begun.Store(true)
 	c.reportOpen()
@@ -433,6 +430,9 @@ func (c *Conn) done() {
 		defer c.g.sessions.remove(c)
 	} else {
 		defer c.g.state.registry.unregister(c.who.session)
+	}
+	if c.who.stage.Load() == checkWaits {
+		c.g.state.revalidations.leave(c)
 	}
 	for _, l := range c.life.leases {
 		l.Release()

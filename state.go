@@ -35,8 +35,8 @@ type State struct {
 	bans     *penalty.Box
 	registry *registry
 
-	revalidating chan struct{} // a place for each Revalidate that runs
-	explained    atomic.Int64  // how many refusals are being answered with a close code
+	revalidations revalidations
+	explained     atomic.Int64 // how many refusals are being answered with a close code
 }
 
 // buckets are the buckets of clients and subjects. Each call of a table brings its limits.
@@ -61,14 +61,13 @@ func NewState() *State {
 			clients: keyed.New(tableKeys), subjects: keyed.New(tableKeys),
 			failures: keyed.New(tableKeys), tickets: keyed.New(tableKeys), violations: keyed.New(tableKeys),
 		},
-		accepted:     seen.New(rememberAccepted),
-		lately:       seen.NewRecent(rememberAccepted),
-		rejected:     seen.New(rememberRejected),
-		again:        newCounter(),
-		tickets:      newTickets(),
-		bans:         penalty.New(maxBans),
-		registry:     newRegistry(),
-		revalidating: make(chan struct{}, maxRevalidating),
+		accepted: seen.New(rememberAccepted),
+		lately:   seen.NewRecent(rememberAccepted),
+		rejected: seen.New(rememberRejected),
+		again:    newCounter(),
+		tickets:  newTickets(),
+		bans:     penalty.New(maxBans),
+		registry: newRegistry(),
 	}
 	return s
 }

@@ -236,6 +236,11 @@ func within[T any](ctx context.Context, limit time.Duration, done func(), f func
 	case got := <-results:
 		return got.v, got.err
 	case <-ctx.Done():
+	}
+	select {
+	case got := <-results: // at the same moment, or during a pause of the process
+		return got.v, got.err
+	default:
 		var none T
 		return none, deny(reason.Unavailable, "no answer in time")
 	}
@@ -249,23 +254,6 @@ func judged(ctx context.Context, ask func(context.Context) (Principal, error)) (
 		}
 	}()
 	return settle(ask(ctx))
-}
-
-// maxRevalidating is how many calls of Revalidate may run at the same time.
-const maxRevalidating = 64
-
-// revalidate calls Revalidate for p, in bounded time. The caller has taken a place in
-// revalidating, which is given back when the hook has returned.
-func (s *State) revalidate(ctx context.Context, cfg *AuthConfig, p Principal) (Principal, error) {
-	p.Scopes = slices.Clone(p.Scopes) // the hook may change its copy
-	done := func() { <-s.revalidating }
-	fresh, err := within(ctx, cfg.VerifyTimeout, done, func(ctx context.Context) (Principal, error) {
-		return judged(ctx, func(ctx context.Context) (Principal, error) { return cfg.Revalidate(ctx, p) })
-	})
-	if err == nil && fresh.Subject != p.Subject {
-		return Principal{}, deny(reason.Unauthenticated, "revalidated as another subject")
-	}
-	return fresh, err
 }
 
 // verified caches the Principals that Verifiers have returned, by the hash of the token. Each
