@@ -21,7 +21,7 @@ import (
 // goroutine that makes the connection owns it until list returns. The last holder owns it
 // when it gives everything back.
 type lifecycle struct {
-	holders    atomic.Int32  // the socket, the handler's goroutine, the goroutine that authenticates
+	holders    atomic.Int32  // the socket, the handler's goroutine or the request of Accept, the goroutine that authenticates
 	leases     []*Lease      // read-only after start; the last holder releases them
 	lease      *Lease        // the one of leases that this Guard's cap counts; read-only after start
 	index      int           // in sessions.conns; guarded by sessions.mu
@@ -363,6 +363,17 @@ func (c *Conn) run(fn func(context.Context, *Conn) error, r *http.Request) {
 	returned = true
 }
 
+// requestDone ends the connection of Accept, because the context of its request has ended, and
+// releases it for the request.
+func (c *Conn) requestDone() {
+	defer c.done()
+	if c.g.Draining() {
+		c.end(because(reason.Draining, "still open when its request ended"))
+		return
+	}
+	c.end(because(reason.RequestDone, ""))
+}
+
 // ended runs once, on a goroutine of its own, when the socket is closed.
 func (c *Conn) ended(by ending, cause *CloseError, detail string) {
 	defer c.done() // even if a hook panics
@@ -429,6 +440,9 @@ func (c *Conn) done() {
 	if c.life.listed.Load() { // deferred, because the Close of the value may panic
 		defer c.g.sessions.remove(c)
 	} else {
+		if c.wrap != nil { // a drain waits for a handshake that led to no connection
+			defer c.wrap.left(c.g)
+		}
 		defer c.g.state.registry.unregister(c.who.session)
 	}
 	if c.who.stage.Load() == checkWaits {

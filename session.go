@@ -182,15 +182,29 @@ const (
 	drainPace  = 10 * time.Second
 )
 
+// How long Shutdown may take after its ctx has ended: it waits for endWithin until the
+// connections that it has cut have ended, and it returns after overWithin in any case.
+const (
+	endWithin  = 50 * time.Millisecond
+	overWithin = 80 * time.Millisecond
+)
+
 // Shutdown refuses new handshakes with 503. It closes the connections with 1012 in batches,
 // over the first half of the time until the deadline of ctx, or over 10 seconds if there is
-// none. It returns nil when the connections have ended and their handlers have returned. The
-// Guard then has no goroutine left. If ctx ends first, Shutdown cuts the remaining
-// connections and returns the error of ctx. Further calls wait for the same drain.
+// none. It returns nil when the connections have ended and their handlers have returned. For a
+// connection of Accept, that is when the context of its request has ended. The Guard then has
+// no goroutine left. Further calls wait for the same drain.
+//
+// If ctx ends first, Shutdown cuts the remaining connections and returns the error of ctx, at
+// most 100 milliseconds after ctx has ended. The following may run on after that:
+//   - The handlers and hooks that have not returned, and the handshakes that wait for a hook.
+//     They keep their slots.
+//   - The ends of connections, which report the close events. They take no longer than
+//     CloseGrace and Linger together, unless a handler, a hook or a net.Conn of the application
+//     holds them up.
 //
 // Call Shutdown before that of http.Server, which does not see upgraded connections.
 func (g *Guard) Shutdown(ctx context.Context) error {
-	defer g.events.flush()
 	s := g.sessions
 	s.mu.Lock()
 	first := !s.draining
@@ -210,22 +224,43 @@ func (g *Guard) Shutdown(ctx context.Context) error {
 	select {
 	case <-s.drained:
 		<-s.paced // closed at once
+		g.events.flush()
 		return nil
 	case <-ctx.Done():
 	}
-	s.mu.Lock()
-	left := append([]*Conn(nil), s.conns...)
-	s.mu.Unlock()
-	for _, c := range left {
-		c.end(because(reason.Draining, "cut"))
-		c.w.Cut()
-	}
-	// Connections that were cut end at once, but a handler may still run.
+	// The goroutine is for a net.Conn or a Logger of the application that blocks, and for a
+	// great many connections.
+	end, over := time.NewTimer(endWithin), time.NewTimer(overWithin)
+	defer over.Stop()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer end.Stop()
+		g.cut()
+		select { // connections that were cut end at once, but a handler may still run
+		case <-s.drained:
+		case <-end.C:
+		}
+		g.events.flush()
+	}()
 	select {
-	case <-s.drained:
-	case <-time.After(g.policy.Load().timeouts.CloseGrace):
+	case <-done:
+	case <-over.C:
 	}
 	return ctx.Err()
+}
+
+// cut ends the connections that are left, and closes their sockets.
+func (g *Guard) cut() {
+	g.sessions.mu.Lock()
+	left := slices.Clone(g.sessions.conns)
+	g.sessions.mu.Unlock()
+	for _, c := range left {
+		c.end(because(reason.Draining, "cut"))
+	}
+	for _, c := range left { // afterwards, because a net.Conn of the application may block
+		c.w.Cut()
+	}
 }
 
 // drain ends the connections in batches, so that the clients do not all reconnect elsewhere

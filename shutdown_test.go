@@ -185,7 +185,7 @@ func TestShutdownCuts(t *testing.T) {
 				synctest.Wait()
 				err := e.g.Shutdown(ctx)
 				d := time.Since(start)
-				wantBetween(t, "returned", d, limit, limit+time.Second)
+				wantBetween(t, "returned", d, limit, limit+100*time.Millisecond)
 				if err != context.DeadlineExceeded {
 					t.Errorf("Shutdown: %v", err)
 				}

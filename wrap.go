@@ -249,7 +249,6 @@ func (wr *wrapping) neverOpen(why *reason.Reason, detail string) {
 // handler has read the end of the connection, or has had the time for that. Before that,
 // httputil.ReverseProxy would cut its backend off, because it does so when the context ends.
 func (wr *wrapping) ended(cause error) {
-	wr.left(wr.c.g)
 	wr.mu.Lock()
 	defer wr.mu.Unlock()
 	wr.cause = cause

@@ -402,6 +402,12 @@ func (g *Guard) Handler(fn func(ctx context.Context, c *Conn) error) http.Handle
 // must end it with [Conn.End]. If the request's context ends first, the guard closes the
 // connection with 1001 request_done, or with 1012 if Shutdown has been called. When Accept
 // returns an error, it has answered the request already.
+//
+// The slot of the connection is released when the connection and the request's context have
+// ended. net/http ends that context when the handler has returned. So a handler that runs on
+// after the end of its connection counts in [CapConfig], and Shutdown waits for it. A middleware
+// that puts another context in the request must see to it that the context ends when the
+// handler has returned. A context that can never end, whose Done is nil, does not count.
 func (g *Guard) Accept(w http.ResponseWriter, r *http.Request) (*Conn, error) {
 	return g.endpoint.Accept(w, r)
 }
@@ -423,9 +429,17 @@ func (e *Endpoint) Handler(fn func(ctx context.Context, c *Conn) error) http.Han
 // Accept is like [Guard.Accept] for this endpoint.
 func (e *Endpoint) Accept(w http.ResponseWriter, r *http.Request) (*Conn, error) {
 	ctx := r.Context()
-	c, r, err := e.accept(w, r, 1)
+	holders := int32(1) // the socket
+	if ctx.Done() != nil {
+		holders++ // the request
+	}
+	c, r, err := e.accept(w, r, holders)
 	if err != nil {
 		return nil, err
+	}
+	if ctx.Done() != nil {
+		// Deferred, because authenticate does the rest of the handshake.
+		defer func() { context.AfterFunc(ctx, c.requestDone) }()
 	}
 	if c.who.awaiting.Load() {
 		returned := false
@@ -440,14 +454,6 @@ func (e *Endpoint) Accept(w http.ResponseWriter, r *http.Request) (*Conn, error)
 			return nil, err
 		}
 	}
-	stop := context.AfterFunc(ctx, func() {
-		if c.g.Draining() {
-			c.end(because(reason.Draining, "still open when its request ended"))
-			return
-		}
-		c.end(because(reason.RequestDone, ""))
-	})
-	context.AfterFunc(c.ctx, func() { stop() })
 	if err := c.cause(); err != nil {
 		return nil, err
 	}
