@@ -122,6 +122,7 @@ type admission struct {
 	value       any
 	conn        *Conn
 	answered    bool // nothing more can be answered
+	gone        bool // the client had gone before its refusal could be explained
 }
 
 // admission returns the admission of r, which has not taken a step yet.

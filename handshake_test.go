@@ -6,13 +6,16 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -880,24 +883,126 @@ func TestHandshakeTLSRefusal(t *testing.T) {
 // A client that has left when the 101 goes out is a connection that is lost, and no
 // ResponseWriter that cannot be hijacked.
 func TestClientLeavesBeforeTheAnswer(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		attached, left := make(chan struct{}), make(chan struct{})
-		var cfg wsguard.Config
-		cfg.Attach = func(*http.Request, wsguard.Principal) (any, error) {
-			close(attached)
-			<-left
-			return nil, nil
+	for door, handler := range map[string]func(*wsguard.Guard) http.Handler{
+		"Handler": func(g *wsguard.Guard) http.Handler { return g.Handler(echo) },
+		"Accept":  acceptEcho,
+		"Wrap":    func(g *wsguard.Guard) http.Handler { return g.Wrap(coderEcho()) },
+	} {
+		t.Run(door, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				attached, left := make(chan struct{}), make(chan struct{})
+				var cfg wsguard.Config
+				cfg.Attach = func(*http.Request, wsguard.Principal) (any, error) {
+					close(attached)
+					<-left
+					return nil, nil
+				}
+				e := serveWith(t, cfg, handler)
+				c := e.dial()
+				c.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\nOrigin: " + appOrigin + "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+					"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"))
+				<-attached
+				c.Close()
+				close(left)
+				synctest.Wait()
+				if all := e.events.all(); len(all) != 1 || all[0].Kind != audit.Refusal || !errors.Is(all[0].Err, reason.ConnectionLost) || all[0].Status != 0 {
+					t.Errorf("%s", e.events)
+				}
+			})
+		})
+	}
+}
+
+// lostWriter is a ResponseWriter whose Hijack finds that the client has gone. front is what it
+// does before.
+type lostWriter struct {
+	http.ResponseWriter
+	err   error
+	front func()
+}
+
+func (w lostWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if w.front != nil {
+		w.front()
+	}
+	return nil, nil, w.err
+}
+
+// A hijack that fails because the client has gone is no ResponseWriter that cannot be hijacked.
+func TestHijackOfLostConnection(t *testing.T) {
+	doors := map[string]func(*wsguard.Guard) http.Handler{
+		"Handler": func(g *wsguard.Guard) http.Handler { return g.Handler(echo) },
+		"Accept":  acceptEcho,
+		"Wrap":    func(g *wsguard.Guard) http.Handler { return g.Wrap(coderEcho()) },
+	}
+	for name, tt := range map[string]struct {
+		err  error
+		lost bool
+	}{
+		"reset":           {&net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ECONNRESET)}, true},
+		"a bare errno":    {syscall.EPIPE, true},
+		"closed":          {fmt.Errorf("middleware: %w", net.ErrClosed), true},
+		"EOF":             {fmt.Errorf("unexpected Peek failure reading buffered byte: %w", io.EOF), true},
+		"a pipe":          {io.ErrClosedPipe, true},
+		"not implemented": {errors.ErrUnsupported, false},
+		"hijacked before": {http.ErrHijacked, false},
+		"of its own":      {errors.New("broken"), false},
+		"an evil error":   {&evilError{"As", func() { panic("As") }}, false},
+	} {
+		for door, handler := range doors {
+			t.Run(name+" "+door, func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					e := serveWith(t, wsguard.Config{}, func(g *wsguard.Guard) http.Handler {
+						h := handler(g)
+						return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(lostWriter{w, tt.err, nil}, r) })
+					})
+					e.tryAny(header())
+					e.idle()
+					synctest.Wait()
+					all := e.events.of(audit.Refusal)
+					if len(all) != 1 || errors.Is(all[0].Err, reason.ConnectionLost) != tt.lost || (all[0].Status == 0) != tt.lost {
+						t.Errorf("%s", e.events)
+					}
+				})
+			})
 		}
-		e := serveWith(t, cfg, func(g *wsguard.Guard) http.Handler { return g.Handler(echo) })
-		c := e.dial()
-		c.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\nOrigin: " + appOrigin + "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
-			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"))
-		<-attached
-		c.Close()
-		close(left)
-		synctest.Wait()
-		if all := e.events.all(); len(all) != 1 || all[0].Kind != audit.Refusal || !errors.Is(all[0].Err, reason.ConnectionLost) || all[0].Status != 0 {
-			t.Errorf("%s", e.events)
+	}
+}
+
+// The same of an error that says nothing, if the client has left meanwhile, and of a refusal
+// that is told by a close code.
+func TestHijackAfterTheClientHasLeft(t *testing.T) {
+	for door, handler := range map[string]func(*wsguard.Guard) http.Handler{
+		"Handler": func(g *wsguard.Guard) http.Handler { return g.Handler(echo) },
+		"Accept":  acceptEcho,
+		"Wrap":    func(g *wsguard.Guard) http.Handler { return g.Wrap(coderEcho()) },
+	} {
+		for _, token := range []string{"alice", "wrong"} {
+			t.Run(door+" "+token, func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					reached := make(chan struct{})
+					e := serveWith(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: newTokens().Verify, MaxExplained: 1}}, func(g *wsguard.Guard) http.Handler {
+						h := handler(g)
+						return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+							h.ServeHTTP(lostWriter{w, errors.New("broken"), func() { close(reached); <-r.Context().Done() }}, r)
+						})
+					})
+					c := e.dial()
+					go c.Handshake("/", bearer(token))
+					<-reached
+					c.Close()
+					e.idle()
+					synctest.Wait()
+					want := reason.ConnectionLost
+					if token == "wrong" {
+						want = reason.Unauthenticated
+					}
+					all := e.events.of(audit.Refusal)
+					if len(all) != 1 || !errors.Is(all[0].Err, want) || all[0].Status != 0 {
+						t.Errorf("%s", e.events)
+					}
+				})
+			})
 		}
-	})
+	}
 }

@@ -271,8 +271,11 @@ func (a *admission) inFront() (own, known bool) {
 func (a *admission) refuse(w http.ResponseWriter, err error, e audit.Event) {
 	d := asDenied(err)
 	e.Kind, e.Err, e.Reason, e.Detail, e.Status = audit.Refusal, err, d.Token(), d.detail, d.statusCode()
-	if e.Code != 0 {
+	switch {
+	case e.Code != 0:
 		e.Status = http.StatusSwitchingProtocols // the close code has told the refusal
+	case a.gone:
+		e.Status = 0
 	}
 	if hasBody(a.r) {
 		// A body that never comes would keep net/http reading it.

@@ -1,6 +1,10 @@
 package wsguard
 
 import (
+	"context"
+	"errors"
+	"io"
+	"net"
 	"net/http"
 	"os"
 
@@ -79,7 +83,12 @@ func (a *admission) upgrade(w http.ResponseWriter, holders int32) (err error) {
 		if a.answered = !wire.Is(err, wire.ErrNotHijackable); a.answered {
 			return denyCause(notSent(err), err)
 		}
-		return denyCause(reason.NotHijackable, err)
+		why := notTaken(a.r, err)
+		if why == reason.ConnectionLost { // it has no status
+			deny(reason.NotHijackable, "").write(w)
+			a.answered = true
+		}
+		return denyCause(why, err)
 	}
 	a.hand(c)
 	started := false
@@ -102,6 +111,27 @@ func notSent(err error) *reason.Reason {
 		return reason.WriteTimeout
 	}
 	return reason.ConnectionLost
+}
+
+// notTaken returns why the connection of r could not be taken over. A client that has gone is
+// no fault of the ResponseWriter. net/http cancels the context of its request.
+func notTaken(r *http.Request, err error) *reason.Reason {
+	if r.Context().Err() == context.Canceled || broken(err) {
+		return reason.ConnectionLost
+	}
+	return reason.NotHijackable
+}
+
+// broken reports whether err is the error of a connection that no longer works. The error may
+// be that of an application's ResponseWriter, so its methods may panic.
+func broken(err error) (yes bool) {
+	defer func() {
+		if recover() != nil {
+			yes = false
+		}
+	}()
+	var failed net.Error
+	return errors.As(err, &failed) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.ErrClosedPipe)
 }
 
 // explain answers a refusal with an upgrade and a close code. A script can read the close
@@ -139,7 +169,9 @@ func (a *admission) explain(w http.ResponseWriter, err error, ev *audit.Event) b
 	}()
 	c, err := wire.Upgrade(w, a.auth.strip(a.r), a.subprotocol, a.wire)
 	if err != nil {
-		return !wire.Is(err, wire.ErrNotHijackable)
+		taken := !wire.Is(err, wire.ErrNotHijackable)
+		a.gone = taken || notTaken(a.r, err) == reason.ConnectionLost
+		return taken
 	}
 	begun = true
 	token := why.Token()

@@ -321,7 +321,7 @@ func (w *wrapWriter) WriteHeader(status int) {
 	case status >= 200 && w.status == 0:
 		w.status = status
 		// net/http cancels the context when the client leaves. A proxy then answers 502.
-		w.lost = status >= 500 && w.a.r.Context().Err() == context.Canceled
+		w.lost = status >= 500 && w.a.r.Context().Err() == context.Canceled || errors.Is(w.err, reason.ConnectionLost)
 		if w.err != nil { // no upgrade has happened
 			for _, name := range []string{"Connection", "Upgrade", "Sec-Websocket-Accept", "Sec-Websocket-Protocol", "Sec-Websocket-Extensions"} {
 				h.Del(name)
@@ -396,7 +396,7 @@ func (w *wrapWriter) take() error {
 	c := w.wr.c
 	wc, brw, err := wire.Hijack(w.w, c.first.wire)
 	if err != nil {
-		w.err = denyCause(reason.NotHijackable, err)
+		w.err = denyCause(notTaken(w.a.r, err), err)
 		return w.err
 	}
 	w.a.hand(c)

@@ -132,7 +132,8 @@ var (
 	HTTPVersion = define("http_version", "not HTTP/1.1", 501, 0)
 
 	// NotHijackable says that a middleware has wrapped the ResponseWriter in something
-	// that has neither Hijack nor Unwrap, or that the hijack has failed. The status is 501.
+	// that has neither Hijack nor Unwrap, or that the hijack has failed. The reason is
+	// ConnectionLost if the hijack has failed because the client had gone. The status is 501.
 	// The client can do nothing about it. The operator must mend the middleware.
 	NotHijackable = define("not_hijackable", "the ResponseWriter cannot be hijacked", 501, 0)
 
