@@ -108,12 +108,13 @@ func TestConfigFaults(t *testing.T) {
 	} {
 		for name, r := range map[string]wsguard.Rate{
 			"NaN": nan, "infinite": {PerSecond: math.Inf(1), Burst: 1}, "negative": {PerSecond: -2, Burst: 1}, "-Inf": {PerSecond: math.Inf(-1), Burst: 1},
+			"above 2^32": {PerSecond: 1<<32 + 1, Burst: 1 << 30}, "far above 2^32": {PerSecond: math.MaxFloat64, Burst: 1 << 30},
 			"negative burst": {PerSecond: 1, Burst: -2}, "rate without burst": {PerSecond: 1}, "-0.5": {PerSecond: -0.5, Burst: 1}, "burst Off": {PerSecond: 1, Burst: wsguard.Off},
 		} {
 			tests = append(tests, fault{"T50 " + field + " " + name, func(c *wsguard.Config) { *rate(c) = r }, field})
 		}
 		for name, r := range map[string]wsguard.Rate{
-			"Off": {PerSecond: wsguard.Off}, "Off, Off": {PerSecond: wsguard.Off, Burst: wsguard.Off}, "large": {PerSecond: 1e9, Burst: 1e9}, "zero": {},
+			"Off": {PerSecond: wsguard.Off}, "Off, Off": {PerSecond: wsguard.Off, Burst: wsguard.Off}, "large": {PerSecond: 1e9, Burst: 1e9}, "largest": {PerSecond: 1 << 32, Burst: math.MaxInt32}, "zero": {},
 		} {
 			tests = append(tests, fault{"T50 " + field + " " + name, func(c *wsguard.Config) { *rate(c) = r }, ""})
 		}
@@ -402,6 +403,60 @@ func TestConfigTooLarge(t *testing.T) {
 		_, err := wsguard.New(cfg)
 		if fields := faultsOf(t, err); len(fields) != 1 || fields[0] != field || !strings.Contains(err.Error(), "must be at most") {
 			t.Errorf("%s: %v", field, err)
+		}
+	}
+}
+
+// A rate that is named is never clipped. A default that is computed from another field is.
+func TestConfigLargestRates(t *testing.T) {
+	const most = 1 << 32
+	base := func(r wsguard.RateConfig) wsguard.Config {
+		return wsguard.Config{Origins: []string{appOrigin}, Auth: wsguard.AuthConfig{InsecureAnonymous: true}, Rates: r}
+	}
+	for _, r := range []wsguard.Rate{{PerSecond: most + 1, Burst: 100}, {PerSecond: 1e300, Burst: 100}} {
+		_, err := wsguard.New(base(wsguard.RateConfig{Messages: r}))
+		if fields := faultsOf(t, err); len(fields) != 1 || fields[0] != "Rates.Messages" || !strings.Contains(err.Error(), "at most 4294967296 (2^32) per second") {
+			t.Errorf("%+v: %v", r, err)
+		}
+		if _, err := wsguard.New(base(wsguard.RateConfig{SentBytes: r})); err == nil {
+			t.Errorf("SentBytes %+v: no error", r)
+		}
+		cfg := base(wsguard.RateConfig{})
+		cfg.Penalties.Violations = r
+		if _, err := wsguard.New(cfg); err == nil {
+			t.Errorf("Penalties.Violations %+v: no error", r)
+		}
+	}
+	if math.MaxInt > 1<<34 {
+		tooMuch := int(min(math.MaxInt-1, int64(1<<34)))
+		_, err := wsguard.New(base(wsguard.RateConfig{Messages: wsguard.Rate{PerSecond: 1, Burst: tooMuch + 1}}))
+		if fields := faultsOf(t, err); len(fields) != 1 || !strings.Contains(err.Error(), "at most 17179869184 (2^34)") {
+			t.Error(err)
+		}
+	}
+	for _, burst := range []int{1 << 30, math.MaxInt32} {
+		g, err := wsguard.New(base(wsguard.RateConfig{
+			Messages: wsguard.Rate{PerSecond: most, Burst: burst}, Bytes: wsguard.Rate{PerSecond: most / 8, Burst: burst},
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		capped := func(n int64) int { return int(min(n*int64(burst), 1<<34, math.MaxInt)) }
+		r := g.Resolved().Rates
+		for _, tt := range []struct {
+			name string
+			got  wsguard.Rate
+			want wsguard.Rate
+		}{
+			{"Messages", r.Messages, wsguard.Rate{PerSecond: most, Burst: burst}},
+			{"ClientMessages", r.ClientMessages, wsguard.Rate{PerSecond: most, Burst: capped(16)}},
+			{"SubjectMessages", r.SubjectMessages, wsguard.Rate{PerSecond: most, Burst: capped(4)}},
+			{"ClientBytes", r.ClientBytes, wsguard.Rate{PerSecond: most, Burst: capped(16)}},
+			{"SubjectBytes", r.SubjectBytes, wsguard.Rate{PerSecond: most / 2, Burst: capped(4)}},
+		} {
+			if tt.got != tt.want {
+				t.Errorf("%s is %+v, want %+v", tt.name, tt.got, tt.want)
+			}
 		}
 	}
 }

@@ -20,14 +20,22 @@ const Off = -1
 // Rate is the rate of a token bucket. The zero Rate means the default of its field.
 // Rate{PerSecond: Off} means no limit. A rate without a burst is an error.
 type Rate struct {
-	// PerSecond is how many tokens flow into the bucket per second. If PerSecond is 0 and
-	// Burst is not, PerSecond is that of the default. If the default of the field is no limit,
-	// such a Rate is an error.
+	// PerSecond is how many tokens flow into the bucket per second. It must be at most 2^32. If
+	// PerSecond is 0 and Burst is not, PerSecond is that of the default. If the default of the
+	// field is no limit, such a Rate is an error.
 	PerSecond float64
 
-	// Burst is how many tokens the bucket has at first, and how many it holds at most.
+	// Burst is how many tokens the bucket has at first, and how many it holds at most. It must
+	// be at most 2^34.
 	Burst int
 }
+
+// The largest rate and the largest burst. The buckets count exactly up to these. A default that
+// is computed from another field is capped there.
+const (
+	maxPerSecond = 1 << 32
+	maxBurst     = 1 << 34
+)
 
 func (r Rate) off() bool { return r.PerSecond == Off }
 
@@ -45,6 +53,12 @@ func (r Rate) resolve(def Rate, field string, f *faults) Rate {
 	case r.Burst < 0:
 		f.add(field, r, "the burst must be positive, or 0 for the default")
 		return def
+	case r.PerSecond > maxPerSecond:
+		f.add(field, r, "the rate must be at most 4294967296 (2^32) per second; PerSecond: Off is no limit")
+		return def
+	case int64(r.Burst) > maxBurst:
+		f.add(field, r, "the burst must be at most 17179869184 (2^34); PerSecond: Off is no limit")
+		return def
 	case r.PerSecond == 0:
 		r.PerSecond = def.PerSecond
 		if def.off() {
@@ -58,12 +72,16 @@ func (r Rate) resolve(def Rate, field string, f *faults) Rate {
 	return r
 }
 
-// times returns n times r, for buckets that several connections share.
+// times returns n times r, but no more than a Rate may be, for buckets that several
+// connections share.
 func (r Rate) times(n int) Rate {
 	if r.off() {
 		return r
 	}
-	return Rate{PerSecond: r.PerSecond * float64(n), Burst: int(min(float64(r.Burst)*float64(n), math.MaxInt/2))}
+	return Rate{
+		PerSecond: min(r.PerSecond*float64(n), maxPerSecond),
+		Burst:     int(min(int64(r.Burst)*int64(n), maxBurst, math.MaxInt)),
+	}
 }
 
 func (r Rate) limiter() *rate.Limiter {
