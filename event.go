@@ -23,26 +23,46 @@ type sink struct {
 	log  *slog.Logger      // read-only; nil: slog.Default at the time of the event
 	hook func(audit.Event) // read-only; nil: none
 
-	mu    sync.Mutex          // no other lock is taken while it is held
-	kinds map[string]*sampler // guarded by mu: by kind, reason and Report
+	mu    sync.Mutex           // no other lock is taken while it is held
+	kinds map[sampled]*sampler // guarded by mu
 }
 
-// sampler keeps repeated warnings from flooding the log. The mu of its sink guards it.
+// sampled is what all events of a sampler share.
+type sampled struct {
+	kind   audit.Kind
+	reason string // of a warning; empty for all other events
+	report bool
+}
+
+// sampler keeps repeated events from flooding the log. The mu of its sink guards it.
 type sampler struct {
-	event      audit.Event // the kind, the reason and Report, which all events of a sampler share; read-only
+	of         sampled // read-only
 	limit      *rate.Limiter
 	suppressed uint64      // the events that no line has counted yet
 	summary    *time.Timer // runs while suppressed is not 0; nil: it does not run
 }
 
+// How many lines the log gets, of each kind and reason of warnings, and of each kind of the
+// events of every connection. All other events are rare.
 const (
-	logPerSecond = 5
-	logBurst     = 20
-	summary      = time.Second // after this time a line of its own counts the suppressed events
+	warnPerSecond = 5
+	warnBurst     = 20
+	connPerSecond = 50
+	connBurst     = 500
+	summary       = time.Second // after this time a line of its own counts the suppressed events
 )
 
+// levelOf returns the level of the lines about a kind of events.
+func levelOf(kind audit.Kind) slog.Level {
+	switch kind {
+	case audit.Refusal, audit.Violation, audit.Banned, audit.Warning:
+		return slog.LevelWarn
+	}
+	return slog.LevelInfo
+}
+
 func newSink(log *slog.Logger, hook func(audit.Event)) *sink {
-	return &sink{log: log, hook: hook, kinds: map[string]*sampler{}}
+	return &sink{log: log, hook: hook, kinds: map[sampled]*sampler{}}
 }
 
 func (s *sink) logger() *slog.Logger {
@@ -54,43 +74,64 @@ func (s *sink) logger() *slog.Logger {
 
 // emit reports an event to the log, and then to the hook. A panic of one of them is
 // recovered, and the other one gets the event nevertheless.
-func (s *sink) emit(e audit.Event) {
+func (s *sink) emit(e audit.Event) { s.explained(e, nil) }
+
+// explained is emit for an event about which more can be said than e.Detail does. It calls
+// more only if there is a line for it in the log, and the hook then gets the same Detail. A nil
+// more says nothing.
+func (s *sink) explained(e audit.Event, more func() string) {
 	defer func() { _ = recover() }()
+	e.Reason = sanitize(e.Reason, maxField)
+	suppressed, due := s.due(&e)
+	switch {
+	case due && more != nil:
+		e.Detail = more()
+	case !due && s.hook == nil:
+		return
+	}
 	e.Time = time.Now()
 	e.Subject = sanitize(e.Subject, maxField)
 	e.Client = sanitize(e.Client, maxField)
 	e.Origin = sanitize(e.Origin, maxField)
 	e.Host = sanitize(e.Host, maxField)
-	e.Reason = sanitize(e.Reason, maxField)
 	e.Detail = sanitize(e.Detail, maxField)
-	s.write(e)
+	if due {
+		s.write(e, suppressed)
+	}
 	if s.hook != nil {
 		s.hook(e)
 	}
 }
 
-func (s *sink) write(e audit.Event) {
-	defer func() { _ = recover() }()
-	level := slog.LevelInfo
-	switch e.Kind {
-	case audit.Refusal, audit.Violation, audit.Banned, audit.Warning:
-		level = slog.LevelWarn
+// due reports whether e must be written, and how many events before it were suppressed.
+func (s *sink) due(e *audit.Event) (suppressed uint64, ok bool) {
+	defer func() { _ = recover() }() // the Logger's handler is the application's
+	if !s.logger().Enabled(context.Background(), levelOf(e.Kind)) {
+		return 0, false
 	}
-	if !s.logger().Enabled(context.Background(), level) {
-		return
-	}
-	var suppressed uint64
-	if level == slog.LevelWarn {
-		var ok bool
-		if suppressed, ok = s.sample(e); !ok {
-			return
-		}
-	}
-	s.line(level, e, suppressed)
+	return s.sample(e)
 }
 
-// line writes e and the number of events before it that were suppressed.
-func (s *sink) line(level slog.Level, e audit.Event, suppressed uint64) {
+// likely reports whether an event of this kind and reason would be written now.
+func (s *sink) likely(kind audit.Kind, reason string) (yes bool) {
+	defer func() { _ = recover() }()
+	if !s.logger().Enabled(context.Background(), levelOf(kind)) {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := s.sampler(&audit.Event{Kind: kind, Reason: reason})
+	return k == nil || k.limit.Tokens() >= 1
+}
+
+func (s *sink) write(e audit.Event, suppressed uint64) {
+	defer func() { _ = recover() }()
+	s.line(e, suppressed)
+}
+
+// line writes e and the number of events before it that were suppressed. An e that only counts
+// suppressed events has no ConnID and no Status.
+func (s *sink) line(e audit.Event, suppressed uint64) {
 	attrs := make([]slog.Attr, 0, 20)
 	add := func(key, value string) {
 		if value != "" {
@@ -101,8 +142,9 @@ func (s *sink) line(level slog.Level, e audit.Event, suppressed uint64) {
 	add("subject", e.Subject)
 	add("client", e.Client)
 	add("origin", e.Origin)
-	switch e.Kind {
-	case audit.Refusal:
+	closed := e.Kind == audit.Close && e.ConnID != ""
+	switch {
+	case e.Kind == audit.Refusal:
 		add("host", e.Host)
 		if e.Status != 0 { // only the event of one refusal has a status
 			attrs = append(attrs, slog.Int("status", e.Status))
@@ -110,7 +152,7 @@ func (s *sink) line(level slog.Level, e audit.Event, suppressed uint64) {
 		if e.Code != 0 {
 			attrs = append(attrs, slog.Int("code", int(e.Code)))
 		}
-	case audit.Close:
+	case closed:
 		attrs = append(attrs, slog.Int("code", int(e.Code)), slog.Bool("remote", e.Remote))
 		if e.PeerCode != 0 {
 			attrs = append(attrs, slog.Int("peer_code", int(e.PeerCode)))
@@ -121,7 +163,7 @@ func (s *sink) line(level slog.Level, e audit.Event, suppressed uint64) {
 	if e.Report {
 		attrs = append(attrs, slog.Bool("report_only", true))
 	}
-	if e.Kind == audit.Close {
+	if closed {
 		attrs = append(attrs, slog.Duration("duration", e.Duration),
 			slog.Uint64("messages_in", e.MessagesIn), slog.Uint64("messages_out", e.MessagesOut),
 			slog.Uint64("bytes_in", e.BytesIn), slog.Uint64("bytes_out", e.BytesOut))
@@ -138,21 +180,35 @@ func (s *sink) line(level slog.Level, e audit.Event, suppressed uint64) {
 	if suppressed > 0 {
 		attrs = append(attrs, slog.Uint64("suppressed", suppressed))
 	}
-	s.logger().LogAttrs(context.Background(), level, "websocket "+string(e.Kind), attrs...)
+	s.logger().LogAttrs(context.Background(), levelOf(e.Kind), "websocket "+string(e.Kind), attrs...)
+}
+
+// sampler returns the sampler of an event, or nil if all events of its kind are written. The
+// caller holds mu.
+func (s *sink) sampler(e *audit.Event) *sampler {
+	of, limit, burst := sampled{kind: e.Kind}, rate.Limit(connPerSecond), connBurst
+	switch {
+	case levelOf(e.Kind) == slog.LevelWarn:
+		of.reason, of.report = e.Reason, e.Report // the reasons are a closed set
+		limit, burst = warnPerSecond, warnBurst
+	case e.Kind != audit.Open && e.Kind != audit.Close && e.Kind != audit.Refresh:
+		return nil
+	}
+	k := s.kinds[of]
+	if k == nil {
+		k = &sampler{of: of, limit: rate.NewLimiter(limit, burst)}
+		s.kinds[of] = k
+	}
+	return k
 }
 
 // sample reports whether e must be written, and how many events before it were suppressed.
-func (s *sink) sample(e audit.Event) (suppressed uint64, ok bool) {
-	key := string(e.Kind) + e.Reason // both from closed sets
-	if e.Report {
-		key += " report"
-	}
+func (s *sink) sample(e *audit.Event) (suppressed uint64, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	k := s.kinds[key]
+	k := s.sampler(e)
 	if k == nil {
-		k = &sampler{event: audit.Event{Kind: e.Kind, Reason: e.Reason, Report: e.Report}, limit: rate.NewLimiter(logPerSecond, logBurst)}
-		s.kinds[key] = k
+		return 0, true
 	}
 	if !k.limit.Allow() {
 		k.suppressed++
@@ -182,7 +238,7 @@ func (s *sink) summarize(k *sampler) {
 	k.stop()
 	s.mu.Unlock()
 	if n > 0 {
-		s.line(slog.LevelWarn, k.event, n)
+		s.line(audit.Event{Kind: k.of.kind, Reason: k.of.reason, Report: k.of.report}, n)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wire"
 	"github.com/wsguard/wsguard/reason"
 )
@@ -226,7 +227,7 @@ func (in *inbound) tooMany() (wire.Verdict, time.Duration, error) {
 	case action == ActionReply:
 		c.offended(reason.RateLimited, messageOffences[in.offence()])
 		c.refused(reason.RateLimited, "", false)
-		return wire.Drop, 0, in.reply(0, func() notice { return rateNotice(wait) })
+		return wire.Drop, 0, in.reply(rateNotice(wait))
 	case action == ActionDelay && wait <= maxDelay-in.msg.Waited():
 		return wire.Hold, wait, nil
 	}
@@ -256,7 +257,9 @@ func (in *inbound) valid(time.Time) bool {
 }
 
 func (in *inbound) invalid() (wire.Verdict, time.Duration, error) {
-	return in.refuse(object(explain(in.last(), in.msg.Data, in.takeErr()), verdict), in.policy.messages.OnInvalid)
+	o := object(in.takeErr(), verdict)
+	o.by, _ = in.last().(*Schema)
+	return in.refuse(o, in.policy.messages.OnInvalid)
 }
 
 // allowed asks whether the principal may send the message.
@@ -308,39 +311,70 @@ func (in *inbound) last() Validator {
 	return in.validator
 }
 
-// refuse applies action to a message to which a hook has objected.
+// refuse applies action to a message to which a hook has objected. To say where in the message
+// the fault is takes another pass over the message. refuse takes it for a notice and for a line
+// in the log only, so that a flood does not cost twice.
 func (in *inbound) refuse(o objection, action Action) (wire.Verdict, time.Duration, error) {
-	c, detail := in.c, o.detail
-	if in.rule.kind != "" {
-		detail = in.rule.kind + ": " + detail
-	}
+	c := in.c
 	switch {
 	case serversFault(o.why):
 	case action == actionReport:
-		c.refused(o.why, detail, true)
+		in.refused(o, true)
 		return wire.Deliver, 0, nil
 	case action == ActionReply:
+		notify := in.mayNotify(1)
+		if notify {
+			o = o.explained(in.msg.Data)
+		}
 		c.offended(o.why, messageOffences[o.kind])
-		c.refused(o.why, detail, false)
-		return wire.Drop, 0, in.reply(1, o.notice)
+		in.refused(o, false)
+		if !notify {
+			return wire.Drop, 0, nil
+		}
+		return wire.Drop, 0, c.notify(o.notice().json())
+	case c.g.events.likely(audit.Violation, o.why.Token()) || c.g.events.likely(audit.Close, ""):
+		o = o.explained(in.msg.Data) // the events come later, without the message
 	}
-	e := violation(o.why, detail)
+	e := violation(o.why, in.detail(o))
 	e.offence = o.kind
 	return wire.Drop, 0, c.end(e)
 }
 
-// reply sends a notice about a refused message, if the bucket of notices allows one. Notices
-// about rates and about messages have a bucket each, so that a flood of one kind does not
-// suppress the other.
-func (in *inbound) reply(bucket int, text func() notice) error {
+// refused counts and reports a message that was refused while the connection stays open.
+// With only, the message was not refused but only reported.
+func (in *inbound) refused(o objection, only bool) {
+	c := in.c
+	c.life.violations.Add(1)
+	c.g.events.explained(c.violation(o.why, in.detail(o), only), func() string { return in.detail(o.explained(in.msg.Data)) })
+}
+
+// detail returns the detail of the event about a refused message.
+func (in *inbound) detail(o objection) string {
+	if in.rule.kind != "" {
+		return in.rule.kind + ": " + o.detail
+	}
+	return o.detail
+}
+
+// mayNotify reports whether the bucket of notices allows one. Notices about rates and about
+// messages have a bucket each, so that a flood of one kind does not suppress the other.
+func (in *inbound) mayNotify(bucket int) bool {
 	if in.notices[bucket] == nil {
 		in.notices[bucket] = rate.NewLimiter(1, 20)
 	}
 	if !in.notices[bucket].Allow() {
 		in.unnoticed.Add(1)
+		return false
+	}
+	return true
+}
+
+// reply sends a notice about a rate, if their bucket allows one.
+func (in *inbound) reply(n notice) error {
+	if !in.mayNotify(0) {
 		return nil
 	}
-	return in.c.notify(text().json())
+	return in.c.notify(n.json())
 }
 
 // charge charges the message to its rates. It first charges one message. If the rates allow
@@ -381,7 +415,7 @@ func (in *inbound) ruleOf() *rule {
 // warn sends the peer a notice before it exceeds a rate.
 func (in *inbound) warn() error {
 	in.c.report(reason.RateLimited, "warned", true)
-	return in.reply(0, func() notice { return notice{Warning: "rate_limit"} })
+	return in.reply(notice{Warning: "rate_limit"})
 }
 
 // authorize asks whether the peer may send this message.

@@ -415,9 +415,14 @@ func (c *Conn) refused(why *reason.Reason, detail string, only bool) {
 // report reports a message that was refused. With only, the message was not refused but
 // only reported.
 func (c *Conn) report(why *reason.Reason, detail string, only bool) {
+	c.g.events.emit(c.violation(why, detail, only))
+}
+
+// violation returns the event of a message that was refused, or only reported.
+func (c *Conn) violation(why *reason.Reason, detail string, only bool) audit.Event {
 	e := c.event(audit.Violation)
 	e.Err, e.Reason, e.Detail, e.Report = why, why.Token(), detail, only
-	c.g.events.emit(e)
+	return e
 }
 
 func (c *Conn) event(kind audit.Kind) audit.Event {

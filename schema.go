@@ -137,7 +137,9 @@ func (s *Schema) Validate(msg []byte) error {
 	if known, ok := s.errors.Load(e); ok {
 		return known.(*MessageError)
 	}
-	known, _ := s.errors.LoadOrStore(e, messageError(e))
+	m := messageError(e)
+	m.text = m.Error()
+	known, _ := s.errors.LoadOrStore(e, m)
 	return known.(*MessageError)
 }
 
@@ -202,12 +204,15 @@ type MessageError struct {
 	Keyword string
 
 	place string // Pointer without the names that the schema does not declare, for a log
+	text  string // what Error returns, if the error is one that Schema.Validate keeps
 	err   *reason.Reason
 }
 
 // Error returns a text for the log, without any part of the message.
 func (e *MessageError) Error() string {
 	switch {
+	case e.text != "":
+		return e.text
 	case e.Keyword != "" && e.place != "":
 		return fmt.Sprintf("%v: at %q, by %s", e.err, e.place, e.Keyword)
 	case e.Keyword != "":

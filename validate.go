@@ -190,6 +190,19 @@ type objection struct {
 	detail  string         // the text of the error
 	message *MessageError  // the details for a notice; nil: none
 	err     error          // the error itself, for callers to wrap
+	by      *Schema        // can say where in the message the fault is; nil: nothing can, or the objection says it
+}
+
+// explained returns o with the place in msg, if there is a Schema that can tell it.
+func (o objection) explained(msg []byte) objection {
+	if o.by == nil || o.message == nil {
+		return o
+	}
+	if e := o.by.s.Explain(msg); e != nil {
+		o.message = messageError(e)
+		o.detail, o.by = o.message.Error(), nil
+	}
+	return o
 }
 
 // object judges a hook's error with verdict. errors.Is and errors.As call methods of the

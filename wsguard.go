@@ -188,15 +188,17 @@ type Config struct {
 
 	// Logger gets a line for each event. Refusals, violations, bans and warnings have the level
 	// Warn. Of these, Logger gets at most 5 lines per second for each kind and reason, with a
-	// burst of 20. A later line says in suppressed how many lines were left out. All other
-	// events have the level Info, and none of them is left out. The default is slog.Default().
+	// burst of 20. All other events have the level Info. Of these, Logger gets at most 50 lines
+	// per second about connections that open, with a burst of 500, and as many about those that
+	// close and about those that are refreshed. No other lines are left out. A later line says in
+	// suppressed how many lines were left out. The default is slog.Default().
 	Logger *slog.Logger
 
 	// OnEvent is called with every event, on the goroutine that reports it. For a close event,
 	// that is a goroutine of the guard, and not the goroutine that has ended the connection.
 	// Many goroutines may call OnEvent at the same time. It must not block. The guard recovers
-	// a panic of OnEvent, and the Logger has the event nevertheless. The default, nil, calls
-	// nothing.
+	// a panic of OnEvent, and the Logger has the event nevertheless. Events that the Logger
+	// leaves out are not left out here. The default, nil, calls nothing.
 	OnEvent func(audit.Event)
 
 	// State has what several Guards share, such as the counters of connections, of rates and of

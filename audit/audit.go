@@ -16,7 +16,7 @@
 //	}
 //
 // OnEvent runs on the goroutine that has caused the event, so it must not block. The log
-// leaves out repeated warnings, and OnEvent gets every event.
+// leaves out repeated lines, and OnEvent gets every event.
 //
 // Guard.Admin of package wsguard lists the Sessions and the Bans.
 package audit
@@ -140,6 +140,11 @@ type Event struct {
 
 	// Detail says more, for people. It may have the text of an error that the application
 	// has returned. Programs should use Err or Reason instead.
+	//
+	// For a message that a Schema has refused, Detail names the keyword that has refused it. It
+	// also has the place in the message if the peer gets a notice or the log a line about the
+	// message. The guard does not look for the place otherwise, because that takes a second pass
+	// over the message.
 	Detail string
 
 	// Status is the HTTP status of the answer to the request of a Refusal. It is 101 if the
