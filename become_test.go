@@ -361,3 +361,35 @@ func TestBecomeRefusedCounts(t *testing.T) {
 		}
 	})
 }
+
+// Attach ends with the context of Refresh, which has no values for it.
+func TestBecomeEndsWithItsContext(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		type key struct{}
+		e := newEnv(t, conf(becomeConfig, func(cfg *wsguard.Config) {
+			cfg.Attach = func(r *http.Request, p wsguard.Principal) (any, error) {
+				if p.Subject == "" {
+					return "nobody", nil
+				}
+				if r.Context().Value(key{}) != nil {
+					t.Error("Attach sees a value of the context of Refresh")
+				}
+				<-r.Context().Done()
+				return nil, r.Context().Err()
+			}
+		}))
+		e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+			own, cancel := context.WithTimeout(context.WithValue(ctx, key{}, "value"), 200*time.Millisecond)
+			defer cancel()
+			var err error
+			if d := within(func() { err = c.Refresh(own, "alice s1 1h") }); !errors.Is(err, reason.Unavailable) || d != 200*time.Millisecond {
+				t.Errorf("%v after %v", err, d)
+			}
+			if c.Principal().Subject != "" || c.Value() != "nobody" {
+				t.Errorf("%v %v", c.Principal(), c.Value())
+			}
+			return nil
+		}))
+		wantClose(t, e.open(header()), 1000, "")
+	})
+}
