@@ -3,6 +3,7 @@ package wsguard_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -58,6 +59,13 @@ func (cr *crowd) leave() {
 	}
 }
 
+// about returns when the hook was asked about which subject.
+func (cr *crowd) about() map[string][]time.Time {
+	cr.mu.Lock()
+	defer cr.mu.Unlock()
+	return maps.Clone(cr.asked)
+}
+
 // calls returns how many calls there were, and the longest time between two about a subject.
 func (cr *crowd) calls() (n int, gap time.Duration) {
 	cr.mu.Lock()
@@ -91,8 +99,8 @@ func TestRevalidateMany(t *testing.T) {
 				if closed := len(cr.events.of(audit.Close)); closed > 0 {
 					t.Errorf("%d of %d are closed", closed, tt.n)
 				}
-				if len(cr.asked) != tt.n || n < 7*tt.n || gap > 2*tt.every {
-					t.Errorf("asked %d times about %d of %d, and once not for %v", n, len(cr.asked), tt.n, gap)
+				if len(cr.about()) != tt.n || n < 7*tt.n || gap > 2*tt.every {
+					t.Errorf("asked %d times about %d of %d, and once not for %v", n, len(cr.about()), tt.n, gap)
 				}
 				if cr.most.Load() > 64 {
 					t.Errorf("%d at once", cr.most.Load())
@@ -129,12 +137,10 @@ func TestRevalidateTooSlow(t *testing.T) {
 			if ev.Code != 1013 || ev.Reason != "unavailable" || ev.Detail != "revalidation: too many at once" {
 				t.Fatalf("closed with %d %q: %s", ev.Code, ev.Reason, ev.Detail)
 			}
-			cr.mu.Lock()
-			at := cr.asked[ev.Subject]
+			at := cr.about()[ev.Subject]
 			if len(at) > 0 && ev.Time.Sub(at[len(at)-1]) < 1900*time.Millisecond {
 				t.Errorf("%s was closed %v after a call", ev.Subject, ev.Time.Sub(at[len(at)-1]))
 			}
-			cr.mu.Unlock()
 		}
 		cr.leave()
 	})
@@ -173,9 +179,9 @@ func TestRevalidateEndsInQueue(t *testing.T) {
 		if calling == 0 || calling > 64 { // the stacks may be cut
 			t.Errorf("%d goroutines revalidate", calling)
 		}
-		asked := len(cr.asked)
+		asked := cr.about()
 		for i := range n {
-			if name := fmt.Sprint("u", i); i%2 == 0 && cr.asked[name] == nil {
+			if name := fmt.Sprint("u", i); i%2 == 0 && asked[name] == nil {
 				cr.g.Admin().Revoke(name)
 			}
 		}
@@ -187,8 +193,8 @@ func TestRevalidateEndsInQueue(t *testing.T) {
 		}
 		release()
 		synctest.Wait()
-		if len(cr.asked) != left || asked != 64 || cr.left() != left {
-			t.Errorf("asked about %d of %d, and then %d are left", len(cr.asked), left, cr.left())
+		if len(cr.about()) != left || len(asked) != 64 || cr.left() != left {
+			t.Errorf("asked about %d of %d, and then %d are left", len(cr.about()), left, cr.left())
 		}
 		if running, waiting := wsguard.Revalidations(cr.g); running != 0 || waiting != 0 {
 			t.Errorf("%d asked about, %d wait, and the hook does not hang any more", running, waiting)
@@ -235,8 +241,8 @@ func TestRevalidateReconfigured(t *testing.T) {
 				release()
 				cr.reconfigure(cr.cfg)
 				time.Sleep(5 * time.Minute)
-				if cr.left() != 200 || len(cr.asked) != 200 {
-					t.Errorf("%d of 200 are left, and asked about %d", cr.left(), len(cr.asked))
+				if cr.left() != 200 || len(cr.about()) != 200 {
+					t.Errorf("%d of 200 are left, and asked about %d", cr.left(), len(cr.about()))
 				}
 				cr.leave()
 			})
@@ -253,19 +259,21 @@ func TestRevalidateSpread(t *testing.T) {
 		off.Auth.Revalidate = nil
 		cr.reconfigure(off)
 		time.Sleep(5 * time.Minute)
+		cr.mu.Lock()
 		clear(cr.asked)
+		cr.mu.Unlock()
 		cr.reconfigure(cr.cfg)
 		start := time.Now()
 		time.Sleep(time.Minute + time.Second)
 		synctest.Wait()
 		early := 0
-		for _, at := range cr.asked {
+		for _, at := range cr.about() {
 			if at[0].Sub(start) < 30*time.Second {
 				early++
 			}
 		}
-		if len(cr.asked) != n || early < n/3 || early > n*2/3 {
-			t.Errorf("asked about %d of %d, about %d in the first half", len(cr.asked), n, early)
+		if len(cr.about()) != n || early < n/3 || early > n*2/3 {
+			t.Errorf("asked about %d of %d, about %d in the first half", len(cr.about()), n, early)
 		}
 		cr.leave()
 	})

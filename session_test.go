@@ -807,6 +807,7 @@ func TestRefreshOfTheDead(t *testing.T) {
 		if err := <-got; !errors.Is(err, reason.Kicked) {
 			t.Error(err)
 		}
+		synctest.Wait() // until the handler has returned
 		if n := len(e.events.of(audit.Refresh)); n != 0 || e.g.Conns() != 0 {
 			t.Errorf("%d refreshed, %d slots", n, e.g.Conns())
 		}
