@@ -2,9 +2,15 @@ package main
 
 import (
 	"bufio"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -95,11 +101,19 @@ func child(name string, in io.Reader, out io.Writer) error {
 		return err
 	}
 	defer ln.Close()
-	srv := &http.Server{
-		Handler:           s.handler("http://" + ln.Addr().String()),
-		ReadHeaderTimeout: 5 * time.Second,
+	srv := &http.Server{ReadHeaderTimeout: 5 * time.Second}
+	if s.overTLS {
+		cert, err := certificate()
+		if err != nil {
+			return err
+		}
+		srv.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}}
+		srv.Handler = s.handler("https://" + ln.Addr().String())
+		go srv.ServeTLS(ln, "", "")
+	} else {
+		srv.Handler = s.handler("http://" + ln.Addr().String())
+		go srv.Serve(ln)
 	}
-	go srv.Serve(ln)
 
 	fmt.Fprintln(out, ln.Addr())
 	answers := json.NewEncoder(out)
@@ -129,6 +143,17 @@ func writeHeapProfile(path string) error {
 	}
 	defer f.Close()
 	return pprof.Lookup("heap").WriteTo(f, 0)
+}
+
+// certificate is self-signed. The client does not look at it.
+func certificate() (tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(24 * time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
 }
 
 func fileRune(r rune) rune {

@@ -25,15 +25,15 @@ type echoResult struct {
 	rounds map[string][]echoRound
 }
 
-// runEcho measures all servers in turn, round by round, so that whatever else
+// runEcho measures the servers in turn, round by round, so that whatever else
 // the machine does hits them alike.
-func runEcho(o options, log func(string, ...any)) ([]echoResult, error) {
-	children, stopAll, err := startAll(o.pick(echoServers), o.profile)
+func runEcho(o options, servers []server, sizes []echoSize, log func(string, ...any)) ([]echoResult, error) {
+	children, stopAll, err := startAll(o.pick(servers), o.profile)
 	if err != nil {
 		return nil, err
 	}
 	var results []echoResult
-	for _, size := range o.sizes {
+	for _, size := range sizes {
 		res := echoResult{size, map[string][]echoRound{}}
 		for round := range o.rounds {
 			log("echo of %s, round %d of %d", size.label, round+1, o.rounds)
@@ -54,7 +54,7 @@ func runEcho(o options, log func(string, ...any)) ([]echoResult, error) {
 func echoOnce(p *process, size echoSize, conns int) (r echoRound, err error) {
 	// New connections for each round: one that waits for its turn would be
 	// pinged, and this client answers no pings.
-	c, err := dialAll(p.addr, conns)
+	c, err := dialAll(p, conns)
 	if err != nil {
 		return r, err
 	}

@@ -34,6 +34,11 @@ func goals(w io.Writer, echo []echoResult, idle []idleResult, refuse map[string]
 			line(r.mid <= 1.25, "CPU per message of 4 KB ÷ gws: %s, goal ≤ 1.25", r.spread())
 		}
 	}
+	if e, ok := sized(echo, 32<<10); ok {
+		if r, ok := ratioOf(e.cpu(guarded), e.cpu(gwsName)); ok {
+			line(r.mid <= 1.25, "CPU per message of 32 KB ÷ gws: %s, goal ≤ 1.25", r.spread())
+		}
+	}
 	if e, ok := sized(echo, 150); ok {
 		if r, ok := ratioOf(e.cpu(checked), e.cpu(bare)); ok {
 			line(r.mid <= 1.05, "CPU per message of 150 B with a schema ÷ bare coder/websocket: %s, goal ≤ 1.05", r.spread())
@@ -72,7 +77,12 @@ func goals(w io.Writer, echo []echoResult, idle []idleResult, refuse map[string]
 // leastAllocs is what each message allocates: a pool that is filling shows only in some
 // rounds.
 func (e echoResult) leastAllocs(name string) float64 {
-	return slices.Min(collect(e.rounds[name], func(r echoRound) float64 { return r.allocs }))
+	return fewest(e.rounds[name], func(r echoRound) float64 { return r.allocs })
+}
+
+// fewest is the least number of allocations of all rounds.
+func fewest[R any](rounds []R, allocs func(R) float64) float64 {
+	return slices.Min(collect(rounds, allocs))
 }
 
 // worstAllocs is of the size that allocates most, in its best round: what each

@@ -31,7 +31,7 @@ func runIdle(o options, log func(string, ...any)) ([]idleResult, error) {
 
 func idleOnce(s server, o options) (r idleResult, err error) {
 	// A process of its own: nothing that other measurements have left.
-	p, err := start(s.name, o.profile)
+	p, err := start(s, o.profile)
 	if err != nil {
 		return r, err
 	}
@@ -43,7 +43,7 @@ func idleOnce(s server, o options) (r idleResult, err error) {
 	m := newMessage(150)
 	// What there is once, whatever the number of connections, is there with
 	// the first one.
-	first, err := dialAll(p.addr, 1)
+	first, err := dialAll(p, 1)
 	if err != nil {
 		return r, err
 	}
@@ -56,7 +56,7 @@ func idleOnce(s server, o options) (r idleResult, err error) {
 		return r, err
 	}
 	// Kept and closed at the end, or the garbage collector closes them.
-	c, err := dialAll(p.addr, o.idleConns)
+	c, err := dialAll(p, o.idleConns)
 	if err != nil {
 		return r, err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -70,13 +71,19 @@ type client struct {
 	buf  []byte
 }
 
-func dial(addr string) (*client, error) {
-	conn, err := net.Dial("tcp", addr)
+func dial(p *process) (*client, error) {
+	conn, err := net.Dial("tcp", p.addr)
 	if err != nil {
 		return nil, err
 	}
+	origin := "http://" + p.addr
+	if p.tls {
+		origin = "https://" + p.addr
+		// The server is a child of this program, and has made its certificate itself.
+		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
+	}
 	conn.SetDeadline(time.Now().Add(limitPerRound))
-	if _, err := conn.Write([]byte(handshake(addr, "http://"+addr))); err != nil {
+	if _, err := conn.Write([]byte(handshake(p.addr, origin))); err != nil {
 		conn.Close()
 		return nil, err
 	}
@@ -137,10 +144,10 @@ func (c *client) echo(m *message, n int) error {
 // crowd is several clients of one server.
 type crowd []*client
 
-func dialAll(addr string, n int) (crowd, error) {
+func dialAll(p *process, n int) (crowd, error) {
 	c := make(crowd, n)
 	err := parallel(8, n, func(i int) (err error) {
-		c[i], err = dial(addr)
+		c[i], err = dial(p)
 		return err
 	})
 	if err != nil {

@@ -2,7 +2,7 @@
 // a careful user writes around that library, and beside other libraries, in one
 // run. It prints Markdown tables and what wsguard has to reach.
 //
-//	go run . [-quick] [-only echo,idle,refuse,limits,schema] [-servers wsguard,gorilla] [-sizes 150] [-profile PREFIX]
+//	go run . [-quick] [-only echo,tls,broadcast,idle,refuse,limits,schema] [-servers wsguard,gorilla] [-sizes 150] [-profile PREFIX]
 package main
 
 import (
@@ -41,6 +41,8 @@ func exit(err error) {
 type options struct {
 	sizes     []echoSize
 	conns     int
+	audiences []int // connections that a message is broadcast to
+	arrivals  int   // messages that arrive in a round of a broadcast, about
 	rounds    int
 	idleConns int
 	refusals  int
@@ -57,6 +59,8 @@ var full = options{
 		{"32 KB", 32 << 10, 6400},
 	},
 	conns:     32,
+	audiences: []int{200, 2000},
+	arrivals:  256000,
 	rounds:    7,
 	idleConns: 2000,
 	refusals:  2000,
@@ -70,6 +74,8 @@ var quick = options{
 		{"32 KB", 32 << 10, 640},
 	},
 	conns:     8,
+	audiences: []int{20, 100},
+	arrivals:  6400,
 	rounds:    1,
 	idleConns: 100,
 	refusals:  50,
@@ -80,7 +86,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fs.SetOutput(stderr)
 	short := fs.Bool("quick", false, "little of everything, to see that it works")
 	rounds := fs.Int("rounds", 0, "rounds of each measurement (default 7)")
-	only := fs.String("only", "", "parts to run, of echo,idle,refuse,limits,schema (default all)")
+	only := fs.String("only", "", "parts to run, of echo,tls,broadcast,idle,refuse,limits,schema (default all)")
 	servers := fs.String("servers", "", "servers to run: parts of their names, separated by commas (default all)")
 	sizes := fs.String("sizes", "", "message sizes to run, in bytes, of 150,4096,32768 (default all)")
 	profile := fs.String("profile", "", "have each server write its CPU and heap profile to files that begin with `PREFIX`")
@@ -109,6 +115,12 @@ func list(s string) []string {
 
 func (o options) runs(part string) bool { return len(o.only) == 0 || slices.Contains(o.only, part) }
 
+// small returns the sizes that are measured over TLS. Of a larger message the cipher would
+// be the greater part.
+func (o options) small() []echoSize {
+	return slices.DeleteFunc(slices.Clone(o.sizes), func(s echoSize) bool { return s.bytes > 4<<10 })
+}
+
 // pick returns the servers that are to be run.
 func (o options) pick(all []server) []server {
 	if len(o.servers) == 0 {
@@ -121,7 +133,8 @@ func (o options) pick(all []server) []server {
 
 func run(o options, stdout, stderr io.Writer) (err error) {
 	log := func(format string, args ...any) { fmt.Fprintf(stderr, format+"\n", args...) }
-	var echo []echoResult
+	var echo, secure []echoResult
+	var broadcast []broadcastResult
 	var idle []idleResult
 	var refuse map[string][]refuseRound
 	if o.runs("idle") {
@@ -130,7 +143,17 @@ func run(o options, stdout, stderr io.Writer) (err error) {
 		}
 	}
 	if o.runs("echo") {
-		if echo, err = runEcho(o, log); err != nil {
+		if echo, err = runEcho(o, echoServers, o.sizes, log); err != nil {
+			return err
+		}
+	}
+	if o.runs("tls") {
+		if secure, err = runEcho(o, tlsServers, o.small(), log); err != nil {
+			return err
+		}
+	}
+	if o.runs("broadcast") {
+		if broadcast, err = runBroadcast(o, log); err != nil {
 			return err
 		}
 	}
@@ -151,11 +174,14 @@ func run(o options, stdout, stderr io.Writer) (err error) {
 	}
 	printMachine(stdout)
 	printEcho(stdout, o, echo)
+	printTLS(stdout, o, secure)
+	printBroadcast(stdout, o, broadcast)
 	printIdle(stdout, o, idle)
 	printRefuse(stdout, o, refuse)
 	printLimits(stdout, o, limits)
 	printSchema(stdout, o, schema)
 	goals(stdout, echo, idle, refuse)
+	goalsBroadcast(stdout, broadcast)
 	goalsLimits(stdout, limits)
 	goalsSchema(stdout, schema)
 	return nil

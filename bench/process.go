@@ -14,20 +14,21 @@ import (
 type process struct {
 	name string
 	addr string
+	tls  bool
 	cmd  *exec.Cmd
 	in   io.WriteCloser
 	out  *bufio.Reader
 }
 
-// start runs the server of this name. Profiles go to files that begin with
+// start runs s. Profiles go to files that begin with
 // profile, if it is not empty.
-func start(name, profile string) (*process, error) {
+func start(s server, profile string) (*process, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
 	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), childEnv+"="+name, profileEnv+"="+profile)
+	cmd.Env = append(os.Environ(), childEnv+"="+s.name, profileEnv+"="+profile)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -40,11 +41,11 @@ func start(name, profile string) (*process, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	p := &process{name: name, cmd: cmd, in: in, out: bufio.NewReader(out)}
+	p := &process{name: s.name, tls: s.overTLS, cmd: cmd, in: in, out: bufio.NewReader(out)}
 	line, err := p.out.ReadString('\n')
 	if err != nil {
 		p.stop()
-		return nil, fmt.Errorf("%s did not start: %w", name, err)
+		return nil, fmt.Errorf("%s did not start: %w", s.name, err)
 	}
 	p.addr = strings.TrimSpace(line)
 	return p, nil
@@ -80,7 +81,7 @@ func startAll(list []server, profile string) (children []*process, stopAll func(
 		return first
 	}
 	for _, s := range list {
-		p, err := start(s.name, profile)
+		p, err := start(s, profile)
 		if err != nil {
 			stopAll()
 			return nil, nil, err

@@ -95,6 +95,25 @@ func printEcho(w io.Writer, o options, results []echoResult) {
 	}
 }
 
+// printTLS prints the echo over TLS beside that of the bare library.
+func printTLS(w io.Writer, o options, results []echoResult) {
+	for _, e := range results {
+		fmt.Fprintf(w, "Echo of %s over TLS: %d connections, %d in flight each, rounds of %d messages: %d\n\n",
+			e.size.label, o.conns, inFlight, e.size.messages/o.conns*o.conns, o.rounds)
+		fmt.Fprintln(w, "| server | CPU µs per message | ÷ bare | allocations per message | messages/s |")
+		fmt.Fprintln(w, "|---|--:|--:|--:|--:|")
+		for _, s := range o.pick(tlsServers) {
+			rounds := e.rounds[s.name]
+			fmt.Fprintf(w, "| %s | %s | %s | %.2f | %.0f |\n", s.name,
+				microseconds(median(e.cpu(s.name))),
+				orDash(ratioOf(e.cpu(s.name), e.cpu(bareTLS))),
+				median(collect(rounds, func(r echoRound) float64 { return r.allocs })),
+				median(collect(rounds, func(r echoRound) float64 { return r.rate })))
+		}
+		fmt.Fprintln(w)
+	}
+}
+
 func printIdle(w io.Writer, o options, results []idleResult) {
 	if len(results) == 0 {
 		return

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"time"
 
 	"github.com/wsguard/wsguard"
@@ -54,10 +55,16 @@ func guardFull(origin string) http.Handler {
 }
 
 func newGuard(origin string, v wsguard.Validator) *wsguard.Guard {
+	return newGuardWith(origin, func(cfg *wsguard.Config) { cfg.Messages.Validator = v })
+}
+
+// newGuardWith has change change the configuration.
+func newGuardWith(origin string, change func(*wsguard.Config)) *wsguard.Guard {
 	plenty := wsguard.Rate{PerSecond: 1e9, Burst: 1e9}
-	guard, err := wsguard.New(wsguard.Config{
+	_, host, _ := strings.Cut(origin, "://")
+	cfg := wsguard.Config{
 		Origins: []string{origin},
-		Hosts:   []string{origin[len("http://"):]},
+		Hosts:   []string{host},
 		Auth: wsguard.AuthConfig{
 			Verifier: wsguard.APIKeys(map[[sha256.Size]byte]wsguard.Principal{
 				sha256.Sum256([]byte(token)): {Subject: "bench"},
@@ -69,10 +76,12 @@ func newGuard(origin string, v wsguard.Validator) *wsguard.Guard {
 			Bytes: plenty, ClientBytes: plenty, SubjectBytes: plenty,
 			Handshakes: plenty, MaxInFlightPerClient: 10000,
 		},
-		Messages: wsguard.MessageConfig{MaxBytes: maxMessage, Validator: v},
+		Messages: wsguard.MessageConfig{MaxBytes: maxMessage},
 		// Lines are formatted and thrown away: their cost is the guard's.
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
-	})
+	}
+	change(&cfg)
+	guard, err := wsguard.New(cfg)
 	if err != nil {
 		panic(err) // a fault in this file
 	}

@@ -44,8 +44,10 @@ func (gwsEcho) OnMessage(c *gws.Conn, m *gws.Message) {
 }
 
 // gwsHandler has no deadline: gws leaves them to its user.
-func gwsHandler(string) http.Handler {
-	upgrader := gws.NewUpgrader(gwsEcho{}, &gws.ServerOption{
+func gwsHandler(string) http.Handler { return serveGWS(gwsEcho{}) }
+
+func serveGWS(events gws.Event) http.Handler {
+	upgrader := gws.NewUpgrader(events, &gws.ServerOption{
 		CheckUtf8Enabled:   true,
 		ReadMaxPayloadSize: maxMessage,
 	})

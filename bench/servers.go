@@ -12,9 +12,9 @@ const (
 // server is one way to echo messages.
 type server struct {
 	name string
-	// handler returns the handler of a server that is to be reached from
-	// pages of this origin.
+	// handler returns the handler of a server that pages of this origin use.
 	handler func(origin string) http.Handler
+	overTLS bool
 }
 
 // Names that ratios are taken of.
@@ -24,21 +24,27 @@ const (
 	checked = "wsguard, and a schema"
 	gorilla = "gorilla, limit and deadlines"
 	gwsName = "gws, UTF-8 check"
+
+	guardedTLS = guarded + ", TLS"
+	bareTLS    = bare + ", TLS"
+
+	bySend        = "wsguard, Send"
+	byBroadcaster = "gws, Broadcaster"
 )
 
 // echoServers are in the order of the tables.
 var echoServers = []server{
-	{guarded, guardHandler},
-	{checked, guardChecked},
-	{bare, coderBare},
-	{"coder/websocket, careful", coderCareful},
-	{gorilla, gorillaHandler},
-	{gwsName, gwsHandler},
-	{"gobwas, UTF-8 check", gobwasHandler},
-	{"melody", melodyHandler},
-	{wrapGoals[0].wrapped, wrapped(gorillaHandler)},
-	{wrapGoals[1].wrapped, wrapped(coderBare)},
-	{wrapGoals[2].wrapped, wrapped(gwsHandler)},
+	{name: guarded, handler: guardHandler},
+	{name: checked, handler: guardChecked},
+	{name: bare, handler: coderBare},
+	{name: "coder/websocket, careful", handler: coderCareful},
+	{name: gorilla, handler: gorillaHandler},
+	{name: gwsName, handler: gwsHandler},
+	{name: "gobwas, UTF-8 check", handler: gobwasHandler},
+	{name: "melody", handler: melodyHandler},
+	{name: wrapGoals[0].wrapped, handler: wrapped(gorillaHandler)},
+	{name: wrapGoals[1].wrapped, handler: wrapped(coderBare)},
+	{name: wrapGoals[2].wrapped, handler: wrapped(gwsHandler)},
 }
 
 // plain403 is what a refusal costs at the least: net/http itself.
@@ -52,10 +58,10 @@ const (
 )
 
 var refuseServers = []server{
-	{foreignOrigin, guardHandler},
-	{bannedClient, guardBanned},
-	{overTheCap, guardFull},
-	{plain403, func(string) http.Handler {
+	{name: foreignOrigin, handler: guardHandler},
+	{name: bannedClient, handler: guardBanned},
+	{name: overTheCap, handler: guardFull},
+	{name: plain403, handler: func(string) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Connection", "close")
 			http.Error(w, "Forbidden", http.StatusForbidden)
@@ -63,8 +69,20 @@ var refuseServers = []server{
 	}},
 }
 
+// tlsServers are measured over TLS, which net/http and crypto/tls speak for all alike.
+var tlsServers = []server{
+	{name: guardedTLS, handler: guardHandler, overTLS: true},
+	{name: bareTLS, handler: coderBare, overTLS: true},
+}
+
+// broadcastServers are in the order of the tables.
+var broadcastServers = []server{
+	{name: bySend, handler: guardBroadcast},
+	{name: byBroadcaster, handler: gwsBroadcast},
+}
+
 func findServer(name string) (server, bool) {
-	for _, list := range [][]server{echoServers, refuseServers} {
+	for _, list := range [][]server{echoServers, tlsServers, broadcastServers, refuseServers} {
 		for _, s := range list {
 			if s.name == name {
 				return s, true
