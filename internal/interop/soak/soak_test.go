@@ -1,0 +1,225 @@
+package soak_test
+
+import (
+	"cmp"
+	"flag"
+	"fmt"
+	"maps"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/wsguard/wsguard/internal/wstest"
+)
+
+var (
+	attackTime = flag.Duration("attack", 2*time.Minute, "how long each door of wsguard is attacked")
+	peerTime   = flag.Duration("attackpeers", 20*time.Second, "how long each server of another library is attacked, for comparison")
+	calmTime   = flag.Duration("calm", 10*time.Second, "how long each server is used before it is attacked")
+)
+
+const (
+	manyClients   = 300
+	manyAttackers = 300
+)
+
+// heapBound is how many bytes of objects a server may hold after the attack beyond those
+// before it. Tables that have grown with the number of clients are most of it.
+const heapBound = 16 << 20
+
+// settling is how long the buffers of slow clients may take to fill.
+const settling = 5 * time.Second
+
+// figures are what a soak of one server has shown.
+type figures struct {
+	name           string
+	calm, attacked time.Duration // the 99th percentile of the latencies of echoes
+	clients, well  int
+}
+
+// TestNightlySoak shows that nothing of good clients is lost, that none of them is refused
+// or cut off, and that the server has everything back at the end. It prints how much longer
+// their echoes take under attack. The figures of other libraries stand beside it, and nothing
+// is asserted of those.
+func TestNightlySoak(t *testing.T) {
+	wstest.Nightly(t)
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux has all of 127.0.0.0/8 on the loopback interface")
+	}
+	var all []figures
+	for _, s := range servers {
+		t.Run(s.name, func(t *testing.T) {
+			guarded := s.name == throughHandler || s.name == throughWrap
+			length := *peerTime
+			if guarded {
+				length = *attackTime
+			}
+			all = append(all, soak(t, s.name, guarded, manyClients, manyAttackers, *calmTime, length))
+		})
+	}
+	t.Logf("latency of echoes, %d clients and %d attackers, on %d CPUs:", manyClients, manyAttackers, runtime.NumCPU())
+	for _, f := range all {
+		ratio := "-"
+		if f.calm > 0 && f.attacked > 0 {
+			ratio = fmt.Sprintf("%.1f", float64(f.attacked)/float64(f.calm))
+		}
+		t.Logf("%-24s p99 %8v calm, %8v under attack, ratio %6s; %d of %d clients well", f.name, f.calm, f.attacked, ratio, f.well, f.clients)
+	}
+}
+
+// soak uses a server, attacks it, and looks at what is left. With guarded it fails the test
+// for what must not happen to a guarded server.
+func soak(t *testing.T, name string, guarded bool, clients, attackers int, calm, attack time.Duration) figures {
+	srv := start(t, roleServer, name)
+	var to greeting
+	if err := srv.out.Decode(&to); err != nil {
+		t.Fatal("the server did not start: ", err)
+	}
+	before := warm(t, srv, to)
+
+	crowd, err := newCrowd(clients, to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(settling)
+	first := usage(t, srv)
+	crowd.phase.Store(phaseCalm)
+	time.Sleep(calm)
+	crowd.phase.Store(phaseIgnored)
+	second := usage(t, srv)
+
+	evil := start(t, roleAttack, "")
+	var ready string
+	evil.ask(t, order{to, attackers}, &ready)
+	crowd.phase.Store(phaseAttack)
+	time.Sleep(attack)
+	crowd.phase.Store(phaseIgnored)
+	third := usage(t, srv)
+	t.Logf("the server used %.0f %% of a CPU in calm, and %.0f %% under attack", 100*(second-first).Seconds()/calm.Seconds(), 100*(third-second).Seconds()/attack.Seconds())
+	tallies := map[string]tally{}
+	evil.ask(t, "stop", &tallies)
+	evil.stop(t)
+	crowd.finish()
+
+	after := settled(t, srv, before)
+	if guarded {
+		crowd.check(t)
+		checkTallies(t, tallies)
+		if after.Conns != 0 {
+			t.Errorf("%d slots are held at the end", after.Conns)
+		}
+		if after.Goroutines > before.Goroutines {
+			t.Errorf("%d goroutines at the end, %d at first", after.Goroutines, before.Goroutines)
+		}
+		if grown := after.Heap - before.Heap; grown > heapBound {
+			t.Errorf("the heap has grown by %d bytes, want at most %d", grown, heapBound)
+		}
+		var last state
+		srv.ask(t, askShutdown, &last)
+		if last.Shutdown != "" {
+			t.Error("shutdown:", last.Shutdown)
+		}
+	}
+	srv.stop(t)
+	report(t, crowd, tallies, before, after)
+	return figures{
+		name: name, clients: clients, well: clients - len(crowd.failed),
+		calm: quantile(0.99, crowd.latencies[phaseCalm]), attacked: quantile(0.99, crowd.latencies[phaseAttack]),
+	}
+}
+
+// usage returns the processor time of the server.
+func usage(t *testing.T, srv *child) time.Duration {
+	t.Helper()
+	var now state
+	srv.ask(t, askState, &now)
+	return now.CPU
+}
+
+// warm has one client of each kind use the server, so that what a server has once is there, and
+// returns the state of the server then.
+func warm(t *testing.T, srv *child, to greeting) state {
+	c, err := newCrowd(len(goodKinds), to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * time.Second)
+	c.finish()
+	return settled(t, srv, state{})
+}
+
+// settled returns the state of the server when it has come back to that of before, or is as
+// low as it gets.
+func settled(t *testing.T, srv *child, before state) state {
+	const grace = 60 * time.Second
+	var now state
+	for begin := time.Now(); ; time.Sleep(500 * time.Millisecond) {
+		last := now.Goroutines
+		srv.ask(t, askState, &now)
+		switch {
+		case now.Conns > 0:
+		case before.Goroutines == 0 && now.Goroutines == last, // the first time: it stays as it is
+			before.Goroutines > 0 && now.Goroutines <= before.Goroutines && now.Heap-before.Heap <= heapBound:
+			return now
+		}
+		if time.Since(begin) > grace {
+			return now
+		}
+	}
+}
+
+// check fails the test if a good client was not well served.
+func (c *crowd) check(t *testing.T) {
+	t.Helper()
+	if c.answers.Load() == 0 {
+		t.Error("no client has had an answer")
+	}
+	if len(c.failed) == 0 {
+		return
+	}
+	t.Errorf("%d good clients were refused or cut off, or have lost something", len(c.failed))
+	const most = 30
+	for _, err := range c.failed[:min(len(c.failed), most)] {
+		t.Error(err)
+	}
+}
+
+// checkTallies fails the test if attackers of a kind have done nothing.
+func checkTallies(t *testing.T, tallies map[string]tally) {
+	t.Helper()
+	for _, k := range attackKinds {
+		switch n := tallies[k.name]; {
+		case n.Tries == 0:
+			t.Errorf("nobody has tried: %s", k.name)
+		case n.Opened == 0 && !slices.Contains([]string{"slow header", "slow body", "foreign origin", "bad token"}, k.name):
+			t.Errorf("no handshake was accepted, so that nothing was attacked: %s", k.name)
+		}
+	}
+}
+
+// report logs what has happened.
+func report(t *testing.T, c *crowd, tallies map[string]tally, before, after state) {
+	quiet, loud := c.latencies[phaseCalm], c.latencies[phaseAttack]
+	t.Logf("%d messages came back; p50 and p99 of %d echoes in calm: %v, %v; of %d under attack: %v, %v", c.answers.Load(),
+		len(quiet), quantile(0.5, quiet), quantile(0.99, quiet), len(loud), quantile(0.5, loud), quantile(0.99, loud))
+	kinds := map[string]int{}
+	for _, err := range c.failed {
+		_, kind, _ := strings.Cut(err.Error(), "(")
+		kind, _, _ = strings.Cut(kind, ")")
+		kinds[kind]++
+	}
+	t.Logf("failed clients by kind: %v", kinds)
+	t.Logf("at first: %d goroutines, %d bytes of heap; at the end: %d slots, %d goroutines, %d bytes", before.Goroutines, before.Heap, after.Conns, after.Goroutines, after.Heap)
+	for _, k := range attackKinds {
+		n := tallies[k.name]
+		t.Logf("%-25s %6d tries, %6d accepted, %6d refused", k.name, n.Tries, n.Opened, n.Refused)
+	}
+	events := slices.SortedFunc(maps.Keys(after.Events), func(a, b string) int {
+		return cmp.Or(cmp.Compare(after.Events[b], after.Events[a]), cmp.Compare(a, b))
+	})
+	for _, e := range events {
+		t.Logf("%7d %s", after.Events[e], e)
+	}
+}
