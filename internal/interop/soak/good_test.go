@@ -27,7 +27,7 @@ type goodKind struct {
 	live func(*good) error
 }
 
-// goodKinds are spread evenly over the clients. Ten of them make a third of each behind one
+// goodKinds are spread evenly over the clients, so that a third of each kind is behind one
 // address.
 var goodKinds = []goodKind{
 	{"echo", (*good).echoes},
@@ -56,13 +56,20 @@ type crowd struct {
 	to      greeting
 	roots   *x509.CertPool
 	stop    chan struct{} // closed when the clients shall finish
+	finish  func()        // has the clients leave, and waits until all have left
 	clients sync.WaitGroup
 	answers atomic.Int64 // messages that came back as they should
 	phase   atomic.Int32 // in which latencies are recorded now
 
 	mu        sync.Mutex
 	latencies [phases][]time.Duration // guarded by mu: of echoes, by the phase in which they were sent
-	failed    []error                 // guarded by mu
+	failed    []failure               // guarded by mu
+}
+
+// failure is the end of a client that should have lived.
+type failure struct {
+	kind string
+	err  error
 }
 
 // The phases of a soak.
@@ -81,6 +88,10 @@ func newCrowd(n int, to greeting) (*crowd, error) {
 	}
 	c := &crowd{to: to, roots: x509.NewCertPool(), stop: make(chan struct{})}
 	c.roots.AddCert(cert)
+	c.finish = sync.OnceFunc(func() {
+		close(c.stop)
+		c.clients.Wait()
+	})
 	for i := range n {
 		g := &good{crowd: c, n: i, from: net.IPv4(127, 0, 3, byte(1+i%250))}
 		if i/250 > 0 {
@@ -100,7 +111,7 @@ func newCrowd(n int, to greeting) (*crowd, error) {
 			g.client = &http.Client{Transport: transport}
 			defer transport.CloseIdleConnections()
 			if err := kind.live(g); err != nil {
-				c.fail(fmt.Errorf("client %d (%s) after %v: %w", i, kind.name, time.Since(begin).Round(time.Millisecond), err))
+				c.fail(failure{kind.name, fmt.Errorf("client %d after %v: %w", i, time.Since(begin).Round(time.Millisecond), err)})
 			}
 		})
 		// All at once would be a flood of handshakes from the address that many share.
@@ -109,16 +120,19 @@ func newCrowd(n int, to greeting) (*crowd, error) {
 	return c, nil
 }
 
-func (c *crowd) fail(err error) {
+func (c *crowd) fail(f failure) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.failed = append(c.failed, err)
+	c.failed = append(c.failed, f)
 }
 
-// finish has the clients leave and waits until all have left.
-func (c *crowd) finish() {
-	close(c.stop)
-	c.clients.Wait()
+// failures returns the clients that have failed, by kind.
+func (c *crowd) failures() map[string][]error {
+	kinds := map[string][]error{}
+	for _, f := range c.failed {
+		kinds[f.kind] = append(kinds[f.kind], f.err)
+	}
+	return kinds
 }
 
 // took records the latency of an echo that was sent at begin.
@@ -362,8 +376,11 @@ func (p *pausable) Read(b []byte) (int, error) {
 	}
 	time.Sleep(time.Until(p.next))
 	n, err := p.Conn.Read(b[:min(len(b), 4<<10)])
-	// A client that was late does not catch up: it is slow.
-	p.next = time.Now().Add(time.Duration(n) * time.Second / time.Duration(rate))
+	// A client catches up on the lateness of a timer, and not on a pause.
+	p.next = p.next.Add(time.Duration(n) * time.Second / time.Duration(rate))
+	if least := time.Now().Add(-100 * time.Millisecond); p.next.Before(least) {
+		p.next = least
+	}
 	return n, err
 }
 

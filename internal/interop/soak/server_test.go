@@ -9,6 +9,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -121,9 +122,7 @@ func (r *record) snapshot() map[string]int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	counts := make(map[string]int, len(r.counts))
-	for k, n := range r.counts {
-		counts[k] = n
-	}
+	maps.Copy(counts, r.counts)
 	return counts
 }
 
@@ -232,7 +231,7 @@ func (s server) serve(in *bufio.Scanner, out *json.Encoder) error {
 	handler, guard := s.handler(&r)
 	configured := func() *httptest.Server {
 		srv := httptest.NewUnstartedServer(handler)
-		srv.Config.ReadHeaderTimeout = 5 * time.Second
+		srv.Config.ReadHeaderTimeout = 10 * time.Second // of a TLS handshake as well, on a busy machine
 		srv.Config.IdleTimeout = time.Minute
 		srv.Config.MaxHeaderBytes = 16 << 10
 		srv.Config.ErrorLog = log.New(io.Discard, "", 0)
