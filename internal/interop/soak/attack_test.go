@@ -520,6 +520,7 @@ func keyUpdates(a *attacker, ctx context.Context) error {
 		return err
 	}
 	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(20 * time.Second)) // of a write that the server does not take
 	conn.(*attackConn).SetReadBuffer(4 << 10)
 	var secrets bytes.Buffer
 	secure := tls.Client(conn, &tls.Config{
@@ -536,8 +537,8 @@ func keyUpdates(a *attacker, ctx context.Context) error {
 		return err
 	}
 	frame := wstest.AppendFrame(nil, wstest.Text(string(message(1, 8000))))
-	for i := range frame {
-		w.application(frame[i : i+1])
+	for i := 0; ; i++ {
+		w.application(frame[i%len(frame):][:1])
 		for range 15 {
 			if err := w.keyUpdate(); err != nil {
 				return err
@@ -546,6 +547,9 @@ func keyUpdates(a *attacker, ctx context.Context) error {
 		if err := w.flush(); err != nil {
 			return err
 		}
+		// Without a pause the attackers would need more of the machine than the server.
+		if err := sleep(ctx, slowdown*time.Millisecond); err != nil {
+			return err
+		}
 	}
-	return nil
 }
