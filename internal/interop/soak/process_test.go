@@ -85,10 +85,7 @@ func (c *child) ask(t *testing.T, question, answer any) {
 
 // stop ends the child and waits for it. A child in which the race detector has found
 // something exits with an error.
-func (c *child) stop(t *testing.T) {
-	t.Helper()
+func (c *child) stop() error {
 	c.in.Close()
-	if err := c.cmd.Wait(); err != nil {
-		t.Error("a child ended with: ", err)
-	}
+	return c.cmd.Wait()
 }

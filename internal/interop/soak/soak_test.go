@@ -100,7 +100,9 @@ func soak(t *testing.T, name string, guarded bool, clients, attackers int, calm,
 	t.Logf("the server used %.0f %% of a CPU in calm, and %.0f %% under attack", 100*(second-first).Seconds()/calm.Seconds(), 100*(third-second).Seconds()/attack.Seconds())
 	tallies := map[string]tally{}
 	evil.ask(t, "stop", &tallies)
-	evil.stop(t)
+	if err := evil.stop(); err != nil {
+		t.Error("the attackers ended with: ", err)
+	}
 	crowd.finish()
 
 	after := settled(t, srv, func(_, now state) bool { return now.Goroutines <= before.Goroutines })
@@ -122,7 +124,13 @@ func soak(t *testing.T, name string, guarded bool, clients, attackers int, calm,
 			t.Error("shutdown:", last.Shutdown)
 		}
 	}
-	srv.stop(t)
+	if err := srv.stop(); err != nil {
+		if guarded {
+			t.Error("the server ended with: ", err)
+		} else {
+			t.Log("the server ended with: ", err)
+		}
+	}
 	report(t, crowd, tallies, before, after)
 	return figures{
 		name: name, clients: clients, well: clients - len(crowd.failed),
