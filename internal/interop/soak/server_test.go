@@ -237,10 +237,10 @@ func (s server) serve(in *bufio.Scanner, out *json.Encoder) error {
 		srv.Config.ErrorLog = log.New(io.Discard, "", 0)
 		return srv
 	}
-	clear, secure := configured(), configured()
-	clear.Start()
+	plain, secure := configured(), configured()
+	plain.Start()
 	secure.StartTLS()
-	if err := out.Encode(greeting{clear.Listener.Addr().String(), secure.Listener.Addr().String(), secure.Certificate().Raw}); err != nil {
+	if err := out.Encode(greeting{plain.Listener.Addr().String(), secure.Listener.Addr().String(), secure.Certificate().Raw}); err != nil {
 		return err
 	}
 	for in.Scan() {
