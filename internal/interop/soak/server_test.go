@@ -113,9 +113,14 @@ func (r *record) add(e audit.Event) {
 	if r.counts == nil {
 		r.counts = map[string]int{}
 	}
-	if e.Kind != audit.Open {
-		r.counts[fmt.Sprintf("%s %s", e.Kind, e.Reason)]++
+	if e.Kind == audit.Open {
+		return
 	}
+	what := fmt.Sprintf("%s %s", e.Kind, e.Reason)
+	if strings.HasPrefix(e.Subject, "good-") {
+		what += " (a good client)"
+	}
+	r.counts[what]++
 }
 
 func (r *record) snapshot() map[string]int {
