@@ -40,12 +40,23 @@ var goodKinds = []goodKind{
 	{"slow, suspended", (*good).feedsSuspended},
 	{"echo", (*good).echoes},
 	{"comes and goes", (*good).comesAndGoes},
+	{"echo", (*good).echoes},
+	{"echo", (*good).echoes},
+	{"echo", (*good).echoes},
+	{"suspended", (*good).suspends},
+	{"echo", (*good).echoes},
+	{"burst", (*good).bursts},
+	{"over TLS", (*good).echoesOverTLS},
+	{"echo", (*good).echoes},
+	{"echo", (*good).echoes},
+	{"comes and goes", (*good).comesAndGoes},
 }
 
 // good is a well-behaved client.
 type good struct {
 	*crowd
 	n      int
+	turn   int // the number among those of its kind
 	from   net.IP
 	conn   *pausable // of the last dial
 	client *http.Client
@@ -93,7 +104,7 @@ func newCrowd(n int, to greeting) (*crowd, error) {
 		c.clients.Wait()
 	})
 	for i := range n {
-		g := &good{crowd: c, n: i, from: net.IPv4(127, 0, 3, byte(1+i%250))}
+		g := &good{crowd: c, n: i, turn: i / len(goodKinds), from: net.IPv4(127, 0, 3, byte(1+i%250))}
 		if i/250 > 0 {
 			g.from = net.IPv4(127, 0, 4, byte(1+i%250))
 		}
@@ -141,6 +152,13 @@ func (c *crowd) took(begin time.Time, phase int32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.latencies[phase] = append(c.latencies[phase], d)
+}
+
+// recorded returns the latencies of a phase that is over.
+func (c *crowd) recorded(phase int) []time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.latencies[phase])
 }
 
 // pause waits for d, and reports whether the client shall finish.
@@ -339,7 +357,7 @@ func (g *good) feed(pause time.Duration) error {
 		return err
 	}
 	defer c.CloseNow()
-	if g.n/10%2 == 0 {
+	if g.turn%2 == 0 {
 		g.conn.Conn.(*net.TCPConn).SetReadBuffer(32 << 10) // as of a phone, not as of a server
 	}
 	g.conn.rate.Store(slowRate)

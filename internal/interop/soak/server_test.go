@@ -101,6 +101,9 @@ func known(next http.Handler) http.Handler {
 	})
 }
 
+// ofGood ends what record says of a good client.
+const ofGood = " (a good client)"
+
 // record counts the events of a Guard by their kind and reason.
 type record struct {
 	mu     sync.Mutex
@@ -118,7 +121,7 @@ func (r *record) add(e audit.Event) {
 	}
 	what := fmt.Sprintf("%s %s", e.Kind, e.Reason)
 	if strings.HasPrefix(e.Subject, "good-") {
-		what += " (a good client)"
+		what += ofGood
 	}
 	r.counts[what]++
 }
