@@ -1,0 +1,116 @@
+package wsguard_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/internal/wstest"
+	"github.com/wsguard/wsguard/reason"
+)
+
+// flood pings and reads nothing, until the connection has ended.
+func flood(c *wstest.Client) {
+	b := wstest.AppendFrame(nil, wstest.Ping([]byte("are you there")))
+	for {
+		if _, err := c.Write(b); err != nil {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// No call outlives its context, whatever a peer does that sends pings and takes no pongs. The
+// write timeout is so long that a call which waits for it is told apart from a slow machine.
+func TestCallsKeepTheirContexts(t *testing.T) {
+	long(t)
+	const timeout, writeTimeout, slack = 200 * time.Millisecond, 20 * time.Second, 5 * time.Second
+	for name := range transports {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t, conf(noRates, noPings, func(cfg *wsguard.Config) {
+				cfg.Timeouts.Write = writeTimeout
+				cfg.Messages.ControlFrames = wsguard.Rate{PerSecond: wsguard.Off}
+			}))
+			timed := func(what string, f func(context.Context) error) bool {
+				ctx, cancel := context.WithTimeout(context.Background(), timeout)
+				defer cancel()
+				start := time.Now()
+				err := f(ctx)
+				d := time.Since(start)
+				if d > timeout+slack {
+					t.Errorf("%s returned %v after %v", what, err, d)
+				}
+				return err == nil
+			}
+			done := make(chan struct{})
+			e.serveTransport(name, e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+				defer close(done)
+				full := make(chan struct{})
+				go func() {
+					defer close(full)
+					for timed("Write", func(ctx context.Context) error {
+						return c.Write(ctx, wsguard.MessageText, make([]byte, 1000))
+					}) {
+					}
+				}()
+				for n := 0; n < 3; { // three more when the socket is full
+					timed("Read", func(ctx context.Context) error {
+						_, _, err := c.Read(ctx)
+						return err
+					})
+					select {
+					case <-full:
+						n++
+					default:
+					}
+				}
+				return nil
+			}))
+			c := e.open(header())
+			go flood(c)
+			<-done
+			c.Close()
+		})
+	}
+}
+
+// The write timeout is the connection's: calls that wait for a peer that takes nothing share it.
+func TestWritersShareTheirTimeout(t *testing.T) {
+	long(t)
+	const writeTimeout, writers = time.Second, 30
+	for name := range transports {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t, conf(noRates, noPings, func(cfg *wsguard.Config) { cfg.Timeouts.Write = writeTimeout }))
+			results := make(chan error, writers)
+			took := make(chan time.Duration, 1)
+			e.serveTransport(name, e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+				start := time.Now()
+				for range writers {
+					go func() { results <- c.Write(context.Background(), wsguard.MessageText, make([]byte, 1<<20)) }()
+				}
+				<-ctx.Done()
+				took <- time.Since(start)
+				return nil
+			}))
+			c := e.open(header())
+			// With a time for each writer it would be half a minute.
+			if d := <-took; d > 10*writeTimeout {
+				t.Errorf("the connection ended after %v", d)
+			}
+			failed := 0
+			for range writers {
+				if errors.Is(<-results, reason.WriteTimeout) {
+					failed++
+				}
+			}
+			if failed == 0 {
+				t.Error("no writer has failed")
+			}
+			c.Close()
+		})
+	}
+}
