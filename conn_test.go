@@ -569,7 +569,7 @@ func eachSend(t *testing.T, f func(t *testing.T, g *wsguard.Guard, c *wstest.Cli
 }
 
 // A socket is not closed, and so not reset, as long as its peer may not have
-// read the close frame.
+// read the close frame. That is the grace and the linger.
 func TestLingersForSender(t *testing.T) {
 	eachSend(t, func(t *testing.T, g *wsguard.Guard, c *wstest.Client) {
 		c.Write([]byte("\x81\x05hello"))
@@ -581,29 +581,50 @@ func TestLingersForSender(t *testing.T) {
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
-		if d := time.Since(start); d < time.Second || d > 1100*time.Millisecond {
-			t.Errorf("closed after %v, want the linger of a second", d)
+		if d := time.Since(start); d < 2*time.Second || d > 2100*time.Millisecond {
+			t.Errorf("closed after %v, want grace and linger of two seconds", d)
 		}
 	})
 }
 
-// A peer that answers in the middle of a frame, or not at all, has the server's
-// end at once all the same.
+// After a fault in the middle of a frame, a peer that still sends gets the end of the stream
+// when it has answered the close frame, and at the latest when the grace is over.
 func TestFailedMidFrame(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		e := serveGuard(t, wsguard.Config{})
-		c := e.open(header())
-		c.Write([]byte("\x81\xfe\x01\x00\x00\x00\x00\x00\xff")) // one byte of 256
-		start := time.Now()
-		wantClose(t, c, 1007, "invalid_utf8")
-		c.WriteFrame(wstest.CloseFrame(1007, ""))
-		if err := c.ReadEOF(); err != nil {
-			t.Error(err)
-		}
-		if d := time.Since(start); d > 0 {
-			t.Errorf("closed after %v", d)
-		}
-	})
+	header256 := []byte("\x81\xfe\x01\x00\x00\x00\x00\x00\xff") // and one byte of 256
+	for name, test := range map[string]struct {
+		begin  []byte
+		code   int
+		reason string
+		rest   []byte // before the answer
+		after  time.Duration
+	}{
+		"the frame is completed":           {header256, 1007, "invalid_utf8", make([]byte, 255), 0},
+		"the answer is within the frame":   {header256, 1007, "invalid_utf8", nil, time.Second},
+		"the frame is as long as declared": {[]byte("\x81\xff\x00\x00\x00\x00\x00\x10\x00\x00\x00\x00\x00\x00"), 1009, "message_too_big", make([]byte, 1<<20), 0},
+		"the frame is longer than the end": {[]byte("\x81\xff\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00"), 1009, "message_too_big", make([]byte, 1<<20), time.Second},
+		"no frame":                         {[]byte("\x81\x05hello"), 1002, "protocol_error", make([]byte, 1<<20), time.Second},
+		"an illegal close frame":           {[]byte("\x88\x81\x00\x00\x00\x00x"), 1002, "protocol_error", nil, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				e := serveGuard(t, wsguard.Config{})
+				c := e.open(header())
+				c.Write(test.begin)
+				start := time.Now()
+				wantClose(t, c, test.code, test.reason)
+				if _, err := c.Write(test.rest); err != nil {
+					t.Error(err)
+				}
+				c.WriteFrame(wstest.CloseFrame(test.code, ""))
+				if err := c.ReadEOF(); err != nil {
+					t.Error(err)
+				}
+				if d := time.Since(start); d != test.after {
+					t.Errorf("closed after %v, want %v", d, test.after)
+				}
+			})
+		})
+	}
 }
 
 // A peer that has sent its close frame is not kept waiting.

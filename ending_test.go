@@ -1,17 +1,23 @@
 package wsguard_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/audit"
+	"github.com/wsguard/wsguard/internal/wire"
 	"github.com/wsguard/wsguard/internal/wstest"
 )
 
@@ -66,6 +72,234 @@ func TestEndingReadsNotForEver(t *testing.T) {
 			t.Errorf("%d KiB were read while lingering, want 16 MiB", sent>>10)
 		}
 	})
+}
+
+// An ending parses some frames to find the peer's close frame, and then discards only: a peer
+// can send an empty frame for less than it costs to parse one.
+func TestEndingParsesNotForEver(t *testing.T) {
+	for n, after := range map[int]time.Duration{9_000: 0, 11_000: time.Second} {
+		bubble(t, func(t *testing.T) {
+			e := serveGuard(t, wsguard.Config{})
+			c := e.open(header())
+			synctest.Wait()
+			e.kick(0, "")
+			wantClose(t, c, 3003, "kicked")
+			start := time.Now()
+			c.Write(bytes.Repeat(wstest.AppendFrame(nil, wstest.Ping(nil)), n))
+			c.WriteFrame(wstest.CloseFrame(3003, ""))
+			if err := c.ReadEOF(); err != nil {
+				t.Error(err)
+			}
+			if d := time.Since(start); d != after {
+				t.Errorf("%d frames before the answer: the end comes after %v, want %v", n, d, after)
+			}
+		})
+	}
+}
+
+// A net.Conn that ignores its deadlines does not hold an ending up for longer than grace and
+// linger, whatever the ending waits for.
+func TestEndingOfADeafNetConn(t *testing.T) {
+	for _, stuck := range []bool{false, true} {
+		bubble(t, func(t *testing.T) {
+			e := newEnv(t, conf(noPings))
+			pipes := wstest.NewListener(wstest.PipeOptions{BufferBytes: 4 << 10})
+			var deaf atomic.Bool
+			e.serveOn(deafListener{pipes, &deaf}, e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+				if _, _, err := c.Read(ctx); err != nil {
+					return err
+				}
+				if stuck {
+					return c.Write(ctx, wsguard.MessageBinary, make([]byte, 64<<10))
+				}
+				<-ctx.Done()
+				return nil
+			}))
+			c := wstest.NewClient(t, must(pipes.Dial(context.Background())))
+			c.Timeout = patience()
+			e.upgrade(c, header())
+			deaf.Store(true) // net/http needs deadlines itself
+			c.WriteFrame(wstest.Text("begin"))
+			synctest.Wait()
+			start := time.Now()
+			e.kick(0, "")
+			e.closed()
+			if d := time.Since(start); d > 2*time.Second {
+				t.Errorf("a writer is stuck: %t: ended after %v", stuck, d)
+			}
+		})
+	}
+}
+
+// deafListener accepts net.Conn that ignore their deadlines while deaf is set.
+type deafListener struct {
+	net.Listener
+	deaf *atomic.Bool
+}
+
+type deafConn struct {
+	net.Conn
+	deaf *atomic.Bool
+}
+
+func (c deafConn) SetDeadline(t time.Time) error {
+	if c.deaf.Load() {
+		return nil
+	}
+	return c.Conn.SetDeadline(t)
+}
+
+func (c deafConn) SetReadDeadline(t time.Time) error {
+	if c.deaf.Load() {
+		return nil
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+func (c deafConn) SetWriteDeadline(t time.Time) error {
+	if c.deaf.Load() {
+		return nil
+	}
+	return c.Conn.SetWriteDeadline(t)
+}
+
+func (l deafListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	return deafConn{c, l.deaf}, err
+}
+
+// A context of the application's that lives on keeps no connection that has ended, also if its
+// reader or its writer has outlasted the ending.
+func TestLongContextKeepsNoConnection(t *testing.T) {
+	app, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	for door, handler := range map[string]func(*wsguard.Guard, func(any)) http.Handler{
+		"Handler": func(g *wsguard.Guard, made func(any)) http.Handler {
+			return g.Handler(func(_ context.Context, c *wsguard.Conn) error {
+				made(c)
+				for {
+					typ, msg, err := c.Read(app)
+					if err == nil {
+						err = c.Write(app, typ, msg)
+					}
+					if err != nil {
+						return err
+					}
+				}
+			})
+		},
+		"Wrap": func(g *wsguard.Guard, made func(any)) http.Handler {
+			return g.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				s := answer101(w, r)
+				made(s.Conn)
+				for s.err == nil {
+					if _, s.err = s.frame(); s.err == nil {
+						_, s.err = s.Write(encode(fromServer(wstest.OpText, "x")))
+					}
+				}
+				s.Close()
+			}))
+		},
+	} {
+		for _, outlasts := range []string{"nobody", "the reader", "the writer"} {
+			t.Run(door+", "+outlasts, func(t *testing.T) { longContext(t, app, outlasts, handler) })
+		}
+	}
+}
+
+func longContext(t *testing.T, app context.Context, outlasts string, handler func(*wsguard.Guard, func(any)) http.Handler) {
+	const n = 20
+	var held sync.WaitGroup // those who outlast the endings
+	held.Add(n)
+	release := make(chan struct{})
+	hold := func() {
+		held.Done()
+		<-release
+	}
+	gone := make(chan struct{}, n)
+	e := newEnv(t, conf(noHandshakeLimits, noPings, noRates, func(cfg *wsguard.Config) {
+		cfg.Timeouts.CloseGrace, cfg.Timeouts.Linger = 20*time.Millisecond, 20*time.Millisecond
+		cfg.Messages.Validator = judge(func([]byte) error {
+			if outlasts == "the reader" {
+				hold()
+			}
+			return nil
+		})
+	}))
+	l := heldListener{Listener: listenTCP(), hold: func() {}}
+	if outlasts == "the writer" {
+		l.hold = hold
+	}
+	var made sync.WaitGroup
+	made.Add(n)
+	e.serveOn(l, handler(e.g, func(c any) {
+		switch c := c.(type) {
+		case *wsguard.Conn:
+			runtime.AddCleanup(c, func(struct{}) { gone <- struct{}{} }, struct{}{})
+		case *wire.Wrapped:
+			runtime.AddCleanup(c, func(struct{}) { gone <- struct{}{} }, struct{}{})
+		}
+		made.Done()
+	}), func(s *http.Server) {
+		s.BaseContext = func(net.Listener) context.Context { return app }
+	})
+	var clients []*wstest.Client
+	for range n {
+		c := e.open(header())
+		c.WriteFrame(wstest.Text("x"))
+		clients = append(clients, c)
+	}
+	made.Wait()
+	if outlasts == "nobody" {
+		for _, c := range clients {
+			wantMessage(t, c, "x")
+		}
+	} else {
+		held.Wait()
+	}
+	e.kick(4000, "bye")
+	e.events.wait(t, audit.Close, n) // the endings are over
+	close(release)
+	e.idle()
+	for _, c := range clients {
+		c.Close()
+	}
+	left := n
+	eventually(t, "every connection is garbage", func() bool {
+		runtime.GC()
+		for {
+			select {
+			case <-gone:
+				left--
+			default:
+				return left == 0
+			}
+		}
+	})
+}
+
+// heldListener accepts net.Conn that call hold before they write a frame with the payload x.
+// Their Close waits for no Write.
+type heldListener struct {
+	net.Listener
+	hold func()
+}
+
+type heldConn struct {
+	net.Conn
+	hold func()
+}
+
+func (c heldConn) Write(p []byte) (int, error) {
+	if string(p) == "\x81\x01x" {
+		c.hold()
+	}
+	return c.Conn.Write(p)
+}
+
+func (l heldListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	return heldConn{c, l.hold}, err
 }
 
 // handshakes are close handshakes, in either direction, after which the client

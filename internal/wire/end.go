@@ -95,7 +95,12 @@ const (
 
 func (c *Conn) finish(e Ending) {
 	defer e.Done()
-	defer func() { closeConn(c.socket()) }()
+	defer c.abandon()
+	socket := c.socket()
+	defer closeConn(socket)
+	// Neither a tls.Conn's lock nor a net.Conn that ignores its deadlines holds the ending up.
+	late := time.AfterFunc(c.until(c.overBy), func() { closeConn(socket) })
+	defer late.Stop()
 	how, writer := c.part(e.Flush)
 	c.stopLooking()
 	if c.wrapped != nil {
@@ -104,18 +109,58 @@ func (c *Conn) finish(e Ending) {
 	// The reader's Read has failed by now, or fails at once; the application
 	// runs outside of the lock.
 	if c.lockReader() {
-		c.rctx.clear()
-		if c.lent || c.whole {
-			// The application may still hold a message, and a wrapped handler a
-			// part of a frame.
-			c.forsake()
-		}
+		c.tidyReader()
 		if how != partCut {
 			c.linger(how)
 		}
-		c.release()
-		c.early = nil
+		c.dropUnread()
 	}
+}
+
+// abandon leaves what the ending could not tidy up, because it did not get the lock, to the
+// holder of the lock.
+func (c *Conn) abandon() {
+	c.over.Store(true)
+	c.lastReader()
+	c.lastWriter()
+}
+
+// lastReader tidies up for a reader that has outlasted the ending. Whoever has just given the
+// reader's lock back calls it, once over is set.
+func (c *Conn) lastReader() {
+	select {
+	case c.rlock <- struct{}{}: // for good
+		c.tidyReader()
+		c.dropUnread()
+	default:
+	}
+}
+
+// lastWriter does the same for a writer.
+func (c *Conn) lastWriter() {
+	if c.tryLockWriter() { // for good
+		c.wctx.clear()
+		if c.wrapped != nil {
+			c.wrapped.tidy()
+		}
+	}
+}
+
+// tidyReader gives up what the reader holds. The caller is the reader, for good.
+func (c *Conn) tidyReader() {
+	// The context may be the application's, and live as long as the process.
+	c.rctx.clear()
+	if c.lent || c.whole {
+		// The application may still hold a message, and a wrapped handler a
+		// part of a frame.
+		c.forsake()
+	}
+}
+
+// dropUnread forgets what the peer has sent and nobody reads.
+func (c *Conn) dropUnread() {
+	c.release()
+	c.early = nil
 }
 
 // lockReader makes the ending the reader, for good. It reports false for a net.Conn that
@@ -266,21 +311,18 @@ func (c *Conn) linger(how parting) {
 		return
 	}
 	left := c.cfg.LingerBytes
-	legible := how == partClose && !c.desync // an answer can come, and be read
-	// Before the half-close below, the answer is not waited for in the middle of a
-	// frame: it may lie behind a payload that never comes.
-	if legible && !c.answered.Load() && !c.behind && !c.inFrame && c.deadline(c.graceBy) {
+	// The end of the stream comes after the answer, or at the end of the grace. A peer that
+	// meets it while it still sends may give up at once, and never look at the close frame.
+	if how == partClose && !c.answered.Load() && !c.parted {
+		if !c.deadline(c.graceBy) {
+			return
+		}
 		left = c.awaitClose(left)
 	}
-	by := min(c.overBy, c.now()+c.cfg.Linger)
-	if !c.deadline(by) {
+	if !c.deadline(min(c.overBy, c.now()+c.cfg.Linger)) {
 		return
 	}
-	// Neither a tls.Conn's lock nor a socket that ignores its deadlines holds
-	// the ending up.
 	socket := c.socket()
-	timer := time.AfterFunc(c.until(by), func() { closeConn(socket) })
-	defer timer.Stop()
 	if t, ok := c.nc.(*tls.Conn); ok {
 		if t.CloseWrite() != nil {
 			return
@@ -294,7 +336,7 @@ func (c *Conn) linger(how parting) {
 			return
 		}
 	}
-	if legible && !c.answered.Load() {
+	if how == partClose && !c.answered.Load() {
 		left = c.awaitClose(left)
 	}
 	if c.answered.Load() {
@@ -302,8 +344,7 @@ func (c *Conn) linger(how parting) {
 		takeUnread(socket, left)
 		return
 	}
-	// Under TLS, what the peer still sends need not be decrypted.
-	c.discard(socket, left)
+	c.discard(left)
 }
 
 // deadline bounds the waiting that follows. It reports false after Cut.
@@ -317,9 +358,26 @@ func (c *Conn) deadline(by time.Duration) bool {
 	return true
 }
 
-// awaitClose reads and drops frames until it has all of the peer's close frame. It returns the
-// rest of limit. It can be called again.
+// maxSkipped is how many frames an ending parses to find the peer's close frame. A peer can
+// send an empty frame for less than it costs to parse one.
+const maxSkipped = 10_000
+
+// awaitClose reads and drops what the peer sends until it has all of the peer's close frame. It
+// returns the rest of limit. It can be called again. If the close frame cannot be told from
+// other bytes, it drops what comes until the deadline.
 func (c *Conn) awaitClose(limit int64) int64 {
+	if !c.desync {
+		limit = c.skipFrames(limit)
+	}
+	if c.desync {
+		limit = c.discard(limit)
+	}
+	return limit
+}
+
+// skipFrames is awaitClose for as long as what comes can be read as frames. When it cannot, it
+// sets desync.
+func (c *Conn) skipFrames(limit int64) int64 {
 	c.skipFrame()
 	closed := false
 	for limit > 0 {
@@ -337,16 +395,14 @@ func (c *Conn) awaitClose(limit int64) int64 {
 				return limit
 			}
 			h, n, fault := parseHeader(c.buf[c.r:c.w], c.open)
-			if fault != "" {
+			if fault != "" || h.length > limit || c.skipped == maxSkipped {
 				c.desync = true
-				return limit
-			}
-			if h.length > limit {
 				return limit
 			}
 			if n == 0 {
 				break
 			}
+			c.skipped++
 			if !h.control() {
 				c.open = !h.fin
 			}
@@ -381,17 +437,24 @@ func (c *Conn) skipFrame() {
 	c.open, c.inFrame = !c.fin, false
 }
 
-// discard reads and throws away until EOF, an error, or limit bytes.
-func (c *Conn) discard(nc net.Conn, limit int64) {
+// discard reads and throws away until EOF, an error, or limit bytes. It returns the rest of
+// limit. Under TLS it does not decrypt what it reads, so nothing can be read from the net.Conn
+// afterwards.
+func (c *Conn) discard(limit int64) int64 {
+	nc := c.socket()
 	b := buffers.get()
 	defer buffers.put(b)
 	for limit > 0 {
 		n, err := nc.Read(b[:])
 		limit -= int64(n)
-		if err != nil {
-			return
+		switch {
+		case isTimeout(err):
+			return limit
+		case err != nil:
+			return 0
 		}
 	}
+	return limit
 }
 
 // abort makes the close that follows a reset, so that the kernel does not keep bytes that a

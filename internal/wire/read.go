@@ -38,12 +38,14 @@ func (c *Conn) enter(ctx context.Context) error {
 	default:
 		select {
 		case c.rlock <- struct{}{}:
+		case <-ctx.Done(): // Look may have to wait for the net.Conn
+			return ErrInterrupted
 		case <-c.closing:
 			return ErrClosing
 		}
 	}
 	if c.ending.Load() {
-		<-c.rlock
+		c.unlockReader()
 		<-c.closing
 		return ErrClosing
 	}
@@ -66,7 +68,15 @@ func (c *Conn) leave(nothing bool) {
 		}
 		c.away.Store(int64(at))
 	}
+	c.unlockReader()
+}
+
+// unlockReader gives the reader's lock back.
+func (c *Conn) unlockReader() {
 	<-c.rlock
+	if c.over.Load() {
+		c.lastReader()
+	}
 }
 
 // back ends the time that the application took. It is called when the reader has to wait.
@@ -419,16 +429,24 @@ func (c *Conn) boundary() (ready bool, err error) {
 		if c.w-c.r < n+int(h.length) {
 			return false, nil
 		}
-		p := c.buf[c.r+n : c.r+n+int(h.length)]
-		mask(p, h.key())
-		c.r += n + len(p)
-		if err := c.controlFrame(h.op, p); err != nil {
+		if err := c.takeControl(h, n); err != nil {
 			return false, err
 		}
-		if !c.open {
-			c.started = c.filled
-		}
 	}
+}
+
+// takeControl takes a whole control frame with a header of n bytes from the front of buf.
+func (c *Conn) takeControl(h header, n int) error {
+	p := c.buf[c.r+n : c.r+n+int(h.length)]
+	mask(p, h.key())
+	c.r += n + len(p)
+	if err := c.controlFrame(h.op, p); err != nil {
+		return err
+	}
+	if !c.open {
+		c.started = c.filled
+	}
+	return nil
 }
 
 // accept judges the type of a message and its declared length as soon as they have come. So
@@ -440,13 +458,11 @@ func (c *Conn) accept(h header, complete bool) error {
 	if !c.asked {
 		limit, err := c.hooks.Accept(h.op == opBinary)
 		if err != nil {
-			c.behind = true
 			return err
 		}
 		c.asked, c.limit = true, limit
 	}
 	if c.limit > 0 && h.length > c.limit-c.size {
-		c.behind = true
 		return &Error{Fault: FaultTooBig, Detail: "declared length over the limit"}
 	}
 	return nil
@@ -456,7 +472,6 @@ func (c *Conn) accept(h header, complete bool) error {
 func (c *Conn) begin(h header) error {
 	c.frags++
 	if c.cfg.MaxFragments > 0 && c.frags > c.cfg.MaxFragments {
-		c.behind = true
 		return &Error{Fault: FaultFragments, Detail: "too many frames in a message"}
 	}
 	if !c.open {
@@ -496,7 +511,7 @@ func (c *Conn) controlFrame(op byte, p []byte) error {
 		}
 	case opClose:
 		code, reason, fault, detail := parseClose(p)
-		c.desync = true // nothing may follow a close frame
+		c.desync, c.parted = true, true // nothing may follow a close frame
 		if fault != FaultNone {
 			return &Error{Fault: fault, Detail: detail}
 		}
@@ -582,13 +597,10 @@ func (c *Conn) fill(dst []byte) (int, error) {
 		}
 		now = c.now()
 		if n > 0 {
-			if c.r == c.w && !c.open {
-				c.started = now
-			}
+			c.came(now)
 			if dst == nil {
 				c.w += n
 			}
-			c.filled = now
 			return n, nil
 		}
 		switch {
@@ -611,12 +623,7 @@ func (c *Conn) fill(dst []byte) (int, error) {
 			if c.Cause() != nil {
 				return 0, ErrClosing
 			}
-			c.desync = true
-			c.setLost(err)
-			if Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF // an end without a close frame
-			}
-			return 0, &Error{Fault: FaultLost, Detail: "connection lost", Err: err}
+			return 0, c.lostError(err)
 		}
 	}
 }
@@ -651,6 +658,24 @@ func (c *Conn) glance(dst []byte, now time.Duration) (n int, err error) {
 	return c.receiveNow(dst)
 }
 
+// came notes that bytes have come, which are not in buf yet.
+func (c *Conn) came(now time.Duration) {
+	if c.r == c.w && !c.open {
+		c.started = now
+	}
+	c.filled = now
+}
+
+// lostError notes a network error, and returns the fault.
+func (c *Conn) lostError(err error) *Error {
+	c.desync = true
+	c.setLost(err)
+	if Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF // an end without a close frame
+	}
+	return &Error{Fault: FaultLost, Detail: "connection lost", Err: err}
+}
+
 // due handles the deadlines that have passed at now. It returns when to look again, or 0 for
 // never.
 func (c *Conn) due(now time.Duration) (wake time.Duration, err error) {
@@ -663,7 +688,6 @@ func (c *Conn) due(now time.Duration) (wake time.Duration, err error) {
 	if t := c.cfg.MessageTimeout; t > 0 && mid {
 		at := c.started + t
 		if now >= at {
-			c.behind = true
 			return 0, &Error{Fault: FaultMessageTimeout, Detail: "message not complete in time"}
 		}
 		soonest(at)
@@ -798,7 +822,7 @@ func (c *Conn) Again() {
 	select {
 	case c.rlock <- struct{}{}:
 		c.whole, c.lent, c.msg.Held = true, false, true
-		<-c.rlock
+		c.unlockReader()
 	case <-c.closing: // the ending keeps the lock
 	}
 }

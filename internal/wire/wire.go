@@ -231,13 +231,16 @@ type Conn struct {
 	fin      bool          // reader: that frame is its message's last
 	open     bool          // reader: a message has begun
 	desync   bool          // reader: what follows cannot be read as frames
-	behind   bool          // reader: a close frame may lie behind a payload that never comes
+	parted   bool          // reader: the peer has sent a close frame, also an illegal one
+	skipped  int           // the ending, as the reader: the frames that it has parsed
 	frags    int           // reader: frames of the message
 	size     int64         // reader: payload of the message so far, declared
 	started  time.Duration // reader: when the first byte of the incomplete message or frame came
 	filled   time.Duration // reader: when the last bytes came
 	looked   time.Duration // reader: when Wrapped.Read has looked at the clock for the next fill; 0: it has not
 	control  bucket        // reader
+	looking  bool          // reader: Look is the reader, and waits for nobody
+	dry      int64         // reader: away, when Look has found that the net.Conn has read nothing ahead; 0: it has not
 	pingAt   time.Duration // reader: when the next ping is due
 	glanceBy time.Duration // reader: how long it may look for what has come although a deadline has passed; 0: none has
 	rctx     ctxWatch      // reader
@@ -298,6 +301,7 @@ type Conn struct {
 	ending   atomic.Bool   // the cause is being set
 	closing  chan struct{} // closed once it is
 	answered atomic.Bool   // the peer's close frame has come
+	over     atomic.Bool   // the ending is done, and has left each lock that it could not get to its holder
 }
 
 func newConn(nc net.Conn, early []byte, cfg *Config) *Conn {

@@ -100,15 +100,17 @@ type turn struct {
 }
 
 func (t *turn) lock() {
-	if t.held.CompareAndSwap(false, true) {
+	if t.tryLock() {
 		return
 	}
 	t.waiting.Add(1)
 	defer t.waiting.Add(-1)
-	for !t.held.CompareAndSwap(false, true) {
+	for !t.tryLock() {
 		<-t.free
 	}
 }
+
+func (t *turn) tryLock() bool { return t.held.CompareAndSwap(false, true) }
 
 func (t *turn) unlock() {
 	t.held.Store(false)
@@ -218,9 +220,13 @@ func (w *Wrapped) finish(writer bool) {
 	if t := w.leave.Load(); t != nil {
 		t.Stop()
 	}
-	if !writer {
-		return
+	if writer {
+		w.tidy()
 	}
+}
+
+// tidy gives up what the writer holds. The caller is the writer, for good.
+func (w *Wrapped) tidy() {
 	if w.stall != nil {
 		w.stall.Stop()
 	}

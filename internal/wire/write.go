@@ -85,15 +85,23 @@ func (c *Conn) unlockWriter() {
 			go c.flushAndUnlock()
 			return
 		}
-		<-c.wlock
+		c.freeWriter()
 		// One may have been left between the look and the unlock.
 		if !c.pending.Load() || !c.tryLockWriter() {
 			return
 		}
 		if !c.mayFlush() {
-			<-c.wlock
+			c.freeWriter()
 			return
 		}
+	}
+}
+
+// freeWriter gives the writer's lock back.
+func (c *Conn) freeWriter() {
+	<-c.wlock
+	if c.over.Load() {
+		c.lastWriter()
 	}
 }
 
@@ -220,7 +228,11 @@ func (c *Conn) pong(p []byte) {
 	c.pendPong = copy(c.pongData[:], p)
 	c.pending.Store(true)
 	c.mu.Unlock()
-	c.deliver()
+	if !c.looking {
+		c.deliver()
+	} else if c.tryLockWriter() {
+		c.unlockWriter()
+	}
 }
 
 // Ping sends a ping, and does not wait until it has gone out. The timeout of a ping that still
