@@ -119,6 +119,15 @@ func (c *Conn) Client() netip.Addr { return c.client.addr }
 // Context returns the context of the connection. It ends as soon as something ends the
 // connection, before the close frame is sent, and context.Cause then returns the cause. It
 // has no values of the request. It is the context that the function of Guard.Handler gets.
+//
+// A peer that leaves while the application does not read ends the context within half a second.
+// The peer's messages that were not read are then lost. The guard does not see everything:
+//   - A close frame behind a message that was not read is seen when the application has read
+//     that message.
+//   - If the peer closes its socket without a close frame, and more than 4 KiB lie unread before
+//     that, the guard sees it on Linux only. There it must see the socket, so a wrapper around
+//     the connections of an http.Server's listener needs a method NetConn or SyscallConn.
+//   - What a proxy has not passed on cannot be seen.
 func (c *Conn) Context() context.Context { return c.ctx }
 
 // Read waits for the next message that passes all checks, and returns its type and its
@@ -133,8 +142,9 @@ func (c *Conn) Context() context.Context { return c.ctx }
 // returns the cause, a *[CloseError]. Passing the same context to each Read costs nothing,
 // and neither does passing the Conn's own.
 //
-// An application must read even if it expects no message. Otherwise the guard sees neither
-// pongs nor the peer's close frame. Use [Conn.CloseRead] in an application that only sends.
+// An application must read even if it expects no message. While it does not, the guard looks
+// after the peer every 400 milliseconds, as [Conn.Context] says, but it waits for no pong and
+// counts no idle time. Use [Conn.CloseRead] in an application that only sends.
 func (c *Conn) Read(ctx context.Context) (MessageType, []byte, error) {
 	if c.reading.closeRead.Load() {
 		return 0, nil, errors.New("wsguard: Read after CloseRead")

@@ -12,7 +12,8 @@ import (
 // long it may last, how long a write may take, and how long its end may take. The zero value
 // is a secure default in each field. A negative value other than Off is an error.
 //
-// Time spent in the application's handler counts toward neither Pong nor Idle. Reconfigure
+// Time spent in the application's handler counts toward neither Pong nor Idle. [Conn.Context]
+// says what the guard sees of the peer in that time. Reconfigure
 // changes none of these timeouts for connections that are open.
 type TimeoutConfig struct {
 	// PingInterval is the time between two pings to a peer, spread by 10 % either way. The
@@ -57,9 +58,10 @@ type TimeoutConfig struct {
 	CloseGrace time.Duration
 
 	// Linger is how long the guard keeps the socket open after CloseGrace, so that a peer that
-	// has not answered the close frame can still read it. Once both close frames have been
-	// exchanged, the guard closes the socket at once. The default is one second. It cannot be
-	// Off.
+	// has not answered the close frame can still read it. The guard ends its side of the stream
+	// when CloseGrace is over, and not before, because many clients give up what they send, and
+	// the close code, when they meet the end. Once both close frames have been exchanged, the
+	// guard closes the socket at once. The default is one second. It cannot be Off.
 	Linger time.Duration
 }
 
@@ -93,6 +95,10 @@ func spread(d time.Duration) time.Duration { return rand.N(d) }
 // sweepEvery is the time between two runs of the sweeper. A timeout may be that much late.
 const sweepEvery = 200 * time.Millisecond
 
+// lookEvery is the time between two looks after the peer of a connection whose application
+// works. The sweeper looks in every second run.
+const lookEvery = sweepEvery * 3 / 2
+
 // sweep runs while there are connections, until stop is closed. It ends those that
 // are due, whether or not their application reads.
 func (g *Guard) sweep(stop <-chan struct{}) {
@@ -107,7 +113,7 @@ func (g *Guard) sweep(stop <-chan struct{}) {
 	}()
 	t := time.NewTicker(sweepEvery)
 	defer t.Stop()
-	var due []*Conn
+	var due, unread []*Conn
 	for n := 0; ; n++ {
 		select {
 		case <-t.C:
@@ -119,11 +125,13 @@ func (g *Guard) sweep(stop <-chan struct{}) {
 		if n%50 == 0 {
 			g.reportEvicted()
 		}
-		due = g.sessions.due(due[:0])
-		for i, c := range due {
+		due, unread = g.sessions.due(due[:0], unread[:0])
+		for _, c := range due {
 			c.sweep()
-			due[i] = nil
 		}
+		g.lookAfter(unread)
+		clear(due)
+		clear(unread)
 	}
 }
 
@@ -133,6 +141,48 @@ type watch struct {
 	due      atomic.Int64 // when the sweeper must look, counted from Guard.born; schedule only makes it earlier
 	lifetime time.Time    // when Lifetime ends it; zero: never; read-only after list
 	pinged   time.Time    // when the sweeper has last sent a ping
+	looked   time.Time    // when the sweeper has last looked after the peer
+}
+
+// lookAfter looks after the peers of connections whose application does not read. It never
+// blocks.
+func (g *Guard) lookAfter(conns []*Conn) {
+	now := time.Now()
+	var slow []*Conn
+	for _, c := range conns {
+		if now.Sub(c.watch.looked) < lookEvery {
+			continue
+		}
+		if c.w.Look(false) {
+			if g.looking.Load() {
+				continue // the next run looks
+			}
+			slow = append(slow, c)
+		}
+		c.watch.looked = now
+	}
+	if len(slow) > 0 {
+		g.looking.Store(true)
+		go g.lookSlowly(slow)
+	}
+}
+
+// maxLooks is how many looks may wait for their net.Conn at the same time.
+const maxLooks = 256
+
+// lookSlowly looks after the peers of connections whose net.Conn cannot be asked without
+// waiting. Each look takes about a millisecond.
+func (g *Guard) lookSlowly(conns []*Conn) {
+	defer g.looking.Store(false)
+	places := make(chan struct{}, maxLooks)
+	for _, c := range conns {
+		places <- struct{}{}
+		go func() {
+			defer func() { <-places }()
+			defer c.survive()
+			c.w.Look(true)
+		}()
+	}
 }
 
 // sweep handles the timeouts of c that are due. It never blocks.

@@ -86,17 +86,22 @@ func (s *sessions) remove(c *Conn) {
 	s.checkDrained()
 }
 
-// due appends the connections that the sweeper must look at.
-func (s *sessions) due(to []*Conn) []*Conn {
-	now := int64(time.Since(s.g.born))
+// due appends to due the connections that the sweeper must look at, and to unread those whose
+// application has not read for a while.
+func (s *sessions) due(due, unread []*Conn) (_, _ []*Conn) {
+	now := time.Now()
+	born := int64(now.Sub(s.g.born))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.conns {
-		if c.watch.due.Load() <= now {
-			to = append(to, c)
+		if c.watch.due.Load() <= born {
+			due = append(due, c)
+		}
+		if c.w.Absent(now, sweepEvery) {
+			unread = append(unread, c)
 		}
 	}
-	return to
+	return due, unread
 }
 
 // swept counts a sweeper that has returned.

@@ -252,11 +252,24 @@ func (wr *wrapping) ended(cause error) {
 	wr.mu.Lock()
 	defer wr.mu.Unlock()
 	wr.cause = cause
-	if left := wr.c.w.Left(); !wr.drained && left > 0 {
+	if left := wr.reads(cause); !wr.drained && left > 0 {
 		time.AfterFunc(left, func() { wr.over(cause) })
 		return
 	}
 	wr.over(cause)
+}
+
+// reads returns how much time the handler still has to read the end of the connection. If the
+// peer is gone, the handler has none. If the peer has sent a close frame, it has the grace.
+func (wr *wrapping) reads(cause error) time.Duration {
+	switch left := wr.c.w.Left(); {
+	case errors.Is(cause, reason.ConnectionLost):
+		return 0
+	case errors.Is(cause, reason.PeerClosed):
+		return left - wr.c.first.timeouts.Linger
+	default:
+		return left
+	}
 }
 
 // wrapWriter is the ResponseWriter of a wrapped handler. It has no Unwrap, because a handler

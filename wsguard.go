@@ -217,6 +217,7 @@ type Guard struct {
 	endings  chan struct{}          // a place for each ending that waits for its peer; read-only
 	crowd    crowd                  // has a lock of its own
 	unnamed  unnamed                // has a lock of its own
+	looking  atomic.Bool            // lookSlowly runs
 	evicted  atomic.Uint64          // the number of evicted buckets that was reported last
 	endpoint *Endpoint              // the first endpoint, which Handler, Accept and Wrap use; read-only
 	policy   atomic.Pointer[policy] // stored under setting

@@ -79,7 +79,13 @@ func (c *Conn) receiveNow(dst []byte) (n int, err error) {
 	if !c.armBrief(wait) {
 		return 0, ErrClosing
 	}
-	n, err = c.nc.Read(dst)
+	if c.tls != nil && wait > 0 {
+		// Read may answer a KeyUpdate, and wait for a peer that does not take the answer.
+		arms := c.arms
+		stuck := time.AfterFunc(c.cfg.WriteTimeout, func() { c.unstick(arms) })
+		defer stuck.Stop()
+	}
+	n, err = c.readPlain(dst)
 	if n > 0 || isTimeout(err) {
 		return n, nil
 	}
@@ -92,6 +98,9 @@ func (c *Conn) armBrief(wait time.Duration) bool {
 	defer c.mu.Unlock()
 	if c.cause != nil {
 		return false
+	}
+	if c.arms++; c.tls != nil {
+		c.extendWrite(c.now())
 	}
 	c.armed = 1
 	at := past

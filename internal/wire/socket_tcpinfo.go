@@ -15,9 +15,11 @@ const (
 	tcpInfoBytes = 128
 )
 
-// Of the kernel's enum of the states of a TCP socket: those in which the peer's FIN has come.
+// Of the kernel's enum of the states of a TCP socket: those in which the peer's FIN or its
+// reset has come.
 const (
 	tcpTimeWait  = 6
+	tcpClose     = 7
 	tcpCloseWait = 8
 	tcpLastAck   = 9
 	tcpClosing   = 11
@@ -43,7 +45,7 @@ func peerClosed(fd int) bool {
 		return false
 	}
 	switch info[tcpInfoState] {
-	case tcpTimeWait, tcpCloseWait, tcpLastAck, tcpClosing:
+	case tcpTimeWait, tcpClose, tcpCloseWait, tcpLastAck, tcpClosing:
 		return true
 	}
 	return false

@@ -9,7 +9,7 @@ import (
 )
 
 // tcpPair returns both ends of a TCP connection over loopback.
-func tcpPair(t *testing.T) (here, there *net.TCPConn) {
+func tcpPair(t testing.TB) (here, there *net.TCPConn) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -98,8 +98,8 @@ func (s *socket) acknowledged() (n int64, ok bool) {
 	return n, ok
 }
 
-// leftByPeer reports whether the peer has closed its side, also if unread bytes lie before
-// its FIN. It reports false where the kernel does not tell.
+// leftByPeer reports whether the peer has closed its side or reset the connection, also if unread
+// bytes lie before that. It reports false where the kernel does not tell.
 func (s *socket) leftByPeer() (left bool) {
 	s.control(func(fd int) { left = peerClosed(fd) })
 	return left

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"io"
@@ -137,8 +138,10 @@ func (w *Wrapped) header(op byte, key [4]byte, length int) {
 	w.outHead = append(b, key[:]...)
 }
 
-// control makes a control frame of the engine's own for the handler.
+// control makes a control frame of the engine's own for the handler. It stands behind control
+// frames that the handler has not read yet.
 func (w *Wrapped) control(op byte, p []byte) {
+	waiting := bytes.Clone(w.outHead) // none, unless Look has found them
 	var key [4]byte
 	for binary.LittleEndian.Uint32(key[:]) == 0 {
 		binary.LittleEndian.PutUint32(key[:], rand.Uint32())
@@ -147,10 +150,19 @@ func (w *Wrapped) control(op byte, p []byte) {
 	n := len(w.outHead)
 	w.outHead = append(w.outHead, p...)
 	mask(w.outHead[n:], binary.LittleEndian.Uint32(key[:]))
+	if len(waiting) > 0 {
+		w.outHead = append(waiting, w.outHead...)
+	}
 }
 
+// maxControls bounds the control frames that wait for the handler, in bytes.
+const maxControls = 1 << 10
+
+// takes reports whether a control frame can wait for the handler.
+func (w *Wrapped) takes() bool { return len(w.outBody) == 0 && len(w.outHead) < maxControls }
+
 // forward hands a control frame of the peer's to the handler. The reader calls it, on
-// behalf of a Read whose out is empty.
+// behalf of a Read whose out is empty, or for Look if the handler takes one.
 func (w *Wrapped) forward(op byte, p []byte) {
 	w.control(op, p)
 	w.peerHas = w.peerHas || op == opClose
