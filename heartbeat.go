@@ -22,10 +22,16 @@ type TimeoutConfig struct {
 	// when a write fails.
 	PingInterval time.Duration
 
-	// Pong is how long a peer may take to answer a ping. The default is 10 seconds, or half of
-	// PingInterval if that is shorter. It must be shorter than PingInterval. With Off the guard
-	// does not wait for pongs. A connection whose peer does not answer in time is closed with
-	// 3008 pong_timeout.
+	// Pong is how long a peer may give no sign of life after a ping. The default is 10 seconds, or
+	// half of PingInterval if that is shorter. It must be shorter than PingInterval. With Off the
+	// guard does not wait. Any whole frame that comes after the ping is a sign of life, and not
+	// only a pong. A connection whose peer gives none in time is closed with 3008 pong_timeout.
+	//
+	// The time begins when the ping has been written. It begins again when the peer has taken at
+	// least 1 KiB, or all, of what the kernel still held then. If the peer takes nothing of what
+	// lies in front of the ping, it has the time of Write more. It has that in any case where
+	// the kernel does not tell. What a proxy or the peer's own kernel holds in front of the ping
+	// cannot be seen. Set a longer Pong for large downloads to slow clients.
 	Pong time.Duration
 
 	// Idle is how long a connection may be without a message of the application, in either
@@ -45,10 +51,12 @@ type TimeoutConfig struct {
 	// Write is how long a peer may take nothing of what is written to it. The default is 4
 	// seconds. It cannot be Off. A write that waits for room ends the connection with 1008
 	// write_timeout when the peer has taken less than 1 KiB for that time. A slow peer that
-	// takes more may take as long as it needs. All calls that write share this time. The
-	// kernel tells the guard what the peer has taken. Where it does not, which is so if an
-	// http.Server's listener wraps its connections and the wrapper has no method NetConn or
-	// SyscallConn, progress is what the connection's Write accepts.
+	// takes more may take as long as it needs. All calls that write share this time.
+	//
+	// The guard asks the kernel what the peer has taken. If the server's listener wraps its
+	// connections, and the wrapper has no method NetConn or SyscallConn, progress is what
+	// the wrapper's Write accepts. Over TLS that is seen only when a whole record of 16 KiB has
+	// been accepted. Set a longer Write then.
 	Write time.Duration
 
 	// CloseGrace is how long the end of a connection may take until the peer has answered the
@@ -114,6 +122,7 @@ func (g *Guard) sweep(stop <-chan struct{}) {
 	t := time.NewTicker(sweepEvery)
 	defer t.Stop()
 	var due, unread []*Conn
+	last := time.Now()
 	for n := 0; ; n++ {
 		select {
 		case <-t.C:
@@ -125,9 +134,14 @@ func (g *Guard) sweep(stop <-chan struct{}) {
 		if n%50 == 0 {
 			g.reportEvicted()
 		}
+		// If the process was stopped, peers may have done what they must do. Their readers get the
+		// chance to see it.
+		now := time.Now()
+		late := now.Sub(last) > 5*sweepEvery
+		last = now
 		due, unread = g.sessions.due(due[:0], unread[:0])
 		for _, c := range due {
-			c.sweep()
+			c.sweep(late)
 		}
 		g.lookAfter(unread)
 		clear(due)
@@ -185,8 +199,9 @@ func (g *Guard) lookSlowly(conns []*Conn) {
 	}
 }
 
-// sweep handles the timeouts of c that are due. It never blocks.
-func (c *Conn) sweep() {
+// sweep handles the timeouts of c that are due. It never blocks. late says that the sweeper has
+// been late, so that a peer must get another moment.
+func (c *Conn) sweep(late bool) {
 	now := time.Now()
 	c.watch.due.Store(int64(never))
 	expires := c.who.principal.Load().Expires
@@ -197,7 +212,7 @@ func (c *Conn) sweep() {
 		c.end(because(reason.Expired, ""))
 	case !c.watch.lifetime.IsZero() && !now.Before(c.watch.lifetime):
 		c.end(because(reason.Lifetime, ""))
-	case c.who.awaiting.Load() && !now.Before(c.who.authBy):
+	case c.who.awaiting.Load() && !now.Before(c.who.authBy) && !late:
 		c.end(badCredential(deny(reason.AuthTimeout, "")))
 	default:
 		c.recheck()
@@ -205,10 +220,7 @@ func (c *Conn) sweep() {
 		// interval, the sweeper sends them.
 		if p := c.first.timeouts.PingInterval; p > 0 && c.w.Away() >= p && now.Sub(c.watch.pinged) >= p {
 			c.watch.pinged = now
-			go func() {
-				defer c.survive()
-				c.w.Ping()
-			}()
+			c.w.Ping()
 		}
 	}
 	c.schedule(now)

@@ -3,9 +3,13 @@ package wsguard_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os/exec"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -83,6 +87,84 @@ func TestKeyUpdate(t *testing.T) {
 			in.Write(wstest.AppendFrame(nil, wstest.CloseFrame(1000, "")))
 			if ev := e.events.wait(t, audit.Close, 1); ev.Code != 1000 {
 				t.Errorf("%+v\n%s", ev, out.b.String())
+			}
+		})
+	}
+}
+
+// A peer that asks for new keys and takes no answer holds the reader inside of crypto/tls. Its
+// connection still ends in time: with the context of a Read, and with a Close.
+func TestKeyUpdateFlood(t *testing.T) {
+	long(t)
+	for _, closes := range []bool{false, true} {
+		t.Run(fmt.Sprintf("Close %t", closes), func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t, conf(noPings, func(cfg *wsguard.Config) {
+				cfg.Timeouts.Idle, cfg.Timeouts.Lifetime, cfg.Messages.Timeout = wsguard.Off, wsguard.Off, wsguard.Off
+			}))
+			stuck, returned := make(chan struct{}), make(chan time.Duration, 1)
+			e.serveTLS(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+				if closes {
+					go func() {
+						<-stuck
+						c.Close(4000, "")
+					}()
+				}
+				for {
+					rctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+					if closes {
+						rctx, cancel = ctx, func() {}
+					}
+					start := time.Now()
+					_, _, err := c.Read(rctx)
+					cancel()
+					if c.Context().Err() != nil {
+						returned <- time.Since(start)
+						return err
+					}
+				}
+			}))
+			var secrets bytes.Buffer
+			conn := must(net.Dial("tcp", e.s.Addr))
+			secure := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, KeyLogWriter: &secrets})
+			c := wstest.NewClient(t, secure)
+			e.upgrade(c, header())
+			// crypto/tls has sent one record with the handshake. From here on the records are ours.
+			w, err := wstest.NewRecordWriter(conn, secure.ConnectionState().CipherSuite, secrets.String(), 1)
+			if err != nil {
+				t.Skip(err)
+			}
+			frame := wstest.AppendFrame(nil, wstest.Text(strings.Repeat("x", 30_000)))
+			flooded := make(chan struct{})
+			go func() {
+				defer close(flooded)
+				for i := 0; ; i++ {
+					w.Application(frame[i%len(frame):][:1]) // a byte of a message, or crypto/tls ends the connection
+					for range 15 {
+						w.KeyUpdate()
+					}
+					conn.SetWriteDeadline(time.Now().Add(3 * time.Second))
+					if w.Flush() != nil {
+						close(stuck)
+						return
+					}
+				}
+			}()
+			select {
+			case <-flooded:
+			case <-time.After(time.Minute):
+				t.Fatal("the server answers for ever")
+			}
+			start := time.Now()
+			if d := <-returned; !closes && d > 5*time.Second {
+				t.Errorf("a Read with 300 ms returned after %v", d)
+			}
+			if d := time.Since(start); d > 10*time.Second {
+				t.Errorf("the reader came back %v later", d)
+			}
+			ev := e.events.wait(t, audit.Close, 1)
+			if want := map[bool]string{false: "write_timeout", true: "closed"}[closes]; ev.Reason != want {
+				t.Errorf("closed with %d %s %s, want %s", ev.Code, ev.Reason, ev.Detail, want)
 			}
 		})
 	}

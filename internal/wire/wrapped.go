@@ -63,6 +63,7 @@ type Wrapped struct {
 	drained   atomic.Bool                // the hook has been called
 	leave     atomic.Pointer[time.Timer] // ends the connection after the handler's last word; set by the writer
 	watching  atomic.Bool                // stall runs
+	granted   atomic.Int64               // the midSince for which the handler got a moment more
 	midSince  atomic.Int64               // Duration: last progress in the middle of a frame; 0: at a boundary
 
 	rmu      turn           // one Read at a time

@@ -629,6 +629,9 @@ func (w *Wrapped) watch() {
 func (w *Wrapped) stalled() {
 	since := time.Duration(w.midSince.Load())
 	left := since + w.c.cfg.WriteTimeout - w.c.now()
+	if late := -left; since != 0 && late > w.c.slice() && w.granted.Swap(int64(since)) != int64(since) {
+		left = w.c.moment() // the process was stopped, and the handler too
+	}
 	switch {
 	case w.c.ending.Load():
 	case since == 0:

@@ -532,19 +532,19 @@ func keyUpdates(a *attacker, ctx context.Context) error {
 		return err
 	}
 	// crypto/tls has sent one record with the handshake. From here on the records are ours.
-	w, err := newRecordWriter(conn, secure.ConnectionState().CipherSuite, secrets.String(), 1)
+	w, err := wstest.NewRecordWriter(conn, secure.ConnectionState().CipherSuite, secrets.String(), 1)
 	if err != nil {
 		return err
 	}
 	frame := wstest.AppendFrame(nil, wstest.Text(string(message(1, 8000))))
 	for i := 0; ; i++ {
-		w.application(frame[i%len(frame):][:1])
+		w.Application(frame[i%len(frame):][:1])
 		for range 15 {
-			if err := w.keyUpdate(); err != nil {
+			if err := w.KeyUpdate(); err != nil {
 				return err
 			}
 		}
-		if err := w.flush(); err != nil {
+		if err := w.Flush(); err != nil {
 			return err
 		}
 		// Without a pause the attackers would need more of the machine than the server.

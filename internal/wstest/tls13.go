@@ -1,4 +1,4 @@
-package soak_test
+package wstest
 
 import (
 	"crypto/aes"
@@ -13,9 +13,9 @@ import (
 	"strings"
 )
 
-// recordWriter writes records of TLS 1.3 (RFC 8446, section 5.2) with
+// RecordWriter writes records of TLS 1.3 (RFC 8446, section 5.2) with
 // TLS_AES_128_GCM_SHA256. crypto/tls itself sends no KeyUpdate before it gets one.
-type recordWriter struct {
+type RecordWriter struct {
 	w      io.Writer
 	buf    []byte
 	secret []byte
@@ -24,9 +24,9 @@ type recordWriter struct {
 	seq    uint64
 }
 
-// newRecordWriter continues a connection after seq records of the client. secrets is what
+// NewRecordWriter continues a connection after seq records of the client. secrets is what
 // crypto/tls has written to KeyLogWriter.
-func newRecordWriter(w io.Writer, suite uint16, secrets string, seq uint64) (*recordWriter, error) {
+func NewRecordWriter(w io.Writer, suite uint16, secrets string, seq uint64) (*RecordWriter, error) {
 	if suite != tls.TLS_AES_128_GCM_SHA256 {
 		return nil, errors.New("another cipher suite")
 	}
@@ -37,7 +37,7 @@ func newRecordWriter(w io.Writer, suite uint16, secrets string, seq uint64) (*re
 			if err != nil {
 				return nil, err
 			}
-			r := &recordWriter{w: w}
+			r := &RecordWriter{w: w}
 			if err := r.use(secret); err != nil {
 				return nil, err
 			}
@@ -49,7 +49,7 @@ func newRecordWriter(w io.Writer, suite uint16, secrets string, seq uint64) (*re
 }
 
 // use begins a new key.
-func (r *recordWriter) use(secret []byte) error {
+func (r *RecordWriter) use(secret []byte) error {
 	key, err := expand(secret, "key", 16)
 	if err != nil {
 		return err
@@ -80,7 +80,7 @@ const (
 )
 
 // record appends a record to the buffer.
-func (r *recordWriter) record(typ byte, content []byte) {
+func (r *RecordWriter) record(typ byte, content []byte) {
 	nonce := append([]byte(nil), r.iv...)
 	for i := range 8 {
 		nonce[4+i] ^= byte(r.seq >> (56 - 8*i))
@@ -92,10 +92,11 @@ func (r *recordWriter) record(typ byte, content []byte) {
 	r.buf = r.aead.Seal(append(r.buf, header...), nonce, inner, header)
 }
 
-func (r *recordWriter) application(data []byte) { r.record(typeApplication, data) }
+// Application appends a record of data to what Flush writes.
+func (r *RecordWriter) Application(data []byte) { r.record(typeApplication, data) }
 
-// keyUpdate asks the peer for a KeyUpdate of its own.
-func (r *recordWriter) keyUpdate() error {
+// KeyUpdate appends a record that asks the peer for a KeyUpdate of its own.
+func (r *RecordWriter) KeyUpdate() error {
 	const keyUpdate, updateRequested = 24, 1
 	r.record(typeHandshake, []byte{keyUpdate, 0, 0, 1, updateRequested})
 	next, err := expand(r.secret, "traffic upd", 32)
@@ -105,8 +106,8 @@ func (r *recordWriter) keyUpdate() error {
 	return r.use(next)
 }
 
-// flush writes the records of the buffer.
-func (r *recordWriter) flush() error {
+// Flush writes the records of the buffer.
+func (r *RecordWriter) Flush() error {
 	_, err := r.w.Write(r.buf)
 	r.buf = r.buf[:0]
 	return err
