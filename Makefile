@@ -1,6 +1,9 @@
 # Targets:
 #   test           runs the tests of every module, for every commit.
 #   nightly        runs the tests that take longer: those named TestNightly….
+#   soak           attacks a server for two minutes behind each door. It is a part
+#                  of nightly, without the race detector, which would need more of
+#                  the machine than the attackers.
 #   check          is what CI does before the tests: format, vet, staticcheck,
 #                  tidiness, the size of the API, and the platforms that CI does
 #                  not have.
@@ -14,7 +17,8 @@ MODULES := $(sort $(dir $(shell find . -name go.mod -not -path '*/node_modules/*
 RACE := $(shell if [ "$$($(GO) env CGO_ENABLED)" = 1 ] && command -v "$$($(GO) env CC)" >/dev/null 2>&1; then echo -race; fi)
 FUZZTIME ?= 20s
 # The packages that have nightly tests.
-NIGHTLY = $(sort $(dir $(shell grep -rl --include='*_test.go' --exclude-dir=node_modules '^func TestNightly' .)))
+SOAK := ./internal/interop/soak/
+NIGHTLY = $(filter-out $(SOAK),$(sort $(dir $(shell grep -rl --include='*_test.go' --exclude-dir=node_modules '^func TestNightly' .))))
 # These modules are what users build. The others are tests of ours, which run on
 # the platforms of CI only.
 USED := $(filter-out ./bench/ ./internal/%,$(MODULES))
@@ -25,13 +29,17 @@ PLATFORMS := linux/386 windows/amd64 darwin/arm64 freebsd/amd64
 MAXAPI := 130
 export GOWORK := off
 
-.PHONY: test nightly check lint api platforms test386 release-check fuzz bench
+.PHONY: test nightly soak check lint api platforms test386 release-check fuzz bench
 test:
 	@for m in $(MODULES); do echo "== $$m"; (cd $$m && $(GO) test $(RACE) -shuffle=on -timeout 30m ./...) || exit 1; done
 	@echo "== ./ through the second door"; WSGUARD_DOOR=wrap $(GO) test $(RACE) -shuffle=on -timeout 30m .
 
 nightly:
 	@for d in $(NIGHTLY); do echo "== $$d"; (cd $$d && WSGUARD_NIGHTLY=1 $(GO) test $(RACE) -v -count=1 -run '^TestNightly' -timeout 30m .) || exit 1; done
+	@$(MAKE) soak
+
+soak:
+	@echo "== $(SOAK)"; cd $(SOAK) && WSGUARD_NIGHTLY=1 $(GO) test -v -count=1 -run '^TestNightly' -timeout 30m .
 
 check: lint platforms test386
 

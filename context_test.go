@@ -3,6 +3,7 @@ package wsguard_test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"testing"
 	"time"
 
@@ -110,6 +111,66 @@ func TestWritersShareTheirTimeout(t *testing.T) {
 			if failed == 0 {
 				t.Error("no writer has failed")
 			}
+			c.Close()
+		})
+	}
+}
+
+// The deadlines of a wrapped handler end its calls too, while pongs wait for a peer that takes none.
+func TestWrapCallsKeepTheirDeadlines(t *testing.T) {
+	long(t)
+	const timeout, writeTimeout, slack = 200 * time.Millisecond, 20 * time.Second, 5 * time.Second
+	for name := range transports {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t, conf(noRates, noPings, func(cfg *wsguard.Config) {
+				cfg.Timeouts.Write = writeTimeout
+				cfg.Messages.ControlFrames = wsguard.Rate{PerSecond: wsguard.Off}
+			}))
+			timed := func(what string, set func(time.Time) error, f func() error) bool {
+				start := time.Now()
+				set(start.Add(timeout))
+				err := f()
+				if d := time.Since(start); d > timeout+slack {
+					t.Errorf("%s returned %v after %v", what, err, d)
+				}
+				return err == nil
+			}
+			done := make(chan struct{})
+			frame := encode(fromServer(wstest.OpBinary, string(make([]byte, 1000))))
+			e.serveTransport(name, e.g.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				defer close(done)
+				conn, _, err := w.(http.Hijacker).Hijack()
+				if err != nil {
+					return
+				}
+				defer conn.Close()
+				conn.Write([]byte(switching(r)))
+				full := make(chan struct{})
+				go func() {
+					defer close(full)
+					for timed("Write", conn.SetWriteDeadline, func() error {
+						_, err := conn.Write(frame)
+						return err
+					}) {
+					}
+				}()
+				b := make([]byte, 100)
+				for n := 0; n < 3; {
+					timed("Read", conn.SetReadDeadline, func() error {
+						_, err := conn.Read(b)
+						return err
+					})
+					select {
+					case <-full:
+						n++
+					default:
+					}
+				}
+			})))
+			c := e.open(header())
+			go flood(c)
+			<-done
 			c.Close()
 		})
 	}
