@@ -85,7 +85,7 @@ func attackMain(in *bufio.Scanner, out *json.Encoder) error {
 				tallies[kind].tries.Add(1)
 				// The error is the server's way to end the attempt.
 				attackKinds[kind].try(a, ctx)
-				sleep(ctx, slowdown*time.Duration(300+a.n)*time.Millisecond)
+				sleep(ctx, time.Duration(300+a.n)*time.Millisecond)
 			}
 		})
 	}
@@ -204,7 +204,7 @@ func (a *attacker) open(ctx context.Context, path string) (net.Conn, *bufio.Read
 }
 
 // floodBytes is how much one attempt sends, if the server lets it.
-const floodBytes = 4 << 20 / slowdown
+const floodBytes = 4 << 20
 
 // flood sends a frame as fast as the server takes it.
 func flood(frame []byte) func(*attacker, context.Context) error {
@@ -480,7 +480,7 @@ func handshakes(change http.Header, count int) func(*attacker, context.Context) 
 			}
 			a.shake(conn, pathEcho, change)
 			conn.Close()
-			if err := sleep(ctx, slowdown*20*time.Millisecond); err != nil {
+			if err := sleep(ctx, 20*time.Millisecond); err != nil {
 				return err
 			}
 		}
@@ -548,7 +548,7 @@ func keyUpdates(a *attacker, ctx context.Context) error {
 			return err
 		}
 		// Without a pause the attackers would need more of the machine than the server.
-		if err := sleep(ctx, slowdown*time.Millisecond); err != nil {
+		if err := sleep(ctx, time.Millisecond); err != nil {
 			return err
 		}
 	}
