@@ -1006,3 +1006,23 @@ func TestHijackAfterTheClientHasLeft(t *testing.T) {
 		}
 	}
 }
+
+// A client that leaves while its credential is verified is no fault of the verifier.
+func TestClientLeavesDuringVerify(t *testing.T) {
+	asked := make(chan struct{})
+	e := serveGuard(t, conf(func(cfg *wsguard.Config) {
+		cfg.Auth.Verifier = func(ctx context.Context, token string) (wsguard.Principal, error) {
+			close(asked)
+			<-ctx.Done()
+			return wsguard.Principal{}, ctx.Err()
+		}
+	}))
+	c := e.dial()
+	c.Write([]byte("GET / HTTP/1.1\r\nHost: " + e.s.Addr + "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" +
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin: https://app.example.com\r\nAuthorization: Bearer alice\r\n\r\n"))
+	<-asked
+	c.Close()
+	if ev := e.events.wait(t, audit.Refusal, 1); ev.Reason != "connection_lost" || ev.Status != 0 {
+		t.Errorf("%s %d %s", ev.Reason, ev.Status, ev.Detail)
+	}
+}

@@ -37,6 +37,11 @@ func (a *admission) guarded(w http.ResponseWriter, done func() error) error {
 		err = done()
 	}
 	if err != nil {
+		if d := asDenied(err); d.Reason == reason.Unavailable && a.r.Context().Err() == context.Canceled {
+			// A hook has given up because the client has gone. The answer has no reader.
+			d.write(w)
+			a.answered, err = true, denyCause(reason.ConnectionLost, err)
+		}
 		ev := a.event()
 		if a.answered || a.explain(w, err, &ev) {
 			w = discardResponse{}
