@@ -19,7 +19,7 @@ import (
 //	part            file           owner
 //	inbound         inbound.go     the reader: the goroutine that is in Read, or in the wrapped handler's Read
 //	outbound        outbound.go    none, because its fields are atomic; the engine's writer lock orders the writers
-//	queue           send.go        the holder of queue.mu; drain writes the queued messages
+//	queue           queue.go       the holder of queue.mu; the engine's writer takes the queued messages
 //	authentication  identity.go    the goroutine that authenticates, then the holder of refreshMu
 //	lifecycle       lifecycle.go   the goroutine that makes the connection, then the goroutine that ends it
 //	watch           heartbeat.go   the sweeper
@@ -31,7 +31,9 @@ import (
 //	refreshMu → sessions.mu
 //	the engine's reader and writer → reportMu
 //	the engine's reader and writer → sessions.mu
-//	queue.mu → queues.mu
+//	the engine's writer → queue.mu
+//	queues.mu → sessions.mu
+//	queues.mu → queue.mu
 //
 // The lock of State.revalidations may be taken while any of them is held.
 //
@@ -63,7 +65,7 @@ const (
 //   - The peer closes the connection, or is gone.
 //   - The Guard ends the connection.
 //
-// From then on Read, Write, Send, SendLatest and Refresh return the cause, a *[CloseError],
+// From then on Read, Write, the methods that send and Refresh return the cause, a *[CloseError],
 // and Context is done.
 type Conn struct {
 	// Read-only after start.
@@ -134,8 +136,8 @@ func (c *Conn) Context() context.Context { return c.ctx }
 // bytes.
 //
 // The bytes are valid until the next Read. The guard then reuses the memory, also for
-// messages of other connections. Copy the bytes to keep them. Send and SendLatest copy what
-// they are given.
+// messages of other connections. Copy the bytes to keep them. Send, SendWait and SendLatest copy
+// what they are given.
 //
 // If ctx ends first, Read returns ctx.Err() and the connection stays usable. The next Read
 // continues with the part of a message that has come. Once the connection has ended, Read
@@ -174,8 +176,11 @@ func (c *Conn) CloseRead() {
 	}()
 }
 
-// Write sends a message and returns when the kernel has all of it. It blocks until then, but
-// no longer than Timeouts.Write, and never queues. It neither changes msg nor keeps it.
+// Write sends a message and returns when the kernel has all of it. It neither changes msg nor
+// keeps it. Use it if the caller must wait for a slow peer anyway, as in an answer to a message
+// that was read. Write waits for what Send has queued before it, so that messages leave in the
+// order in which one goroutine has sent them. A peer that takes nothing for Timeouts.Write ends
+// the connection, and so does a peer that is too slow for a single message.
 //
 // If ctx ends before Write has written a byte, Write returns ctx.Err() and the connection
 // stays usable. If ctx ends later, or if the message cannot be written, the connection ends
@@ -194,19 +199,27 @@ func (c *Conn) Write(ctx context.Context, typ MessageType, msg []byte) error {
 	if err := c.outbound(msg); err != nil {
 		return err
 	}
+	if c.queue.count.Load() > 0 {
+		if err := c.flushed(ctx); err != nil {
+			return err
+		}
+	}
 	return c.writeMessage(ctx, typ, msg)
 }
 
 // Send queues a message and returns at once. A goroutine writes the queued messages, in
-// order. Send copies msg, so that the caller may change it when Send has returned. msg may
-// be the bytes that Read returned, and the same msg may be sent to many connections.
+// order, and as many as there are with one system call. Send copies msg, so that the caller may
+// change it when Send has returned. msg may be the bytes that Read returned. Use Send if the
+// caller must not wait for this peer, as in a hub that serves many. Use [Conn.SendPrepared] for a
+// message that goes to many connections.
 //
 // If the queue of the connection is full, Send ends the connection with 1008 queue_full.
 // With [SendConfig].DropNewest it returns reason.QueueFull instead, and the connection stays
-// usable. An empty queue always takes one message. If the queues of all connections together
-// are full, the guard ends the connections that have made no progress for longest. Once the
-// connection has ended, Send returns the cause, a *[CloseError]. Send refuses the messages
-// that Write refuses.
+// usable. An empty queue takes one message of any size. If the queues of all connections together
+// are full, the guard ends connections of the client that has the most queued. If that makes no
+// room, Send returns an error that wraps reason.QueueFull, and the connection stays usable; see
+// [SendConfig].MaxTotalBytes. Once the connection has ended, Send returns the cause, a
+// *[CloseError]. Send refuses the messages that Write refuses.
 //
 // The following ends of a connection write the queued messages before the close frame, for
 // at most [TimeoutConfig].CloseGrace:
@@ -218,23 +231,68 @@ func (c *Conn) Write(ctx context.Context, typ MessageType, msg []byte) error {
 //   - Admin.Kick ends the connection with a code that can be sent.
 //
 // Every other end drops the queued messages, and so does a peer that does not take them in
-// time. The close event counts the dropped messages. Flush waits until the queue is empty.
-func (c *Conn) Send(typ MessageType, msg []byte) error { return c.send(queued{typ: typ, msg: msg}) }
+// time. The close event counts the dropped messages. Flush waits until the messages are written.
+func (c *Conn) Send(typ MessageType, msg []byte) error {
+	m, err := c.message(typ, msg)
+	if err != nil {
+		return err
+	}
+	return c.send(m)
+}
 
-// Flush waits until everything that Send has queued is written. It returns ctx.Err() if ctx ends
-// first, and the cause, a *[CloseError], if the connection has ended with messages in the queue.
-func (c *Conn) Flush(ctx context.Context) error { return c.flushed(ctx) }
+// SendWait is like Send but waits while the queue of the connection is full. Use it to send more
+// than a queue holds, such as a long list, as fast as the peer takes it. Calls that wait get room
+// in the order in which they began. DropNewest does not apply to SendWait.
+//
+// If ctx ends first, SendWait returns ctx.Err(), the message is not queued, and the connection
+// stays usable. A peer that takes nothing for Timeouts.Write ends the connection, and SendWait
+// returns the cause, a *[CloseError]. If the queues of all connections together are full, SendWait
+// does what Send does.
+func (c *Conn) SendWait(ctx context.Context, typ MessageType, msg []byte) error {
+	m, err := c.message(typ, msg)
+	if err != nil {
+		return err
+	}
+	return c.sendWait(ctx, m)
+}
 
 // SendLatest is like Send but replaces a queued message with the same key. Use it for values
 // of which only the newest matters, such as a price. The new message takes the place of the old
-// one in the queue. SendLatest does not replace the first message in the queue, because the
-// guard may be writing it.
+// one in the queue. SendLatest does not replace a message that is being written.
 func (c *Conn) SendLatest(key string, typ MessageType, msg []byte) error {
-	if key == "" {
-		key = "\x00" // a key like any other
+	m, err := c.message(typ, msg)
+	if err != nil {
+		return err
 	}
-	return c.send(queued{typ: typ, msg: msg, key: key})
+	if m.key = key; key == "" {
+		m.key = "\x00" // a key like any other
+	}
+	return c.send(m)
 }
+
+// SendPrepared is like Send for a message that [Guard.Prepare] or [Endpoint.Prepare] has made. Use
+// it to send one message to many connections. It copies nothing.
+//
+// Messages.Outbound judges the message again only if it is not the Outbound that has judged the
+// message before, because of a Reconfigure or because p is from another endpoint. If p is from
+// another Guard, SendPrepared does what Send does.
+func (c *Conn) SendPrepared(p *Prepared) error {
+	if p.g != c.g {
+		return c.Send(p.typ, p.payload)
+	}
+	if err := c.cause(); err != nil {
+		return err
+	}
+	if err := c.prepared(p); err != nil {
+		return err
+	}
+	return c.send(message{payload: p.payload, frame: len(p.frame), prepared: p})
+}
+
+// Flush waits until all messages that are queued when it is called are written. It returns
+// ctx.Err() if ctx ends first, and the cause, a *[CloseError], if the connection has ended with
+// messages in the queue.
+func (c *Conn) Flush(ctx context.Context) error { return c.flushed(ctx) }
 
 // Refresh replaces the credential of the connection with a newer one of the same subject,
 // which the application has received from the peer. The Principal of the connection then has

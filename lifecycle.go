@@ -190,7 +190,7 @@ func (c *Conn) end(e ending) error {
 		// the goroutine.
 		end := wire.Ending{Cause: cause, Code: frame, Reason: cause.Reason, First: first, Done: func() { c.ended(e, cause, detail) }}
 		if e.flush {
-			end.Flush = c.flushQueue
+			end.Queue = (*lastOutbox)(c)
 		}
 		defer c.w.End(end)
 		c.offended(e.why, do.offences[e.offence])
@@ -384,7 +384,7 @@ func (c *Conn) ended(by ending, cause *CloseError, detail string) {
 			return
 		}
 	}
-	c.dropQueue()
+	c.dropQueue(true)
 	c.life.reportMu.Lock()
 	c.life.reported = true
 	c.life.reportMu.Unlock()

@@ -425,14 +425,14 @@ func (c *connRates) give(shared []sharedBucket, n, cost int, now time.Time) {
 	giveBack(c.bytes, n, now)
 }
 
-// charge counts n bytes that were written to a connection. The bucket may go into debt. Until
+// charge counts n bytes of some messages that were written to a connection. The bucket may go into debt. Until
 // the debt is paid off, take refuses the connection's messages.
-func charge(sent *rate.Limiter, n int) {
+func charge(sent *rate.Limiter, messages, n int) {
 	if sent == nil {
 		return
 	}
 	now, burst := time.Now(), sent.Burst()
-	for range maxDebt {
+	for range messages * maxDebt {
 		if n <= 0 {
 			break
 		}

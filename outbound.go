@@ -36,12 +36,22 @@ func (c *Conn) outbound(msg []byte) error {
 		returned = true
 		return nil
 	}
+	o := outboundObjection(v, msg, err)
+	c.report(o.why, "outbound: "+o.detail, false)
+	returned = true
+	return o.outbound()
+}
+
+// outboundObjection explains why v has refused a message of the application's.
+func outboundObjection(v Validator, msg []byte, err error) objection {
 	if t, ok := v.(*table); ok {
 		v = t.rule(msg).Validator
 	}
-	o := object(explain(v, msg, err), verdict)
-	c.report(o.why, "outbound: "+o.detail, false)
-	returned = true
+	return object(explain(v, msg, err), verdict)
+}
+
+// outbound is the error that the sender of a refused message gets.
+func (o objection) outbound() error {
 	return fmt.Errorf("wsguard: outbound message refused: %w", o.err)
 }
 
@@ -66,7 +76,7 @@ func (c *Conn) writeMessage(ctx context.Context, typ MessageType, msg []byte) er
 	if err := c.write(c.plain(ctx), typ, msg); err != nil {
 		return err
 	}
-	c.wrote(msg)
+	c.wrote(1, len(msg))
 	return nil
 }
 
@@ -81,11 +91,11 @@ func (c *Conn) notify(msg []byte) error {
 	return c.write(context.Background(), MessageText, msg)
 }
 
-// wrote counts a message that the application has sent.
-func (c *Conn) wrote(msg []byte) {
-	c.writing.messages.Add(1)
-	c.writing.bytes.Add(uint64(len(msg)))
-	charge(c.writing.sent.Load(), len(msg))
+// wrote counts messages that the application has sent, and the bytes of their payloads.
+func (c *Conn) wrote(messages, bytes int) {
+	c.writing.messages.Add(uint64(messages))
+	c.writing.bytes.Add(uint64(bytes))
+	charge(c.writing.sent.Load(), messages, bytes)
 }
 
 // opcode returns the opcode of a message type.

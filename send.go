@@ -1,296 +1,160 @@
 package wsguard
 
 import (
-	"bytes"
-	"container/list"
 	"context"
-	"sync"
-	"sync/atomic"
+	"fmt"
 
+	"github.com/wsguard/wsguard/internal/wire"
 	"github.com/wsguard/wsguard/reason"
 )
 
-// SendConfig limits what [Conn.Send] and [Conn.SendLatest] queue. The zero value is a default
-// in each field. Conn.Write queues nothing.
+// SendConfig limits what [Conn.Send], [Conn.SendWait], [Conn.SendPrepared] and [Conn.SendLatest]
+// queue. The zero value is a default in each field. Conn.Write queues nothing.
+//
+// A message counts until the kernel has it. A peer that takes nothing is closed after
+// Timeouts.Write, whatever is queued for it.
 type SendConfig struct {
-	// MaxMessages is how many messages the queue of one connection holds. The default is 256.
-	// It cannot be Off. If the queue is full, the guard closes the connection with 1008
+	// MaxMessages is how many messages the queue of one connection holds. The default is
+	// 65,536. It cannot be Off. If the queue is full, the guard closes the connection with 1008
 	// queue_full.
 	MaxMessages int
 
-	// MaxBytes is how many bytes of payload the queue of one connection holds. The default is
-	// 1 MiB. It cannot be Off. An empty queue takes one message of any size. If the queue is
-	// full, the guard closes the connection with 1008 queue_full.
+	// MaxBytes is how many bytes of payload the queue of one connection holds. A prepared
+	// message counts in full in each queue. The default is 1 MiB. It cannot be Off. An empty
+	// queue takes one message of any size. If the queue is full, the guard closes the connection
+	// with 1008 queue_full.
 	MaxBytes int64
 
-	// MaxTotalBytes is how many bytes of payload all queues of the Guard may hold together.
-	// The default is 256 MiB. It cannot be Off. The guard checks the total when a message is
-	// added to a queue that is not empty, and when SendLatest replaces a message. If the total
-	// exceeds the limit, the guard closes connections with 1008 queue_full until it no longer
-	// does. It begins with those whose peers have taken nothing for longest.
+	// MaxTotalBytes is how many bytes of memory all queues of the Guard may take together. A
+	// prepared message counts once for all of them. Small messages lie in blocks of 4 KiB, and
+	// a block counts as a whole. The default is 256 MiB. It cannot be Off.
+	//
+	// If a message finds no room, the guard looks for the client that has the most bytes in its
+	// queues. The bytes of the new message count for its own client. The guard closes the
+	// connection of that client that has the fullest queue, with 1008 queue_full, and looks
+	// again until there is room. The message is refused with reason.QueueFull, and its
+	// connection stays open, if it is larger than MaxTotalBytes, if its own client would have
+	// the most bytes although nothing is queued for it, or if closing a connection does not make
+	// room at once.
 	MaxTotalBytes int64
 
 	// DropNewest makes Send return reason.QueueFull for a message that does not fit into the
 	// queue of its connection, instead of closing the connection. The message is dropped and
-	// counted in Stats.Dropped. DropNewest does not apply to MaxTotalBytes. The default is
-	// false.
+	// counted in Stats.Dropped. DropNewest does not apply to MaxTotalBytes, nor to SendWait. The
+	// default is false.
 	DropNewest bool
 }
 
 func (s SendConfig) resolve(f *faults) SendConfig {
-	s.MaxMessages = int(requiredAmount(int64(s.MaxMessages), 256, "Send.MaxMessages", f))
+	s.MaxMessages = int(requiredAmount(int64(s.MaxMessages), 1<<16, "Send.MaxMessages", f))
 	s.MaxBytes = requiredAmount(s.MaxBytes, 1<<20, "Send.MaxBytes", f)
 	s.MaxTotalBytes = requiredAmount(s.MaxTotalBytes, 256<<20, "Send.MaxTotalBytes", f)
 	return s
 }
 
-// queues counts the queued bytes of all connections, and orders the connections by their
-// last progress.
-type queues struct {
-	total atomic.Int64 // bytes in the queues of all connections
-
-	mu      sync.Mutex // a queue's mu may be held; no other lock is taken while it is held
-	waiting list.List  // guarded by mu: the *Conns with a queued message; the front has made no progress for longest
+// message is a message on its way into a queue. Its bytes are the caller's.
+type message struct {
+	op       byte
+	payload  []byte
+	frame    int       // the length of the whole frame
+	key      string    // set by SendLatest; "": none
+	prepared *Prepared // nil: none
 }
 
-// queue is the part of a connection that holds what Send has yet to write. A message
-// counts until it is written. The holder of mu owns it.
-type queue struct {
-	mu       sync.Mutex    // queues.mu may be taken while it is held
-	messages []queued      // guarded by mu; the first may be in the act of being written
-	bytes    int64         // guarded by mu: the payload bytes of messages
-	idle     chan struct{} // guarded by mu: closed when the goroutine that runs drain returns; nil: none runs
-	closed   bool          // guarded by mu: the queue takes no more messages
-	place    *list.Element // guarded by queues.mu: in queues.waiting
-	dropped  atomic.Uint64 // messages that DropNewest refused, and those that the end has dropped
-}
-
-// queued is a message in a queue.
-type queued struct {
-	typ MessageType
-	msg []byte // the caller's until it is in a queue, and a copy afterwards
-	key string // set by SendLatest; empty: none
-}
-
-// send implements Send and SendLatest. The caller owns m.msg.
-func (c *Conn) send(m queued) error {
-	if err := wellFormed(m.typ, m.msg); err != nil {
-		return err
+// message judges a message that the application sends.
+func (c *Conn) message(typ MessageType, msg []byte) (m message, err error) {
+	if err := wellFormed(typ, msg); err != nil {
+		return m, err
 	}
 	if err := c.cause(); err != nil {
-		return err
+		return m, err
 	}
-	if err := c.outbound(m.msg); err != nil {
-		return err
+	if err := c.outbound(msg); err != nil {
+		return m, err
 	}
-	qs, q := &c.g.queues, &c.queue
-	size := int64(len(m.msg))
-	q.mu.Lock()
-	if q.closed {
-		q.mu.Unlock()
+	return message{op: opcode(typ), payload: msg, frame: wire.HeaderLen(len(msg)) + len(msg)}, nil
+}
+
+// send queues m, or does what Send says if it cannot.
+func (c *Conn) send(m message) error {
+	did := c.enqueue(m)
+	if did != full {
+		return c.sent(did)
+	}
+	if c.first.send.DropNewest {
+		c.queue.dropped.Add(1)
+		return reason.QueueFull
+	}
+	return c.end(because(reason.QueueFull, ""))
+}
+
+// sent returns the error for an outcome other than full.
+func (c *Conn) sent(did outcome) error {
+	switch did {
+	case closed:
 		return c.cause()
-	}
-	if m.key != "" && q.replace(m, qs, c.first.send.MaxBytes) {
-		q.mu.Unlock()
-		c.relieve()
-		return nil
-	}
-	if len(q.messages) > 0 && (len(q.messages) >= c.first.send.MaxMessages || q.bytes+size > c.first.send.MaxBytes) {
-		q.mu.Unlock()
-		if c.first.send.DropNewest {
-			c.queue.dropped.Add(1)
-			return reason.QueueFull
-		}
-		return c.end(because(reason.QueueFull, ""))
-	}
-	first := len(q.messages) == 0
-	m.msg = bytes.Clone(m.msg) // as late as this, so that a message that is refused costs no copy
-	q.messages = append(q.messages, m)
-	q.bytes += size
-	start := q.idle == nil
-	if start {
-		q.idle = make(chan struct{})
-	}
-	qs.total.Add(size)
-	if first {
-		qs.wait(c)
-	}
-	idle := q.idle
-	q.mu.Unlock()
-	if start {
-		go c.drain(idle)
-	}
-	if !first {
-		c.relieve()
+	case scarce:
+		c.queue.dropped.Add(1)
+		return errTotal
 	}
 	return nil
 }
 
-// replace puts m in place of a queued message with the same key. It does not replace the
-// first message, which may be in the act of being written.
-func (q *queue) replace(m queued, qs *queues, most int64) bool {
-	for i := 1; i < len(q.messages); i++ {
-		if old := &q.messages[i]; old.key == m.key {
-			grown := int64(len(m.msg) - len(old.msg))
-			if grown > 0 && q.bytes+grown > most {
-				return false
+// errTotal refuses a message because all queues together are full.
+var errTotal = fmt.Errorf("wsguard: all queues together are full: %w", reason.QueueFull)
+
+// sendWait implements SendWait.
+func (c *Conn) sendWait(ctx context.Context, m message) error {
+	if ctx.Err() != nil {
+		return c.stopped(ctx)
+	}
+	q, payload := &c.queue, int64(len(m.payload))
+	var w *blocked
+	defer func() {
+		if w != nil {
+			q.leave(w, c.first.send)
+		}
+	}()
+	for {
+		if w == nil {
+			w = q.waitForRoom(c.first.send, payload)
+		}
+		if w != nil {
+			select {
+			case <-w.ready:
+			case <-ctx.Done():
+				return c.stopped(ctx)
+			case <-c.ctx.Done():
+				return c.cause()
 			}
-			m.msg = bytes.Clone(m.msg)
-			*old = m
-			q.bytes += grown
-			qs.total.Add(grown)
-			return true
+		}
+		if did := c.enqueue(m); did != full { // another call may have taken the room
+			return c.sent(did)
 		}
 	}
-	return false
 }
 
-// relieve ends connections that make no progress until the total is within bounds. The loop
-// ends, because each connection that it takes has at least one message.
-func (c *Conn) relieve() {
-	qs := &c.g.queues
-	for qs.total.Load() > c.g.policy.Load().send.MaxTotalBytes {
-		victim := qs.oldest()
-		if victim == nil {
-			return
-		}
-		victim.end(because(reason.QueueFull, "all queues together are full"))
-		victim.dropQueue()
-	}
-}
-
-func (qs *queues) oldest() *Conn {
-	qs.mu.Lock()
-	defer qs.mu.Unlock()
-	if e := qs.waiting.Front(); e != nil {
-		return e.Value.(*Conn)
-	}
-	return nil
-}
-
-// wait puts c at the back of the list. The caller has queued its first message, or c has made
-// progress.
-func (qs *queues) wait(c *Conn) {
-	qs.mu.Lock()
-	defer qs.mu.Unlock()
-	if c.queue.place == nil {
-		c.queue.place = qs.waiting.PushBack(c)
-	} else {
-		qs.waiting.MoveToBack(c.queue.place)
-	}
-}
-
-func (qs *queues) leave(c *Conn) {
-	qs.mu.Lock()
-	defer qs.mu.Unlock()
-	if c.queue.place != nil {
-		qs.waiting.Remove(c.queue.place)
-		c.queue.place = nil
-	}
-}
-
-// drain writes until the queue is empty, and then closes idle.
-func (c *Conn) drain(idle chan struct{}) {
-	defer close(idle)
-	defer c.survive()
-	q := &c.queue
-	for {
-		q.mu.Lock()
-		if len(q.messages) == 0 {
-			q.messages, q.idle = nil, nil
-			q.mu.Unlock()
-			return
-		}
-		next := q.messages[0]
-		q.mu.Unlock()
-		if c.writeMessage(context.Background(), next.typ, next.msg) != nil {
-			return // the end writes or drops the rest
-		}
-		q.mu.Lock()
-		q.pop(c)
-		q.mu.Unlock()
-	}
-}
-
-// pop removes the first message, which has been written, unless the end has emptied the queue.
-// The caller holds mu.
-func (q *queue) pop(c *Conn) {
-	if len(q.messages) == 0 {
-		return
-	}
-	qs, size := &c.g.queues, int64(len(q.messages[0].msg))
-	q.messages[0] = queued{}
-	q.messages = q.messages[1:]
-	q.bytes -= size
-	qs.total.Add(-size)
-	if len(q.messages) > 0 {
-		qs.wait(c)
-	} else {
-		qs.leave(c)
-	}
-}
-
-// flushQueue writes the queued messages at the end of the connection, and closes the queue. The
-// engine calls it when nothing else writes.
-func (c *Conn) flushQueue(write func(op byte, msg []byte) error) {
-	q := &c.queue
-	q.mu.Lock()
-	idle := q.idle
-	q.mu.Unlock()
-	if idle != nil {
-		<-idle // it cannot write any more, and says whether its message has left
-	}
-	for {
-		q.mu.Lock()
-		if len(q.messages) == 0 {
-			q.closed = true
-			q.mu.Unlock()
-			return
-		}
-		next := q.messages[0]
-		q.mu.Unlock()
-		if write(opcode(next.typ), next.msg) != nil {
-			return
-		}
-		c.wrote(next.msg)
-		q.mu.Lock()
-		q.pop(c)
-		q.mu.Unlock()
-	}
-}
-
-// flushed implements Flush.
+// flushed implements Flush, and lets Write wait for what was queued before it.
 func (c *Conn) flushed(ctx context.Context) error {
 	q := &c.queue
-	for {
-		q.mu.Lock()
-		idle, left := q.idle, len(q.messages)
-		q.mu.Unlock()
-		switch {
-		case left == 0 && idle == nil:
-			return nil
-		case c.cause() != nil && left > 0:
-			return c.cause()
-		}
-		select {
-		case <-idle:
-			if err := c.cause(); err != nil {
-				return err
-			}
-		case <-ctx.Done():
-			return c.stopped(ctx)
-		}
+	w, lost := q.waitForWritten()
+	switch {
+	case lost:
+		return c.cause()
+	case w == nil:
+		return nil
 	}
-}
-
-// dropQueue drops all queued messages and closes the queue.
-func (c *Conn) dropQueue() {
-	qs, q := &c.g.queues, &c.queue
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.closed = true
-	q.dropped.Add(uint64(len(q.messages)))
-	qs.total.Add(-q.bytes)
-	q.messages, q.bytes = nil, 0
-	qs.leave(c)
+	defer q.leave(w, c.first.send)
+	select {
+	case <-w.ready:
+		return nil
+	case <-ctx.Done():
+	case <-c.ctx.Done():
+	}
+	select {
+	case <-w.ready:
+		return nil
+	default:
+		return c.stopped(ctx)
+	}
 }

@@ -417,7 +417,7 @@ func TestSendQueueFull(t *testing.T) {
 	for name, size := range map[string]int{"by number": 1, "by bytes": 100 << 10} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e := newEnv(t, wsguard.Config{})
+				e := newEnv(t, conf(func(cfg *wsguard.Config) { cfg.Send.MaxMessages = 256 }))
 				e.serveOn(wstest.NewListener(wstest.PipeOptions{BufferBytes: 1024}), e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 					// One message that does not go out, then the queue.
 					if err := c.Send(wsguard.MessageText, make([]byte, 4096)); err != nil {

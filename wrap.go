@@ -207,7 +207,7 @@ func (wr *wrapping) Sent(messages int, bytes int64) {
 	c := wr.c
 	c.writing.messages.Add(uint64(messages))
 	c.writing.bytes.Add(uint64(bytes))
-	charge(c.writing.sent.Load(), int(bytes))
+	charge(c.writing.sent.Load(), max(1, messages), int(bytes))
 }
 
 // Outbound reports whether the handler's messages are held and judged, and returns the

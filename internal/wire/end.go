@@ -15,9 +15,9 @@ type Ending struct {
 	First func() // called before Conn.Cause returns the cause
 	Done  func() // called on a goroutine of its own when the socket is closed
 
-	// Flush writes what is queued, before the close frame and within the grace. nil writes
-	// nothing. It must return when write returns an error. Nothing else writes meanwhile.
-	Flush func(write func(op byte, p []byte) error)
+	// Queue has the frames that are written before the close frame, within the grace. nil
+	// writes none.
+	Queue Source
 }
 
 // End ends the connection. The first call wins. When End returns, a cause is set.
@@ -101,7 +101,7 @@ func (c *Conn) finish(e Ending) {
 	// Neither a tls.Conn's lock nor a net.Conn that ignores its deadlines holds the ending up.
 	late := time.AfterFunc(c.until(c.overBy), func() { closeConn(socket) })
 	defer late.Stop()
-	how, writer := c.part(e.Flush)
+	how, writer := c.part(e.Queue)
 	c.stopLooking()
 	if c.wrapped != nil {
 		c.wrapped.finish(writer)
@@ -227,7 +227,7 @@ func (c *Conn) lockWriter() (waited, ok bool) {
 
 // part writes the close frame, if one is due. Nothing is written after it. ok says that
 // the ending is the writer.
-func (c *Conn) part(flush func(func(byte, []byte) error)) (how parting, ok bool) {
+func (c *Conn) part(queue Source) (how parting, ok bool) {
 	defer func() {
 		if recover() != nil { // a net.Conn may be the application's
 			how = partCut
@@ -247,8 +247,8 @@ func (c *Conn) part(flush func(func(byte, []byte) error)) (how parting, ok bool)
 		return partCut, true
 	case lost != nil || w == nil && code == 0:
 		return partCut, true
-	case w == nil && flush != nil:
-		if c.flush(flush); c.broken {
+	case w == nil && queue != nil:
+		if c.flush(queue); c.broken {
 			c.abort()
 			return partCut, true
 		}
@@ -267,19 +267,6 @@ func (c *Conn) part(flush func(func(byte, []byte) error)) (how parting, ok bool)
 		return partCut, true
 	}
 	return partClose, true
-}
-
-// flush writes what is queued, within the grace. A frame that does not get out is broken off.
-func (c *Conn) flush(flush func(func(byte, []byte) error)) {
-	flush(func(op byte, p []byte) error {
-		if c.until(c.graceBy) == 0 {
-			return ErrClosing
-		}
-		c.broken = true // in case the net.Conn panics
-		sent, err := c.push(op, p, false)
-		c.broken = err != nil && (sent > 0 || !c.resumes)
-		return err
-	})
 }
 
 // finalWrite sets the deadline of the close frame, and returns what decides about that frame.

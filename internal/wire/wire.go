@@ -257,7 +257,7 @@ type Conn struct {
 
 	wlock  chan struct{}
 	wctl   [125]byte   // writer: the control frame that is written
-	wvec   [2][]byte   // writer: the array behind wbufs
+	wvec   [2][]byte   // writer: the array behind wbufs, unless that is a batch of a Source
 	wbufs  net.Buffers // writer: a field, so that writing allocates nothing
 	broken bool        // writer: half a frame has left, no other can follow
 	failed bool        // writer: a *WriteError was returned

@@ -1,0 +1,200 @@
+package wire
+
+import (
+	"encoding/binary"
+	"net"
+)
+
+// Source is a queue of frames that the application has sent. The engine calls Next and Wrote
+// in turn while it is the writer, so at most one batch of a Source is under way.
+type Source interface {
+	// Next returns some whole frames, one behind the other. It returns nothing if the
+	// queue is empty. The bytes must not change until Wrote is called. The slice of slices is
+	// the engine's until then.
+	Next() net.Buffers
+
+	// Wrote says that the first n bytes of what Next returned have left, and that the engine
+	// holds none of them any more. It reports whether these bytes end where a frame ends.
+	Wrote(n int64) (whole bool)
+}
+
+// WriteFrames writes one batch of src and returns when the kernel has all of it. It must be
+// called again until src is empty. Between two batches other writers have their turn. After a
+// *WriteError the caller must end the connection.
+func (c *Conn) WriteFrames(src Source) error {
+	select {
+	case c.wlock <- struct{}{}:
+	default:
+		select {
+		case c.wlock <- struct{}{}:
+		case <-c.closing:
+			return ErrClosing
+		}
+	}
+	defer c.unlockWriter()
+	if c.broken {
+		c.failed = true
+		return &WriteError{Broken: true, Err: errBroken}
+	}
+	start := c.now()
+	if err := c.armWrite(start); err != nil {
+		return err
+	}
+	n, err := c.writeBatch(src, true)
+	c.endWrite(err == nil)
+	if n > 0 {
+		c.lastApp.Store(int64(start))
+		c.lastMessage.Store(int64(start))
+	}
+	if err == nil {
+		return nil
+	}
+	if c.Cause() != nil {
+		return ErrClosing
+	}
+	return c.failWrite(err, false)
+}
+
+// flush writes all of src, within the grace. A frame that does not get out is broken off.
+func (c *Conn) flush(src Source) {
+	for c.until(c.graceBy) > 0 {
+		n, err := c.writeBatch(src, false)
+		if n == 0 || err != nil {
+			return
+		}
+	}
+}
+
+// writeBatch writes one batch of src, and returns how many bytes have left. That is 0 if src is
+// empty. With resume it goes on after a timeout as long as the write timeout has not passed.
+func (c *Conn) writeBatch(src Source, resume bool) (n int64, err error) {
+	b := src.Next()
+	if len(b) == 0 {
+		return 0, nil
+	}
+	returned := false
+	defer func() {
+		if !returned {
+			src.Wrote(0)
+		}
+	}()
+	c.broken = true // in case the net.Conn panics
+	n, err = c.pushFrames(b, resume)
+	returned = true
+	whole := src.Wrote(n)
+	// Over TLS the engine cannot know which bytes have left.
+	c.broken = err != nil && (!whole || !c.resumes)
+	return n, err
+}
+
+// pushFrames writes b. A socket gets all of it with one system call. Any other net.Conn gets small
+// frames together, because over TLS each Write makes a record.
+func (c *Conn) pushFrames(b net.Buffers, resume bool) (sent int64, err error) {
+	scratch := buffers.get()
+	defer buffers.put(scratch)
+	for len(b) > 0 && err == nil {
+		k, n := 1, len(b[0])
+		for ; k < len(b) && n+len(b[k]) <= len(scratch); k++ {
+			n += len(b[k])
+		}
+		switch {
+		case k > 1 && (k == len(b) || !c.resumes):
+			c.wvec[0] = scratch[:0]
+			for _, p := range b[:k] {
+				c.wvec[0] = append(c.wvec[0], p...)
+			}
+			c.wbufs = c.wvec[:1]
+		case c.resumes:
+			c.wbufs, k = b, len(b)
+		default:
+			c.wbufs = b[:1]
+		}
+		b = b[k:]
+		n, err = c.put(resume)
+		sent += int64(n)
+	}
+	return sent, err
+}
+
+// HeaderBytes is how long the header of a server's frame may be.
+const HeaderBytes = 10
+
+// HeaderLen is how long the header of a frame of n bytes is.
+func HeaderLen(n int) int {
+	switch {
+	case n < 126:
+		return 2
+	case n <= 0xffff:
+		return 4
+	}
+	return 10
+}
+
+// AppendHeader appends the header of a frame that is a whole message of n bytes.
+func AppendHeader(dst []byte, op byte, n int) []byte { return appendHeader(dst, op, n) }
+
+// FrameCount counts the whole frames in the bytes that a server sends. Its zero value is at the
+// beginning of a frame.
+type FrameCount struct {
+	Frames  int64
+	Payload int64 // the payload bytes of these frames
+
+	head  [HeaderBytes]byte
+	have  int   // bytes of the header of the current frame
+	size  int64 // its payload
+	still int64 // what is missing of that
+}
+
+// Add counts p, which continues what was added before.
+func (f *FrameCount) Add(p []byte) {
+	for len(p) > 0 {
+		if f.still == 0 {
+			f.head[f.have] = p[0]
+			f.have++
+			p = p[1:]
+			if f.have < f.headerLen() {
+				continue
+			}
+			f.size = f.payloadLen()
+			if f.still = f.size; f.still > 0 {
+				continue
+			}
+		} else {
+			n := min(f.still, int64(len(p)))
+			p = p[n:]
+			if f.still -= n; f.still > 0 {
+				return
+			}
+		}
+		f.Frames++
+		f.Payload += f.size
+		f.have = 0
+	}
+}
+
+// Whole reports whether the bytes end where a frame ends.
+func (f *FrameCount) Whole() bool { return f.have == 0 }
+
+// headerLen is how long the header is, as far as that is known.
+func (f *FrameCount) headerLen() int {
+	switch {
+	case f.have < 2:
+		return 2
+	case f.head[1] == 126:
+		return 4
+	case f.head[1] == 127:
+		return 10
+	}
+	return 2
+}
+
+// payloadLen is the length in a complete header.
+func (f *FrameCount) payloadLen() int64 {
+	switch f.head[1] {
+	case 126:
+		return int64(binary.BigEndian.Uint16(f.head[2:]))
+	case 127:
+		return int64(binary.BigEndian.Uint64(f.head[2:]))
+	}
+	return int64(f.head[1])
+}

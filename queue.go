@@ -1,0 +1,628 @@
+package wsguard
+
+import (
+	"context"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/wsguard/wsguard/internal/wire"
+)
+
+// queue is the part of a connection that holds what Send has yet to write. It is a list of
+// segments, each of which is a run of frames in a chunk or one frame elsewhere. A message counts
+// until it is written. An empty queue has no segment, no chunk, no map and no goroutine.
+//
+// The engine's writer takes a batch from the front of the list and leaves it there until it is
+// written. So the end of a connection finds all that has not left, in order, and no memory is
+// used again while a net.Conn may still read it.
+type queue struct {
+	count   atomic.Int64  // messages that are not written; changed under mu
+	weight  atomic.Int64  // the bytes that the segments hold, a prepared message in full; changed under mu
+	dropped atomic.Uint64 // messages that Send refused, and those that the end has dropped
+
+	mu         sync.Mutex      // no other lock is taken while it is held
+	head, tail *segment        // guarded by mu
+	fill       *chunk          // guarded by mu: the chunk that has room; nil: none
+	busy       *batch          // guarded by mu: what the writer has taken; nil: nothing
+	bytes      int64           // guarded by mu: the payload bytes of the messages
+	memory     int64           // guarded by mu: the part of queues.total that the segments hold, without prepared messages
+	added      uint64          // guarded by mu: all messages that were ever added
+	latest     map[string]*own // guarded by mu: the messages that SendLatest can replace; nil: none
+	waiting    []*blocked      // guarded by mu: the calls that wait, in order
+	start      func()          // guarded by mu: drain, as a value, so that starting it allocates nothing; nil before the first message
+	draining   bool            // guarded by mu: the goroutine runs
+	closed     bool            // guarded by mu: the queue takes no more messages
+	shed       bool            // guarded by mu: the queue was dropped with messages in it
+}
+
+// chunkBytes is the room of a chunk. A frame that is longer has memory of its own.
+const chunkBytes = chunkCost - 8
+
+// A message costs more than its payload. These constants are what MaxTotalBytes counts.
+const (
+	chunkCost   = 4096
+	segmentCost = 64
+	ownCost     = 256 // an own, and its place in the map of SendLatest
+)
+
+// chunk is memory for small frames. They lie one behind the other, and a frame may continue in
+// the next chunk. The queue that has it owns it.
+type chunk struct {
+	runs int32 // how many segments lie in it
+	used int32
+	b    [chunkBytes]byte
+}
+
+// segment is a part of a queue. The holder of queue.mu owns it. The bytes of data do not change
+// once they are there.
+type segment struct {
+	next     *segment
+	data     []byte    // what has not been written
+	open     int       // how many bytes at the end of data are the beginning of a frame that the next segment completes
+	chunk    *chunk    // nil: data is the frame of prepared or own
+	prepared *Prepared // nil: none
+	own      *own      // nil: none
+}
+
+// own is a frame with memory of its own: a large one, or one of SendLatest. The holder of
+// queue.mu owns it.
+type own struct {
+	frame   []byte
+	payload int64
+	cost    int64    // what MaxTotalBytes counts
+	key     string   // SendLatest may replace it under that key; "": it may not, or no more
+	at      *segment // its segment
+}
+
+// batchBytes and batchSegments bound what one system call writes, so that a pong and the close
+// frame need not wait for a whole queue. A longer frame is a batch of its own.
+const (
+	batchBytes    = 64 << 10
+	batchSegments = 64
+)
+
+// batch is what the engine's writer has taken. The writer owns vec.
+type batch struct {
+	vec   [batchSegments][]byte
+	n     int      // read-only: how many of vec there are
+	bytes int64    // read-only
+	last  *segment // read-only: the last of its segments
+}
+
+var (
+	chunks   = sync.Pool{New: func() any { return new(chunk) }}
+	segments = sync.Pool{New: func() any { return new(segment) }}
+	batches  = sync.Pool{New: func() any { return new(batch) }}
+)
+
+// outcome is what has become of a message that was to be queued.
+type outcome int
+
+const (
+	added  outcome = iota
+	closed         // the queue takes no more messages
+	full           // the queue of the connection is full
+	scarce         // all queues together are full
+)
+
+// enqueue puts m into the queue. If all queues together are full, it may end other connections.
+func (c *Conn) enqueue(m message) outcome {
+	q := &c.queue
+	var credit int64 // reserved for m
+	for {
+		q.mu.Lock()
+		did := c.put(&m, credit)
+		q.mu.Unlock()
+		if did != scarce {
+			return did
+		}
+		if credit = m.most(); !c.makeRoom(credit) {
+			return scarce
+		}
+	}
+}
+
+// most returns how much memory m may need at most.
+func (m *message) most() int64 {
+	return max(2*segmentCost+chunkCost, segmentCost+ownCost+int64(len(m.key)+m.frame))
+}
+
+// put is enqueue without making room. credit is how much memory is reserved for m. put gives back
+// what m does not need. The caller holds queue.mu.
+func (c *Conn) put(m *message, credit int64) outcome {
+	q, total := &c.queue, &c.g.queues.total
+	var old *own
+	grown, replaced := int64(len(m.payload)), 0
+	if m.key != "" && q.latest[m.key] != nil {
+		old, replaced = q.latest[m.key], 1
+		grown -= old.payload
+	}
+	switch {
+	case q.closed:
+		total.Add(-credit)
+		return closed
+	case grown > 0 || old == nil:
+		if !q.fits(c.first.send, replaced, grown) {
+			total.Add(-credit)
+			return full
+		}
+	}
+	need := q.need(m, old)
+	if p := m.prepared; p != nil {
+		if !p.share() {
+			if !c.g.reserve(need + int64(m.frame) - credit) {
+				return scarce
+			}
+			p.hold()
+		} else if !c.g.reserve(need - credit) {
+			p.release()
+			return scarce
+		}
+		q.weight.Add(int64(m.frame))
+	} else if !c.g.reserve(need - credit) {
+		return scarce
+	}
+	if need > 0 {
+		q.memory += need
+		q.weight.Add(need)
+	}
+	q.bytes += grown
+	switch {
+	case old != nil:
+		old.set(m, need)
+		return added
+	case m.prepared != nil:
+		q.push(segment{data: m.prepared.frame, prepared: m.prepared})
+	case m.own():
+		o := &own{}
+		o.at = q.push(segment{own: o})
+		o.set(m, need-segmentCost)
+		if m.key != "" {
+			q.list(o, m.key)
+		}
+	default:
+		q.copyFrame(m)
+	}
+	q.added++
+	q.count.Add(1)
+	if !q.draining {
+		q.draining = true
+		if q.start == nil {
+			q.start = c.drain
+		}
+		go q.start()
+	}
+	return added
+}
+
+// own reports whether m gets memory of its own.
+func (m *message) own() bool { return m.key != "" || m.frame > chunkBytes }
+
+// need returns how much memory m needs in the queue, without a prepared frame. old is the message
+// that it replaces.
+func (q *queue) need(m *message, old *own) int64 {
+	switch {
+	case old != nil && m.frame <= cap(old.frame):
+		return 0
+	case old != nil:
+		return int64(m.frame - cap(old.frame))
+	case m.prepared != nil:
+		return segmentCost
+	case m.own():
+		return int64(segmentCost + ownCost + len(m.key) + m.frame)
+	}
+	return q.chunkNeed(m.frame)
+}
+
+// set puts the frame of m into o. cost is how much more memory that needs.
+func (o *own) set(m *message, cost int64) {
+	if m.frame > cap(o.frame) {
+		o.frame = make([]byte, 0, m.frame)
+	}
+	o.frame = append(wire.AppendHeader(o.frame[:0], m.op, len(m.payload)), m.payload...)
+	o.payload = int64(len(m.payload))
+	o.cost += cost
+	o.at.data = o.frame
+}
+
+// push appends a segment.
+func (q *queue) push(s segment) *segment {
+	p := segments.Get().(*segment)
+	*p = s
+	if q.tail == nil {
+		q.head = p
+	} else {
+		q.tail.next = p
+	}
+	q.tail = p
+	return p
+}
+
+// chunkNeed returns how much memory a frame of n bytes, at most chunkBytes, needs in chunks.
+func (q *queue) chunkNeed(n int) (cost int64) {
+	room := 0
+	if q.fill != nil {
+		room = chunkBytes - int(q.fill.used)
+	}
+	if room > 0 && q.tail.chunk != q.fill {
+		cost += segmentCost
+	}
+	if n > room {
+		cost += segmentCost + chunkCost
+	}
+	return cost
+}
+
+// copyFrame copies the frame of m into chunks.
+func (q *queue) copyFrame(m *message) {
+	var buf [wire.HeaderBytes]byte
+	head := wire.AppendHeader(buf[:0], m.op, len(m.payload))
+	q.copyBytes(head, 0)
+	q.copyBytes(m.payload, len(head))
+}
+
+// copyBytes copies a part of a frame into chunks. before is how many bytes of the frame are
+// there already.
+func (q *queue) copyBytes(b []byte, before int) {
+	for len(b) > 0 {
+		f := q.fill
+		if f == nil || f.used == chunkBytes {
+			if before > 0 {
+				q.tail.open = before
+			}
+			f = chunks.Get().(*chunk)
+			f.runs, f.used = 0, 0
+			q.fill = f
+		}
+		s := q.tail
+		if s == nil || s.chunk != f {
+			f.runs++
+			s = q.push(segment{chunk: f, data: f.b[f.used:f.used]})
+		}
+		n := min(len(b), chunkBytes-int(f.used))
+		s.data = append(s.data, b[:n]...) // in the chunk, because s is its last run
+		f.used += int32(n)
+		b, before = b[n:], before+n
+	}
+}
+
+// free gives the memory of a segment back, and returns how much of queues.total that is.
+func (q *queue) free(s *segment) (freed int64) {
+	freed = segmentCost
+	switch {
+	case s.prepared != nil:
+		q.weight.Add(-int64(len(s.prepared.frame)))
+		s.prepared.release()
+	case s.own != nil:
+		q.unlist(s.own)
+		freed += s.own.cost
+	default:
+		if s.chunk.runs--; s.chunk.runs == 0 {
+			if q.fill == s.chunk {
+				q.fill = nil
+			}
+			freed += chunkCost
+			chunks.Put(s.chunk)
+		}
+	}
+	*s = segment{}
+	segments.Put(s)
+	return freed
+}
+
+// list lets SendLatest replace o.
+func (q *queue) list(o *own, key string) {
+	if q.latest == nil {
+		q.latest = map[string]*own{}
+	}
+	o.key = strings.Clone(key) // it may be a part of something long
+	q.latest[o.key] = o
+}
+
+// unlist keeps SendLatest from replacing o.
+func (q *queue) unlist(o *own) {
+	if o.key == "" {
+		return
+	}
+	delete(q.latest, o.key)
+	o.key = ""
+	if len(q.latest) == 0 {
+		q.latest = nil
+	}
+}
+
+// take fills b from the front of the queue.
+func (q *queue) take(b *batch) net.Buffers {
+	k := 0
+	b.bytes = 0
+	for s := q.head; s != nil; s = s.next {
+		if k > 0 && (k == batchSegments || b.bytes+int64(len(s.data)) > batchBytes) {
+			// The batch must end where a frame does.
+			open := b.last.open
+			b.bytes -= int64(open)
+			b.vec[k-1] = b.vec[k-1][:len(b.vec[k-1])-open]
+			break
+		}
+		if s.own != nil {
+			q.unlist(s.own)
+		}
+		b.vec[k], b.last = s.data, s
+		b.bytes += int64(len(s.data))
+		k++
+	}
+	if len(b.vec[k-1]) == 0 {
+		k--
+		b.vec[k] = nil
+	}
+	b.n = k
+	q.busy = b
+	return b.vec[:k]
+}
+
+// pop removes n bytes from the front of the queue, which have been written. It returns what
+// they were, and how much memory they held.
+func (q *queue) pop(n int64) (f wire.FrameCount, freed int64) {
+	for n > 0 {
+		s := q.head
+		k := min(n, int64(len(s.data)))
+		f.Add(s.data[:k])
+		s.data = s.data[k:]
+		n -= k
+		if len(s.data) > 0 {
+			break
+		}
+		if q.head = s.next; q.head == nil {
+			q.tail = nil
+		}
+		freed += q.free(s)
+	}
+	return f, freed
+}
+
+// outbox is the queue of a connection as the engine sees it. The engine's writer calls its
+// methods.
+type outbox Conn
+
+// Next implements wire.Source.
+func (s *outbox) Next() net.Buffers {
+	q := &s.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.head == nil {
+		return nil
+	}
+	return q.take(batches.Get().(*batch))
+}
+
+// Wrote implements wire.Source.
+func (s *outbox) Wrote(n int64) (whole bool) {
+	c := (*Conn)(s)
+	q := &c.queue
+	q.mu.Lock()
+	clear(q.busy.vec[:q.busy.n])
+	q.busy.last = nil
+	batches.Put(q.busy)
+	q.busy = nil
+	if q.shed {
+		c.g.queues.leaving.Add(-q.memory)
+	}
+	f, freed := q.pop(n)
+	if q.count.Load() == 0 { // the close event has counted them as dropped
+		f.Frames, f.Payload = 0, 0
+	}
+	q.count.Add(-f.Frames)
+	q.bytes -= f.Payload
+	if q.shed {
+		q.drop()
+		freed += q.freeAll(nil)
+	}
+	c.give(freed)
+	q.wake(c.first.send)
+	q.mu.Unlock()
+	if f.Frames > 0 {
+		c.wrote(int(f.Frames), int(f.Payload))
+	}
+	return f.Whole()
+}
+
+// lastOutbox is outbox for the end of a connection. It closes the queue when it is empty.
+type lastOutbox Conn
+
+// Next implements wire.Source.
+func (s *lastOutbox) Next() net.Buffers {
+	if b := (*outbox)(s).Next(); len(b) > 0 {
+		return b
+	}
+	s.queue.mu.Lock()
+	defer s.queue.mu.Unlock()
+	s.queue.closed = s.queue.head == nil
+	return nil
+}
+
+// Wrote implements wire.Source.
+func (s *lastOutbox) Wrote(n int64) bool { return (*outbox)(s).Wrote(n) }
+
+// drain writes until the queue is empty.
+func (c *Conn) drain() {
+	defer c.survive()
+	q := &c.queue
+	for {
+		if err := c.w.WriteFrames((*outbox)(c)); err != nil {
+			if err != wire.ErrClosing {
+				c.end(unwritten(context.Background(), err))
+			}
+			return // the end writes or drops the rest
+		}
+		q.mu.Lock()
+		if q.head == nil {
+			q.draining = false
+			q.mu.Unlock()
+			return
+		}
+		q.mu.Unlock()
+	}
+}
+
+// dropQueue drops the queued messages and closes the queue. A batch that the writer has taken
+// stays until the writer returns it. With final, nothing is written any more, and the batch
+// counts as dropped too.
+func (c *Conn) dropQueue(final bool) {
+	q := &c.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	if q.head != nil && !q.shed {
+		q.shed = true
+		var last *segment
+		var f wire.FrameCount
+		if q.busy != nil {
+			last = q.busy.last
+			f = q.countBusy()
+		}
+		left := f.Frames
+		q.dropped.Add(uint64(q.count.Load() - left))
+		q.count.Store(left)
+		c.give(q.freeAll(last))
+		c.g.queues.leaving.Add(q.memory)
+		q.bytes = f.Payload
+		q.weight.Store(0)
+	}
+	if final {
+		q.drop()
+	}
+}
+
+// drop counts all messages as dropped.
+func (q *queue) drop() {
+	q.dropped.Add(uint64(q.count.Swap(0)))
+	q.bytes = 0
+}
+
+// countBusy counts the frames that the writer has taken.
+func (q *queue) countBusy() (f wire.FrameCount) {
+	n := q.busy.bytes
+	for s := q.head; n > 0; s = s.next {
+		k := min(n, int64(len(s.data)))
+		f.Add(s.data[:k])
+		n -= k
+	}
+	return f
+}
+
+// freeAll frees the segments behind last, or all of them if last is nil.
+func (q *queue) freeAll(last *segment) (freed int64) {
+	s := q.head
+	if last != nil {
+		s, last.next = last.next, nil
+	} else {
+		q.head = nil
+	}
+	q.tail = last
+	for s != nil {
+		next := s.next
+		freed += q.free(s)
+		s = next
+	}
+	return freed
+}
+
+// give returns n bytes of memory to the Guard. The caller holds queue.mu.
+func (c *Conn) give(n int64) {
+	if n != 0 {
+		c.queue.memory -= n
+		c.queue.weight.Add(-n)
+		c.g.queues.total.Add(-n)
+	}
+}
+
+// blocked is a call that waits for the queue. The holder of queue.mu owns it.
+type blocked struct {
+	ready   chan struct{} // has room for one signal
+	written uint64        // it waits until that many of the messages ever added are written; 0: it waits for room
+	payload int64         // the size of the message that waits for room
+}
+
+// wait appends a waiter. The caller holds mu.
+func (q *queue) wait(w blocked) *blocked {
+	w.ready = make(chan struct{}, 1)
+	q.waiting = append(q.waiting, &w)
+	return &w
+}
+
+// waitForRoom returns a waiter, or nil if the queue has room now and nobody else waits for it.
+func (q *queue) waitForRoom(limits SendConfig, payload int64) *blocked {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed || q.first() == nil && q.fits(limits, 0, payload) {
+		return nil
+	}
+	return q.wait(blocked{payload: payload})
+}
+
+// waitForWritten returns a waiter for all that is queued now, or nil if that is nothing. lost says
+// that the connection has ended with messages in the queue.
+func (q *queue) waitForWritten() (w *blocked, lost bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.count.Load() == 0 {
+		return nil, q.shed
+	}
+	return q.wait(blocked{written: q.added}), false
+}
+
+// first returns the waiter that has waited for room for longest, or nil.
+func (q *queue) first() *blocked {
+	for _, w := range q.waiting {
+		if w.written == 0 {
+			return w
+		}
+	}
+	return nil
+}
+
+// wake signals the waiters that need not wait any more. Of those that wait for room it signals
+// only the first. The next one has its turn when that one leaves. The caller holds mu.
+func (q *queue) wake(limits SendConfig) {
+	if len(q.waiting) == 0 {
+		return
+	}
+	written := q.added - uint64(q.count.Load())
+	for _, w := range q.waiting {
+		if w.written > 0 && w.written <= written {
+			w.signal()
+		}
+	}
+	if w := q.first(); w != nil && q.fits(limits, 0, w.payload) {
+		w.signal()
+	}
+}
+
+func (w *blocked) signal() {
+	select {
+	case w.ready <- struct{}{}:
+	default:
+	}
+}
+
+// leave removes a waiter.
+func (q *queue) leave(w *blocked, limits SendConfig) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	i := slices.Index(q.waiting, w)
+	q.waiting = slices.Delete(q.waiting, i, i+1)
+	if len(q.waiting) == 0 {
+		q.waiting = nil
+	}
+	q.wake(limits)
+}
+
+// fits reports whether the queue has room for a message. replaced is how many messages it takes the
+// place of, and grown is how much more payload there is then. The queue has room for one message
+// of any size. The caller holds mu.
+func (q *queue) fits(limits SendConfig, replaced int, grown int64) bool {
+	others := int(q.count.Load()) - replaced
+	return others == 0 || others < limits.MaxMessages && q.bytes+grown <= limits.MaxBytes
+}

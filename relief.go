@@ -1,0 +1,108 @@
+package wsguard
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/wsguard/wsguard/reason"
+)
+
+// queues bounds the memory of the queues of all connections.
+type queues struct {
+	total   atomic.Int64 // what all queues hold, in bytes
+	leaving atomic.Int64 // the part of total that ended connections give back when their last write is over
+
+	mu     sync.Mutex // one relief at a time; sessions.mu and queue.mu may be taken while it is held
+	vain   int64      // guarded by mu: how much memory was wanted when nobody could be ended for it
+	vainAt time.Time  // guarded by mu: when that was
+}
+
+// reserve takes n bytes of the memory of all queues, or nothing. A negative n gives bytes back.
+func (g *Guard) reserve(n int64) bool {
+	total := &g.queues.total
+	for n != 0 {
+		old := total.Load()
+		if n > 0 && old+n > g.policy.Load().send.MaxTotalBytes {
+			return false
+		}
+		if total.CompareAndSwap(old, old+n) {
+			break
+		}
+	}
+	return true
+}
+
+// makeRoom reserves n bytes for a message of c. It ends connections of the client that has most
+// queued until there is room. It returns false if there is none even so. Each turn of the loop
+// ends a connection, or is the last.
+//
+// The bytes of the message count for the client of c. So a client cannot make the guard end the
+// connections of others by what is sent to itself.
+func (c *Conn) makeRoom(n int64) bool {
+	qs := &c.g.queues
+	limit := c.g.policy.Load().send.MaxTotalBytes
+	if n > limit {
+		return false
+	}
+	qs.mu.Lock()
+	defer qs.mu.Unlock()
+	for !c.g.reserve(n) {
+		before := qs.total.Load() - qs.leaving.Load()
+		if before+n <= limit || qs.inVain(n) {
+			return false
+		}
+		victim := c.g.sessions.fullest(c.client.key(), n)
+		if victim == nil {
+			qs.vain, qs.vainAt = n, time.Now()
+			return false
+		}
+		victim.end(because(reason.QueueFull, "all queues together are full, and those of this client hold the most"))
+		victim.dropQueue(false)
+		if qs.total.Load()-qs.leaving.Load() >= before {
+			return false // what it held is held by others, too
+		}
+	}
+	return true
+}
+
+// vainPause is how long a search for a victim that found none stands for others like it.
+const vainPause = 100 * time.Millisecond
+
+// inVain reports whether a search for a victim need not be made. Such a search looks at every
+// connection. It finds nobody only if n is more than what any client has queued, which the search
+// for a similar n has just shown. So searches that end nobody are bounded. mu is held.
+func (qs *queues) inVain(n int64) bool {
+	return n > qs.vain/2 && qs.vain > 0 && time.Since(qs.vainAt) < vainPause
+}
+
+// fullest returns the connection with the fullest queue of the client that has most in all of its
+// queues. n more bytes count for the client sender. fullest returns nil if that makes sender the
+// client with most, and its queues are empty.
+func (s *sessions) fullest(sender clientKey, n int64) *Conn {
+	type holding struct {
+		bytes, most int64
+		fullest     *Conn
+	}
+	clients := map[clientKey]holding{sender: {bytes: n}}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.conns {
+		if bytes := c.queue.weight.Load(); bytes > 0 {
+			key := c.client.key()
+			h := clients[key]
+			h.bytes += bytes
+			if bytes > h.most {
+				h.most, h.fullest = bytes, c
+			}
+			clients[key] = h
+		}
+	}
+	top := clients[sender]
+	for _, h := range clients {
+		if h.bytes > top.bytes {
+			top = h
+		}
+	}
+	return top.fullest
+}
