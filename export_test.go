@@ -26,3 +26,18 @@ func Revalidations(g *Guard) (running, waiting int) {
 	defer r.mu.Unlock()
 	return r.running, len(r.queue)
 }
+
+// Queued returns how much memory the queues of all connections hold.
+func (g *Guard) Queued() int64 { return g.queues.total.Load() }
+
+// QueueHolds reports whether the queue of c holds anything, or a goroutine.
+func (c *Conn) QueueHolds() bool {
+	q := &c.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.head != nil || q.tail != nil || q.fill != nil || q.busy != nil || q.latest != nil || q.waiting != nil ||
+		q.draining || q.bytes != 0 || q.memory != 0 || q.weight.Load() != 0
+}
+
+// QueueLen returns how many messages are queued.
+func (c *Conn) QueueLen() int { return int(c.queue.count.Load()) }

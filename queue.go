@@ -448,22 +448,22 @@ func (s *lastOutbox) Wrote(n int64) bool { return (*outbox)(s).Wrote(n) }
 // drain writes until the queue is empty.
 func (c *Conn) drain() {
 	defer c.survive()
-	q := &c.queue
-	for {
-		if err := c.w.WriteFrames((*outbox)(c)); err != nil {
-			if err != wire.ErrClosing {
-				c.end(unwritten(context.Background(), err))
-			}
-			return // the end writes or drops the rest
+	for more := true; more; {
+		err := c.w.WriteFrames((*outbox)(c))
+		if err != nil && err != wire.ErrClosing {
+			c.end(unwritten(context.Background(), err))
 		}
-		q.mu.Lock()
-		if q.head == nil {
-			q.draining = false
-			q.mu.Unlock()
-			return
-		}
-		q.mu.Unlock()
+		// After an error the end writes or drops the rest.
+		more = c.queue.more(err == nil)
 	}
+}
+
+// more reports whether drain must go on. ok says that it can.
+func (q *queue) more(ok bool) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.draining = ok && q.head != nil
+	return q.draining
 }
 
 // dropQueue drops the queued messages and closes the queue. A batch that the writer has taken

@@ -94,6 +94,9 @@ func (c *Conn) sent(did outcome) error {
 	case closed:
 		return c.cause()
 	case scarce:
+		if err := c.cause(); err != nil {
+			return err // it was this connection that had to go
+		}
 		c.queue.dropped.Add(1)
 		return errTotal
 	}
