@@ -179,8 +179,8 @@ func (c *Conn) CloseRead() {
 // Write sends a message and returns when the kernel has all of it. It neither changes msg nor
 // keeps it. Use it if the caller must wait for a slow peer anyway, as in an answer to a message
 // that was read. Write waits for what Send has queued before it, so that messages leave in the
-// order in which one goroutine has sent them. A peer that takes nothing for Timeouts.Write ends
-// the connection, and so does a peer that is too slow for a single message.
+// order in which one goroutine has sent them. A peer that takes nothing for as long as
+// Timeouts.Write ends the connection.
 //
 // If ctx ends before Write has written a byte, Write returns ctx.Err() and the connection
 // stays usable. If ctx ends later, or if the message cannot be written, the connection ends
@@ -245,8 +245,8 @@ func (c *Conn) Send(typ MessageType, msg []byte) error {
 // in the order in which they began. DropNewest does not apply to SendWait.
 //
 // If ctx ends first, SendWait returns ctx.Err(), the message is not queued, and the connection
-// stays usable. A peer that takes nothing for Timeouts.Write ends the connection, and SendWait
-// returns the cause, a *[CloseError]. If the queues of all connections together are full, SendWait
+// stays usable. A peer that takes nothing for as long as Timeouts.Write ends the connection, and
+// SendWait returns the cause, a *[CloseError]. If the queues of all connections together are full, SendWait
 // does what Send does.
 func (c *Conn) SendWait(ctx context.Context, typ MessageType, msg []byte) error {
 	m, err := c.message(typ, msg)

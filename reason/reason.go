@@ -340,8 +340,8 @@ var (
 
 	// QueueFull says that the client reads more slowly than the application sends, so that
 	// the queue of Send is full. The close code is 1008. The client should connect again
-	// and read faster. With Send.DropNewest, Send returns this reason and the connection
-	// stays open.
+	// and read faster. Send returns an error that wraps this reason, and the connection stays
+	// open, with Send.DropNewest, and if a message finds no room in Send.MaxTotalBytes.
 	QueueFull = define("queue_full", "send queue full", 0, 1008)
 
 	// Refresh says that Conn.Refresh was given a credential of another subject. The close code

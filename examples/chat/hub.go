@@ -48,11 +48,13 @@ type roomInfo struct {
 }
 
 // hub is who is where. One lock is enough: nothing blocks under it, because
-// Conn.Send never does. It queues, and it is the guard that closes the
+// Conn.Send and Conn.SendPrepared never do. They queue, and it is the guard that closes the
 // connection of a client which does not keep up; so a slow client holds up
-// nobody, and the errors of Send can be ignored: the reader of that connection
+// nobody, and their errors can be ignored: the reader of that connection
 // learns of its end and leaves.
 type hub struct {
+	guard *wsguard.Guard // read-only once it serves
+
 	mu    sync.Mutex
 	rooms map[string]*room
 	conns map[*wsguard.Conn]map[string]bool // and the rooms of each
@@ -141,7 +143,7 @@ func (h *hub) join(c *wsguard.Conn, name string) {
 		h.rooms[name] = r
 	}
 	if who := c.Principal().Subject; !slices.Contains(r.people(), who) {
-		r.send(outgoing{Type: "here", Room: name, Name: who})
+		h.toRoom(r, outgoing{Type: "here", Room: name, Name: who})
 	}
 	r.members[c], joined[name] = true, true
 	send(c, outgoing{Type: "joined", Room: name, People: r.people(), History: r.history})
@@ -166,7 +168,7 @@ func (h *hub) remove(c *wsguard.Conn, name string) {
 	r := h.rooms[name]
 	delete(r.members, c)
 	if who := c.Principal().Subject; !slices.Contains(r.people(), who) {
-		r.send(outgoing{Type: "gone", Room: name, Name: who})
+		h.toRoom(r, outgoing{Type: "gone", Room: name, Name: who})
 	}
 	if len(r.members) == 0 && name != firstRoom {
 		delete(h.rooms, name)
@@ -188,7 +190,7 @@ func (h *hub) say(c *wsguard.Conn, name, text string) {
 		r.history = r.history[1:]
 	}
 	r.history = append(r.history, m)
-	r.send(m)
+	h.toRoom(r, m)
 }
 
 // list is called with mu held.
@@ -203,9 +205,23 @@ func (h *hub) list() outgoing {
 
 // toAll is called with mu held.
 func (h *hub) toAll(m outgoing) {
-	msg := encode(m)
-	for c := range h.conns {
-		c.Send(wsguard.MessageText, msg)
+	broadcast(h, h.conns, m)
+}
+
+// toRoom is called with mu held.
+func (h *hub) toRoom(r *room, m outgoing) { broadcast(h, r.members, m) }
+
+// broadcast encodes a message once and sends it to many.
+func broadcast[V any](h *hub, to map[*wsguard.Conn]V, m outgoing) {
+	if len(to) == 0 {
+		return
+	}
+	p, err := h.guard.Prepare(wsguard.MessageText, encode(m))
+	if err != nil {
+		panic(err) // JSON is UTF-8: cannot be
+	}
+	for c := range to {
+		c.SendPrepared(p)
 	}
 }
 
@@ -226,14 +242,6 @@ func (r *room) people() []string {
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
-}
-
-// send encodes once for all members: Send does not change what it is given.
-func (r *room) send(m outgoing) {
-	msg := encode(m)
-	for c := range r.members {
-		c.Send(wsguard.MessageText, msg)
-	}
 }
 
 func send(c *wsguard.Conn, m outgoing) { c.Send(wsguard.MessageText, encode(m)) }

@@ -150,6 +150,7 @@ func newApp(hosts []string, log *slog.Logger) (*app, error) {
 	if a.chat, err = wsguard.New(cfg); err != nil {
 		return nil, err
 	}
+	a.hub.guard = a.chat
 	// The lab is where the page misbehaves: the same rules, but soon bored.
 	// With the chat's State it shares the chat's tickets, connection slots and
 	// revocations. Limits and connections are its own.

@@ -12,6 +12,7 @@ import (
 
 // hub is the chat: what one says, all read.
 type hub struct {
+	guard *wsguard.Guard
 	clean func(string) string
 
 	mu     sync.Mutex
@@ -19,8 +20,8 @@ type hub struct {
 	guests int
 }
 
-func newHub(clean func(string) string) *hub {
-	return &hub{clean: clean, conns: map[*wsguard.Conn]struct{}{}}
+func newHub(guard *wsguard.Guard, clean func(string) string) *hub {
+	return &hub{guard: guard, clean: clean, conns: map[*wsguard.Conn]struct{}{}}
 }
 
 // incoming is what the schemas allow.
@@ -75,11 +76,14 @@ func (h *hub) serve(ctx context.Context, c *wsguard.Conn) error {
 }
 
 func (h *hub) broadcast(m outgoing) {
-	msg := encode(m)
+	p, err := h.guard.Prepare(wsguard.MessageText, encode(m))
+	if err != nil {
+		panic(err) // JSON is UTF-8: cannot be
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for c := range h.conns {
-		c.Send(wsguard.MessageText, msg) // never blocks
+		c.SendPrepared(p) // never blocks
 	}
 }
 

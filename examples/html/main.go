@@ -143,7 +143,7 @@ func newApp(hosts []string, log *slog.Logger) (*app, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &app{hosts: hosts, guard: guard, hub: newHub(newPolicy().Sanitize)}, nil
+	return &app{hosts: hosts, guard: guard, hub: newHub(guard, newPolicy().Sanitize)}, nil
 }
 
 func (a *app) handler() http.Handler {

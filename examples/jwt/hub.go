@@ -12,11 +12,15 @@ import (
 
 // hub is the chat: what one says, all read.
 type hub struct {
+	guard *wsguard.Guard
+
 	mu    sync.Mutex
 	conns map[*wsguard.Conn]struct{}
 }
 
-func newHub() *hub { return &hub{conns: map[*wsguard.Conn]struct{}{}} }
+func newHub(guard *wsguard.Guard) *hub {
+	return &hub{guard: guard, conns: map[*wsguard.Conn]struct{}{}}
+}
 
 // incoming is what the schemas allow.
 type incoming struct {
@@ -93,9 +97,13 @@ func (h *hub) broadcast(m outgoing) {
 	if err != nil {
 		panic(err)
 	}
+	p, err := h.guard.Prepare(wsguard.MessageText, b)
+	if err != nil {
+		panic(err) // JSON is UTF-8: cannot be
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for c := range h.conns {
-		c.Send(wsguard.MessageText, b) // never blocks
+		c.SendPrepared(p) // never blocks
 	}
 }

@@ -179,7 +179,7 @@ func newApp(hosts []string, ttl time.Duration, log *slog.Logger) (*app, error) {
 	// Logging out ends the sockets of that login at once. Its tokens, good by
 	// themselves until they expire, open no others.
 	iss.signedOut = guard.Admin().SignOut
-	return &app{hosts: hosts, issuer: iss, guard: guard, hub: newHub()}, nil
+	return &app{hosts: hosts, issuer: iss, guard: guard, hub: newHub(guard)}, nil
 }
 
 func (a *app) handler() http.Handler {
