@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -298,4 +300,58 @@ func queueRace(t *testing.T, serve func(*env, http.Handler)) {
 	readers.Wait()
 	e.idle()
 	wantNothingQueued(t, e)
+}
+
+// Send, SendPrepared and SendWait allocate nothing in the steady state, whether the queue is empty
+// each time or not.
+func TestSendAllocs(t *testing.T) {
+	const each = 50
+	conns := make(chan *wsguard.Conn, 1)
+	e := newEnv(t, conf(patient, noRates))
+	e.serve(e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+		conns <- c
+		_, _, err := c.Read(ctx)
+		return err
+	}))
+	client := e.open(header())
+	go io.Copy(io.Discard, client.Conn())
+	c := <-conns
+	msg := bytes.Repeat([]byte("x"), 150)
+	large := bytes.Repeat(msg, 20)
+	p, err := e.g.Prepare(wsguard.MessageText, msg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	for name, send := range map[string]func() error{
+		"Send":            func() error { return c.Send(wsguard.MessageText, msg) },
+		"Send of 3,000 B": func() error { return c.Send(wsguard.MessageText, large) },
+		"SendPrepared":    func() error { return c.SendPrepared(p) },
+		"SendWait":        func() error { return c.SendWait(ctx, wsguard.MessageText, msg) },
+	} {
+		for _, burst := range []int{1, each} {
+			const rounds = 200
+			n := testing.AllocsPerRun(1, func() {
+				for range rounds * each / burst {
+					for range burst {
+						if err := send(); err != nil {
+							t.Fatal(err)
+						}
+					}
+					for c.QueueHolds() { // Flush would make a channel
+						runtime.Gosched()
+					}
+				}
+			})
+			most := 300.0 // the collector may empty the pools once or twice
+			if raceDetector() {
+				most = 8 * rounds * each // the race detector makes pools forget
+			}
+			t.Logf("%s, %d at once: %v allocations in %d", name, burst, n, rounds*each)
+			if n > most {
+				t.Errorf("%s, %d at once: %v allocations in %d", name, burst, n, rounds*each)
+			}
+		}
+	}
+	client.Close()
 }
