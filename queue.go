@@ -3,6 +3,7 @@ package wsguard
 import (
 	"context"
 	"net"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -448,6 +449,9 @@ func (s *lastOutbox) Wrote(n int64) bool { return (*outbox)(s).Wrote(n) }
 // drain writes until the queue is empty.
 func (c *Conn) drain() {
 	defer c.survive()
+	// If many goroutines are ready to run, as in a broadcast, the one that sends gets the time to
+	// queue more for the same system call.
+	runtime.Gosched()
 	for more := true; more; {
 		err := c.w.WriteFrames((*outbox)(c))
 		if err != nil && err != wire.ErrClosing {
