@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"runtime"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/wsguard/wsguard"
@@ -354,4 +356,95 @@ func TestSendAllocs(t *testing.T) {
 		}
 	}
 	client.Close()
+}
+
+// obstinateListener has connections whose Write never returns while stuck is open, whatever their
+// deadline is and although they are closed. Its bytes go to got afterwards.
+type obstinateListener struct {
+	net.Listener
+	stuck chan struct{}
+	got   chan []byte
+}
+
+type obstinateConn struct {
+	net.Conn
+	l *obstinateListener
+}
+
+func (l *obstinateListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &obstinateConn{c, l}, nil
+}
+
+func (c *obstinateConn) Write(p []byte) (int, error) {
+	if !bytes.Contains(p, []byte("secret")) {
+		return c.Conn.Write(p)
+	}
+	<-c.l.stuck
+	c.l.got <- bytes.Clone(p)
+	return c.Conn.Write(p)
+}
+
+// The memory of what a net.Conn is still writing is not used for others, although the connection
+// has ended.
+func TestQueueOfAnObstinateConn(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		conns := make(chan *wsguard.Conn, 1)
+		e := newEnv(t, conf(noPings, noRates, noHandshakeLimits))
+		pipes := wstest.NewListener(wstest.PipeOptions{})
+		l := &obstinateListener{pipes, make(chan struct{}), make(chan []byte, 10)}
+		e.serveOn(l, e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+			conns <- c
+			_, _, err := c.Read(ctx)
+			return err
+		}))
+		dial := func() (*wstest.Client, *wsguard.Conn) {
+			nc, err := pipes.Dial(context.Background())
+			if err != nil {
+				t.Fatal(err)
+			}
+			client := wstest.NewClient(t, nc)
+			e.upgrade(client, header())
+			return client, <-conns
+		}
+		client, c := dial()
+		secret := bytes.Repeat([]byte("secret "), 100)
+		for range 5 {
+			if err := c.Send(wsguard.MessageText, secret); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		c.Close(4000, "")
+		if ev := e.closed(); ev.Dropped != 5 || ev.MessagesOut != 0 {
+			t.Errorf("%d dropped, %d sent", ev.Dropped, ev.MessagesOut)
+		}
+		if e.g.Queued() == 0 {
+			t.Error("memory that is being written counts as free")
+		}
+		for range 20 {
+			other, c := dial()
+			for range 20 {
+				if err := c.Send(wsguard.MessageText, bytes.Repeat([]byte("public "), 100)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range 20 {
+				if _, _, err := other.ReadMessage(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			bye(other)
+		}
+		close(l.stuck)
+		if p := <-l.got; bytes.Contains(p, []byte("public")) || !bytes.Contains(p, secret) {
+			t.Errorf("%.50q was written", p)
+		}
+		synctest.Wait()
+		wantNothingQueued(t, e)
+		client.Close()
+	})
 }
