@@ -171,3 +171,50 @@ func TestFlush(t *testing.T) {
 		}
 	})
 }
+
+// An end that drops the queue stops a batch that is under way at the end of a frame, and the peer
+// gets the close frame.
+func TestEndInABatch(t *testing.T) {
+	for name, serve := range queueDoors {
+		if name == "pipe" {
+			continue // TestEndsWriteTheQueue has it
+		}
+		t.Run(name, func(t *testing.T) {
+			conns := make(chan *wsguard.Conn, 1)
+			e := newEnv(t, conf(patient, noRates, func(cfg *wsguard.Config) { cfg.Send.MaxBytes = 64 << 20 }))
+			serve(e, e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+				conns <- c
+				return stay(c)
+			}))
+			client := e.open(header())
+			c := <-conns
+			const n = 10_000
+			for range n {
+				if err := c.Send(wsguard.MessageText, make([]byte, 1500)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			e.g.Admin().Kick(c.ID(), 0, "")
+			got := 0
+			code, reason := 0, ""
+			for {
+				f, err := client.ReadFrame()
+				if err != nil {
+					break
+				}
+				if f.Opcode == wstest.OpClose {
+					code, reason = int(f.Payload[0])<<8|int(f.Payload[1]), string(f.Payload[2:])
+					break
+				}
+				got++
+			}
+			if got == n || code != 3003 || reason != "kicked" {
+				t.Errorf("%d messages, then %d %q", got, code, reason)
+			}
+			bye(client)
+			if ev := e.closed(); int(ev.MessagesOut) != got || int(ev.Dropped) != n-got {
+				t.Errorf("%d sent, %d dropped, the client has %d", ev.MessagesOut, ev.Dropped, got)
+			}
+		})
+	}
+}

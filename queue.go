@@ -398,6 +398,27 @@ func (s *outbox) Next() net.Buffers {
 	return q.take(batches.Get().(*batch))
 }
 
+// Rest implements wire.Source.
+func (s *outbox) Rest(n int64) (rest int64) {
+	q := &s.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var f wire.FrameCount
+	for seg := q.head; seg != nil; seg = seg.next {
+		k := min(n, int64(len(seg.data)))
+		f.Add(seg.data[:k])
+		n -= k
+		for _, b := range seg.data[k:] {
+			if f.Whole() || f.Missing() > 0 {
+				return rest + f.Missing()
+			}
+			f.Add([]byte{b}) // the rest of a header
+			rest++
+		}
+	}
+	return rest
+}
+
 // Wrote implements wire.Source.
 func (s *outbox) Wrote(n int64) (whole bool) {
 	c := (*Conn)(s)
@@ -442,6 +463,9 @@ func (s *lastOutbox) Next() net.Buffers {
 	s.queue.closed = s.queue.head == nil
 	return nil
 }
+
+// Rest implements wire.Source.
+func (s *lastOutbox) Rest(n int64) int64 { return (*outbox)(s).Rest(n) }
 
 // Wrote implements wire.Source.
 func (s *lastOutbox) Wrote(n int64) bool { return (*outbox)(s).Wrote(n) }

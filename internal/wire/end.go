@@ -31,16 +31,19 @@ func (c *Conn) End(e Ending) {
 		return
 	}
 	defer func() { go c.finish(e) }() // whatever First does
-	defer c.fix(e.Cause, e.Code, e.Reason)
+	defer c.fix(e.Cause, e.Code, e.Reason, e.Queue == nil)
 	e.First()
 }
 
 // fix sets the cause. The reader stops at once. A writer has the grace: if its frame gets out,
 // the close frame can follow.
-func (c *Conn) fix(cause error, code int, reason string) {
+//
+// With drops, a batch of a Source stops at the end of the frame that is under way. On a socket
+// the writer is interrupted for that. Elsewhere it looks after each piece.
+func (c *Conn) fix(cause error, code int, reason string, drops bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.cause, c.endCode, c.endReason = cause, code, reason
+	c.cause, c.endCode, c.endReason, c.drops = cause, code, reason, drops
 	from := c.lastWord
 	if from == 0 {
 		from = c.now()
@@ -50,6 +53,11 @@ func (c *Conn) fix(cause error, code int, reason string) {
 	close(c.closing)
 	c.armed = 1
 	setDeadline(c.nc.SetReadDeadline, past)
+	if drops && c.resumes && c.inBatch.Load() {
+		c.warmed = 1
+		setDeadline(c.nc.SetWriteDeadline, past)
+		return
+	}
 	c.warmed = c.graceBy
 	setDeadline(c.nc.SetWriteDeadline, c.at(c.warmed))
 }

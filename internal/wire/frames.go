@@ -13,6 +13,10 @@ type Source interface {
 	// the engine's until then.
 	Next() net.Buffers
 
+	// Rest returns how many bytes are missing until a frame ends, once n bytes of what Next
+	// returned have left.
+	Rest(n int64) int64
+
 	// Wrote says that the first n bytes of what Next returned have left, and that the engine
 	// holds none of them any more. It reports whether these bytes end where a frame ends.
 	Wrote(n int64) (whole bool)
@@ -32,6 +36,8 @@ func (c *Conn) WriteFrames(src Source) error {
 		}
 	}
 	defer c.unlockWriter()
+	c.inBatch.Store(true)
+	defer c.inBatch.Store(false)
 	if c.broken {
 		c.failed = true
 		return &WriteError{Broken: true, Err: errBroken}
@@ -73,7 +79,9 @@ func (c *Conn) writeBatch(src Source, resume bool) (n int64, err error) {
 		return 0, nil
 	}
 	returned := false
+	c.src, c.gone = src, 0
 	defer func() {
+		c.src = nil
 		if !returned {
 			src.Wrote(0)
 		}
@@ -83,7 +91,7 @@ func (c *Conn) writeBatch(src Source, resume bool) (n int64, err error) {
 	returned = true
 	whole := src.Wrote(n)
 	// Over TLS the engine cannot know which bytes have left.
-	c.broken = err != nil && (!whole || !c.resumes)
+	c.broken = !whole || err != nil && err != ErrClosing && !c.resumes
 	return n, err
 }
 
@@ -112,8 +120,41 @@ func (c *Conn) pushFrames(b net.Buffers, resume bool) (sent int64, err error) {
 		b = b[k:]
 		n, err = c.put(resume)
 		sent += int64(n)
+		c.gone = sent
+		if c.ending.Load() && err == nil && len(b) > 0 {
+			c.wbufs = b
+			if !c.trim(0) {
+				err = ErrClosing
+			}
+			b, c.wbufs = c.wbufs, nil
+		}
 	}
 	return sent, err
+}
+
+// trim cuts wbufs where the frame that is under way ends, if the connection has ended and drops
+// what is queued. It reports whether there is anything left to write. sent is how many bytes put
+// has written.
+func (c *Conn) trim(sent int) bool {
+	c.mu.Lock()
+	drops := c.cause != nil && c.drops
+	c.mu.Unlock()
+	if !drops {
+		return true
+	}
+	left := c.src.Rest(c.gone + int64(sent))
+	for i, p := range c.wbufs {
+		if left <= int64(len(p)) {
+			c.wbufs[i] = p[:left]
+			if left > 0 {
+				i++
+			}
+			c.wbufs = c.wbufs[:i]
+			break
+		}
+		left -= int64(len(p))
+	}
+	return len(c.wbufs) > 0
 }
 
 // HeaderBytes is how long the header of a server's frame may be.
@@ -171,6 +212,10 @@ func (f *FrameCount) Add(p []byte) {
 		f.have = 0
 	}
 }
+
+// Missing returns how many bytes of the payload are missing until the current frame ends. It is
+// 0 in a header.
+func (f *FrameCount) Missing() int64 { return f.still }
 
 // Whole reports whether the bytes end where a frame ends.
 func (f *FrameCount) Whole() bool { return f.have == 0 }

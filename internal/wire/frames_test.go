@@ -74,6 +74,19 @@ func (p *pile) Next() net.Buffers {
 	return net.Buffers(append([][]byte(nil), p.frames[:p.given]...)) // which the engine may change
 }
 
+func (p *pile) Rest(n int64) int64 {
+	for _, f := range p.frames[:p.given] {
+		if n < int64(len(f)) {
+			if n > 0 {
+				n = int64(len(f)) - n
+			}
+			return n
+		}
+		n -= int64(len(f))
+	}
+	return 0
+}
+
 func (p *pile) Wrote(n int64) bool {
 	p.calls = append(p.calls, "Wrote")
 	b := bytes.Join(p.frames[:p.given], nil)

@@ -259,10 +259,14 @@ type Conn struct {
 	wctl   [125]byte   // writer: the control frame that is written
 	wvec   [2][]byte   // writer: the array behind wbufs, unless that is a batch of a Source
 	wbufs  net.Buffers // writer: a field, so that writing allocates nothing
+	src    Source      // writer: the Source whose batch is written; nil: none
+	gone   int64       // writer: how many bytes of the batch had left when put was called
 	broken bool        // writer: half a frame has left, no other can follow
 	failed bool        // writer: a *WriteError was returned
 	wctx   ctxWatch    // writer
 	stall  stall
+
+	inBatch atomic.Bool // WriteFrames is the writer
 
 	mu        sync.Mutex
 	cause     error           // mu: set once, with the next four
@@ -270,6 +274,7 @@ type Conn struct {
 	endReason string          // mu
 	graceBy   time.Duration   // mu, and the ending: the end of the grace
 	overBy    time.Duration   // mu, and the ending: the end of the linger
+	drops     bool            // mu: the ending writes no more of a Source
 	lastWord  time.Duration   // mu: a wrapped handler's close frame or half-close; 0: none
 	armed     time.Duration   // mu: the read deadline; 0: none
 	arms      uint32          // mu: how often the reader has looked at it

@@ -435,6 +435,9 @@ func (c *Conn) put(resume bool) (sent int, err error) {
 		case err != nil && (!resume || !isTimeout(err) || !c.resumeWrite(c.now(), 0)):
 			return sent, err
 		}
+		if c.src != nil && c.ending.Load() && !c.trim(sent) {
+			return sent, ErrClosing
+		}
 	}
 }
 
