@@ -239,6 +239,7 @@ func TestRevalidateReconfigured(t *testing.T) {
 					t.Errorf("%d of 200 are left", cr.left())
 				}
 				release()
+				synctest.Wait() // those that wait have had their turn, and do not wait too long by the old interval
 				cr.reconfigure(cr.cfg)
 				time.Sleep(5 * time.Minute)
 				if cr.left() != 200 || len(cr.about()) != 200 {
