@@ -48,12 +48,25 @@ func (h *hub[C]) each(f func(C)) {
 	}
 }
 
-// sendToAll is the one place where a server of wsguard broadcasts.
-func sendToAll(h *hub[*wsguard.Conn], typ wsguard.MessageType, msg []byte) {
+// sendToAll broadcasts with Send.
+func sendToAll(_ *wsguard.Guard, h *hub[*wsguard.Conn], typ wsguard.MessageType, msg []byte) {
 	h.each(func(c *wsguard.Conn) { c.Send(typ, msg) })
 }
 
-func guardBroadcast(origin string) http.Handler {
+// prepareForAll broadcasts with Prepare.
+func prepareForAll(g *wsguard.Guard, h *hub[*wsguard.Conn], typ wsguard.MessageType, msg []byte) {
+	p, err := g.Prepare(typ, msg)
+	if err != nil {
+		return
+	}
+	h.each(func(c *wsguard.Conn) { c.SendPrepared(p) })
+}
+
+func guardBroadcast(origin string) http.Handler { return guardHub(origin, sendToAll) }
+
+func guardPrepared(origin string) http.Handler { return guardHub(origin, prepareForAll) }
+
+func guardHub(origin string, send func(*wsguard.Guard, *hub[*wsguard.Conn], wsguard.MessageType, []byte)) http.Handler {
 	var h hub[*wsguard.Conn]
 	guard := newGuardWith(origin, func(cfg *wsguard.Config) {
 		// A round with 2,000 connections may outlast an interval, and this client
@@ -73,7 +86,7 @@ func guardBroadcast(origin string) http.Handler {
 				}
 				continue
 			}
-			sendToAll(&h, typ, msg)
+			send(guard, &h, typ, msg)
 		}
 	})
 }

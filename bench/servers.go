@@ -29,6 +29,7 @@ const (
 	bareTLS    = bare + ", TLS"
 
 	bySend        = "wsguard, Send"
+	byPrepare     = "wsguard, Prepare"
 	byBroadcaster = "gws, Broadcaster"
 )
 
@@ -78,6 +79,7 @@ var tlsServers = []server{
 // broadcastServers are in the order of the tables.
 var broadcastServers = []server{
 	{name: bySend, handler: guardBroadcast},
+	{name: byPrepare, handler: guardPrepared},
 	{name: byBroadcaster, handler: gwsBroadcast},
 }
 
