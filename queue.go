@@ -479,12 +479,18 @@ func (c *Conn) drain() {
 	for more := true; more; {
 		err := c.w.WriteFrames((*outbox)(c))
 		if err != nil && err != wire.ErrClosing {
-			c.end(unwritten(context.Background(), err))
+			c.unqueued(err)
 		}
 		// After an error the end writes or drops the rest.
 		more = c.queue.more(err == nil)
 	}
 }
+
+// unqueued ends a connection whose queue cannot be written. It is not inlined, so that the stack of
+// drain stays small enough not to grow: a broadcast starts many of these goroutines.
+//
+//go:noinline
+func (c *Conn) unqueued(err error) { c.end(unwritten(context.Background(), err)) }
 
 // more reports whether drain must go on. ok says that it can.
 func (q *queue) more(ok bool) bool {

@@ -26,14 +26,8 @@ type Source interface {
 // called again until src is empty. Between two batches other writers have their turn. After a
 // *WriteError the caller must end the connection.
 func (c *Conn) WriteFrames(src Source) error {
-	select {
-	case c.wlock <- struct{}{}:
-	default:
-		select {
-		case c.wlock <- struct{}{}:
-		case <-c.closing:
-			return ErrClosing
-		}
+	if !c.tryLockWriter() && !c.awaitWriter() {
+		return ErrClosing
 	}
 	defer c.unlockWriter()
 	c.inBatch.Store(true)
@@ -59,6 +53,17 @@ func (c *Conn) WriteFrames(src Source) error {
 		return ErrClosing
 	}
 	return c.failWrite(err, false)
+}
+
+// awaitWriter makes the caller the writer when the lock is free. It returns false if the connection
+// ends first.
+func (c *Conn) awaitWriter() bool {
+	select {
+	case c.wlock <- struct{}{}:
+		return true
+	case <-c.closing:
+		return false
+	}
 }
 
 // flush writes all of src, within the grace. A frame that does not get out is broken off.
@@ -87,7 +92,13 @@ func (c *Conn) writeBatch(src Source, resume bool) (n int64, err error) {
 		}
 	}()
 	c.broken = true // in case the net.Conn panics
-	n, err = c.pushFrames(b, resume)
+	if len(b) == 1 {
+		c.wbufs = b // without the stack that pushFrames needs, because many of these goroutines are short
+		sent, failed := c.put(resume)
+		n, err = int64(sent), failed
+	} else {
+		n, err = c.pushFrames(b, resume)
+	}
 	returned = true
 	whole := src.Wrote(n)
 	// Over TLS the engine cannot know which bytes have left.
