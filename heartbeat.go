@@ -153,18 +153,18 @@ func (g *Guard) sweep(stop <-chan struct{}) {
 // sweeper owns it.
 type watch struct {
 	due      atomic.Int64 // when the sweeper must look, counted from Guard.born; schedule only makes it earlier
-	lifetime time.Time    // when Lifetime ends it; zero: never; read-only after list
-	pinged   time.Time    // when the sweeper has last sent a ping
-	looked   time.Time    // when the sweeper has last looked after the peer
+	lifetime int64        // when Lifetime ends it, counted from Guard.born; 0: never; read-only after list
+	pinged   int64        // when the sweeper has last sent a ping, counted from Guard.born
+	looked   int64        // when the sweeper has last looked after the peer, counted from Guard.born; 0: never
 }
 
 // lookAfter looks after the peers of connections whose application does not read. It never
 // blocks.
 func (g *Guard) lookAfter(conns []*Conn) {
-	now := time.Now()
+	now := int64(time.Since(g.born))
 	var slow []*Conn
 	for _, c := range conns {
-		if now.Sub(c.watch.looked) < lookEvery {
+		if at := c.watch.looked; at != 0 && now-at < int64(lookEvery) {
 			continue
 		}
 		if c.w.Look(false) {
@@ -210,7 +210,7 @@ func (c *Conn) sweep(late bool) {
 		return
 	case !expires.IsZero() && !now.Before(expires):
 		c.end(because(reason.Expired, ""))
-	case !c.watch.lifetime.IsZero() && !now.Before(c.watch.lifetime):
+	case c.watch.lifetime != 0 && int64(now.Sub(c.g.born)) >= c.watch.lifetime:
 		c.end(because(reason.Lifetime, ""))
 	case c.who.awaiting.Load() && !now.Before(c.who.authBy) && !late:
 		c.end(badCredential(deny(reason.AuthTimeout, "")))
@@ -218,8 +218,8 @@ func (c *Conn) sweep(late bool) {
 		c.recheck()
 		// The reader sends the pings. If the application has not called Read for an
 		// interval, the sweeper sends them.
-		if p := c.first.timeouts.PingInterval; p > 0 && c.w.Away() >= p && now.Sub(c.watch.pinged) >= p {
-			c.watch.pinged = now
+		if p := c.first.timeouts.PingInterval; p > 0 && c.w.Away() >= p && int64(time.Since(c.g.born))-c.watch.pinged >= int64(p) {
+			c.watch.pinged = int64(time.Since(c.g.born))
 			c.w.Ping()
 		}
 	}
@@ -242,8 +242,8 @@ func (c *Conn) schedule(now time.Time) {
 	if t := c.who.principal.Load().Expires; !t.IsZero() {
 		soonest(t)
 	}
-	if !c.watch.lifetime.IsZero() {
-		soonest(c.watch.lifetime)
+	if at := c.watch.lifetime; at != 0 {
+		next = min(next, time.Duration(at))
 	}
 	if c.who.awaiting.Load() {
 		soonest(c.who.authBy)

@@ -207,17 +207,13 @@ func (in *inbound) Idle() bool {
 // affordable charges the message to its rates.
 func (in *inbound) affordable(now time.Time) (ok bool) {
 	if in.wait, ok = in.charge(now); ok && in.rates.warnAt > 0 && in.rates.warn(in.c.w.Arrived()) {
-		in.err = in.warn()
-		return in.err == nil
+		in.warn()
 	}
 	return ok
 }
 
 // tooMany applies Action to a message over a rate.
 func (in *inbound) tooMany() (wire.Verdict, time.Duration, error) {
-	if err := in.takeErr(); err != nil {
-		return wire.Drop, 0, err // the connection has ended
-	}
 	c, wait := in.c, in.wait
 	switch action := in.policy.rates.Action; {
 	case action == actionReport:
@@ -227,7 +223,8 @@ func (in *inbound) tooMany() (wire.Verdict, time.Duration, error) {
 	case action == ActionReply:
 		c.offended(reason.RateLimited, messageOffences[in.offence()])
 		c.refused(reason.RateLimited, "", false)
-		return wire.Drop, 0, in.reply(rateNotice(wait))
+		in.reply(rateNotice(wait))
+		return wire.Drop, 0, nil
 	case action == ActionDelay && wait <= maxDelay-in.msg.Waited():
 		return wire.Hold, wait, nil
 	}
@@ -328,10 +325,10 @@ func (in *inbound) refuse(o objection, action Action) (wire.Verdict, time.Durati
 		}
 		c.offended(o.why, messageOffences[o.kind])
 		in.refused(o, false)
-		if !notify {
-			return wire.Drop, 0, nil
+		if notify {
+			c.notify(o.notice().json())
 		}
-		return wire.Drop, 0, c.notify(o.notice().json())
+		return wire.Drop, 0, nil
 	case c.g.events.likely(audit.Violation, o.why.Token()) || c.g.events.likely(audit.Close, ""):
 		o = o.explained(in.msg.Data) // the events come later, without the message
 	}
@@ -370,11 +367,10 @@ func (in *inbound) mayNotify(bucket int) bool {
 }
 
 // reply sends a notice about a rate, if their bucket allows one.
-func (in *inbound) reply(n notice) error {
-	if !in.mayNotify(0) {
-		return nil
+func (in *inbound) reply(n notice) {
+	if in.mayNotify(0) {
+		in.c.notify(n.json())
 	}
-	return in.c.notify(n.json())
 }
 
 // charge charges the message to its rates. It first charges one message. If the rates allow
@@ -413,9 +409,9 @@ func (in *inbound) ruleOf() *rule {
 }
 
 // warn sends the peer a notice before it exceeds a rate.
-func (in *inbound) warn() error {
+func (in *inbound) warn() {
 	in.c.report(reason.RateLimited, "warned", true)
-	return in.reply(notice{Warning: "rate_limit"})
+	in.reply(notice{Warning: "rate_limit"})
 }
 
 // authorize asks whether the peer may send this message.

@@ -298,7 +298,7 @@ func (c *Conn) prepare(holders int32) {
 // authenticated.
 func (c *Conn) list(authenticated bool) {
 	if c.first.timeouts.Lifetime > 0 {
-		c.watch.lifetime = c.opened.Add(jitter(c.first.timeouts.Lifetime))
+		c.watch.lifetime = int64(c.opened.Sub(c.g.born) + jitter(c.first.timeouts.Lifetime))
 	}
 	c.watch.due.Store(int64(never))
 	c.schedule(c.opened)

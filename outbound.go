@@ -80,15 +80,12 @@ func (c *Conn) writeMessage(ctx context.Context, typ MessageType, msg []byte) er
 	return nil
 }
 
-// notify sends a notice of the guard to the peer.
-func (c *Conn) notify(msg []byte) error {
-	if c.wrap != nil {
-		if !c.w.Notice(msg) {
-			c.reading.unnoticed.Add(1)
-		}
-		return nil
+// notify sends a notice of the guard to the peer. If another call is the writer, that one sends
+// it.
+func (c *Conn) notify(msg []byte) {
+	if !c.w.Notice(msg) {
+		c.reading.unnoticed.Add(1)
 	}
-	return c.write(context.Background(), MessageText, msg)
 }
 
 // wrote counts messages that the application has sent, and the bytes of their payloads.

@@ -256,7 +256,6 @@ type Conn struct {
 	reading atomic.Bool // over TLS: the reader is in the net.Conn's Read
 
 	wlock  chan struct{}
-	wctl   [125]byte   // writer: the control frame that is written
 	wvec   [2][]byte   // writer: the array behind wbufs, unless that is a batch of a Source
 	wbufs  net.Buffers // writer: a field, so that writing allocates nothing
 	src    Source      // writer: the Source whose batch is written; nil: none

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -190,11 +191,11 @@ func (c *Conn) nextWaiting() (op byte, p []byte) {
 	defer c.mu.Unlock()
 	switch {
 	case c.pendPong >= 0:
-		op, p = opPong, c.wctl[:copy(c.wctl[:], c.pongData[:c.pendPong])]
+		op, p = opPong, bytes.Clone(c.pongData[:c.pendPong])
 		c.pendPong = -1
 	case c.pendPing:
 		payload := c.pingPayload(c.pings)
-		op, p = opPing, c.wctl[:copy(c.wctl[:], payload[:])]
+		op, p = opPing, payload[:]
 		c.pendPing = false
 	case c.mayNotice():
 		op, p = opText, c.notices[0]
