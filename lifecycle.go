@@ -298,7 +298,9 @@ func (c *Conn) prepare(holders int32) {
 // authenticated.
 func (c *Conn) list(authenticated bool) {
 	if c.first.timeouts.Lifetime > 0 {
-		c.watch.lifetime = int64(c.opened.Sub(c.g.born) + jitter(c.first.timeouts.Lifetime))
+		if at := c.opened.Sub(c.g.born) + jitter(c.first.timeouts.Lifetime); at > 0 { // centuries overflow
+			c.watch.lifetime = int64(at)
+		}
 	}
 	c.watch.due.Store(int64(never))
 	c.schedule(c.opened)
