@@ -37,9 +37,10 @@ import (
 //
 // The lock of State.revalidations may be taken while any of them is held.
 //
-// Application code may run under refreshMu (Verifier, Revalidate), under reportMu
-// (OnEvent) and under the engine's reader and writer (Validator, Authorize, OnEvent).
-// It never runs under sessions.mu, queue.mu or queues.mu.
+// Application code may run under refreshMu (Verifier, Revalidate), under reportMu (OnEvent) and
+// under the engine's reader and writer (Validator, Authorize, OnEvent). It never runs under
+// sessions.mu or queue.mu. Under queues.mu only the deadline methods of a net.Conn run, because
+// makeRoom ends connections. The engine's mu may be taken under queues.mu too.
 
 // MessageType is the type of a message, MessageText or MessageBinary. It is the type of the same
 // name in coder/websocket.
@@ -126,9 +127,10 @@ func (c *Conn) Client() netip.Addr { return c.client.addr }
 // The peer's messages that were not read are then lost. The guard does not see everything:
 //   - A close frame behind a message that was not read is seen when the application has read
 //     that message.
-//   - If the peer closes its socket without a close frame, and more than 4 KiB lie unread before
-//     that, the guard sees it on Linux only. There it must see the socket, so a wrapper around
-//     the connections of an http.Server's listener needs a method NetConn or SyscallConn.
+//   - If the peer closes its socket without a close frame behind more than 4 KiB that were not
+//     read, the guard sees the end on Linux only. The guard must also be able to find the
+//     socket. If a listener of the http.Server wraps its connections, the wrapper needs a
+//     method NetConn or SyscallConn.
 //   - What a proxy has not passed on cannot be seen.
 func (c *Conn) Context() context.Context { return c.ctx }
 
@@ -273,9 +275,9 @@ func (c *Conn) SendLatest(key string, typ MessageType, msg []byte) error {
 // SendPrepared is like Send for a message that [Guard.Prepare] or [Endpoint.Prepare] has made. Use
 // it to send one message to many connections. It copies nothing.
 //
-// Messages.Outbound judges the message again only if it is not the Outbound that has judged the
-// message before, because of a Reconfigure or because p is from another endpoint. If p is from
-// another Guard, SendPrepared does what Send does.
+// Prepare has judged the message by Messages.Outbound. SendPrepared judges it again only after
+// a Reconfigure, or if p was last judged for another endpoint. If p is from another Guard,
+// SendPrepared does what Send does.
 func (c *Conn) SendPrepared(p *Prepared) error {
 	if p.g != c.g {
 		return c.Send(p.typ, p.payload)

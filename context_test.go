@@ -23,8 +23,8 @@ func flood(c *wstest.Client) {
 	}
 }
 
-// No call outlives its context, whatever a peer does that sends pings and takes no pongs. The
-// write timeout is so long that a call which waits for it is told apart from a slow machine.
+// A peer that sends pings and takes no pongs makes no call outlive its context. The write
+// timeout is so long that a call that waits for it cannot be mistaken for a slow machine.
 func TestCallsKeepTheirContexts(t *testing.T) {
 	long(t)
 	const timeout, writeTimeout, slack = 200 * time.Millisecond, 20 * time.Second, 5 * time.Second

@@ -256,7 +256,7 @@ func TestREADMEDefaults(t *testing.T) {
 		"ping, pong":                       {"Timeouts.PingInterval", "Timeouts.Pong"},
 		"idle":                             {"Timeouts.Idle"},
 		"lifetime":                         {"Timeouts.Lifetime"},
-		"write deadline":                   {"Timeouts.Write"},
+		"write timeout":                    {"Timeouts.Write"},
 		"Send queue":                       {"Send.MaxMessages", "Send.MaxBytes", "Send.MaxTotalBytes"},
 		"handshakes per client or subject": {"Rates.Handshakes"},
 		"failed credentials":               {"Auth.Failures"},

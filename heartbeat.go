@@ -27,10 +27,11 @@ type TimeoutConfig struct {
 	// guard does not wait. Any whole frame that comes after the ping is a sign of life, and not
 	// only a pong. A connection whose peer gives none in time is closed with 3008 pong_timeout.
 	//
-	// The time begins when the ping has been written. It begins again when the peer has taken at
-	// least 1 KiB, or all, of what the kernel still held then. If the peer takes nothing of what
-	// lies in front of the ping, it has the time of Write more. It has that in any case where
-	// the kernel does not tell. What a proxy or the peer's own kernel holds in front of the ping
+	// The time begins when the ping has been written. It begins again when the peer has taken
+	// at least 1 KiB, or all, of what the kernel still held when the ping was written. If the
+	// peer has taken less than that of what lies in front of the ping, it gets the time of
+	// Write in addition. Where the kernel does not say what the peer has taken, every peer gets
+	// that time in addition. What a proxy or the peer's own kernel holds in front of the ping
 	// cannot be seen. Set a longer Pong for large downloads to slow clients.
 	Pong time.Duration
 
@@ -66,9 +67,9 @@ type TimeoutConfig struct {
 	CloseGrace time.Duration
 
 	// Linger is how long the guard keeps the socket open after CloseGrace, so that a peer that
-	// has not answered the close frame can still read it. The guard ends its side of the stream
-	// when CloseGrace is over, and not before, because many clients give up what they send, and
-	// the close code, when they meet the end. Once both close frames have been exchanged, the
+	// has not answered the close frame can still read it. The guard does not end its side of
+	// the stream before CloseGrace is over. Many clients that meet the end of the stream while
+	// they send never report the close code. Once both close frames have been exchanged, the
 	// guard closes the socket at once. The default is one second. It cannot be Off.
 	Linger time.Duration
 }
@@ -103,8 +104,9 @@ func spread(d time.Duration) time.Duration { return rand.N(d) }
 // sweepEvery is the time between two runs of the sweeper. A timeout may be that much late.
 const sweepEvery = 200 * time.Millisecond
 
-// lookEvery is the time between two looks after the peer of a connection whose application
-// works. The sweeper looks in every second run.
+// lookEvery is the least time between two looks after the peer of a connection whose
+// application works. It is one and a half runs of the sweeper, so that the sweeper looks in
+// every second run although its ticks vary.
 const lookEvery = sweepEvery * 3 / 2
 
 // sweep runs while there are connections, until stop is closed. It ends those that

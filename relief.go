@@ -66,12 +66,13 @@ func (c *Conn) makeRoom(n int64) bool {
 	return true
 }
 
-// vainPause is how long a search for a victim that found none stands for others like it.
+// vainPause is how long no search for a similar n is made after one that found no victim.
 const vainPause = 100 * time.Millisecond
 
-// inVain reports whether a search for a victim need not be made. Such a search looks at every
-// connection. It finds nobody only if n is more than what any client has queued, which the search
-// for a similar n has just shown. So searches that end nobody are bounded. mu is held.
+// inVain reports whether makeRoom can skip the search for a victim, because a search for a
+// similar n has just found none. A search looks at every connection, and finds none only if no
+// client has more than n bytes queued. So inVain bounds how often a search is made in vain. mu
+// is held.
 func (qs *queues) inVain(n int64) bool {
 	return n > qs.vain/2 && qs.vain > 0 && time.Since(qs.vainAt) < vainPause
 }

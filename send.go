@@ -11,8 +11,8 @@ import (
 // SendConfig limits what [Conn.Send], [Conn.SendWait], [Conn.SendPrepared] and [Conn.SendLatest]
 // queue. The zero value is a default in each field. Conn.Write queues nothing.
 //
-// A message counts until the kernel has it. The connection of a peer that takes nothing ends after
-// Timeouts.Write, however little is queued.
+// A message counts toward these limits until the kernel has accepted it. If a peer takes
+// nothing while a message is queued, the connection ends after Timeouts.Write.
 type SendConfig struct {
 	// MaxMessages is how many messages the queue of one connection holds. The default is
 	// 65,536. It cannot be Off. If the queue is full, the guard closes the connection with 1008

@@ -98,12 +98,13 @@ type MessageConfig struct {
 	// refuses, and delivers it. OnForbidden does not apply then. The default is false.
 	InsecureReportOnlyForbidden bool
 
-	// Outbound checks every message that Write, Send or SendLatest sends, and every message
-	// that a handler behind Guard.Wrap sends. If the application sends one message to many
-	// connections, Outbound checks it again for each connection. Use it to find mistakes of
-	// the application. A message that Outbound refuses is not sent. Write, Send and SendLatest
-	// return an error that wraps that of Outbound. The guard reports a violation, and the
-	// client sees nothing. The default, nil, checks nothing.
+	// Outbound checks every message that a method of Conn sends, and every message that a
+	// handler behind Guard.Wrap sends. If the application calls Send for many connections,
+	// Outbound checks the message once for each of them. Guard.Prepare checks it once for all.
+	// Use Outbound to find mistakes of the application. A message that Outbound refuses is not
+	// sent. The method returns an error that wraps that of Outbound. The guard reports a
+	// violation, but not for Prepare, which belongs to no connection. The client sees nothing.
+	// The default, nil, checks nothing.
 	Outbound Validator
 }
 

@@ -332,10 +332,10 @@ var (
 	// code is 1008. The client should connect again when its network is better.
 	MessageTimeout = define("message_timeout", "message not complete in time", 0, 1008)
 
-	// WriteTimeout says that the client does not read, so that a write took longer than
-	// Timeouts.Write. It is also the reason if the context of Conn.Write ended in the middle of
-	// a message. The close code is 1008, but the client seldom gets it. It should connect again
-	// and read faster.
+	// WriteTimeout says that the client took less than 1 KiB within Timeouts.Write while a
+	// write waited for it. It is also the reason if the context of Conn.Write ended in the
+	// middle of a message. The close code is 1008, but the client seldom gets it. It should
+	// connect again and read faster.
 	WriteTimeout = define("write_timeout", "peer reads too slowly", 0, 1008)
 
 	// QueueFull says that the client reads more slowly than the application sends, so that

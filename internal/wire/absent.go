@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// Absent reports whether, at now, no Receive has waited for the peer for d.
+// Absent reports whether, at now, the last Receive stopped waiting for the peer at least d ago.
+// It is false while a Receive waits.
 func (c *Conn) Absent(now time.Time, d time.Duration) bool {
 	at := time.Duration(c.away.Load())
 	return at != 0 && now.Sub(c.born)+1-at >= d // see now
@@ -16,9 +17,9 @@ func (c *Conn) Absent(now time.Time, d time.Duration) bool {
 // frame. It goes no further than the header of a data frame, and reads at most one buffer ahead.
 // It judges no deadline, because the time is the application's.
 //
-// Look does nothing while a Receive is under way. It never waits, unless wait is true: then it
-// may wait for a millisecond, and for the net.Conn. slow says that only such a call can tell
-// whether there is something.
+// Look does nothing while a Receive is under way. Unless wait is true, Look never waits. With
+// wait it may wait for a millisecond, or longer for a net.Conn that is not a socket. slow says
+// that only a call with wait can tell whether something has come.
 //
 // A FIN or a reset that lies behind more bytes than the buffer takes is seen on Linux only. A
 // close frame behind a data frame is not seen.

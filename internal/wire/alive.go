@@ -61,12 +61,13 @@ func (c *Conn) alive() {
 	}
 }
 
-// pongBy returns by when the peer must have given a sign of life, which was awaited by at. It
-// returns 0 if there is no more time.
+// pongBy returns the time by which the peer must give a sign of life. at is the deadline so
+// far, which has passed. pongBy returns 0 if the peer gets no more time.
 //
-// The wait begins again when the peer has taken something of what lay in the socket. If it has
-// taken nothing of what lies in front of the ping, it has the write timeout for that. If the
-// socket is not seen, it has the write timeout in any case.
+// The wait begins again when the peer has taken minProgress bytes, or all, of what lay in the
+// socket. If the peer has taken less of what lies in front of the ping, it gets the write
+// timeout in addition. If the socket cannot be found, the peer always gets the write timeout in
+// addition.
 func (c *Conn) pongBy(now, at time.Duration) time.Duration {
 	taken, left := c.inSocket()
 	c.mu.Lock()

@@ -133,8 +133,8 @@ func (c *Conn) abandon() {
 	c.lastWriter()
 }
 
-// lastReader tidies up for a reader that has outlasted the ending. Whoever has just given the
-// reader's lock back calls it, once over is set.
+// lastReader tidies up for a reader that has outlasted the ending. Once over is set, a
+// goroutine that has given the reader's lock back calls it.
 func (c *Conn) lastReader() {
 	select {
 	case c.rlock <- struct{}{}: // for good
@@ -189,10 +189,10 @@ func (c *Conn) lockReader() bool {
 	}
 }
 
-// lockWriter makes the ending the writer, for good. It waits for the grace until a
-// wrapped handler is ready, and then for a writer that must give up at that time. waited
-// says that the grace may be nearly over, or over. ok is false for a net.Conn that ignores its
-// deadlines.
+// lockWriter makes the ending the writer, for good. Within the grace it waits until a wrapped
+// handler is ready. After the grace it waits, until the linger is over, only for the writer
+// that is under way, whose deadline has passed by then. waited says that the grace may be over,
+// or nearly over. ok is false for a net.Conn that ignores its deadlines.
 func (c *Conn) lockWriter() (waited, ok bool) {
 	ready := func() bool { return c.wrapped == nil || c.wrapped.ready() }
 	if c.tryLockWriter() {
@@ -452,8 +452,8 @@ func (c *Conn) discard(limit int64) int64 {
 	return limit
 }
 
-// abort makes the close that follows a reset, so that the kernel does not keep bytes that a
-// stuck peer does not take.
+// abort arranges that closing the socket resets the connection. The kernel then drops the bytes
+// that a stuck peer does not take.
 func (c *Conn) abort() {
 	if tcp, ok := c.socket().(*net.TCPConn); ok {
 		tcp.SetLinger(0)

@@ -77,7 +77,7 @@ func (c *Conn) flush(src Source) {
 }
 
 // writeBatch writes one batch of src, and returns how many bytes have left. That is 0 if src is
-// empty. With resume it goes on after a timeout as long as the write timeout has not passed.
+// empty. With resume it continues after a timeout as long as the write timeout has not passed.
 func (c *Conn) writeBatch(src Source, resume bool) (n int64, err error) {
 	b := src.Next()
 	if len(b) == 0 {

@@ -57,8 +57,10 @@ func (s *socket) takenBytes(written int64) (taken int64, ok bool) {
 // brief is how long a read that should not wait may wait where the net.Conn knows no other way.
 const brief = time.Millisecond
 
-// receiveNow reads what has come, into dst, and does not wait. n is 0 if there is nothing. The
-// reader calls it. It leaves a read deadline behind that has passed.
+// receiveNow reads what has come into dst. It does not wait on a socket. On any other net.Conn
+// it may wait for brief, and over TLS until the answer to a KeyUpdate is written. n is 0 if
+// there is nothing. The reader calls it. On any other net.Conn than a socket it leaves a read
+// deadline behind that has passed, or passes within brief.
 func (c *Conn) receiveNow(dst []byte) (n int, err error) {
 	if len(c.early) > 0 {
 		n := copy(dst, c.early)

@@ -5,14 +5,16 @@ import (
 	"time"
 )
 
-// stall finds a peer that takes nothing of what is written. It looks from time to time while a
-// write is under way. The write timeout passes when the peer has taken less than minProgress
-// since the last look that saw progress. The timeout belongs to the connection: a write that
-// continues where another was interrupted continues its wait.
+// stall finds a peer that takes nothing of what is written. While a write is under way, it
+// looks at intervals of slice how much the peer has taken. A look sees progress if the peer has
+// taken minProgress bytes since the last look that saw progress. The write timeout passes when
+// no look has seen progress for WriteTimeout. The timeout belongs to the connection: a write
+// that continues where another was interrupted continues its wait.
 //
-// On a plain socket a write that has passed its deadline can resume. So the deadline of a write
-// is the next look, and the writer looks. Elsewhere a timer looks, and the deadline stays far
-// away, because a tls.Conn that has passed its write deadline cannot be written to any more.
+// On a plain socket a write that has passed its deadline can resume. There the deadline of a
+// write is the time of the next look, and the writer looks when it has passed. Elsewhere a
+// timer looks, and the deadline stays far away, because a tls.Conn that has passed its write
+// deadline cannot be written to any more.
 type stall struct {
 	since   atomic.Int64 // Duration: when the write that is under way began; 0: none is
 	written atomic.Int64 // bytes that the net.Conn has accepted; the writer adds to it
@@ -159,7 +161,7 @@ func (c *Conn) lookAtWrite() {
 	c.nc.SetWriteDeadline(past)
 }
 
-// resumeWrite reports whether a write that has timed out at now goes on. own is its own
+// resumeWrite reports whether a write that has timed out at now may continue. own is its own
 // deadline, or 0. It does not go on over TLS.
 func (c *Conn) resumeWrite(now, own time.Duration) bool {
 	s := &c.stall

@@ -10,8 +10,8 @@
 //
 // # Owners
 //
-//	reader   the holder of rlock: Receive or Wrapped.Read, later the ending
-//	writer   the holder of wlock: Write, Wrapped.Write, a pong, a ping, the close frame
+//	reader   the holder of rlock: Receive, Wrapped.Read or Look, later the ending
+//	writer   the holder of wlock: Write, WriteFrames, Wrapped.Write, flushAndUnlock, later the ending
 //	mu       the end, the deadlines, frames that wait for the writer
 //
 // The locks are taken in this order: Wrapped.rmu, rlock or wlock, mu. mu is never held
@@ -295,7 +295,7 @@ type Conn struct {
 	pinged    bool            // mu: it has been written
 	pongTaken int64           // mu: what the peer had taken at the time that pongs says
 	pongLeft  int64           // mu: and what it had not
-	lost      error           // mu: the network error that the reader met
+	lost      error           // mu: the network error that the reader or the writer met
 	final     bool            // mu: the ending is the writer
 	cut       bool            // mu: do not wait for the peer any more
 	pausing   bool            // mu: the reader holds a message back

@@ -148,8 +148,9 @@ func (c *Conn) flushControl() {
 	}
 }
 
-// deliver sends the frames that wait, if nobody else is the writer, who sends them otherwise. The
-// reader calls it, and waits until they have gone out or until it must stop waiting.
+// deliver sends the frames that wait. If another goroutine is the writer, deliver leaves them
+// to that goroutine and returns. The reader calls deliver, which waits until the frames have
+// gone out or until the reader must stop waiting.
 func (c *Conn) deliver() {
 	if !c.tryLockWriter() {
 		return
@@ -363,8 +364,8 @@ func (c *Conn) failWrite(err error, interrupted bool) *WriteError {
 
 var errBroken = errors.New("half a frame has been written")
 
-// push writes a frame. With resume it goes on after a timeout as long as the write timeout has
-// not passed.
+// push writes a frame. With resume it continues after a timeout as long as the write timeout
+// has not passed.
 func (c *Conn) push(op byte, p []byte, resume bool) (sent int, err error) {
 	scratch := buffers.get()
 	defer buffers.put(scratch)
