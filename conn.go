@@ -33,14 +33,12 @@ import (
 //	the engine's reader and writer → sessions.mu
 //	the engine's writer → queue.mu
 //	queues.mu → sessions.mu
-//	queues.mu → queue.mu
 //
 // The lock of State.revalidations may be taken while any of them is held.
 //
 // Application code may run under refreshMu (Verifier, Revalidate), under reportMu (OnEvent) and
 // under the engine's reader and writer (Validator, Authorize, OnEvent). It never runs under
-// sessions.mu or queue.mu. Under queues.mu only the deadline methods of a net.Conn run, because
-// makeRoom ends connections. The engine's mu may be taken under queues.mu too.
+// sessions.mu, queue.mu or queues.mu.
 
 // MessageType is the type of a message, MessageText or MessageBinary. It is the type of the same
 // name in coder/websocket.

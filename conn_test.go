@@ -1321,7 +1321,7 @@ func TestAllocs(t *testing.T) {
 			}
 		}
 	}()
-	most := 200.0 // the collector may empty the pools once or twice
+	most := 1000.0 // the collector may empty the pools; an allocation for each message would be 10,000
 	if raceDetector() {
 		most = 4 * rounds // the race detector makes pools forget
 	}

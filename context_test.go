@@ -102,14 +102,14 @@ func TestWritersShareTheirTimeout(t *testing.T) {
 			if d := <-took; d > 10*writeTimeout {
 				t.Errorf("the connection ended after %v", d)
 			}
-			failed := 0
+			failed, last := 0, error(nil)
 			for range writers {
-				if errors.Is(<-results, reason.WriteTimeout) {
+				if last = <-results; errors.Is(last, reason.WriteTimeout) {
 					failed++
 				}
 			}
 			if failed == 0 {
-				t.Error("no writer has failed")
+				t.Error("no writer has failed by the timeout; the last: ", last)
 			}
 			c.Close()
 		})

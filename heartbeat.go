@@ -169,18 +169,26 @@ func (g *Guard) lookAfter(conns []*Conn) {
 		if at := c.watch.looked; at != 0 && now-at < int64(lookEvery) {
 			continue
 		}
-		if c.w.Look(false) {
+		before := c.watch.looked
+		c.watch.looked = now
+		if c.look(false) {
 			if g.looking.Load() {
-				continue // the next run looks
+				c.watch.looked = before // the next run looks
+				continue
 			}
 			slow = append(slow, c)
 		}
-		c.watch.looked = now
 	}
 	if len(slow) > 0 {
 		g.looking.Store(true)
 		go g.lookSlowly(slow)
 	}
+}
+
+// look looks after the peer. The net.Conn may be the application's, and panic.
+func (c *Conn) look(wait bool) (slow bool) {
+	defer c.survive()
+	return c.w.Look(wait)
 }
 
 // maxLooks is how many looks may wait for their net.Conn at the same time.
@@ -195,8 +203,7 @@ func (g *Guard) lookSlowly(conns []*Conn) {
 		places <- struct{}{}
 		go func() {
 			defer func() { <-places }()
-			defer c.survive()
-			c.w.Look(true)
+			c.look(true)
 		}()
 	}
 }

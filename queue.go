@@ -389,9 +389,13 @@ type outbox Conn
 
 // Next implements wire.Source.
 func (s *outbox) Next() net.Buffers {
-	q := &s.queue
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	s.queue.mu.Lock()
+	defer s.queue.mu.Unlock()
+	return s.queue.next()
+}
+
+// next is Next for the holder of mu.
+func (q *queue) next() net.Buffers {
 	if q.head == nil {
 		return nil
 	}
@@ -455,13 +459,10 @@ type lastOutbox Conn
 
 // Next implements wire.Source.
 func (s *lastOutbox) Next() net.Buffers {
-	if b := (*outbox)(s).Next(); len(b) > 0 {
-		return b
-	}
 	s.queue.mu.Lock()
 	defer s.queue.mu.Unlock()
-	s.queue.closed = s.queue.head == nil
-	return nil
+	s.queue.closed = s.queue.closed || s.queue.head == nil
+	return s.queue.next()
 }
 
 // Rest implements wire.Source.
@@ -625,7 +626,7 @@ func (q *queue) wake(limits SendConfig) {
 	}
 	written := q.added - uint64(q.count.Load())
 	for _, w := range q.waiting {
-		if w.written > 0 && w.written <= written {
+		if w.written > 0 && w.written <= written && !q.shed { // what was dropped is not written
 			w.signal()
 		}
 	}

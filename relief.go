@@ -57,8 +57,12 @@ func (c *Conn) makeRoom(n int64) bool {
 			qs.vain, qs.vainAt = n, time.Now()
 			return false
 		}
-		victim.end(because(reason.QueueFull, "all queues together are full, and those of this client hold the most"))
-		victim.dropQueue(false)
+		func() {
+			qs.mu.Unlock() // the end calls the net.Conn, which may be the application's
+			defer qs.mu.Lock()
+			victim.end(because(reason.QueueFull, "all queues together are full, and those of this client hold the most"))
+			victim.dropQueue(false)
+		}()
 		if qs.total.Load()-qs.leaving.Load() >= before {
 			return false // what it held is held by others, too
 		}

@@ -248,7 +248,7 @@ func (c *Conn) part(queue Source) (how parting, ok bool) {
 	}
 	c.wctx.clear()
 	w := c.wrapped
-	code, reason, lost := c.finalWrite(waited)
+	code, reason, lost := c.finalWrite(waited && queue == nil)
 	switch {
 	case c.broken || w != nil && c.failed && !w.boundary():
 		c.abort()

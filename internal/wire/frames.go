@@ -33,8 +33,7 @@ func (c *Conn) WriteFrames(src Source) error {
 	c.inBatch.Store(true)
 	defer c.inBatch.Store(false)
 	if c.broken {
-		c.failed = true
-		return &WriteError{Broken: true, Err: errBroken}
+		return c.cannotWrite()
 	}
 	start := c.now()
 	if err := c.armWrite(start); err != nil {

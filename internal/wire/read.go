@@ -755,7 +755,7 @@ func (c *Conn) armRead(now, wake time.Duration) error {
 		wake = by
 	}
 	if c.arms++; c.tls != nil {
-		c.extendWrite(now)
+		c.keepWriteAway(now)
 	}
 	switch {
 	case wake == 0 && c.armed == 0:
@@ -780,15 +780,25 @@ func (c *Conn) interruptRead(done <-chan struct{}) {
 	}
 }
 
-// unstickAfter is how long a reader of a tls.Conn may take to see that it must look again.
-const unstickAfter = 100 * time.Millisecond
+// unstickAfter is how long a reader of a tls.Conn may take to see that it must look again. It has
+// that time twice, because the process may have been stopped in the first.
+const unstickAfter = 50 * time.Millisecond
 
 // unstick ends a connection whose reader has not come back since it had armed its deadline
 // arms times. It is in a write with which the tls.Conn answers a KeyUpdate, and the peer does
-// not take it.
-func (c *Conn) unstick(arms uint32) {
+// not take it. If nothing is in the socket, the reader has only not had the processor yet.
+func (c *Conn) unstick(arms uint32, again bool) {
 	defer c.survive()
+	left, known := int64(0), false
+	if s := socketOf(c.nc); s != nil {
+		left, known = s.queued()
+	}
 	c.mu.Lock()
+	if c.cause == nil && c.arms == arms && c.reading.Load() && (!again || known && left == 0) {
+		time.AfterFunc(unstickAfter, func() { c.unstick(arms, true) })
+		c.mu.Unlock()
+		return
+	}
 	stuck := c.cause == nil && c.arms == arms && c.reading.Load()
 	if stuck {
 		c.warmed = 1
@@ -808,7 +818,7 @@ func (c *Conn) wakeReader() {
 	c.nc.SetReadDeadline(past)
 	if c.tls != nil && c.reading.Load() {
 		arms := c.arms
-		time.AfterFunc(unstickAfter, func() { c.unstick(arms) })
+		time.AfterFunc(unstickAfter, func() { c.unstick(arms, false) })
 	}
 	select {
 	case c.poke <- struct{}{}:

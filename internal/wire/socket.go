@@ -84,7 +84,7 @@ func (c *Conn) receiveNow(dst []byte) (n int, err error) {
 	if c.tls != nil && wait > 0 {
 		// Read may answer a KeyUpdate, and wait for a peer that does not take the answer.
 		arms := c.arms
-		stuck := time.AfterFunc(c.cfg.WriteTimeout, func() { c.unstick(arms) })
+		stuck := time.AfterFunc(c.cfg.WriteTimeout, func() { c.unstick(arms, true) })
 		defer stuck.Stop()
 	}
 	n, err = c.readPlain(dst)
@@ -102,7 +102,7 @@ func (c *Conn) armBrief(wait time.Duration) bool {
 		return false
 	}
 	if c.arms++; c.tls != nil {
-		c.extendWrite(c.now())
+		c.keepWriteAway(c.now())
 	}
 	c.armed = 1
 	at := past

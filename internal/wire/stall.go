@@ -46,7 +46,7 @@ func (c *Conn) moment() time.Duration { return min(c.slice(), 100*time.Milliseco
 func (c *Conn) beginWrite(now time.Duration) {
 	s := &c.stall
 	if s.flowed {
-		s.flowed, s.from, s.once, s.retry = false, 0, false, false
+		s.flowed, s.from, s.once, s.retry, s.passed = false, 0, false, false, false
 	}
 	s.since.Store(int64(now))
 	if s.from == 0 {
@@ -148,7 +148,7 @@ func (c *Conn) lookAtWrite() {
 	case c.handlers && own != 0 && now >= own:
 	case left > 0:
 		if c.tls != nil {
-			c.extendWrite(now)
+			c.keepWriteAway(now)
 		}
 		c.lookBy(now, now+left)
 		return
@@ -236,12 +236,22 @@ func (c *Conn) setWriteBy(now, own time.Duration) {
 // horizon is how far away the write deadline of a tls.Conn stays at least. Read answers a
 // KeyUpdate with a write (RFC 8446 §4.6.3). That write must not meet a deadline that has
 // passed, and must have one.
-func (c *Conn) horizon() time.Duration { return max(time.Minute, 2*c.cfg.WriteTimeout) }
+func (c *Conn) horizon() time.Duration {
+	return max(time.Minute, min(2*c.cfg.WriteTimeout, 1<<60)) // twice that, and the time since born, do not overflow
+}
 
 // extendWrite keeps the write deadline of a tls.Conn away. mu is held.
 func (c *Conn) extendWrite(now time.Duration) {
 	if c.warmed < now+c.horizon() {
 		c.warmed = now + 2*c.horizon()
 		c.nc.SetWriteDeadline(c.at(c.warmed))
+	}
+}
+
+// keepWriteAway is extendWrite for a caller that is not the writer. It leaves the deadline of a write that
+// must stop. mu is held.
+func (c *Conn) keepWriteAway(now time.Duration) {
+	if c.warmed != 1 || c.stall.since.Load() == 0 {
+		c.extendWrite(now)
 	}
 }

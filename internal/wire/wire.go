@@ -255,15 +255,16 @@ type Conn struct {
 
 	reading atomic.Bool // over TLS: the reader is in the net.Conn's Read
 
-	wlock  chan struct{}
-	wvec   [2][]byte   // writer: the array behind wbufs, unless that is a batch of a Source
-	wbufs  net.Buffers // writer: a field, so that writing allocates nothing
-	src    Source      // writer: the Source whose batch is written; nil: none
-	gone   int64       // writer: how many bytes of the batch had left when put was called
-	broken bool        // writer: half a frame has left, no other can follow
-	failed bool        // writer: a *WriteError was returned
-	wctx   ctxWatch    // writer
-	stall  stall
+	wlock   chan struct{}
+	wvec    [2][]byte   // writer: the array behind wbufs, unless that is a batch of a Source
+	wbufs   net.Buffers // writer: a field, so that writing allocates nothing
+	src     Source      // writer: the Source whose batch is written; nil: none
+	gone    int64       // writer: how many bytes of the batch had left when put was called
+	broken  bool        // writer: half a frame has left, no other can follow
+	failed  bool        // writer: a *WriteError was returned
+	failure *WriteError // writer: that of the write that has failed; nil: none
+	wctx    ctxWatch    // writer
+	stall   stall
 
 	inBatch atomic.Bool // WriteFrames is the writer
 

@@ -312,8 +312,7 @@ func (c *Conn) answersOurs(n uint32) bool {
 // writeFrame sends one frame, as the write that begins at start. The caller is the writer.
 func (c *Conn) writeFrame(op byte, p []byte, start time.Duration) error {
 	if c.broken {
-		c.failed = true
-		return &WriteError{Broken: true, Err: errBroken}
+		return c.cannotWrite()
 	}
 	if err := c.armWrite(start); err != nil {
 		return err
@@ -359,7 +358,17 @@ func (c *Conn) failWrite(err error, interrupted bool) *WriteError {
 	if !isTimeout(err) {
 		c.setLost(err)
 	}
-	return &WriteError{Timeout: isTimeout(err) && !interrupted, Broken: c.broken, Err: err}
+	c.failure = &WriteError{Timeout: isTimeout(err) && !interrupted, Broken: c.broken, Err: err}
+	return c.failure
+}
+
+// cannotWrite returns the error of a write behind half a frame. It is that of the write that has
+// failed there, whose caller may not have ended the connection yet.
+func (c *Conn) cannotWrite() *WriteError {
+	if c.failed = true; c.failure != nil {
+		return c.failure
+	}
+	return &WriteError{Broken: true, Err: errBroken}
 }
 
 var errBroken = errors.New("half a frame has been written")
