@@ -176,7 +176,7 @@ func TestRevalidateEndsInQueue(t *testing.T) {
 				calling++
 			}
 		}
-		if calling == 0 || calling > 64 { // the stacks may be cut
+		if calling > 64 { // and may be fewer, because the stacks of a busy process are cut
 			t.Errorf("%d goroutines revalidate", calling)
 		}
 		asked := cr.about()
