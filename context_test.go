@@ -27,6 +27,7 @@ func flood(c *wstest.Client) {
 // timeout is so long that a call that waits for it cannot be mistaken for a slow machine.
 func TestCallsKeepTheirContexts(t *testing.T) {
 	long(t)
+	bothDoors(t)
 	const timeout, writeTimeout, slack = 200 * time.Millisecond, 20 * time.Second, 5 * time.Second
 	for name := range transports {
 		t.Run(name, func(t *testing.T) {
@@ -81,6 +82,7 @@ func TestCallsKeepTheirContexts(t *testing.T) {
 // The write timeout is the connection's: calls that wait for a peer that takes nothing share it.
 func TestWritersShareTheirTimeout(t *testing.T) {
 	long(t)
+	bothDoors(t)
 	const writeTimeout, writers = time.Second, 30
 	for name := range transports {
 		t.Run(name, func(t *testing.T) {
@@ -119,6 +121,7 @@ func TestWritersShareTheirTimeout(t *testing.T) {
 // The deadlines of a wrapped handler end its calls too, while pongs wait for a peer that takes none.
 func TestWrapCallsKeepTheirDeadlines(t *testing.T) {
 	long(t)
+	bothDoors(t)
 	const timeout, writeTimeout, slack = 200 * time.Millisecond, 20 * time.Second, 5 * time.Second
 	for name := range transports {
 		t.Run(name, func(t *testing.T) {

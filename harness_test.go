@@ -59,6 +59,15 @@ func long(t testing.TB) {
 	}
 }
 
+// bothDoors is for a slow test that chooses its doors by itself. It skips the test where the others run
+// through the second door.
+func bothDoors(t testing.TB) {
+	t.Helper()
+	if os.Getenv("WSGUARD_DOOR") == "wrap" {
+		t.Skip("runs without WSGUARD_DOOR")
+	}
+}
+
 // rounds is how often a test of a race repeats: less often in the inner loop.
 func rounds(full, short int) int {
 	if testing.Short() {

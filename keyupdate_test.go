@@ -41,6 +41,7 @@ func (o *output) contains(s string) bool {
 // write. The client is openssl, because crypto/tls does not ask by itself.
 func TestKeyUpdate(t *testing.T) {
 	long(t)
+	bothDoors(t)
 	openssl, err := exec.LookPath("openssl")
 	if err != nil {
 		t.Skip("openssl is not installed")
@@ -96,6 +97,7 @@ func TestKeyUpdate(t *testing.T) {
 // connection still ends in time: with the context of a Read, and with a Close.
 func TestKeyUpdateFlood(t *testing.T) {
 	long(t)
+	bothDoors(t)
 	for _, closes := range []bool{false, true} {
 		t.Run(fmt.Sprintf("Close %t", closes), func(t *testing.T) {
 			t.Parallel()

@@ -83,6 +83,7 @@ func sending(g *wsguard.Guard, wrapped bool, n, size int) http.Handler {
 // that it has room for more only once in several write timeouts.
 func TestSlowReader(t *testing.T) {
 	long(t)
+	bothDoors(t)
 	const total = 6 << 20
 	for name := range transports {
 		for _, wrapped := range []bool{false, true} {
