@@ -19,7 +19,7 @@ import (
 //	part            file           owner
 //	inbound         inbound.go     the reader: the goroutine that is in Read, or in the wrapped handler's Read
 //	outbound        outbound.go    none, because its fields are atomic; the engine's writer lock orders the writers
-//	queue           queue.go       the holder of queue.mu; the engine's writer takes the queued messages
+//	queue           queue.go       the holder of queue.mu; the engine's writer takes the queued messages; segment.go has its memory
 //	authentication  identity.go    the goroutine that authenticates, then the holder of refreshMu
 //	lifecycle       lifecycle.go   the goroutine that makes the connection, then the goroutine that ends it
 //	watch           heartbeat.go   the sweeper
@@ -246,8 +246,8 @@ func (c *Conn) Send(typ MessageType, msg []byte) error {
 //
 // If ctx ends first, SendWait returns ctx.Err(), the message is not queued, and the connection
 // stays usable. A peer that takes nothing for as long as Timeouts.Write ends the connection, and
-// SendWait returns the cause, a *[CloseError]. If the queues of all connections together are full, SendWait
-// does what Send does.
+// SendWait returns the cause, a *[CloseError]. If the queues of all connections together are
+// full, SendWait does what Send does.
 func (c *Conn) SendWait(ctx context.Context, typ MessageType, msg []byte) error {
 	m, err := c.message(typ, msg)
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 // is a secure default in each field. A negative value other than Off is an error.
 //
 // Time spent in the application's handler counts toward neither Pong nor Idle. [Conn.Context]
-// says what the guard sees of the peer in that time. Reconfigure
-// changes none of these timeouts for connections that are open.
+// says what the guard sees of the peer in that time. Reconfigure changes none of these timeouts
+// for connections that are open.
 type TimeoutConfig struct {
 	// PingInterval is the time between two pings to a peer, spread by 10 % either way. The
 	// default is 25 seconds, which keeps most proxies from cutting a connection that is silent.
@@ -169,15 +169,13 @@ func (g *Guard) lookAfter(conns []*Conn) {
 		if at := c.watch.looked; at != 0 && now-at < int64(lookEvery) {
 			continue
 		}
-		before := c.watch.looked
-		c.watch.looked = now
 		if c.look(false) {
 			if g.looking.Load() {
-				c.watch.looked = before // the next run looks
-				continue
+				continue // the next run looks
 			}
 			slow = append(slow, c)
 		}
+		c.watch.looked = now
 	}
 	if len(slow) > 0 {
 		g.looking.Store(true)
@@ -212,6 +210,7 @@ func (g *Guard) lookSlowly(conns []*Conn) {
 // been late, so that a peer must get another moment.
 func (c *Conn) sweep(late bool) {
 	now := time.Now()
+	age := int64(now.Sub(c.g.born))
 	c.watch.due.Store(int64(never))
 	expires := c.who.principal.Load().Expires
 	switch {
@@ -219,7 +218,7 @@ func (c *Conn) sweep(late bool) {
 		return
 	case !expires.IsZero() && !now.Before(expires):
 		c.end(because(reason.Expired, ""))
-	case c.watch.lifetime != 0 && int64(now.Sub(c.g.born)) >= c.watch.lifetime:
+	case c.watch.lifetime != 0 && age >= c.watch.lifetime:
 		c.end(because(reason.Lifetime, ""))
 	case c.who.awaiting.Load() && !now.Before(c.who.authBy) && !late:
 		c.end(badCredential(deny(reason.AuthTimeout, "")))
@@ -227,8 +226,8 @@ func (c *Conn) sweep(late bool) {
 		c.recheck()
 		// The reader sends the pings. If the application has not called Read for an
 		// interval, the sweeper sends them.
-		if p := c.first.timeouts.PingInterval; p > 0 && c.w.Away() >= p && int64(time.Since(c.g.born))-c.watch.pinged >= int64(p) {
-			c.watch.pinged = int64(time.Since(c.g.born))
+		if p := c.first.timeouts.PingInterval; p > 0 && c.w.Away() >= p && age-c.watch.pinged >= int64(p) {
+			c.watch.pinged = age
 			c.w.Ping()
 		}
 	}

@@ -190,7 +190,7 @@ func (c *Conn) end(e ending) error {
 		// the goroutine.
 		end := wire.Ending{Cause: cause, Code: frame, Reason: cause.Reason, First: first, Done: func() { c.ended(e, cause, detail) }}
 		if e.flush {
-			end.Queue = (*lastOutbox)(c)
+			end.Queue = (*outbox)(c)
 		}
 		defer c.w.End(end)
 		c.offended(e.why, do.offences[e.offence])

@@ -425,8 +425,8 @@ func (c *connRates) give(shared []sharedBucket, n, cost int, now time.Time) {
 	giveBack(c.bytes, n, now)
 }
 
-// charge counts n bytes of some messages that were written to a connection. The bucket may go into debt. Until
-// the debt is paid off, take refuses the connection's messages.
+// charge counts messages that were written to a connection, with n bytes of payload together.
+// The bucket may go into debt. Until the debt is paid off, take refuses the connection's messages.
 func charge(sent *rate.Limiter, messages, n int) {
 	if sent == nil {
 		return

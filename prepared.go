@@ -60,6 +60,24 @@ func (c *Conn) prepared(p *Prepared) error {
 	return nil
 }
 
+// reserve counts a further place in a queue, and takes n bytes of the memory of all queues. The
+// first place takes the memory of the frame as well. If there is no room, reserve does nothing and
+// returns false.
+func (p *Prepared) reserve(n int64) bool {
+	if p.share() {
+		if p.g.reserve(n) {
+			return true
+		}
+		p.release()
+		return false
+	}
+	if !p.g.reserve(n + int64(len(p.frame))) {
+		return false
+	}
+	p.hold()
+	return true
+}
+
 // share counts a further place in a queue. It does nothing and returns false if there is none
 // yet, because the memory of the frame is not reserved then.
 func (p *Prepared) share() bool {

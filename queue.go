@@ -5,7 +5,6 @@ import (
 	"net"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -21,7 +20,7 @@ import (
 // used again while a net.Conn may still read it.
 type queue struct {
 	count   atomic.Int64  // messages that are not written; changed under mu
-	weight  atomic.Int64  // the bytes that the segments hold, a prepared message in full; changed under mu
+	weight  atomic.Int64  // the bytes that the segments hold, a prepared message in full; 0 or less once the queue is dropped, so that makeRoom does not choose it again; changed under mu
 	dropped atomic.Uint64 // messages that Send refused, and those that the end has dropped
 
 	mu         sync.Mutex      // no other lock is taken while it is held
@@ -39,45 +38,6 @@ type queue struct {
 	shed       bool            // guarded by mu: the queue was dropped with messages in it
 }
 
-// chunkBytes is the room of a chunk. A frame that is longer has memory of its own.
-const chunkBytes = chunkCost - 8
-
-// A message costs more than its payload. These constants are what MaxTotalBytes counts.
-const (
-	chunkCost   = 4096
-	segmentCost = 64
-	ownCost     = 256 // an own, and its place in the map of SendLatest
-)
-
-// chunk is memory for small frames. They lie one behind the other, and a frame may continue in
-// the next chunk. The queue that has it owns it.
-type chunk struct {
-	runs int32 // how many segments lie in it
-	used int32
-	b    [chunkBytes]byte
-}
-
-// segment is a part of a queue. The holder of queue.mu owns it. The bytes of data do not change
-// once they are there.
-type segment struct {
-	next     *segment
-	data     []byte    // what has not been written
-	open     int       // how many bytes at the end of data are the beginning of a frame that the next segment completes
-	chunk    *chunk    // nil: data is the frame of prepared or own
-	prepared *Prepared // nil: none
-	own      *own      // nil: none
-}
-
-// own is a frame with memory of its own: a large one, or one of SendLatest. The holder of
-// queue.mu owns it.
-type own struct {
-	frame   []byte
-	payload int64
-	cost    int64    // what MaxTotalBytes counts
-	key     string   // SendLatest may replace it under that key; "": it may not, or no more
-	at      *segment // its segment
-}
-
 // batchBytes and batchSegments bound what one system call writes, so that a pong and the close
 // frame need not wait for a whole queue. A longer frame is a batch of its own.
 const (
@@ -90,14 +50,10 @@ type batch struct {
 	vec   [batchSegments][]byte
 	n     int      // read-only: how many of vec there are
 	bytes int64    // read-only
-	last  *segment // read-only: the last of its segments
+	last  *segment // the segment in or behind which the batch ends; set by take, cleared by Wrote
 }
 
-var (
-	chunks   = sync.Pool{New: func() any { return new(chunk) }}
-	segments = sync.Pool{New: func() any { return new(segment) }}
-	batches  = sync.Pool{New: func() any { return new(batch) }}
-)
+var batches = sync.Pool{New: func() any { return new(batch) }}
 
 // outcome is what has become of a message that was to be queued.
 type outcome int
@@ -126,11 +82,6 @@ func (c *Conn) enqueue(m message) outcome {
 	}
 }
 
-// most returns how much memory m may need at most.
-func (m *message) most() int64 {
-	return max(2*segmentCost+chunkCost, segmentCost+ownCost+int64(len(m.key)+m.frame))
-}
-
 // put is enqueue without making room. credit is how much memory is reserved for m. put gives back
 // what m does not need. The caller holds queue.mu.
 func (c *Conn) put(m *message, credit int64) outcome {
@@ -152,18 +103,15 @@ func (c *Conn) put(m *message, credit int64) outcome {
 		}
 	}
 	need := q.need(m, old)
+	reserved := false
 	if p := m.prepared; p != nil {
-		if !p.share() {
-			if !c.g.reserve(need + int64(m.frame) - credit) {
-				return scarce
-			}
-			p.hold()
-		} else if !c.g.reserve(need - credit) {
-			p.release()
-			return scarce
+		if reserved = p.reserve(need - credit); reserved {
+			q.weight.Add(int64(len(p.frame)))
 		}
-		q.weight.Add(int64(m.frame))
-	} else if !c.g.reserve(need - credit) {
+	} else {
+		reserved = c.g.reserve(need - credit)
+	}
+	if !reserved {
 		return scarce
 	}
 	if need > 0 {
@@ -199,140 +147,12 @@ func (c *Conn) put(m *message, credit int64) outcome {
 	return added
 }
 
-// own reports whether m gets memory of its own.
-func (m *message) own() bool { return m.key != "" || m.frame > chunkBytes }
-
-// need returns how much memory m needs in the queue, without a prepared frame. old is the message
-// that it replaces.
-func (q *queue) need(m *message, old *own) int64 {
-	switch {
-	case old != nil && m.frame <= cap(old.frame):
-		return 0
-	case old != nil:
-		return int64(m.frame - cap(old.frame))
-	case m.prepared != nil:
-		return segmentCost
-	case m.own():
-		return int64(segmentCost + ownCost + len(m.key) + m.frame)
-	}
-	return q.chunkNeed(m.frame)
-}
-
-// set puts the frame of m into o. cost is how much more memory that needs.
-func (o *own) set(m *message, cost int64) {
-	if m.frame > cap(o.frame) {
-		o.frame = make([]byte, 0, m.frame)
-	}
-	o.frame = append(wire.AppendHeader(o.frame[:0], m.op, len(m.payload)), m.payload...)
-	o.payload = int64(len(m.payload))
-	o.cost += cost
-	o.at.data = o.frame
-}
-
-// push appends a segment.
-func (q *queue) push(s segment) *segment {
-	p := segments.Get().(*segment)
-	*p = s
-	if q.tail == nil {
-		q.head = p
-	} else {
-		q.tail.next = p
-	}
-	q.tail = p
-	return p
-}
-
-// chunkNeed returns how much memory a frame of n bytes, at most chunkBytes, needs in chunks.
-func (q *queue) chunkNeed(n int) (cost int64) {
-	room := 0
-	if q.fill != nil {
-		room = chunkBytes - int(q.fill.used)
-	}
-	if room > 0 && q.tail.chunk != q.fill {
-		cost += segmentCost
-	}
-	if n > room {
-		cost += segmentCost + chunkCost
-	}
-	return cost
-}
-
-// copyFrame copies the frame of m into chunks.
-func (q *queue) copyFrame(m *message) {
-	var buf [wire.HeaderBytes]byte
-	head := wire.AppendHeader(buf[:0], m.op, len(m.payload))
-	q.copyBytes(head, 0)
-	q.copyBytes(m.payload, len(head))
-}
-
-// copyBytes copies a part of a frame into chunks. before is how many bytes of the frame are
-// there already.
-func (q *queue) copyBytes(b []byte, before int) {
-	for len(b) > 0 {
-		f := q.fill
-		if f == nil || f.used == chunkBytes {
-			if before > 0 {
-				q.tail.open = before
-			}
-			f = chunks.Get().(*chunk)
-			f.runs, f.used = 0, 0
-			q.fill = f
-		}
-		s := q.tail
-		if s == nil || s.chunk != f {
-			f.runs++
-			s = q.push(segment{chunk: f, data: f.b[f.used:f.used]})
-		}
-		n := min(len(b), chunkBytes-int(f.used))
-		s.data = append(s.data, b[:n]...) // in the chunk, because s is its last run
-		f.used += int32(n)
-		b, before = b[n:], before+n
-	}
-}
-
-// free gives the memory of a segment back, and returns how much of queues.total that is.
-func (q *queue) free(s *segment) (freed int64) {
-	freed = segmentCost
-	switch {
-	case s.prepared != nil:
-		q.weight.Add(-int64(len(s.prepared.frame)))
-		s.prepared.release()
-	case s.own != nil:
-		q.unlist(s.own)
-		freed += s.own.cost
-	default:
-		if s.chunk.runs--; s.chunk.runs == 0 {
-			if q.fill == s.chunk {
-				q.fill = nil
-			}
-			freed += chunkCost
-			chunks.Put(s.chunk)
-		}
-	}
-	*s = segment{}
-	segments.Put(s)
-	return freed
-}
-
-// list lets SendLatest replace o.
-func (q *queue) list(o *own, key string) {
-	if q.latest == nil {
-		q.latest = map[string]*own{}
-	}
-	o.key = strings.Clone(key) // it may be a part of something long
-	q.latest[o.key] = o
-}
-
-// unlist keeps SendLatest from replacing o.
-func (q *queue) unlist(o *own) {
-	if o.key == "" {
-		return
-	}
-	delete(q.latest, o.key)
-	o.key = ""
-	if len(q.latest) == 0 {
-		q.latest = nil
-	}
+// fits reports whether the queue has room for a message. replaced is how many messages it takes the
+// place of, and grown is how much more payload there is then. The queue has room for one message
+// of any size. The caller holds mu.
+func (q *queue) fits(limits SendConfig, replaced int, grown int64) bool {
+	others := int(q.count.Load()) - replaced
+	return others == 0 || others < limits.MaxMessages && q.bytes+grown <= limits.MaxBytes
 }
 
 // take fills b from the front of the queue.
@@ -363,40 +183,17 @@ func (q *queue) take(b *batch) net.Buffers {
 	return b.vec[:k]
 }
 
-// pop removes n bytes from the front of the queue, which have been written. It returns what
-// they were, and how much memory they held.
-func (q *queue) pop(n int64) (f wire.FrameCount, freed int64) {
-	for n > 0 {
-		s := q.head
-		k := min(n, int64(len(s.data)))
-		f.Add(s.data[:k])
-		s.data = s.data[k:]
-		n -= k
-		if len(s.data) > 0 {
-			break
-		}
-		if q.head = s.next; q.head == nil {
-			q.tail = nil
-		}
-		freed += q.free(s)
-	}
-	return f, freed
-}
-
 // outbox is the queue of a connection as the engine sees it. The engine's writer calls its
 // methods.
 type outbox Conn
 
-// Next implements wire.Source.
+// Next implements wire.Source. At the end of the connection it closes the queue when that is empty.
 func (s *outbox) Next() net.Buffers {
-	s.queue.mu.Lock()
-	defer s.queue.mu.Unlock()
-	return s.queue.next()
-}
-
-// next is Next for the holder of mu.
-func (q *queue) next() net.Buffers {
+	q := &s.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	if q.head == nil {
+		q.closed = q.closed || s.ctx.Err() != nil
 		return nil
 	}
 	return q.take(batches.Get().(*batch))
@@ -453,23 +250,6 @@ func (s *outbox) Wrote(n int64) (whole bool) {
 	}
 	return f.Whole()
 }
-
-// lastOutbox is outbox for the end of a connection. It closes the queue when it is empty.
-type lastOutbox Conn
-
-// Next implements wire.Source.
-func (s *lastOutbox) Next() net.Buffers {
-	s.queue.mu.Lock()
-	defer s.queue.mu.Unlock()
-	s.queue.closed = s.queue.closed || s.queue.head == nil
-	return s.queue.next()
-}
-
-// Rest implements wire.Source.
-func (s *lastOutbox) Rest(n int64) int64 { return (*outbox)(s).Rest(n) }
-
-// Wrote implements wire.Source.
-func (s *lastOutbox) Wrote(n int64) bool { return (*outbox)(s).Wrote(n) }
 
 // drain writes until the queue is empty.
 func (c *Conn) drain() {
@@ -545,23 +325,6 @@ func (q *queue) countBusy() (f wire.FrameCount) {
 		n -= k
 	}
 	return f
-}
-
-// freeAll frees the segments behind last, or all of them if last is nil.
-func (q *queue) freeAll(last *segment) (freed int64) {
-	s := q.head
-	if last != nil {
-		s, last.next = last.next, nil
-	} else {
-		q.head = nil
-	}
-	q.tail = last
-	for s != nil {
-		next := s.next
-		freed += q.free(s)
-		s = next
-	}
-	return freed
 }
 
 // give returns n bytes of memory to the Guard. The caller holds queue.mu.
@@ -652,12 +415,4 @@ func (q *queue) leave(w *blocked, limits SendConfig) {
 		q.waiting = nil
 	}
 	q.wake(limits)
-}
-
-// fits reports whether the queue has room for a message. replaced is how many messages it takes the
-// place of, and grown is how much more payload there is then. The queue has room for one message
-// of any size. The caller holds mu.
-func (q *queue) fits(limits SendConfig, replaced int, grown int64) bool {
-	others := int(q.count.Load()) - replaced
-	return others == 0 || others < limits.MaxMessages && q.bytes+grown <= limits.MaxBytes
 }

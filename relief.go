@@ -13,7 +13,7 @@ type queues struct {
 	total   atomic.Int64 // what all queues hold, in bytes
 	leaving atomic.Int64 // the part of total that ended connections give back when their last write is over
 
-	mu     sync.Mutex // one relief at a time; sessions.mu and queue.mu may be taken while it is held
+	mu     sync.Mutex // one search for room at a time; sessions.mu may be taken while it is held
 	vain   int64      // guarded by mu: how much memory was wanted when nobody could be ended for it
 	vainAt time.Time  // guarded by mu: when that was
 }
@@ -21,16 +21,19 @@ type queues struct {
 // reserve takes n bytes of the memory of all queues, or nothing. A negative n gives bytes back.
 func (g *Guard) reserve(n int64) bool {
 	total := &g.queues.total
-	for n != 0 {
+	if n <= 0 {
+		total.Add(n)
+		return true
+	}
+	for {
 		old := total.Load()
-		if n > 0 && old+n > g.policy.Load().send.MaxTotalBytes {
+		if old+n > g.policy.Load().send.MaxTotalBytes {
 			return false
 		}
 		if total.CompareAndSwap(old, old+n) {
-			break
+			return true
 		}
 	}
-	return true
 }
 
 // makeRoom reserves n bytes for a message of c. It ends connections of the client that has most
@@ -78,7 +81,7 @@ const vainPause = 100 * time.Millisecond
 // client has more than n bytes queued. So inVain bounds how often a search is made in vain. mu
 // is held.
 func (qs *queues) inVain(n int64) bool {
-	return n > qs.vain/2 && qs.vain > 0 && time.Since(qs.vainAt) < vainPause
+	return n > qs.vain/2 && time.Since(qs.vainAt) < vainPause
 }
 
 // fullest returns the connection with the fullest queue of the client that has most in all of its

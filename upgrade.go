@@ -38,9 +38,10 @@ func (a *admission) guarded(w http.ResponseWriter, done func() error) error {
 	}
 	if err != nil {
 		if d := asDenied(err); d.Reason == reason.Unavailable && a.r.Context().Err() == context.Canceled {
-			// A hook has given up because the client has gone. The answer has no reader.
-			d.write(w)
-			a.answered, err = true, denyCause(reason.ConnectionLost, err)
+			// A hook has given up because the client has gone.
+			lost := denyCause(reason.ConnectionLost, err)
+			lost.status = d.statusCode()
+			a.gone, err = true, lost
 		}
 		ev := a.event()
 		if a.answered || a.explain(w, err, &ev) {
@@ -88,12 +89,11 @@ func (a *admission) upgrade(w http.ResponseWriter, holders int32) (err error) {
 		if a.answered = !wire.Is(err, wire.ErrNotHijackable); a.answered {
 			return denyCause(notSent(err), err)
 		}
-		why := notTaken(a.r, err)
-		if why == reason.ConnectionLost { // it has no status
-			deny(reason.NotHijackable, "").write(w)
-			a.answered = true
+		d := denyCause(notTaken(a.r, err), err)
+		if a.gone = d.Reason == reason.ConnectionLost; a.gone {
+			d.status = reason.NotHijackable.Status()
 		}
-		return denyCause(why, err)
+		return d
 	}
 	a.hand(c)
 	started := false

@@ -207,8 +207,8 @@ type Stats struct {
 	// finished the message that it is sending.
 	ViolationsWithoutNotice uint64
 
-	// Dropped counts the messages of Conn.Send and its like that were not written. These are
-	// the messages that were still queued when the connection ended, and that the end has
+	// Dropped counts the messages of Conn.Send, SendWait, SendLatest and SendPrepared that were
+	// not written. These are the messages that were still queued when the connection ended, and that the end has
 	// dropped. They are also the messages that were refused with reason.QueueFull while the
 	// connection stayed open.
 	Dropped uint64

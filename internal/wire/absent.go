@@ -32,7 +32,7 @@ func (c *Conn) Look(wait bool) (slow bool) {
 	switch {
 	case !l.worthwhile():
 		return false
-	case !wait && (l.socket == nil || !isSocket(c.nc)):
+	case !wait && (l.socket == nil || !c.resumes):
 		return true
 	}
 	c.looking = true
@@ -101,13 +101,13 @@ func (l *look) worthwhile() bool {
 	switch {
 	case c.w-c.r == len(c.buf):
 		return l.socket != nil && l.socket.leftByPeer()
-	case l.socket == nil, len(c.early) > 0:
+	case l.socket == nil, c.early != nil:
 		return true
 	case l.socket.peek() != peekNothing:
 		return true
 	}
 	// A net.Conn around the socket may have read more than it has given.
-	return !isSocket(c.nc) && c.dry != c.away.Load()
+	return !c.resumes && c.dry != c.away.Load()
 }
 
 // ahead reads and takes what the peer has sent. It returns a fault that ends the connection.

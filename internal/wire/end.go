@@ -250,7 +250,7 @@ func (c *Conn) part(queue Source) (how parting, ok bool) {
 	w := c.wrapped
 	code, reason, lost := c.finalWrite(waited && queue == nil)
 	switch {
-	case c.broken || w != nil && c.failed && !w.boundary():
+	case c.broken || w != nil && c.failure != nil && !w.boundary():
 		c.abort()
 		return partCut, true
 	case lost != nil || w == nil && code == 0:

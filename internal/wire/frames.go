@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"encoding/binary"
 	"net"
 )
 
@@ -203,10 +202,11 @@ func (f *FrameCount) Add(p []byte) {
 			f.head[f.have] = p[0]
 			f.have++
 			p = p[1:]
-			if f.have < f.headerLen() {
+			h, n, _ := parseServerHeader(f.head[:f.have], false) // a frame of ours is legal
+			if n == 0 {
 				continue
 			}
-			f.size = f.payloadLen()
+			f.size = h.length
 			if f.still = f.size; f.still > 0 {
 				continue
 			}
@@ -229,27 +229,3 @@ func (f *FrameCount) Missing() int64 { return f.still }
 
 // Whole reports whether the bytes end where a frame ends.
 func (f *FrameCount) Whole() bool { return f.have == 0 }
-
-// headerLen is how long the header is, as far as that is known.
-func (f *FrameCount) headerLen() int {
-	switch {
-	case f.have < 2:
-		return 2
-	case f.head[1] == 126:
-		return 4
-	case f.head[1] == 127:
-		return 10
-	}
-	return 2
-}
-
-// payloadLen is the length in a complete header.
-func (f *FrameCount) payloadLen() int64 {
-	switch f.head[1] {
-	case 126:
-		return int64(binary.BigEndian.Uint16(f.head[2:]))
-	case 127:
-		return int64(binary.BigEndian.Uint64(f.head[2:]))
-	}
-	return int64(f.head[1])
-}

@@ -3,9 +3,7 @@
 package wire
 
 import (
-	"io"
 	"net"
-	"os"
 	"syscall"
 )
 
@@ -43,25 +41,15 @@ func (r *rawReader) read(fd uintptr) bool {
 		c.makeRoom()
 		dst = c.buf[c.w:]
 	}
-	for {
-		n, err := syscall.Read(int(fd), dst)
-		switch {
-		case err == syscall.EINTR:
-			continue
-		case err == syscall.EAGAIN:
-			if c.r == c.w {
-				c.release()
-			}
-			return false
-		case err != nil:
-			r.n, r.err = 0, os.NewSyscallError("read", err)
-		case n == 0:
-			r.n, r.err = 0, io.EOF
-		default:
-			r.n, r.err = n, nil
+	n, err := readOnce(int(fd), dst)
+	if err == syscall.EAGAIN {
+		if c.r == c.w {
+			c.release()
 		}
-		return true
+		return false
 	}
+	r.n, r.err = n, err
+	return true
 }
 
 // receive reads once, waiting if there is nothing: into dst, or into buf[w:] if dst

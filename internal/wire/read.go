@@ -58,7 +58,7 @@ func (c *Conn) enter(ctx context.Context) error {
 	return nil
 }
 
-// leave undoes enter. waited says that the reader has waited and got nothing, so that its wait
+// leave undoes enter. nothing says that the reader has waited and got nothing, so that its wait
 // does not count as the application's time.
 func (c *Conn) leave(nothing bool) {
 	if c.away.Load() == 0 {
@@ -532,11 +532,16 @@ func (c *Conn) takeEarly() {
 	if c.r == c.w && !c.open {
 		c.started = c.filled
 	}
-	n := copy(c.buf[c.w:], c.early)
-	c.w += n
+	c.w += c.giveEarly(c.buf[c.w:])
+}
+
+// giveEarly moves bytes that came with the handshake to dst.
+func (c *Conn) giveEarly(dst []byte) int {
+	n := copy(dst, c.early)
 	if c.early = c.early[n:]; len(c.early) == 0 {
 		c.early = nil
 	}
+	return n
 }
 
 // makeRoom leaves at least one free byte behind buf[:w]. That works because buf never holds
@@ -570,11 +575,7 @@ func (c *Conn) fill(dst []byte) (int, error) {
 			c.takeEarly()
 			return 0, nil
 		}
-		n := copy(dst, c.early)
-		if c.early = c.early[n:]; len(c.early) == 0 {
-			c.early = nil
-		}
-		return n, nil
+		return c.giveEarly(dst), nil
 	}
 	now := c.looked
 	if c.looked = 0; now == 0 {
@@ -730,9 +731,7 @@ func (c *Conn) due(now time.Duration) (wake time.Duration, err error) {
 	if c.tls != nil {
 		soonest(now + c.horizon()/2) // armRead then moves the write deadline
 	}
-	if !c.open {
-		c.glanceBy = 0
-	}
+	c.glanceBy = 0 // nothing is late
 	return wake, nil
 }
 
@@ -784,9 +783,9 @@ func (c *Conn) interruptRead(done <-chan struct{}) {
 // that time twice, because the process may have been stopped in the first.
 const unstickAfter = 50 * time.Millisecond
 
-// unstick ends a connection whose reader has not come back since it had armed its deadline
-// arms times. It is in a write with which the tls.Conn answers a KeyUpdate, and the peer does
-// not take it. If nothing is in the socket, the reader has only not had the processor yet.
+// unstick ends a connection whose reader is still in the Read that it began when c.arms was
+// arms. The reader is then in a write with which the tls.Conn answers a KeyUpdate, and the peer
+// does not take it. If nothing is in the socket, the reader has only not had the processor yet.
 func (c *Conn) unstick(arms uint32, again bool) {
 	defer c.survive()
 	left, known := int64(0), false
@@ -794,18 +793,17 @@ func (c *Conn) unstick(arms uint32, again bool) {
 		left, known = s.queued()
 	}
 	c.mu.Lock()
-	if c.cause == nil && c.arms == arms && c.reading.Load() && (!again || known && left == 0) {
-		time.AfterFunc(unstickAfter, func() { c.unstick(arms, true) })
-		c.mu.Unlock()
-		return
-	}
 	stuck := c.cause == nil && c.arms == arms && c.reading.Load()
-	if stuck {
+	wait := stuck && (!again || known && left == 0)
+	switch {
+	case wait:
+		time.AfterFunc(unstickAfter, func() { c.unstick(arms, true) })
+	case stuck:
 		c.warmed = 1
 		c.nc.SetWriteDeadline(past)
 	}
 	c.mu.Unlock()
-	if stuck {
+	if stuck && !wait {
 		c.hooks.Broken(&WriteError{Timeout: true, Err: errStuck})
 	}
 }

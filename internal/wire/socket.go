@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"crypto/tls"
 	"net"
 	"time"
 )
@@ -62,18 +61,16 @@ const brief = time.Millisecond
 // there is nothing. The reader calls it. On any other net.Conn than a socket it leaves a read
 // deadline behind that has passed, or passes within brief.
 func (c *Conn) receiveNow(dst []byte) (n int, err error) {
-	if len(c.early) > 0 {
-		n := copy(dst, c.early)
-		c.early = c.early[n:]
-		return n, nil
+	if c.early != nil {
+		return c.giveEarly(dst), nil
 	}
-	if isSocket(c.nc) {
+	if c.resumes {
 		if s := socketOf(c.nc); s != nil {
 			return s.read(dst)
 		}
 	}
 	wait := brief
-	if _, ok := c.nc.(*tls.Conn); ok {
+	if c.tls != nil {
 		if s := socketOf(c.nc); s != nil && s.peek() == peekNothing {
 			wait = -1 // only what the tls.Conn has read already
 		}

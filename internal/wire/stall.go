@@ -162,7 +162,7 @@ func (c *Conn) lookAtWrite() {
 }
 
 // resumeWrite reports whether a write that has timed out at now may continue. own is its own
-// deadline, or 0. It does not go on over TLS.
+// deadline, or 0. A write over TLS never continues.
 func (c *Conn) resumeWrite(now, own time.Duration) bool {
 	s := &c.stall
 	var taken int64
@@ -248,8 +248,8 @@ func (c *Conn) extendWrite(now time.Duration) {
 	}
 }
 
-// keepWriteAway is extendWrite for a caller that is not the writer. It leaves the deadline of a write that
-// must stop. mu is held.
+// keepWriteAway is extendWrite for a caller that is not the writer. It leaves the deadline of a
+// write that must stop. mu is held.
 func (c *Conn) keepWriteAway(now time.Duration) {
 	if c.warmed != 1 || c.stall.since.Load() == 0 {
 		c.extendWrite(now)

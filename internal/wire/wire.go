@@ -201,7 +201,7 @@ type Conn struct {
 	born  time.Time // times below count from here: monotonic, and one word
 
 	// resumes says that a write that timed out can resume where it stopped. That of a
-	// tls.Conn cannot.
+	// tls.Conn cannot. It is true of a socket with nothing around it, see isSocket.
 	resumes bool
 
 	// tls is nc if that is one. Its deadlines are special, see stall.
@@ -261,15 +261,14 @@ type Conn struct {
 	src     Source      // writer: the Source whose batch is written; nil: none
 	gone    int64       // writer: how many bytes of the batch had left when put was called
 	broken  bool        // writer: half a frame has left, no other can follow
-	failed  bool        // writer: a *WriteError was returned
-	failure *WriteError // writer: that of the write that has failed; nil: none
+	failure *WriteError // writer: the *WriteError that was returned last; nil: none
 	wctx    ctxWatch    // writer
 	stall   stall
 
 	inBatch atomic.Bool // WriteFrames is the writer
 
 	mu        sync.Mutex
-	cause     error           // mu: set once, with the next four
+	cause     error           // mu: set once, with the next five
 	endCode   int             // mu: the close code; 0: no close frame
 	endReason string          // mu
 	graceBy   time.Duration   // mu, and the ending: the end of the grace
@@ -292,8 +291,8 @@ type Conn struct {
 	pings     uint32          // mu: pings of ours that were sent or wait for the writer
 	ponged    uint32          // mu: the last of them that a pong has answered
 	theirPing time.Duration   // mu: when the wrapped handler sent its last ping; 0: never
-	pingBegun time.Duration   // mu: when the write of that ping began
-	pinged    bool            // mu: it has been written
+	pingBegun time.Duration   // mu: when the write of the ping whose answer pongs awaits began
+	pinged    bool            // mu: the write of that ping has returned
 	pongTaken int64           // mu: what the peer had taken at the time that pongs says
 	pongLeft  int64           // mu: and what it had not
 	lost      error           // mu: the network error that the reader or the writer met

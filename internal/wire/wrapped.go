@@ -282,11 +282,17 @@ func (w *Wrapped) SetWriteDeadline(t time.Time) error {
 			c.nc.SetWriteDeadline(c.at(own))
 		}
 	}
+	w.wakeWriter()
+	return w.usable()
+}
+
+// wakeWriter wakes a Write that waits, so that it looks at its deadline. Of several Writes that
+// wait it wakes one, which must wake the next when it leaves.
+func (w *Wrapped) wakeWriter() {
 	select {
 	case w.wpoke <- struct{}{}:
 	default:
 	}
-	return w.usable()
 }
 
 // usable returns the result of setting a deadline.

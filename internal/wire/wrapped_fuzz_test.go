@@ -638,7 +638,7 @@ func (k *talk) checkPeer(t *testing.T) {
 	c.mu.Lock()
 	lost := c.lost
 	c.mu.Unlock()
-	if c.Cause() == errGuard && !closes && len(tail) == 0 && !k.left && lost == nil && !c.failed && !c.broken && !k.d.w.halfClosed {
+	if c.Cause() == errGuard && !closes && len(tail) == 0 && !k.left && lost == nil && c.failure == nil && !c.broken && !k.d.w.halfClosed {
 		t.Error("the peer reads no close frame after the guard's end")
 	}
 }
@@ -652,7 +652,7 @@ func isOf(f plain, wrote []plain) bool {
 // handler has written, and tail is what the peer has got behind the last whole frame.
 func (k *talk) checkTheirs(t *testing.T, theirs, wrote []plain, tail []byte) {
 	c := k.d.c
-	whole := !k.left && !c.failed && !c.broken && c.Cause() != nil
+	whole := !k.left && c.failure == nil && !c.broken && c.Cause() != nil
 	all := k.handlerFrames()
 	if k.hold {
 		refused := func(m []byte) bool { return len(m) > 1 && m[1] == 'b' }

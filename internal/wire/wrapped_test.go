@@ -349,7 +349,7 @@ func TestNoFrameAfterTheGrace(t *testing.T) {
 						if got := taken(); got != want {
 							t.Errorf("answered %t, resumes %t, begun %t: the peer has %.100q, %d bytes", answered, resumes, begun, got, len(got))
 						}
-						if d.c.failed {
+						if d.c.failure != nil {
 							t.Errorf("answered %t, resumes %t, begun %t: the socket is reset", answered, resumes, begun)
 						}
 					})

@@ -82,6 +82,7 @@ func (w *Wrapped) flush() error {
 				<-sent
 				return nil
 			}
+			w.wakeWriter()
 			return errHandedOver
 		}
 	}
@@ -125,6 +126,7 @@ func (w *Wrapped) lock() (now time.Duration, err error) {
 		}
 		if by != 0 {
 			if now = c.now(); now >= by {
+				w.wakeWriter()
 				return 0, os.ErrDeadlineExceeded
 			}
 		}
@@ -460,9 +462,6 @@ func (w *Wrapped) gather(p []byte) (r run) {
 	return r
 }
 
-// maxHeader is the longest header of a frame that is not masked.
-const maxHeader = 10
-
 // holdMore takes a step of a message that is held.
 func (w *Wrapped) holdMore(r *run, s step) {
 	r.took += s.took
@@ -472,7 +471,7 @@ func (w *Wrapped) holdMore(r *run, s step) {
 	}
 	if w.hold == nil {
 		w.hold = boxes.Get().(*[]byte)
-		*w.hold = append((*w.hold)[:0], make([]byte, maxHeader)...)
+		*w.hold = append((*w.hold)[:0], make([]byte, HeaderBytes)...)
 	}
 	*w.hold = append(*w.hold, s.payload...)
 	r.whole = s.end == endMessage
@@ -488,15 +487,15 @@ func (w *Wrapped) unhold() {
 
 // release sends a message that was held, if the outbound check lets it pass.
 func (w *Wrapped) release() error {
-	msg := (*w.hold)[maxHeader:]
+	msg := (*w.hold)[HeaderBytes:]
 	w.holds = false
 	if !w.hooks.Check(w.follow.op == opBinary, msg) {
 		w.unhold()
 		return nil
 	}
-	var space [maxHeader]byte
+	var space [HeaderBytes]byte
 	head := appendHeader(space[:0], w.follow.op, len(msg))
-	w.rest = (*w.hold)[maxHeader-len(head):]
+	w.rest = (*w.hold)[HeaderBytes-len(head):]
 	copy(w.rest, head)
 	return w.sendRest()
 }
@@ -509,7 +508,7 @@ func (w *Wrapped) sendRest() error {
 	if err != nil {
 		return err
 	}
-	w.sent(1, int64(len(*w.hold)-maxHeader))
+	w.sent(1, int64(len(*w.hold)-HeaderBytes))
 	w.unhold()
 	return nil
 }
@@ -549,20 +548,18 @@ func (w *Wrapped) send(b []byte, now time.Duration) (sent int, err error) {
 		now = c.now()
 		own := time.Duration(c.writeBy.Load())
 		expired := isTimeout(err) && own != 0 && now >= own
+		if isTimeout(err) && !expired && !w.closed.Load() && c.resumeWrite(now, own) {
+			continue
+		}
+		c.broken = c.broken || !c.resumes // the engine cannot know which bytes have left
+		c.endWrite(false)
 		switch {
 		case w.closed.Load():
-			err = net.ErrClosed
+			return sent, net.ErrClosed
 		case expired && c.resumes:
-			err = os.ErrDeadlineExceeded
-		case isTimeout(err) && !expired && c.resumeWrite(now, own):
-			continue
-		default:
-			c.broken = c.broken || !c.resumes // the engine cannot know which bytes have left
-			err = w.failed(err)
+			return sent, os.ErrDeadlineExceeded
 		}
-		c.broken = c.broken || !c.resumes
-		c.endWrite(false)
-		return sent, err
+		return sent, w.failed(err)
 	}
 }
 

@@ -109,7 +109,7 @@ func (c *Conn) freeWriter() {
 // mayFlush reports whether a frame waits for the writer and may go out now. The caller is the
 // writer.
 func (c *Conn) mayFlush() bool {
-	if !c.pending.Load() || c.failed || c.ending.Load() || c.wrapped != nil && !c.wrapped.between() {
+	if !c.pending.Load() || c.failure != nil || c.ending.Load() || c.wrapped != nil && !c.wrapped.between() {
 		return false
 	}
 	c.mu.Lock()
@@ -172,17 +172,18 @@ func (c *Conn) deliver() {
 			return // fill sees it too
 		}
 		t := time.NewTimer(left)
+		over := true
 		select {
 		case <-sent:
-			t.Stop()
-			return
 		case <-c.closing:
-			t.Stop()
-			return
 		case <-c.poke:
+			over = false
 		case <-t.C:
+			over = false
 		}
-		t.Stop()
+		if t.Stop(); over {
+			return
+		}
 	}
 }
 
@@ -230,9 +231,16 @@ func (c *Conn) pong(p []byte) {
 	c.pendPong = copy(c.pongData[:], p)
 	c.pending.Store(true)
 	c.mu.Unlock()
-	if !c.looking {
+	if c.looking {
+		c.flushSoon()
+	} else {
 		c.deliver()
-	} else if c.tryLockWriter() {
+	}
+}
+
+// flushSoon sends the frames that wait, and does not wait until they have gone out.
+func (c *Conn) flushSoon() {
+	if c.tryLockWriter() {
 		c.unlockWriter()
 	}
 }
@@ -243,12 +251,8 @@ func (c *Conn) pong(p []byte) {
 // If the wrapped handler has just sent a ping, Ping sends none. A peer may answer only the
 // latest of several pings (RFC 6455 §5.5.3), and the handler waits for the answer to its own.
 func (c *Conn) Ping() {
-	now := c.now()
-	if !c.wantPing(now) {
-		return
-	}
-	if c.tryLockWriter() {
-		c.unlockWriter()
+	if c.wantPing(c.now()) {
+		c.flushSoon()
 	}
 }
 
@@ -354,7 +358,6 @@ func (c *Conn) setLost(err error) {
 
 // failWrite notes that nothing more can be written.
 func (c *Conn) failWrite(err error, interrupted bool) *WriteError {
-	c.failed = true
 	if !isTimeout(err) {
 		c.setLost(err)
 	}
@@ -365,10 +368,10 @@ func (c *Conn) failWrite(err error, interrupted bool) *WriteError {
 // cannotWrite returns the error of a write behind half a frame. It is that of the write that has
 // failed there, whose caller may not have ended the connection yet.
 func (c *Conn) cannotWrite() *WriteError {
-	if c.failed = true; c.failure != nil {
-		return c.failure
+	if c.failure == nil { // the net.Conn has panicked
+		c.failure = &WriteError{Broken: true, Err: errBroken}
 	}
-	return &WriteError{Broken: true, Err: errBroken}
+	return c.failure
 }
 
 var errBroken = errors.New("half a frame has been written")
