@@ -61,7 +61,7 @@ platforms:
 	done; done
 
 # Linux on amd64 also runs programs for 386, unless the kernel is built without that. There is no
-# race detector for them. That they compile is what vet has shown.
+# race detector for them. vet has shown that they compile.
 test386:
 	@if [ "$$($(GO) env GOHOSTOS)/$$($(GO) env GOHOSTARCH)" = linux/amd64 ] && CGO_ENABLED=0 GOOS=linux GOARCH=386 $(GO) test -run '^$$' ./reason >/dev/null 2>&1; then \
 		echo "== test ./ linux/386"; \

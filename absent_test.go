@@ -176,7 +176,7 @@ func TestPeerLeavesWhileTheHandlerWorksOverTCP(t *testing.T) {
 		"TCP":                              func(e *env, h http.Handler) { e.serveOn(listenTCP(), h) },
 		"TLS":                              func(e *env, h http.Handler) { e.serveTLS(h) },
 		"a wrapped net.Conn":               func(e *env, h http.Handler) { e.serveOn(plainListener{listenTCP()}, h) },
-		"a net.Conn that shows its socket": func(e *env, h http.Handler) { e.serveOn(openListener{listenTCP()}, h) },
+		"a net.Conn that shows its socket": func(e *env, h http.Handler) { e.serveOn(shownListener{listenTCP()}, h) },
 	}
 	for door, handler := range workDoors {
 		for on, serve := range listen {
@@ -237,19 +237,7 @@ func patientButForTheGrace(cfg *wsguard.Config) {
 	cfg.Timeouts.CloseGrace = 100 * time.Millisecond
 }
 
-// openListener is a listener around another whose net.Conn show what is below them.
-type openListener struct{ net.Listener }
-
-type openConn struct{ net.Conn }
-
-func (c openConn) NetConn() net.Conn { return c.Conn }
-
-func (l openListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	return openConn{c}, err
-}
-
-// Nothing is lost, reordered or changed while a handler works and its peer sends on. Pings are
+// Nothing is lost, reordered or changed while a handler works and its peer keeps sending. Pings are
 // answered meanwhile.
 func TestLookAheadLosesNothing(t *testing.T) {
 	var want [][]byte

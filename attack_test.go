@@ -504,7 +504,6 @@ func TestAttackCertificateDoor(t *testing.T) {
 			t.Errorf("%s, after a neighbour's bad certificate: %d", name, code)
 		}
 	}
-	_ = audit.Open
 }
 
 // Handshakes of foreign origins do not take the places in flight that their address needs.
@@ -521,12 +520,14 @@ func TestAttackOriginFuncStarves(t *testing.T) {
 		}
 		e := serveGuard(t, cfg)
 		var wg sync.WaitGroup
-		stop := time.Now().Add(3 * time.Second)
+		var over atomic.Bool
+		var tried atomic.Int64
 		for i := range 80 {
 			wg.Go(func() {
-				for n := 0; time.Now().Before(stop); n++ {
+				for n := 0; !over.Load(); n++ {
 					c := e.s.Dial(t)
 					c.Handshake("/", header("Origin", fmt.Sprintf("https://x%d-%d.example", i, n)))
+					tried.Add(1)
 					c.Close()
 					if !hook {
 						time.Sleep(100 * time.Millisecond)
@@ -534,13 +535,14 @@ func TestAttackOriginFuncStarves(t *testing.T) {
 				}
 			})
 		}
-		time.Sleep(500 * time.Millisecond)
+		eventually(t, "as many tries as there are attackers", func() bool { return tried.Load() >= 80 })
 		got := map[int]int{}
 		for range 5 {
 			c, res := e.try(bearer("alice"))
 			got[res.StatusCode]++
 			c.Close()
 		}
+		over.Store(true)
 		wg.Wait()
 		if got[101] < 5 {
 			t.Errorf("OriginFunc %t: alice, whose origin is listed: %v", hook, got)
@@ -761,7 +763,7 @@ func TestAttackStressPieces(t *testing.T) {
 			time.Sleep(time.Duration(rand.N(8)) * time.Millisecond)
 			return strings.HasSuffix(o, "good.example"), nil
 		}
-		cfg.Auth = wsguard.AuthConfig{Authenticate: cookieLogin2, VerifyTimeout: 5 * time.Millisecond,
+		cfg.Auth = wsguard.AuthConfig{Authenticate: slowCookieLogin, VerifyTimeout: 5 * time.Millisecond,
 			Tickets: &wsguard.TicketConfig{Store: attackStore{store.NewOnce(0)}, MaxPerSubject: wsguard.Off}, InsecureAnonymous: true, MaxExplained: 3}
 		cfg.Caps = wsguard.CapConfig{MaxConnsPerClient: 20, MaxUsersPerClient: 40, MaxConnsPerSubject: 2, ReplaceOldest: true}
 		cfg.Attach = func(*http.Request, wsguard.Principal) (any, error) {
@@ -862,7 +864,7 @@ func TestAttackStressPieces(t *testing.T) {
 	c.Close()
 }
 
-func cookieLogin2(r *http.Request) (wsguard.Principal, error) {
+func slowCookieLogin(r *http.Request) (wsguard.Principal, error) {
 	time.Sleep(time.Duration(rand.N(7)) * time.Millisecond)
 	c, err := r.Cookie("session")
 	if err != nil {

@@ -23,52 +23,62 @@ func flood(c *wstest.Client) {
 	}
 }
 
-// A peer that sends pings and takes no pongs makes no call outlive its context. The write
-// timeout is so long that a call that waits for it cannot be mistaken for a slow machine.
+// flooded has a write timeout so long that a call that waits for it cannot be mistaken for a slow
+// machine.
+func flooded(cfg *wsguard.Config) {
+	cfg.Timeouts.Write = 20 * time.Second
+	cfg.Messages.ControlFrames = wsguard.Rate{PerSecond: wsguard.Off}
+}
+
+// keepDeadlines calls write until it fails, and read meanwhile, and read three more times when the
+// socket is full. It fails the test if a call returns long after the deadline that it was given.
+func keepDeadlines(t *testing.T, read, write func(deadline time.Time) error) {
+	const timeout, slack = 200 * time.Millisecond, 5 * time.Second
+	timed := func(what string, f func(time.Time) error) bool {
+		start := time.Now()
+		err := f(start.Add(timeout))
+		if d := time.Since(start); d > timeout+slack {
+			t.Errorf("%s returned %v after %v", what, err, d)
+		}
+		return err == nil
+	}
+	full := make(chan struct{})
+	go func() {
+		defer close(full)
+		for timed("Write", write) {
+		}
+	}()
+	for n := 0; n < 3; {
+		timed("Read", read)
+		select {
+		case <-full:
+			n++
+		default:
+		}
+	}
+}
+
+// A peer that sends pings and takes no pongs makes no call outlive its context.
 func TestCallsKeepTheirContexts(t *testing.T) {
 	long(t)
 	bothDoors(t)
-	const timeout, writeTimeout, slack = 200 * time.Millisecond, 20 * time.Second, 5 * time.Second
 	for name := range transports {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			e := newEnv(t, conf(noRates, noPings, func(cfg *wsguard.Config) {
-				cfg.Timeouts.Write = writeTimeout
-				cfg.Messages.ControlFrames = wsguard.Rate{PerSecond: wsguard.Off}
-			}))
-			timed := func(what string, f func(context.Context) error) bool {
-				ctx, cancel := context.WithTimeout(context.Background(), timeout)
-				defer cancel()
-				start := time.Now()
-				err := f(ctx)
-				d := time.Since(start)
-				if d > timeout+slack {
-					t.Errorf("%s returned %v after %v", what, err, d)
-				}
-				return err == nil
-			}
+			e := newEnv(t, conf(noRates, noPings, flooded))
 			done := make(chan struct{})
 			e.serveTransport(name, e.g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
 				defer close(done)
-				full := make(chan struct{})
-				go func() {
-					defer close(full)
-					for timed("Write", func(ctx context.Context) error {
-						return c.Write(ctx, wsguard.MessageText, make([]byte, 1000))
-					}) {
-					}
-				}()
-				for n := 0; n < 3; { // three more when the socket is full
-					timed("Read", func(ctx context.Context) error {
-						_, _, err := c.Read(ctx)
-						return err
-					})
-					select {
-					case <-full:
-						n++
-					default:
-					}
-				}
+				keepDeadlines(t, func(by time.Time) error {
+					ctx, cancel := context.WithDeadline(context.Background(), by)
+					defer cancel()
+					_, _, err := c.Read(ctx)
+					return err
+				}, func(by time.Time) error {
+					ctx, cancel := context.WithDeadline(context.Background(), by)
+					defer cancel()
+					return c.Write(ctx, wsguard.MessageText, make([]byte, 1000))
+				})
 				return nil
 			}))
 			c := e.open(header())
@@ -122,23 +132,10 @@ func TestWritersShareTheirTimeout(t *testing.T) {
 func TestWrapCallsKeepTheirDeadlines(t *testing.T) {
 	long(t)
 	bothDoors(t)
-	const timeout, writeTimeout, slack = 200 * time.Millisecond, 20 * time.Second, 5 * time.Second
 	for name := range transports {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			e := newEnv(t, conf(noRates, noPings, func(cfg *wsguard.Config) {
-				cfg.Timeouts.Write = writeTimeout
-				cfg.Messages.ControlFrames = wsguard.Rate{PerSecond: wsguard.Off}
-			}))
-			timed := func(what string, set func(time.Time) error, f func() error) bool {
-				start := time.Now()
-				set(start.Add(timeout))
-				err := f()
-				if d := time.Since(start); d > timeout+slack {
-					t.Errorf("%s returned %v after %v", what, err, d)
-				}
-				return err == nil
-			}
+			e := newEnv(t, conf(noRates, noPings, flooded))
 			done := make(chan struct{})
 			frame := encode(fromServer(wstest.OpBinary, string(make([]byte, 1000))))
 			e.serveTransport(name, e.g.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -149,27 +146,16 @@ func TestWrapCallsKeepTheirDeadlines(t *testing.T) {
 				}
 				defer conn.Close()
 				conn.Write([]byte(switching(r)))
-				full := make(chan struct{})
-				go func() {
-					defer close(full)
-					for timed("Write", conn.SetWriteDeadline, func() error {
-						_, err := conn.Write(frame)
-						return err
-					}) {
-					}
-				}()
 				b := make([]byte, 100)
-				for n := 0; n < 3; {
-					timed("Read", conn.SetReadDeadline, func() error {
-						_, err := conn.Read(b)
-						return err
-					})
-					select {
-					case <-full:
-						n++
-					default:
-					}
-				}
+				keepDeadlines(t, func(by time.Time) error {
+					conn.SetReadDeadline(by)
+					_, err := conn.Read(b)
+					return err
+				}, func(by time.Time) error {
+					conn.SetWriteDeadline(by)
+					_, err := conn.Write(frame)
+					return err
+				})
 			})))
 			c := e.open(header())
 			go flood(c)

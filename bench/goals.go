@@ -29,14 +29,11 @@ func goals(w io.Writer, echo []echoResult, idle []idleResult, refuse map[string]
 			line(r.mid <= 1.0, "CPU per message of 150 B ÷ gorilla: %s, goal ≤ 1.0", r.spread())
 		}
 	}
-	if e, ok := sized(echo, 4<<10); ok {
-		if r, ok := ratioOf(e.cpu(guarded), e.cpu(gwsName)); ok {
-			line(r.mid <= 1.25, "CPU per message of 4 KB ÷ gws: %s, goal ≤ 1.25", r.spread())
-		}
-	}
-	if e, ok := sized(echo, 32<<10); ok {
-		if r, ok := ratioOf(e.cpu(guarded), e.cpu(gwsName)); ok {
-			line(r.mid <= 1.25, "CPU per message of 32 KB ÷ gws: %s, goal ≤ 1.25", r.spread())
+	for _, n := range []int{4 << 10, 32 << 10} {
+		if e, ok := sized(echo, n); ok {
+			if r, ok := ratioOf(e.cpu(guarded), e.cpu(gwsName)); ok {
+				line(r.mid <= 1.25, "CPU per message of %s ÷ gws: %s, goal ≤ 1.25", e.size.label, r.spread())
+			}
 		}
 	}
 	if e, ok := sized(echo, 150); ok {

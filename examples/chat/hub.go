@@ -218,7 +218,7 @@ func broadcast[V any](h *hub, to map[*wsguard.Conn]V, m outgoing) {
 	}
 	p, err := h.guard.Prepare(wsguard.MessageText, encode(m))
 	if err != nil {
-		panic(err) // JSON is UTF-8: cannot be
+		panic(err) // cannot happen, because JSON is UTF-8 and the Guard has no Outbound
 	}
 	for c := range to {
 		c.SendPrepared(p)

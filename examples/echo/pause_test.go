@@ -58,13 +58,12 @@ func TestPausedProcess(t *testing.T) {
 			t.Parallel()
 			p := startPaused(t, "-ping 3s -pong-timeout 2s -write-timeout 1s"+door)
 			c := p.open()
-			for n := 0; n < rounds; {
+			for range rounds {
 				f, err := c.ReadFrame()
 				if err != nil || f.Opcode != wstest.OpPing {
 					t.Fatalf("%+v %v\n%s", f, err, p.stderr)
 				}
 				p.pause(pause, func() { c.WriteFrame(wstest.Pong(f.Payload)) })
-				n++
 			}
 			for { // the server may ping first
 				c.WriteFrame(wstest.Text("hello"))
@@ -124,5 +123,26 @@ func TestPausedProcess(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The same is true of a first message that must be the credential. There are several clients,
+// because the sweeper and the readers come back in any order.
+func TestPausedFirstMessage(t *testing.T) {
+	p := startPaused(t, "-tokens alice=T1 -token-from first-message -auth-timeout 2s -ping -1ns -max-conns-per-subject -1 -max-conns-per-client -1 -handshake-rate -1/-1")
+	var clients []*wstest.Client
+	for range 20 {
+		clients = append(clients, p.open())
+	}
+	p.pause(4*time.Second, func() {
+		for _, c := range clients {
+			c.WriteFrame(wstest.Text(`{"type":"auth","token":"T1"}`))
+		}
+	})
+	for _, c := range clients {
+		c.WriteFrame(wstest.Text("hello"))
+		if _, msg, err := c.ReadMessage(); string(msg) != "hello" {
+			t.Fatalf("%s, %v\n%s", msg, err, p.stderr)
+		}
 	}
 }

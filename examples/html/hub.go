@@ -78,7 +78,7 @@ func (h *hub) serve(ctx context.Context, c *wsguard.Conn) error {
 func (h *hub) broadcast(m outgoing) {
 	p, err := h.guard.Prepare(wsguard.MessageText, encode(m))
 	if err != nil {
-		panic(err) // JSON is UTF-8: cannot be
+		panic(err) // cannot happen, because JSON is UTF-8 and the Guard has no Outbound
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()

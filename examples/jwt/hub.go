@@ -99,7 +99,7 @@ func (h *hub) broadcast(m outgoing) {
 	}
 	p, err := h.guard.Prepare(wsguard.MessageText, b)
 	if err != nil {
-		panic(err) // JSON is UTF-8: cannot be
+		panic(err) // cannot happen, because JSON is UTF-8 and the Guard has no Outbound
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()

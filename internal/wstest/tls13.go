@@ -24,8 +24,8 @@ type RecordWriter struct {
 	seq    uint64
 }
 
-// NewRecordWriter continues a connection after seq records of the client. secrets is what
-// crypto/tls has written to KeyLogWriter.
+// NewRecordWriter continues a connection after seq records of the client. secrets is the
+// text that crypto/tls has written to KeyLogWriter.
 func NewRecordWriter(w io.Writer, suite uint16, secrets string, seq uint64) (*RecordWriter, error) {
 	if suite != tls.TLS_AES_128_GCM_SHA256 {
 		return nil, errors.New("another cipher suite")
@@ -104,6 +104,18 @@ func (r *RecordWriter) KeyUpdate() error {
 		return err
 	}
 	return r.use(next)
+}
+
+// Flood appends a record of one byte, without which crypto/tls ends the connection, and 15
+// KeyUpdates.
+func (r *RecordWriter) Flood(b byte) error {
+	r.Application([]byte{b})
+	for range 15 {
+		if err := r.KeyUpdate(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Flush writes the records of the buffer.

@@ -440,7 +440,7 @@ func resets(a *attacker, ctx context.Context) error {
 	return nil
 }
 
-// closeGames sends close frames that are wrong, or goes on after a right one.
+// closeGames sends a wrong close frame, or a right one and more frames after it.
 func closeGames(a *attacker, ctx context.Context) error {
 	conn, br, err := a.open(ctx, []string{pathEcho, pathFeed}[a.turn%2])
 	if err != nil {
@@ -462,7 +462,7 @@ func closeGames(a *attacker, ctx context.Context) error {
 	if _, err := conn.Write(frames[a.turn/2%len(frames)]); err != nil {
 		return err
 	}
-	// It neither reads nor closes until the server does.
+	// The attacker neither reads nor closes for five seconds.
 	if err := sleep(ctx, 5*time.Second); err != nil {
 		return err
 	}
@@ -520,7 +520,7 @@ func keyUpdates(a *attacker, ctx context.Context) error {
 		return err
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(20 * time.Second)) // of a write that the server does not take
+	conn.SetDeadline(time.Now().Add(20 * time.Second)) // ends a write that the server does not take
 	conn.(*attackConn).SetReadBuffer(4 << 10)
 	var secrets bytes.Buffer
 	secure := tls.Client(conn, &tls.Config{
@@ -538,11 +538,8 @@ func keyUpdates(a *attacker, ctx context.Context) error {
 	}
 	frame := wstest.AppendFrame(nil, wstest.Text(string(message(1, 8000))))
 	for i := 0; ; i++ {
-		w.Application(frame[i%len(frame):][:1])
-		for range 15 {
-			if err := w.KeyUpdate(); err != nil {
-				return err
-			}
+		if err := w.Flood(frame[i%len(frame)]); err != nil {
+			return err
 		}
 		if err := w.Flush(); err != nil {
 			return err

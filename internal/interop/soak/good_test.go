@@ -73,8 +73,8 @@ type crowd struct {
 	phase   atomic.Int32 // in which latencies are recorded now
 
 	mu        sync.Mutex
-	latencies [phases][]time.Duration // guarded by mu: of echoes, by the phase in which they were sent
-	failed    []failure               // guarded by mu
+	latencies [phases][]time.Duration // guarded by mu until finish has returned: of echoes, by the phase in which they were sent
+	failed    []failure               // guarded by mu until finish has returned
 }
 
 // failure is the end of a client that should have lived.

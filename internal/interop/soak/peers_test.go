@@ -209,7 +209,7 @@ func gwsHandler() http.Handler {
 			return
 		}
 		go func() {
-			defer func() { _ = recover() }() // the comparison goes on
+			defer func() { _ = recover() }() // a panic of gws must not end the other measurements
 			defer c.WriteClose(1011, nil)
 			c.ReadLoop()
 		}()

@@ -44,9 +44,9 @@ type figures struct {
 }
 
 // TestNightlySoak shows that nothing of good clients is lost, that none of them is refused
-// or cut off, and that the server has everything back at the end. It prints how much longer
-// their echoes take under attack. The figures of other libraries stand beside it, and nothing
-// is asserted of those.
+// or cut off, and that the server has everything back at the end. It prints by how much
+// the latency of their echoes grows under attack. It prints the same figures for other
+// libraries, and asserts nothing about them.
 func TestNightlySoak(t *testing.T) {
 	wstest.Nightly(t)
 	if runtime.GOOS != "linux" {
