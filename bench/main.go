@@ -173,8 +173,8 @@ func run(o options, stdout, stderr io.Writer) (err error) {
 		}
 	}
 	printMachine(stdout)
-	printEcho(stdout, o, echo)
-	printTLS(stdout, o, secure)
+	printEcho(stdout, o, "", echoServers, []baseline{{"gorilla", gorilla}, {"gws", gwsName}}, echo)
+	printEcho(stdout, o, " over TLS", tlsServers, []baseline{{"bare", bareTLS}}, secure)
 	printBroadcast(stdout, o, broadcast)
 	printIdle(stdout, o, idle)
 	printRefuse(stdout, o, refuse)

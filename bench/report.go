@@ -76,37 +76,28 @@ func cpuModel() string {
 	return "model unknown"
 }
 
-func printEcho(w io.Writer, o options, results []echoResult) {
-	for _, e := range results {
-		fmt.Fprintf(w, "Echo of %s: %d connections, %d in flight each, rounds of %d messages: %d\n\n",
-			e.size.label, o.conns, inFlight, e.size.messages/o.conns*o.conns, o.rounds)
-		fmt.Fprintln(w, "| server | CPU µs per message | ÷ gorilla | ÷ gws | allocations per message | messages/s |")
-		fmt.Fprintln(w, "|---|--:|--:|--:|--:|--:|")
-		for _, s := range o.pick(echoServers) {
-			rounds := e.rounds[s.name]
-			fmt.Fprintf(w, "| %s | %s | %s | %s | %.2f | %.0f |\n", s.name,
-				microseconds(median(e.cpu(s.name))),
-				orDash(ratioOf(e.cpu(s.name), e.cpu(gorilla))),
-				orDash(ratioOf(e.cpu(s.name), e.cpu(gwsName))),
-				median(collect(rounds, func(r echoRound) float64 { return r.allocs })),
-				median(collect(rounds, func(r echoRound) float64 { return r.rate })))
-		}
-		fmt.Fprintln(w)
-	}
-}
+// baseline is a server with which the others are compared, and the heading of that column.
+type baseline struct{ label, server string }
 
-// printTLS prints the echo over TLS beside that of the bare library.
-func printTLS(w io.Writer, o options, results []echoResult) {
+// printEcho prints the results of servers, compared with each baseline. over follows the size in
+// the heading.
+func printEcho(w io.Writer, o options, over string, servers []server, by []baseline, results []echoResult) {
 	for _, e := range results {
-		fmt.Fprintf(w, "Echo of %s over TLS: %d connections, %d in flight each, rounds of %d messages: %d\n\n",
-			e.size.label, o.conns, inFlight, e.size.messages/o.conns*o.conns, o.rounds)
-		fmt.Fprintln(w, "| server | CPU µs per message | ÷ bare | allocations per message | messages/s |")
-		fmt.Fprintln(w, "|---|--:|--:|--:|--:|")
-		for _, s := range o.pick(tlsServers) {
-			rounds := e.rounds[s.name]
-			fmt.Fprintf(w, "| %s | %s | %s | %.2f | %.0f |\n", s.name,
-				microseconds(median(e.cpu(s.name))),
-				orDash(ratioOf(e.cpu(s.name), e.cpu(bareTLS))),
+		fmt.Fprintf(w, "Echo of %s%s: %d connections, %d in flight each, rounds of %d messages: %d\n\n",
+			e.size.label, over, o.conns, inFlight, e.size.messages/o.conns*o.conns, o.rounds)
+		columns, rule := "", ""
+		for _, b := range by {
+			columns += " ÷ " + b.label + " |"
+			rule += "--:|"
+		}
+		fmt.Fprintf(w, "| server | CPU µs per message |%s allocations per message | messages/s |\n", columns)
+		fmt.Fprintf(w, "|---|--:|%s--:|--:|\n", rule)
+		for _, s := range o.pick(servers) {
+			rounds, ratios := e.rounds[s.name], ""
+			for _, b := range by {
+				ratios += " " + orDash(ratioOf(e.cpu(s.name), e.cpu(b.server))) + " |"
+			}
+			fmt.Fprintf(w, "| %s | %s |%s %.2f | %.0f |\n", s.name, microseconds(median(e.cpu(s.name))), ratios,
 				median(collect(rounds, func(r echoRound) float64 { return r.allocs })),
 				median(collect(rounds, func(r echoRound) float64 { return r.rate })))
 		}
