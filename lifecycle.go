@@ -103,6 +103,7 @@ type ending struct {
 	text    string         // set for an endChosen or an endByPeer
 	detail  string         // for the event only
 	flush   bool           // what is queued is written first
+	cut     bool           // the client gets neither a close frame nor the time to read one
 }
 
 // because is an ending that the guard or its operator has caused.
@@ -188,7 +189,7 @@ func (c *Conn) end(e ending) error {
 		// Ban the client before it learns of the end, so that it cannot return in between. A
 		// ban calls OnEvent. The defer ends the connection even if OnEvent panics or ends
 		// the goroutine.
-		end := wire.Ending{Cause: cause, Code: frame, Reason: cause.Reason, First: first, Done: func() { c.ended(e, cause, detail) }}
+		end := wire.Ending{Cause: cause, Code: frame, Reason: cause.Reason, Cut: e.cut, First: first, Done: func() { c.ended(e, cause, detail) }}
 		if e.flush {
 			end.Queue = (*outbox)(c)
 		}

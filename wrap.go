@@ -198,8 +198,9 @@ func (wr *wrapping) Unanswered() { wr.Closed("closed without a response") }
 
 // Stalled cuts the connection because the handler has left a frame unfinished.
 func (wr *wrapping) Stalled() {
-	wr.c.end(fault("the wrapped handler left a frame unfinished"))
-	wr.c.w.Cut()
+	e := fault("the wrapped handler left a frame unfinished")
+	e.cut = true
+	wr.c.end(e)
 }
 
 // Sent counts messages that the handler has sent.

@@ -11,6 +11,7 @@ type Ending struct {
 	Cause  error  // what Conn.Cause returns
 	Code   int    // of the close frame; 0 sends none
 	Reason string // of the close frame
+	Cut    bool   // close the socket at once, and send no close frame
 
 	First func() // called before Conn.Cause returns the cause
 	Done  func() // called on a goroutine of its own when the socket is closed
@@ -31,19 +32,20 @@ func (c *Conn) End(e Ending) {
 		return
 	}
 	defer func() { go c.finish(e) }() // whatever First does
-	defer c.fix(e.Cause, e.Code, e.Reason, e.Queue == nil)
+	defer c.fix(e)
 	e.First()
 }
 
 // fix sets the cause. The reader stops at once. A writer has the grace: if its frame gets out,
 // the close frame can follow.
 //
-// With drops, a batch of a Source stops at the end of the frame that is under way. On a socket
-// the writer is interrupted for that. Elsewhere it looks after each piece.
-func (c *Conn) fix(cause error, code int, reason string, drops bool) {
+// Without a Queue, a batch of a Source stops at the end of the frame that is under way. On a
+// socket the writer is interrupted for that. Elsewhere it looks after each piece.
+func (c *Conn) fix(e Ending) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.cause, c.endCode, c.endReason, c.drops = cause, code, reason, drops
+	drops := e.Queue == nil
+	c.cause, c.endCode, c.endReason, c.drops = e.Cause, e.Code, e.Reason, drops
 	from := c.lastWord
 	if from == 0 {
 		from = c.now()
@@ -51,6 +53,10 @@ func (c *Conn) fix(cause error, code int, reason string, drops bool) {
 	c.graceBy = from + c.cfg.CloseGrace
 	c.overBy = c.graceBy + c.cfg.Linger
 	close(c.closing)
+	if e.Cut {
+		c.endCode = 0
+		c.hangUp()
+	}
 	c.armed = 1
 	setDeadline(c.nc.SetReadDeadline, past)
 	if drops && c.resumes && c.inBatch.Load() {
@@ -73,6 +79,11 @@ func setDeadline(set func(time.Time) error, t time.Time) {
 func (c *Conn) Cut() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.hangUp()
+}
+
+// hangUp closes the socket. The caller holds mu.
+func (c *Conn) hangUp() {
 	c.cut = true
 	closeConn(c.socket())
 }

@@ -53,7 +53,13 @@ func (d *door) end(cause error, code int) error {
 		code = d.said
 	}
 	d.mu.Unlock()
-	d.c.End(Ending{Cause: cause, Code: code, First: func() {}, Done: func() { close(d.ended) }})
+	return d.endAs(Ending{Cause: cause, Code: code})
+}
+
+func (d *door) endAs(e Ending) error {
+	e.First = func() {}
+	e.Done = func() { close(d.ended) }
+	d.c.End(e)
 	return d.c.Cause()
 }
 
@@ -79,7 +85,7 @@ func (d *door) BadAnswer(detail string)       { d.end(errors.New(detail), 0) }
 func (d *door) Illegal(detail string)         { d.end(errors.New(detail), 1011) }
 func (d *door) Closed(string)                 { d.end(net.ErrClosed, 0) }
 func (d *door) Unanswered()                   { d.end(net.ErrClosed, 0) }
-func (d *door) Stalled()                      { d.end(errors.New("stalled"), 1011); d.c.Cut() }
+func (d *door) Stalled()                      { d.endAs(Ending{Cause: errors.New("stalled"), Code: 1011, Cut: true}) }
 func (d *door) Drained()                      {}
 func (d *door) Sent(int, int64)               {}
 func (d *door) Outbound() (max int64, b bool) { return 0, false }
