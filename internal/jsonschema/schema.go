@@ -76,6 +76,8 @@ type Schema struct {
 //   - sources that are not strict JSON, or not valid against their metaschema
 //   - unknown dialects, keywords and formats
 //   - an empty enum
+//   - bounds that no value of their type can meet, such as a minimum above the maximum, and required names whose schema is
+//     false (see contradictions)
 //   - numbers of more than 64 characters, or with an exponent above 400
 //   - references to a schema that is not among Options.Resources, or to something that is no schema
 //   - references that lead back to themselves
@@ -175,6 +177,7 @@ func (l *linter) build(root *document, def *dialect) *program {
 	}
 	b.schemasOnly()
 	b.prog.context = b.prog.dynamic && len(b.prog.resources) > 1
+	b.contradictions()
 	return b.prog
 }
 
