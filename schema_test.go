@@ -93,6 +93,23 @@ func TestSchemaRefusals(t *testing.T) {
 	}
 }
 
+// A content type is an annotation, unless somebody asks for it.
+func TestAssertContent(t *testing.T) {
+	src := []byte(`{"$schema":"http://json-schema.org/draft-07/schema#","properties":{"a":{"contentMediaType":"application/json"},"b":{"contentEncoding":"base64"}}}`)
+	msg := []byte(`{"a":"{","b":"?"}`)
+	if s := must(wsguard.CompileSchema(src)); s.Validate(msg) != nil {
+		t.Error(s.Validate(msg))
+	}
+	s := must(wsguard.SchemaConfig{AssertContent: true}.Compile(src))
+	var e *wsguard.MessageError
+	if err := s.Explain(msg); !errors.As(err, &e) || e.Keyword != "#/properties/a/contentMediaType" {
+		t.Error(err)
+	}
+	if err := s.Validate([]byte(`{"a":"{}","b":"e30="}`)); err != nil {
+		t.Error(err)
+	}
+}
+
 // One error for each place: nothing is allocated to refuse, nor to accept.
 func TestSchemaErrors(t *testing.T) {
 	s := must(wsguard.CompileSchema([]byte(`{"type":"object","required":["type"],"properties":{"type":{"enum":["a","b"]},"n":{"maximum":10}}}`)))
@@ -271,6 +288,39 @@ func TestNamesOfThePeerStayOutOfLogs(t *testing.T) {
 	wantMessage(t, c, `{"error":"invalid_message","reason":"schema","pointer":"/user/4111111111111111","keyword":"#/properties/user/additionalProperties"}`)
 	bye(c)
 	if vs := e.events.of(audit.Violation); len(vs) != 1 || strings.Contains(fmt.Sprintf("%+v %v", vs, vs[0].Err), "4111111111111111") || strings.Contains(e.log.String(), "4111111111111111") {
+		t.Errorf("%+v\n%s", vs, e.log)
+	}
+}
+
+// An error of required, oneOf or uniqueItems says which name, branches or items. So do the
+// notice and the log.
+func TestErrorsSayWhich(t *testing.T) {
+	s := must(wsguard.CompileSchema([]byte(`{"required": ["to"], "properties": {
+		"to": {"oneOf": [{"type": "integer"}, {"type": "string"}, {"minimum": 5}]}, "tags": {"uniqueItems": true}}}`)))
+	e := serveGuard(t, wsguard.Config{Messages: wsguard.MessageConfig{Validator: s, OnInvalid: wsguard.ActionReply}})
+	c := e.open(header())
+	for _, tt := range []struct{ msg, pointer, keyword, detail string }{
+		{`{"from":"hunter2"}`, "", "#/required", `name "to" is missing`},
+		{`{"to":7,"hunter2":1}`, "/to", "#/properties/to/oneOf", "branches 0 and 2 accept the value"},
+		{`{"to":1,"tags":["a","hunter2","hunter2"]}`, "/tags", "#/properties/tags/uniqueItems", "items 1 and 2 are equal"},
+	} {
+		var m *wsguard.MessageError
+		if err := s.Explain([]byte(tt.msg)); !errors.As(err, &m) || m.Detail != tt.detail || !strings.HasSuffix(m.Error(), "by "+tt.keyword+", "+tt.detail) {
+			t.Errorf("%s: %v", tt.msg, err)
+		}
+		if err := s.Validate([]byte(tt.msg)); !errors.As(err, &m) || m.Detail != "" || m.Keyword != tt.keyword {
+			t.Errorf("%s: %v", tt.msg, err)
+		}
+		c.WriteFrame(wstest.Text(tt.msg))
+		_, reply, err := c.ReadMessage()
+		var n struct{ Pointer, Keyword, Detail string }
+		if err := errors.Join(err, json.Unmarshal(reply, &n)); err != nil || n.Pointer != tt.pointer || n.Keyword != tt.keyword || n.Detail != tt.detail {
+			t.Errorf("%s: %s, %v", tt.msg, reply, err)
+		}
+	}
+	bye(c)
+	vs := e.events.of(audit.Violation)
+	if len(vs) != 3 || !strings.HasSuffix(vs[0].Detail, `, name "to" is missing`) || strings.Contains(fmt.Sprintf("%+v", vs), "hunter2") || strings.Contains(e.log.String(), "hunter2") {
 		t.Errorf("%+v\n%s", vs, e.log)
 	}
 }
