@@ -154,12 +154,10 @@ func (o impossibility) in(place []any, depth int) bool {
 		}
 	}
 	if o.typed(all, "array") {
-		var items []any
-		for _, s := range all {
-			items = append(items, values(s["items"])...)
-		}
-		if len(items) > 0 && o.in(items, depth-1) {
-			return true
+		for i := range 16 { // more than any prefix has
+			if items := o.items(all, i); len(items) > 0 && o.in(items, depth-1) {
+				return true
+			}
 		}
 	}
 	for _, name := range memberNames {
@@ -186,6 +184,24 @@ func (o impossibility) in(place []any, depth int) bool {
 		}
 	}
 	return false
+}
+
+// items returns the schemas of the item of that index.
+func (o impossibility) items(all []map[string]any, i int) (items []any) {
+	for _, s := range all {
+		prefix, tuple := s["items"].([]any)
+		rest := "additionalItems"
+		if !tuple {
+			prefix, _ = s["prefixItems"].([]any)
+			rest = "items"
+		}
+		if i < len(prefix) {
+			items = append(items, prefix[i])
+		} else {
+			items = append(items, values(s[rest])...)
+		}
+	}
+	return items
 }
 
 func values(v any) []any {
