@@ -28,8 +28,10 @@ type Schema struct {
 //
 // CompileSchema returns an error for parts of a schema that would silently check nothing or
 // something else. These are for example an unknown keyword, an unknown format, an empty
-// enum, and a number that is too long or too large to be handled exactly. The keyword format
-// is enforced on messages.
+// enum, and a number that is too long or too large to be handled exactly. It also returns an
+// error for bounds that no value of their type can meet, such as a minimum above the maximum,
+// and for a required property whose schema is false. The keyword format is enforced on
+// messages.
 func CompileSchema(src []byte) (*Schema, error) { return SchemaConfig{}.Compile(src) }
 
 // SchemaConfig compiles schemas that refer to other schemas. It also has checks that a JSON

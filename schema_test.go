@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -343,5 +345,28 @@ func TestReadJSONKeepsTheMessageToItself(t *testing.T) {
 	e.events.wait(t, audit.Close, 1)
 	if ev := e.events.of(audit.Close)[0]; !strings.Contains(ev.Detail, "does not fit") || strings.Contains(ev.Detail, "hunter2") {
 		t.Errorf("%s", ev.Detail)
+	}
+}
+
+// The table of contradictions in docs/messages.md has what is an error, and what compiles.
+func TestContradictionsPage(t *testing.T) {
+	page := string(must(os.ReadFile("docs/messages.md")))
+	_, table, found := strings.Cut(page, "| error | compiles |\n|---|---|\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	code := regexp.MustCompile("`(\\{[^`]*|false)`")
+	count := [2]int{}
+	for line := range strings.Lines(table) {
+		for column, cell := range strings.Split(strings.Trim(line, "| \n"), " | ") {
+			for _, src := range code.FindAllStringSubmatch(cell, -1) {
+				_, err := wsguard.CompileSchema([]byte(src[1]))
+				if (err != nil) != (column == 0) {
+					t.Errorf("%s: %v", src[1], err)
+				}
+				count[column]++
+			}
+		}
+	}
+	if !found || count[0] < 9 || count[1] < 10 {
+		t.Errorf("found: %t, schemas: %v", found, count)
 	}
 }

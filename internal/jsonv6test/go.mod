@@ -7,4 +7,9 @@ require (
 	github.com/wsguard/wsguard v0.1.0
 )
 
+require (
+	github.com/santhosh-tekuri/jsonschema/v5 v5.3.1 // indirect
+	golang.org/x/text v0.14.0 // indirect
+)
+
 replace github.com/wsguard/wsguard => ../..
