@@ -371,3 +371,24 @@ func contradicted(err error) bool {
 	}
 	return true
 }
+
+// TestManyPlaces has schemas of which joined schema objects make millions of places. Compile looks at a part of them.
+func TestManyPlaces(t *testing.T) {
+	const n = 40
+	defs := list(n, func(i int) string {
+		next := func(j int) string { return fmt.Sprintf(`{"$ref":"#/$defs/%d"}`, min(j, n-1)) }
+		both := next(i + 1)
+		if i == 0 {
+			both = `{"allOf":[` + next(0) + "," + next(1) + `]}`
+		}
+		return fmt.Sprintf(`"%d":{"required":["x","y"],"properties":{"x":%s,"y":%s}}`, i, next(i+min(i, 1)), both)
+	})
+	src := `{"$ref":"#/$defs/0","$defs":{` + defs + `}}`
+	if _, err := jsonschema.Compile([]byte(src), jsonschema.Options{}); err != nil {
+		t.Error(err)
+	}
+	deep := strings.Repeat(`{"required":["x"],"properties":{"x":`, 100) + `{"minimum":5,"maximum":3}` + strings.Repeat(`}}`, 100)
+	if _, err := jsonschema.Compile([]byte(deep), jsonschema.Options{}); err == nil || !contradicted(err) {
+		t.Errorf("a deep contradiction: %v", err)
+	}
+}
