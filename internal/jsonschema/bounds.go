@@ -247,7 +247,7 @@ func (c *bounds) fault(kind string, limits ...limit) {
 	for i, l := range limits {
 		s := strings.TrimRight(l.keyword+" "+l.value, " ")
 		if i > 0 && l.node != limits[0].node {
-			s += " of " + l.node.loc
+			s += " at " + l.node.location(l.keyword)
 		}
 		text = append(text, s)
 	}
