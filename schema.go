@@ -28,8 +28,10 @@ type Schema struct {
 //
 // CompileSchema returns an error for parts of a schema that would silently check nothing or
 // something else. These are for example an unknown keyword, an unknown format, an empty
-// enum, and a number that is too long or too large to be handled exactly. The keyword format
-// is enforced on messages.
+// enum, and a number that is too long or too large to be handled exactly. It also returns an
+// error for bounds that no value of their type can meet, such as a minimum above the maximum,
+// and for a required property whose schema is false. The keyword format is enforced on
+// messages.
 func CompileSchema(src []byte) (*Schema, error) { return SchemaConfig{}.Compile(src) }
 
 // SchemaConfig compiles schemas that refer to other schemas. It also has checks that a JSON
@@ -57,6 +59,13 @@ type SchemaConfig struct {
 	// These are C0 except tab and line ends, DEL, C1 and the bidi controls. They change what
 	// a log or a page shows. The default is false.
 	RefuseControls bool
+
+	// AssertContent checks strings under "contentEncoding": "base64" and "contentMediaType":
+	// "application/json". It has an effect in draft 7, 2019-09 and 2020-12. A message that does
+	// not fit is refused like one that does not fit another keyword. Other encodings and media
+	// types, and "contentSchema", check nothing. The default is false, and then these keywords
+	// are annotations and check nothing either.
+	AssertContent bool
 }
 
 // Compile is like CompileSchema, with this configuration.
@@ -66,7 +75,7 @@ func (c SchemaConfig) Compile(src []byte) (*Schema, error) {
 		return nil, fmt.Errorf("wsguard: schema: %w", err)
 	}
 	s, err := jsonschema.Compile(src, jsonschema.Options{
-		Resources: resources, RefuseCaseVariants: c.RefuseCaseVariants,
+		Resources: resources, RefuseCaseVariants: c.RefuseCaseVariants, AssertContent: c.AssertContent,
 		Limits: jsonschema.Limits{RefusePrototypeKeys: c.RefusePrototypeKeys, RefuseControls: c.RefuseControls},
 	})
 	if err != nil {
@@ -168,7 +177,7 @@ func messageError(err error) *MessageError {
 	if !errors.As(err, &e) {
 		return &MessageError{Reason: "internal", Offset: -1, err: reason.Internal}
 	}
-	m := &MessageError{Reason: e.Token, Offset: e.Offset, Pointer: e.InstancePointer, Keyword: e.KeywordLocation, place: e.LogPointer}
+	m := &MessageError{Reason: e.Token, Offset: e.Offset, Pointer: e.InstancePointer, Keyword: e.KeywordLocation, Detail: e.Detail, place: e.LogPointer}
 	switch e.Kind {
 	case jsonschema.KindSyntax:
 		m.err = reason.InvalidJSON
@@ -203,6 +212,13 @@ type MessageError struct {
 	// "#/properties/text/maxLength". It is empty if no keyword has.
 	Keyword string
 
+	// Detail says more where Keyword does not say enough. It is `name "text" is missing` for
+	// required and dependentRequired, `branches 0 and 2 accept the value` for oneOf, and
+	// `items 1 and 3 are equal` for uniqueItems. The name is one of the schema's. Branches and
+	// items are counted from 0. Detail has at most 256 bytes. It is empty for other keywords,
+	// and if the error comes from Schema.Validate.
+	Detail string
+
 	place string // Pointer without the names that the schema does not declare, for a log
 	text  string // what Error returns, if the error is one that Schema.Validate keeps
 	err   *reason.Reason
@@ -210,13 +226,17 @@ type MessageError struct {
 
 // Error returns a text for the log, without any part of the message.
 func (e *MessageError) Error() string {
+	detail := ""
+	if e.Detail != "" {
+		detail = ", " + e.Detail
+	}
 	switch {
 	case e.text != "":
 		return e.text
 	case e.Keyword != "" && e.place != "":
-		return fmt.Sprintf("%v: at %q, by %s", e.err, e.place, e.Keyword)
+		return fmt.Sprintf("%v: at %q, by %s%s", e.err, e.place, e.Keyword, detail)
 	case e.Keyword != "":
-		return fmt.Sprintf("%v: by %s", e.err, e.Keyword)
+		return fmt.Sprintf("%v: by %s%s", e.err, e.Keyword, detail)
 	case e.Offset >= 0:
 		return fmt.Sprintf("%v: %s at byte %d", e.err, e.Reason, e.Offset)
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -90,6 +92,23 @@ func TestSchemaRefusals(t *testing.T) {
 		if plain := must(wsguard.CompileSchema(src)); plain.Validate([]byte(tt.msg)) != nil {
 			t.Errorf("%s: refused although nobody asked", tt.msg)
 		}
+	}
+}
+
+// A content type is an annotation, unless somebody asks for it.
+func TestAssertContent(t *testing.T) {
+	src := []byte(`{"$schema":"http://json-schema.org/draft-07/schema#","properties":{"a":{"contentMediaType":"application/json"},"b":{"contentEncoding":"base64"}}}`)
+	msg := []byte(`{"a":"{","b":"?"}`)
+	if s := must(wsguard.CompileSchema(src)); s.Validate(msg) != nil {
+		t.Error(s.Validate(msg))
+	}
+	s := must(wsguard.SchemaConfig{AssertContent: true}.Compile(src))
+	var e *wsguard.MessageError
+	if err := s.Explain(msg); !errors.As(err, &e) || e.Keyword != "#/properties/a/contentMediaType" {
+		t.Error(err)
+	}
+	if err := s.Validate([]byte(`{"a":"{}","b":"e30="}`)); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -275,6 +294,39 @@ func TestNamesOfThePeerStayOutOfLogs(t *testing.T) {
 	}
 }
 
+// An error of required, oneOf or uniqueItems says which name, branches or items. So do the
+// notice and the log.
+func TestErrorsSayWhich(t *testing.T) {
+	s := must(wsguard.CompileSchema([]byte(`{"required": ["to"], "properties": {
+		"to": {"oneOf": [{"type": "integer"}, {"type": "string"}, {"minimum": 5}]}, "tags": {"uniqueItems": true}}}`)))
+	e := serveGuard(t, wsguard.Config{Messages: wsguard.MessageConfig{Validator: s, OnInvalid: wsguard.ActionReply}})
+	c := e.open(header())
+	for _, tt := range []struct{ msg, pointer, keyword, detail string }{
+		{`{"from":"hunter2"}`, "", "#/required", `name "to" is missing`},
+		{`{"to":7,"hunter2":1}`, "/to", "#/properties/to/oneOf", "branches 0 and 2 accept the value"},
+		{`{"to":1,"tags":["a","hunter2","hunter2"]}`, "/tags", "#/properties/tags/uniqueItems", "items 1 and 2 are equal"},
+	} {
+		var m *wsguard.MessageError
+		if err := s.Explain([]byte(tt.msg)); !errors.As(err, &m) || m.Detail != tt.detail || !strings.HasSuffix(m.Error(), "by "+tt.keyword+", "+tt.detail) {
+			t.Errorf("%s: %v", tt.msg, err)
+		}
+		if err := s.Validate([]byte(tt.msg)); !errors.As(err, &m) || m.Detail != "" || m.Keyword != tt.keyword {
+			t.Errorf("%s: %v", tt.msg, err)
+		}
+		c.WriteFrame(wstest.Text(tt.msg))
+		_, reply, err := c.ReadMessage()
+		var n struct{ Pointer, Keyword, Detail string }
+		if err := errors.Join(err, json.Unmarshal(reply, &n)); err != nil || n.Pointer != tt.pointer || n.Keyword != tt.keyword || n.Detail != tt.detail {
+			t.Errorf("%s: %s, %v", tt.msg, reply, err)
+		}
+	}
+	bye(c)
+	vs := e.events.of(audit.Violation)
+	if len(vs) != 3 || !strings.HasSuffix(vs[0].Detail, `, name "to" is missing`) || strings.Contains(fmt.Sprintf("%+v", vs), "hunter2") || strings.Contains(e.log.String(), "hunter2") {
+		t.Errorf("%+v\n%s", vs, e.log)
+	}
+}
+
 // Nor has it what encoding/json quotes of a message.
 func TestReadJSONKeepsTheMessageToItself(t *testing.T) {
 	e := serveWith(t, wsguard.Config{}, func(g *wsguard.Guard) http.Handler {
@@ -293,5 +345,28 @@ func TestReadJSONKeepsTheMessageToItself(t *testing.T) {
 	e.events.wait(t, audit.Close, 1)
 	if ev := e.events.of(audit.Close)[0]; !strings.Contains(ev.Detail, "does not fit") || strings.Contains(ev.Detail, "hunter2") {
 		t.Errorf("%s", ev.Detail)
+	}
+}
+
+// The table of contradictions in docs/messages.md has what is an error, and what compiles.
+func TestContradictionsPage(t *testing.T) {
+	page := string(must(os.ReadFile("docs/messages.md")))
+	_, table, found := strings.Cut(page, "| error | compiles |\n|---|---|\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	code := regexp.MustCompile("`(\\{[^`]*|false)`")
+	count := [2]int{}
+	for line := range strings.Lines(table) {
+		for column, cell := range strings.Split(strings.Trim(line, "| \n"), " | ") {
+			for _, src := range code.FindAllStringSubmatch(cell, -1) {
+				_, err := wsguard.CompileSchema([]byte(src[1]))
+				if (err != nil) != (column == 0) {
+					t.Errorf("%s: %v", src[1], err)
+				}
+				count[column]++
+			}
+		}
+	}
+	if !found || count[0] < 9 || count[1] < 10 {
+		t.Errorf("found: %t, schemas: %v", found, count)
 	}
 }

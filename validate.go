@@ -261,6 +261,7 @@ type notice struct {
 	Reason  string `json:"reason,omitempty"`
 	Pointer string `json:"pointer,omitempty"`
 	Keyword string `json:"keyword,omitempty"`
+	Detail  string `json:"detail,omitempty"`
 	RetryMS int64  `json:"retry_after_ms,omitempty"`
 }
 
@@ -274,7 +275,7 @@ func (o objection) notice() notice {
 	}
 	n := notice{Error: "invalid_message", Reason: o.why.Token()}
 	if m := o.message; m != nil {
-		n.Pointer, n.Keyword = m.Pointer, m.Keyword
+		n.Pointer, n.Keyword, n.Detail = m.Pointer, m.Keyword, m.Detail
 		if !o.why.Own() {
 			n.Reason = m.Reason
 		}

@@ -245,6 +245,8 @@ func describe(kind string, err error) string {
 	switch {
 	case !errors.As(err, &m):
 		return s + ": " + err.Error()
+	case m.Detail != "":
+		return s + fmt.Sprintf(", at %q, by %s, %s", m.Pointer, m.Keyword, m.Detail)
 	case m.Keyword != "":
 		return s + fmt.Sprintf(", at %q, by %s", m.Pointer, m.Keyword)
 	case m.Offset >= 0:

@@ -342,16 +342,17 @@ func (v *vm) ask(n *step, l *look, i, end int, kind valueKind, seen uint64, list
 // deepest, because the peer probably meant that branch.
 func (v *vm) branches(l *look, i, end int, kind valueKind, seen uint64, list []int32) int {
 	var best fault
-	tried, ok := false, false
+	tried, ok, first := false, false, 0
 	n := len(l.branches)
 	if list != nil {
 		n = len(list)
 	}
 	for k := range n {
-		b := &l.branches[k]
+		at := k
 		if list != nil {
-			b = &l.branches[list[k]]
+			at = int(list[k])
 		}
+		b := &l.branches[at]
 		if !v.charge(1) {
 			return v.empty()
 		}
@@ -382,9 +383,12 @@ func (v *vm) branches(l *look, i, end int, kind valueKind, seen uint64, list []i
 			continue
 		}
 		if ok {
-			return v.failed(l.err, i, end)
+			if v.failed(l.err, i, end); v.explain {
+				v.fault.more = &more{detail: twoBranches(first, at)}
+			}
+			return refused
 		}
-		ok = true
+		ok, first = true, at
 	}
 	if ok {
 		return end
@@ -549,7 +553,7 @@ func (v *vm) tree(n *node, i, end int) int {
 		f := &e.fault
 		bad := &fault{err: v.prog.refusal(f.node, f.keyword), off: int32(i), depth: int32(v.depth) + f.depth}
 		if v.explain {
-			bad.path, bad.logPath = e.pointer(f.val, nil), e.pointer(f.val, v.prog.names)
+			bad.more = &more{e.pointer(f.val, nil), e.pointer(f.val, v.prog.names), e.detail(f)}
 		}
 		return bad
 	}, i, end)

@@ -114,9 +114,14 @@ type fault struct {
 	err   *Error
 	off   int32 // the offset at which the value or the name begins
 	depth int32
-	path  string // the rest of the pointer, if the evaluator has judged
+	more  *more // set while explain is, and only if there is more to say
+}
 
+// more has what Explain says about a fault in addition to its place in the schema.
+type more struct {
+	path    string // the rest of the pointer, if the evaluator has judged
 	logPath string // path without the peer's names
+	detail  string // see Error.Detail
 }
 
 // A vm walks one message. It lives on the stack of Validate.
@@ -726,7 +731,7 @@ func (v *vm) closing(r *objectRule, i, j int, seen uint64, count, words int) int
 	}
 	for _, idx := range r.needs {
 		if !has(idx) {
-			return v.failed(r.props[idx].needed, i, j)
+			return v.missing(r, r.props[idx].needed, idx, i, j)
 		}
 	}
 	for k := range r.depends {
@@ -736,7 +741,7 @@ func (v *vm) closing(r *objectRule, i, j int, seen uint64, count, words int) int
 		}
 		for _, idx := range d.need {
 			if !has(idx) {
-				return v.failed(d.err, i, j)
+				return v.missing(r, d.err, idx, i, j)
 			}
 		}
 	}
@@ -744,6 +749,14 @@ func (v *vm) closing(r *objectRule, i, j int, seen uint64, count, words int) int
 		v.sc.words = v.sc.words[:words]
 	}
 	return j
+}
+
+// missing refuses an object that lacks a name.
+func (v *vm) missing(r *objectRule, err *Error, idx int32, i, j int) int {
+	if v.failed(err, i, j); v.explain {
+		v.fault.more = &more{detail: missingName(r.set.names[idx])}
+	}
+	return refused
 }
 
 // wordsFor takes cleared words with a bit for each of the names, and returns the index of the first word.

@@ -81,6 +81,11 @@ type Error struct {
 
 	// KeywordLocation is the place of the keyword in the schema that has refused, such as #/properties/id/type.
 	KeywordLocation string
+
+	// Detail says what of the keyword the value does not meet. It is the name that required or a dependency misses, the
+	// branches of a oneOf that accept the value, or the items under uniqueItems that are equal. It has at most maxPointer
+	// bytes and nothing of the message. Only Explain sets it, and it is empty for other keywords.
+	Detail string
 }
 
 // Error returns a text for a log, without any part of the message.
@@ -93,10 +98,14 @@ func (e *Error) Error() string {
 		if e.KeywordLocation == "" {
 			break
 		}
-		if e.InstancePointer == "" { // it is the whole message, or the error is not from Explain
-			return fmt.Sprintf("wsguard: message refused: %s, by %s", e.Kind, e.KeywordLocation)
+		detail := ""
+		if e.Detail != "" {
+			detail = ", " + e.Detail
 		}
-		return fmt.Sprintf("wsguard: message refused: %s at %q, by %s", e.Kind, e.LogPointer, e.KeywordLocation)
+		if e.InstancePointer == "" { // it is the whole message, or the error is not from Explain
+			return fmt.Sprintf("wsguard: message refused: %s, by %s%s", e.Kind, e.KeywordLocation, detail)
+		}
+		return fmt.Sprintf("wsguard: message refused: %s at %q, by %s%s", e.Kind, e.LogPointer, e.KeywordLocation, detail)
 	}
 	return fmt.Sprintf("wsguard: message refused: %s (%s)", e.Kind, e.Token)
 }

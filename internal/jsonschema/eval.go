@@ -19,6 +19,7 @@ type treeFault struct {
 	val     int32
 	depth   int32
 	keyword string
+	twins   [2]int32 // the branches that accept the value, or the items that are equal
 }
 
 type verdict struct {
@@ -80,7 +81,7 @@ func (e *evaluator) release() {
 }
 
 func (e *evaluator) fail(n *node, val int32, keyword string) bool {
-	e.fault = treeFault{n, val, e.vals[val].depth, keyword}
+	e.fault = treeFault{node: n, val: val, depth: e.vals[val].depth, keyword: keyword}
 	return false
 }
 
@@ -474,8 +475,12 @@ func (e *evaluator) array(n *node, val int32, m *marks) bool {
 			return e.fail(n, val, "contains")
 		}
 	}
-	if n.unique && !e.unique(val, e.spend) {
-		return e.fail(n, val, "uniqueItems")
+	if n.unique {
+		if a, b, ok := e.unique(val, e.spend); !ok {
+			e.fail(n, val, "uniqueItems")
+			e.fault.twins = [2]int32{a, b}
+			return false
+		}
 	}
 	return true
 }
@@ -532,13 +537,15 @@ func (e *evaluator) reapply(n *node, val int32, m *marks, again int) bool {
 	}
 	if len(n.oneOf) > 0 {
 		var best treeFault
-		ok := false
+		ok, first := false, 0
 		for i, c := range n.oneOf {
 			if e.hand(c, val, m, again) {
 				if ok {
-					return e.fail(n, val, "oneOf")
+					e.fail(n, val, "oneOf")
+					e.fault.twins = [2]int32{int32(first), int32(i)}
+					return false
 				}
-				ok = true
+				ok, first = true, i
 			} else if i == 0 || e.fault.depth > best.depth {
 				best = e.fault
 			}

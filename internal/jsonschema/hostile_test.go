@@ -16,7 +16,7 @@ const full = 32 << 10
 
 func compile(t testing.TB, src string) *jsonschema.Schema {
 	t.Helper()
-	s, err := jsonschema.Compile([]byte(src), jsonschema.Options{})
+	s, err := jsonschema.Compile([]byte(src), jsonschema.Options{AssertContent: true})
 	if err != nil {
 		t.Fatalf("%s: %v", src, err)
 	}

@@ -29,7 +29,7 @@ type node struct {
 	minLen, maxLen int // -1: none
 	pattern        *pattern
 	format         *format
-	base64, json   bool // contentEncoding and contentMediaType, which draft 7 asserts
+	base64, json   bool // contentEncoding and contentMediaType, if Options.AssertContent is set
 
 	// Keywords for numbers.
 	min, max, exMin, exMax, multipleOf *decimal
@@ -398,7 +398,7 @@ func (b *builder) strings(n *node, s *v5.Schema, sourced bool) {
 	if s.Format != "" && b.assertsFormat(s, sourced) {
 		n.format = formats[s.Format]
 	}
-	if s.Draft == v5.Draft7 {
+	if b.l.opt.AssertContent {
 		n.base64 = s.ContentEncoding == "base64"
 		// A content type is not checked if the content has an encoding that is not decoded.
 		n.json = s.ContentMediaType == "application/json" && (n.base64 || s.ContentEncoding == "")

@@ -34,6 +34,10 @@ type Options struct {
 	// object is declared, and is accepted as it is.
 	RefuseCaseVariants bool
 
+	// AssertContent checks the content of strings, as far as contentEncoding is base64 and contentMediaType is
+	// application/json. Otherwise these keywords are annotations. Drafts before 7 do not have them.
+	AssertContent bool
+
 	// The following fields accept everything that the specifications allow. They are for the official test suite.
 
 	AnnotateFormat       bool // format checks nothing in 2019-09 and 2020-12, unless the metaschema asserts it
@@ -76,6 +80,8 @@ type Schema struct {
 //   - sources that are not strict JSON, or not valid against their metaschema
 //   - unknown dialects, keywords and formats
 //   - an empty enum
+//   - bounds that no value of their type can meet, such as a minimum above the maximum, and required names whose schema is
+//     false (see contradictions)
 //   - numbers of more than 64 characters, or with an exponent above 400
 //   - references to a schema that is not among Options.Resources, or to something that is no schema
 //   - references that lead back to themselves
@@ -175,6 +181,7 @@ func (l *linter) build(root *document, def *dialect) *program {
 	}
 	b.schemasOnly()
 	b.prog.context = b.prog.dynamic && len(b.prog.resources) > 1
+	b.contradictions()
 	return b.prog
 }
 
@@ -262,10 +269,15 @@ func (s *Schema) Explain(msg []byte) *Error {
 		return nil
 	}
 	e := *v.fault.err
+	var m more
+	if v.fault.more != nil {
+		m = *v.fault.more
+	}
 	switch {
 	case e.KeywordLocation != "":
-		e.InstancePointer = pointer(msg, int(v.fault.off), v.fault.path, nil)
-		e.LogPointer = pointer(msg, int(v.fault.off), v.fault.logPath, v.prog.names)
+		e.InstancePointer = pointer(msg, int(v.fault.off), m.path, nil)
+		e.LogPointer = pointer(msg, int(v.fault.off), m.logPath, v.prog.names)
+		e.Detail = m.detail
 	case e.Kind != KindInternal && e.Token != TokenFuel:
 		e.Offset = int(v.fault.off)
 	}

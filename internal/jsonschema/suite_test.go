@@ -222,7 +222,7 @@ func (r suiteResult) String() string {
 
 func runSuite(t *testing.T, d suiteDraft, res map[string][]byte, pattern string, annotate bool) (r suiteResult) {
 	opt := jsonschema.Options{Resources: res, DefaultDialect: d.url, AnnotateFormat: annotate, AllowUnknownKeywords: true,
-		AllowUnknownFormats: true, AllowMetaschemas: true, Limits: jsonschema.Limits{NumberBytes: 4096}}
+		AllowUnknownFormats: true, AllowMetaschemas: true, AssertContent: d.name == "draft7", Limits: jsonschema.Limits{NumberBytes: 4096}}
 	groups := suiteGroups(t, pattern)
 	for _, file := range sorted(groups) {
 		for _, g := range groups[file] {

@@ -33,11 +33,12 @@ func (v *vm) unique(l *look, i, end int) int {
 		return v.same(x, y)
 	}
 	r := end
+	var twin [2]*itemHash
 	if len(items) <= 16 {
 		for a := range items {
 			for b := range a {
 				if items[a].hash == items[b].hash && same(&items[a], &items[b]) {
-					r = refused
+					r, twin = refused, [2]*itemHash{&items[b], &items[a]}
 				}
 			}
 		}
@@ -54,17 +55,29 @@ func (v *vm) unique(l *look, i, end int) int {
 		for a := 1; a < len(items) && r >= 0; a++ {
 			for b := a - 1; b >= 0 && items[a].hash == items[b].hash; b-- {
 				if same(&items[a], &items[b]) {
-					r = refused
+					r, twin = refused, [2]*itemHash{&items[b], &items[a]}
 					break
 				}
 			}
 		}
 	}
-	s.items = s.items[:base]
 	if r < 0 {
-		return v.failed(l.err, i, end)
+		if v.failed(l.err, i, end); v.explain {
+			v.fault.more = &more{detail: twinItems(order(items, twin[0]), order(items, twin[1]))}
+		}
 	}
-	return end
+	s.items = s.items[:base]
+	return r
+}
+
+// order returns the index in the array of an item, which may stand elsewhere in items.
+func order(items []itemHash, of *itemHash) (n int) {
+	for i := range items {
+		if items[i].off < of.off {
+			n++
+		}
+	}
+	return n
 }
 
 // same compares two values that are written in different ways, which is rare.

@@ -266,9 +266,10 @@ func (t *tree) members(object int32) []int32 {
 	return m
 }
 
-// unique reports whether no two items of an array mean the same. It compares items whose hashes are equal. The hash is
-// seeded, so that happens once for an array with a duplicate, and almost never otherwise.
-func (t *tree) unique(array int32, spend func(int)) bool {
+// unique reports whether no two items of an array mean the same, or returns the indexes of two that do. It compares items
+// whose hashes are equal. The hash is seeded, so that happens once for an array with a duplicate, and almost never
+// otherwise.
+func (t *tree) unique(array int32, spend func(int)) (a, b int32, ok bool) {
 	t.idx = t.idx[:0]
 	for c := t.vals[array].first; c >= 0; c = t.vals[c].next {
 		t.idx = append(t.idx, hashed{t.hashOf(c, spend), c})
@@ -286,11 +287,11 @@ func (t *tree) unique(array int32, spend func(int)) bool {
 	for i := range t.idx {
 		for j := i + 1; j < len(t.idx) && t.idx[j].hash == t.idx[i].hash; j++ {
 			if t.same(t.idx[i].val, t, t.idx[j].val, spend) {
-				return false
+				return t.vals[t.idx[i].val].idx, t.vals[t.idx[j].val].idx, false
 			}
 		}
 	}
-	return true
+	return 0, 0, true
 }
 
 // pointer writes the JSON pointer of a value, sanitised and bounded, like the function pointer.
