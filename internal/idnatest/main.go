@@ -88,6 +88,9 @@ func rule(r rune) string {
 }
 
 func unstable(r rune) bool {
+	if r >= 0x13A0 && r <= 0x13F5 {
+		return false // a Cherokee capital folds to itself, which package cases gets wrong
+	}
 	s := string(r)
 	return norm.NFKC.String(cases.Fold().String(norm.NFKC.String(s))) != s
 }
@@ -151,19 +154,23 @@ func classOf(r rune) (class, error) {
 	return c, nil
 }
 
-// pairs returns the pairs of allowed code points that NFC composes.
-func pairs() (list []uint64) {
+// pairs returns the pairs of allowed code points that NFC composes, as first<<21 | second. It also returns the compositions
+// that are allowed, as composition<<21 | first.
+func pairs() (list, firsts []uint64) {
 	for r := rune(0x80); r <= unicode.MaxRune; r++ {
 		if d := []rune(norm.NFD.String(string(r))); len(d) > 1 && norm.NFC.String(string(d)) == string(r) {
 			last := len(d) - 1
 			first := []rune(norm.NFC.String(string(d[:last])))
 			if len(first) == 1 && rule(first[0]) != disallowed && rule(d[last]) != disallowed {
 				list = append(list, uint64(first[0])<<21|uint64(d[last]))
+				if rule(r) != disallowed {
+					firsts = append(firsts, uint64(r)<<21|uint64(first[0]))
+				}
 			}
 		}
 	}
 	slices.Sort(list)
-	return list
+	return list, firsts
 }
 
 func generate() ([]byte, error) {
@@ -197,7 +204,10 @@ func generate() ([]byte, error) {
 	fmt.Fprintf(&b, "}\n\n// idnaRanges has the first code point of each range, and its class in the low 8 bits.\nvar idnaRanges = [...]uint32{")
 	list(&b, ranges)
 	fmt.Fprintf(&b, "}\n\n// idnaPairs has the pairs that NFC composes, as first<<21 | second.\nvar idnaPairs = [...]uint64{")
-	list(&b, pairs())
+	composed, firsts := pairs()
+	list(&b, composed)
+	fmt.Fprintf(&b, "}\n\n// idnaFirsts has the compositions, as composition<<21 | first.\nvar idnaFirsts = [...]uint64{")
+	list(&b, firsts)
 	fmt.Fprintf(&b, "}\n")
 	return format.Source(b.Bytes())
 }

@@ -2,6 +2,8 @@ package jsonschema
 
 import (
 	"bytes"
+	"math"
+	"sort"
 	"strings"
 	"sync"
 	"unicode"
@@ -21,7 +23,9 @@ type regexParser struct {
 	// right with the flag, the second that it may be right without.
 	unicode, plain bool
 
-	open      []regexGroup   // the groups around i; the first is the expression itself
+	few       [16]regexGroup // the outer groups around i; the first is the expression itself
+	more      []regexGroup   // the groups in these
+	depth     int            // how many groups are around i
 	groups    int            // how many groups capture
 	reference int            // the greatest number of \1, \2, …
 	names     map[string]int // where each named group stands last
@@ -29,16 +33,33 @@ type regexParser struct {
 }
 
 type regexGroup struct {
-	start       int  // of the group's text
-	alternative int  // the start of its current alternative
-	assertion   bool // a quantifier may not follow
+	start       int32 // of the group's text
+	alternative int32 // the start of its current alternative
+	assertion   bool  // a quantifier may not follow
 }
 
 // isRegex reports whether s is a regular expression of ECMA-262.
 func isRegex(s []byte) bool {
-	var open [16]regexGroup
-	p := regexParser{s: s, unicode: true, plain: true, open: open[:1]}
-	return p.parse()
+	p := regexParser{s: s, unicode: true, plain: true}
+	return len(s) <= math.MaxInt32 && p.parse()
+}
+
+// around returns the group of the given depth.
+func (p *regexParser) around(depth int) *regexGroup {
+	if depth < len(p.few) {
+		return &p.few[depth]
+	}
+	return &p.more[depth-len(p.few)]
+}
+
+// enter opens a group. It reports false if there are too many.
+func (p *regexParser) enter(g regexGroup) bool {
+	if p.depth++; p.depth < len(p.few) {
+		p.few[p.depth] = g
+	} else {
+		p.more = append(p.more[:p.depth-len(p.few)], g)
+	}
+	return p.depth <= regexLimit
 }
 
 func (p *regexParser) parse() bool {
@@ -49,16 +70,15 @@ func (p *regexParser) parse() bool {
 		case '(':
 			ok, atom = p.group(), false
 		case ')':
-			last := len(p.open) - 1
-			if last == 0 {
+			if p.depth == 0 {
 				return false
 			}
-			atom = !p.open[last].assertion
-			p.open = p.open[:last]
+			atom = !p.around(p.depth).assertion
+			p.depth--
 			p.i++
 		case '|':
 			p.i++
-			p.open[len(p.open)-1].alternative, atom = p.i, false
+			p.around(p.depth).alternative, atom = int32(p.i), false
 		case '*', '+', '?', '{':
 			ok, atom = atom && p.quantifier(), false
 		case '^', '$':
@@ -83,7 +103,7 @@ func (p *regexParser) parse() bool {
 			return false
 		}
 	}
-	return len(p.open) == 1 && p.reference <= p.groups
+	return p.depth == 0 && p.reference <= p.groups
 }
 
 // take steps over c and reports true if c is next.
@@ -123,9 +143,8 @@ func (p *regexParser) group() bool {
 			}
 		}
 	}
-	g.start, g.alternative = p.i, p.i
-	p.open = append(p.open, g)
-	return len(p.open) <= regexLimit
+	g.start, g.alternative = int32(p.i), int32(p.i)
+	return p.enter(g)
 }
 
 // declare records a named group at the given place. Two groups may have the same name only if they stand in different
@@ -133,16 +152,9 @@ func (p *regexParser) group() bool {
 // alternatives than the last. So it is enough to compare with the last.
 func (p *regexParser) declare(name string, at int) bool {
 	if last, ok := p.names[name]; ok {
-		// The texts before the current alternatives do not overlap, and they are in order.
-		low, high := 0, len(p.open)
-		for low < high {
-			if mid := (low + high) / 2; p.open[mid].alternative > last {
-				high = mid
-			} else {
-				low = mid + 1
-			}
-		}
-		if low == len(p.open) || p.open[low].start > last {
+		// The texts before the current alternatives do not overlap, and they are in order. Find the one that may have last.
+		depth := sort.Search(p.depth+1, func(i int) bool { return int(p.around(i).alternative) > last })
+		if depth > p.depth || int(p.around(depth).start) > last {
 			return false
 		}
 	}

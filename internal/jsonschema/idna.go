@@ -255,18 +255,30 @@ func isNFC(label []rune, classes []*idnaClass) bool {
 		if c.ccc != 0 && last > c.ccc {
 			return false
 		}
-		// A code point between that has the same class, or none, keeps them apart.
-		if start >= 0 && (start == i-1 || c.ccc != 0 && last != c.ccc) {
-			if _, found := slices.BinarySearch(idnaPairs[:], uint64(label[start])<<21|uint64(label[i])); found {
-				return false
-			}
+		// A code point between them that has the same class, or none, keeps them apart.
+		if start >= 0 && (start == i-1 || c.ccc != 0 && last != c.ccc) && composes(label[start], label[i], c.ccc) {
+			return false
 		}
 		if c.ccc == 0 {
 			start = i
 		}
-		last = c.tail
+		last = c.ccc
 	}
 	return true
+}
+
+// composes reports whether mark, of the given class, is composed with start. If start ends in a mark of a higher class, then
+// mark goes before that one.
+func composes(start, mark rune, ccc uint8) bool {
+	for ccc != 0 && idnaClassOf(start).tail > ccc {
+		i, _ := slices.BinarySearch(idnaFirsts[:], uint64(start)<<21)
+		if i == len(idnaFirsts) || rune(idnaFirsts[i]>>21) != start {
+			return false
+		}
+		start = rune(idnaFirsts[i] & (1<<21 - 1))
+	}
+	_, found := slices.BinarySearch(idnaPairs[:], uint64(start)<<21|uint64(mark))
+	return found
 }
 
 // The parameters of Punycode, RFC 3492, section 5.
@@ -347,10 +359,12 @@ func punycode(dst, s []rune) ([]rune, bool) {
 
 // punycodeLen returns the length of the encoding of label. Above maxLabel it stops counting.
 func punycodeLen(label []rune) int {
-	done := 0
+	done, next := 0, int64(unicode.MaxRune)
 	for _, r := range label {
 		if r < punyFirst {
 			done++
+		} else {
+			next = min(next, int64(r))
 		}
 	}
 	size := done
@@ -359,35 +373,33 @@ func punycodeLen(label []rune) int {
 	}
 	n, delta, bias := int64(punyFirst), int64(0), int64(punyBias)
 	for first := true; done < len(label) && size <= maxLabel; n++ {
-		next := int64(unicode.MaxRune)
-		for _, r := range label {
-			if int64(r) >= n {
-				next = min(next, int64(r))
-			}
-		}
 		delta += (next - n) * int64(done+1)
-		n = next
+		n, next = next, unicode.MaxRune
 		for _, r := range label {
-			if int64(r) < n {
+			switch c := int64(r); {
+			case c < n:
 				delta++
+			case c > n:
+				next = min(next, c)
+			default:
+				size += punyDigits(delta, bias)
+				done++
+				bias, first = punyAdapt(delta, done, first), false
+				delta = 0
 			}
-			if int64(r) != n {
-				continue
-			}
-			q := delta
-			for k := int64(punyBase); ; k += punyBase {
-				size++
-				t := min(max(k-bias, punyMin), punyMax)
-				if q < t {
-					break
-				}
-				q = (q - t) / (punyBase - t)
-			}
-			done++
-			bias, first = punyAdapt(delta, done, first), false
-			delta = 0
 		}
 		delta++
 	}
 	return size
+}
+
+// punyDigits returns how many digits encode a delta.
+func punyDigits(delta, bias int64) int {
+	for k, n := int64(punyBase), 1; ; k, n = k+punyBase, n+1 {
+		t := min(max(k-bias, punyMin), punyMax)
+		if delta < t {
+			return n
+		}
+		delta = (delta - t) / (punyBase - t)
+	}
 }
