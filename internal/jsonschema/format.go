@@ -10,7 +10,7 @@ type format struct {
 
 func (f *format) price(n int) int { return 4 + sixteenths(n, f.cost) }
 
-// formats has the formats by name. None of them allocates for a text that is not hostile.
+// formats has the formats by name. None of them allocates, except regex for named groups and for deep nesting.
 var formats = func() map[string]*format {
 	m := map[string]*format{}
 	add := func(ok func([]byte) bool, cost int, names ...string) {

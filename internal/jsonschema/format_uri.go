@@ -117,14 +117,16 @@ func isIPvFuture(s []byte) bool {
 
 // uriRun returns the length of the characters of set at the start of s.
 func uriRun(s []byte, set uint8, iri bool) int {
-	i := 0
-	for i < len(s) {
-		switch c := s[i]; {
-		case uriSets[c]&set != 0:
+	for i := 0; ; {
+		for i < len(s) && uriSets[s[i]]&set != 0 {
 			i++
-		case c == '%' && isPercentEncoded(s[i:]):
+		}
+		switch {
+		case i == len(s):
+			return i
+		case isPercentEncoded(s[i:]):
 			i += 3
-		case c >= utf8.RuneSelf && iri:
+		case s[i] >= utf8.RuneSelf && iri:
 			r, n := utf8.DecodeRune(s[i:])
 			if !isUCSChar(r) && (set != uriQuery || !isPrivateUse(r)) || isBidiControl(r) {
 				return i
@@ -134,7 +136,6 @@ func uriRun(s []byte, set uint8, iri bool) int {
 			return i
 		}
 	}
-	return i
 }
 
 func isPercentEncoded(s []byte) bool {

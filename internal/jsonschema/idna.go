@@ -148,7 +148,7 @@ func isALabel(label []rune) bool {
 	return len(label) > 4 && label[0] == 'x' && label[1] == 'n' && label[2] == '-' && label[3] == '-'
 }
 
-// unicodeLabel reports whether label is a U-label of RFC 5891, section 4.2, but for its length.
+// unicodeLabel reports whether label is a U-label of RFC 5891, section 4.2. It does not look at the length of the A-label.
 func (d *idnName) unicodeLabel(label []rune, loose bool) bool {
 	n := len(label)
 	if n == 0 || n > maxLabel || label[0] == '-' || label[n-1] == '-' || n >= 4 && label[2] == '-' && label[3] == '-' {
@@ -199,13 +199,10 @@ func contextsAllow(label []rune, classes []*idnaClass) bool {
 	is := func(i int, script *unicode.RangeTable) bool {
 		return i >= 0 && i < len(label) && unicode.Is(script, label[i])
 	}
-	any := func(low, high rune) bool {
-		return slices.ContainsFunc(label, func(r rune) bool { return low <= r && r <= high })
-	}
 	japanese := func() bool {
 		return slices.ContainsFunc(label, func(r rune) bool { return unicode.In(r, unicode.Hiragana, unicode.Katakana, unicode.Han) })
 	}
-	var middleDot, arabic, extended bool
+	var middleDot, arabic, extended bool // the label has a Katakana middle dot, Arabic-Indic digits, extended ones
 	for i, c := range classes {
 		if c.rule == idnaValid {
 			continue
@@ -232,7 +229,7 @@ func contextsAllow(label []rune, classes []*idnaClass) bool {
 			return false
 		}
 	}
-	return !(arabic && any(0x06F0, 0x06F9)) && !(extended && any(0x0660, 0x0669)) && (!middleDot || japanese())
+	return !(arabic && extended) && (!middleDot || japanese())
 }
 
 // joinedAround reports whether the code points before and after i would join.
