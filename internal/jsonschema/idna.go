@@ -106,8 +106,10 @@ func (d *idnName) end() bool {
 		return false
 	}
 	if d.wide {
-		size = len("xn--") + punycodeLen(label)
-		if size > maxLabel || !d.unicodeLabel(label, d.loose) {
+		if !d.unicodeLabel(label, d.loose) {
+			return false
+		}
+		if size = len("xn--") + punycodeLen(label); size > maxLabel {
 			return false
 		}
 	} else {
