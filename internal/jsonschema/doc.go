@@ -24,5 +24,6 @@
 // $dynamicRef through several resources. Others depend on the outcome of branches, by an unevaluatedProperties next to an
 // anyOf. An evaluator over a decoded value (eval.go) judges these values after the strict pass.
 //
-// A message that is accepted or refused allocates nothing, unless it needs that evaluator or one of the rarer formats.
+// A message that is accepted or refused allocates nothing, unless it needs that evaluator, or has a text for the format regex
+// with named or deeply nested groups.
 package jsonschema

@@ -930,10 +930,10 @@ func (v *vm) judgeName(r *objectRule, key, end int) int {
 		return end
 	}
 	name := unescape(nil, v.msg[key+1:end-1])
-	if !v.charge(4 + 24*len(name)) {
+	if !v.charge(regexFormat.price(len(name))) {
 		return v.empty()
 	}
-	if !isRegex(string(name)) {
+	if !regexFormat.ok(name) {
 		return v.fail(r.regex, key)
 	}
 	return end

@@ -354,7 +354,7 @@ func (e *evaluator) object(n *node, val int32, m *marks, again int) bool {
 			return false
 		}
 		if n.regexNames {
-			if e.charge(4 + 24*len(key)); !isRegex(key) {
+			if e.charge(regexFormat.price(len(key))); !regexFormat.ok([]byte(key)) {
 				return e.fail(n, c, "patternProperties")
 			}
 		}

@@ -40,3 +40,11 @@ func Matcher(expr string) (match func([]byte) bool, how string) {
 		return ok
 	}, how
 }
+
+// Format returns the function that judges the texts of a format, and what judging a text of n bytes costs.
+func Format(name string) (ok func(text []byte) bool, price func(n int) int) {
+	if f := formats[name]; f != nil {
+		return f.ok, f.price
+	}
+	return nil, nil
+}

@@ -1,12 +1,6 @@
 package jsonschema
 
-import (
-	"bytes"
-	"net/mail"
-	"regexp/syntax"
-
-	v5 "github.com/santhosh-tekuri/jsonschema/v5"
-)
+import "bytes"
 
 // A format judges text. It has the cost of that.
 type format struct {
@@ -16,47 +10,41 @@ type format struct {
 
 func (f *format) price(n int) int { return 4 + sixteenths(n, f.cost) }
 
-// formats has the formats of v5. The code here judges the texts of common messages, without an allocation. v5 judges the
-// rarer formats, and texts that are not plainly right. It does not judge hostnames and addresses, for which it is too
-// lenient.
+// formats has the formats by name. None of them allocates, except regex for named groups and for deep nesting.
 var formats = func() map[string]*format {
 	m := map[string]*format{}
-	for name, f := range v5.Formats {
-		m[name] = &format{func(text []byte) bool { return f(string(text)) }, 8}
-	}
-	own := func(ok func([]byte) bool, names ...string) {
+	add := func(ok func([]byte) bool, cost int, names ...string) {
 		for _, name := range names {
-			m[name] = &format{ok, 1}
+			m[name] = &format{ok, cost}
 		}
 	}
-	own(isDateTime, "date-time")
-	own(isDate, "date")
-	own(isTime, "time")
-	own(isDuration, "duration")
-	own(isPeriod, "period")
-	own(isHostname, "hostname")
-	own(isIPv4, "ipv4", "ip-address")
-	own(isIPv6, "ipv6")
-	own(isUUID, "uuid")
-	own(isJSONPointer, "json-pointer")
-	own(isRelativePointer, "relative-json-pointer")
-	quick := func(name string, yes, no func([]byte) bool) {
-		slow := m[name].ok
-		m[name].ok = func(text []byte) bool { return yes(text) || !no(text) && slow(text) }
-	}
-	quick("uri", func(s []byte) bool { return plainURI(s, true) }, func(s []byte) bool { return bytes.IndexByte(s, ':') <= 0 })
-	quick("uri-reference", func(s []byte) bool { return plainURI(s, false) }, func(s []byte) bool { return bytes.IndexByte(s, '\\') >= 0 })
-	m["email"] = &format{isEmail, 8}
-	// Parsing is enough to judge an expression. v5 also compiles it, and nested repeats of a peer then cost megabytes. A
-	// class such as \pL is a long table.
-	m["regex"] = &format{func(text []byte) bool { return isRegex(string(text)) }, 16 * 24}
+	add(isDateTime, 1, "date-time")
+	add(isDate, 1, "date")
+	add(isTime, 1, "time")
+	add(isDuration, 1, "duration")
+	add(isPeriod, 1, "period")
+	add(isHostname, 4, "hostname")
+	add(isIDNHostname, 8, "idn-hostname")
+	add(isEmail, 4, "email")
+	add(isIDNEmail, 8, "idn-email")
+	add(isIPv4, 1, "ipv4", "ip-address")
+	add(isIPv6, 1, "ipv6")
+	add(isURI, 1, "uri")
+	add(isURIReference, 1, "uri-reference", "uriref")
+	add(isIRI, 2, "iri")
+	add(isIRIReference, 2, "iri-reference")
+	add(isURITemplate, 2, "uri-template")
+	add(isUUID, 1, "uuid")
+	add(isJSONPointer, 1, "json-pointer")
+	add(isRelativePointer, 1, "relative-json-pointer")
+	m["regex"] = regexFormat
 	return m
 }()
 
-func isRegex(s string) bool {
-	_, err := syntax.Parse(s, syntax.Perl)
-	return err == nil
-}
+var regexFormat = &format{isRegex, 8}
+
+func isLetter(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }
+func isDigit(c byte) bool  { return c-'0' <= 9 }
 
 // number2 reads two digits, or returns -1.
 func number2(s []byte, i int) int {
@@ -190,68 +178,6 @@ func isPeriod(s []byte) bool {
 	return isDuration(from) && isDateTime(to)
 }
 
-// isHostname reports whether s is a host name of RFC 1123, section 2.1.
-func isHostname(s []byte) bool {
-	if n := len(s); n > 0 && s[n-1] == '.' {
-		s = s[:n-1]
-	}
-	if len(s) > 253 {
-		return false
-	}
-	label := 0
-	for i := 0; i <= len(s); i++ {
-		if i < len(s) && s[i] != '.' {
-			c := s[i]
-			if (c|0x20 < 'a' || c|0x20 > 'z') && c-'0' > 9 && (c != '-' || label == 0) {
-				return false
-			}
-			label++
-			continue
-		}
-		if label == 0 || label > 63 || s[i-1] == '-' {
-			return false
-		}
-		label = 0
-	}
-	return true
-}
-
-func isEmail(s []byte) bool {
-	at := bytes.LastIndexByte(s, '@')
-	if at < 0 || at > 64 || len(s) > 254 {
-		return false
-	}
-	domain := s[at+1:]
-	if n := len(domain); n >= 2 && domain[0] == '[' && domain[n-1] == ']' {
-		if ip, ok := bytes.CutPrefix(domain[1:n-1], []byte("IPv6:")); ok {
-			return isIPv6(ip)
-		}
-		return isIPv4(domain[1 : n-1])
-	}
-	if !isHostname(domain) {
-		return false
-	}
-	if domain[len(domain)-1] != '.' && dotAtom(s[:at]) {
-		return true
-	}
-	_, err := mail.ParseAddress(string(s))
-	return err == nil
-}
-
-func dotAtom(s []byte) bool {
-	last := byte('.')
-	for _, c := range s {
-		switch {
-		case c|0x20 >= 'a' && c|0x20 <= 'z' || c-'0' <= 9 || c == '-' || c == '_' || c == '+':
-		case c == '.' && last != '.':
-		default:
-			return false
-		}
-		last = c
-	}
-	return last != '.'
-}
-
 func isIPv4(s []byte) bool {
 	for part := range 4 {
 		n, i := 0, 0
@@ -347,59 +273,30 @@ func isJSONPointer(s []byte) bool {
 	return true
 }
 
+// isRelativePointer reports whether s is a pointer of draft-bhutton-relative-json-pointer-00: how many levels up, how far to
+// move in an array, and a pointer from there.
 func isRelativePointer(s []byte) bool {
-	n := 0
-	for n < len(s) && s[n]-'0' <= 9 {
-		n++
-	}
-	if n == 0 || n > 1 && s[0] == '0' {
+	n := numberLen(s)
+	if n == 0 {
 		return false
 	}
-	s = s[n:]
+	if s = s[n:]; len(s) > 0 && (s[0] == '+' || s[0] == '-') {
+		if n = numberLen(s[1:]); n == 0 || s[1] == '0' {
+			return false
+		}
+		s = s[1+n:]
+	}
 	return len(s) == 1 && s[0] == '#' || isJSONPointer(s)
 }
 
-var uriByte = func() (t [256]bool) {
-	for _, c := range "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:@/?#" {
-		t[c] = true
+// numberLen returns the length of the number at the start of s. It returns 0 if there is none, or one with a leading zero.
+func numberLen(s []byte) int {
+	n := 0
+	for n < len(s) && isDigit(s[n]) {
+		n++
 	}
-	return t
-}()
-
-// plainURI accepts the ordinary forms of a URI, or of a reference if not absolute.
-func plainURI(s []byte, absolute bool) bool {
-	for _, c := range s {
-		if !uriByte[c] {
-			return false
-		}
+	if n > 1 && s[0] == '0' {
+		return 0
 	}
-	colon := bytes.IndexByte(s, ':')
-	if stop := bytes.IndexAny(s, "/?#"); stop >= 0 && colon > stop {
-		colon = -1
-	}
-	if colon >= 0 {
-		for i, c := range s[:colon] {
-			letter := c|0x20 >= 'a' && c|0x20 <= 'z'
-			if !letter && (i == 0 || c-'0' > 9 && c != '+' && c != '-' && c != '.') {
-				return false
-			}
-		}
-	}
-	if colon == 0 || colon < 0 && absolute {
-		return false
-	}
-	if s = s[colon+1:]; len(s) < 2 || s[0] != '/' || s[1] != '/' {
-		return true
-	}
-	s = s[2:]
-	if i := bytes.IndexAny(s, "/?#"); i >= 0 {
-		s = s[:i]
-	}
-	host, port, found := bytes.Cut(s, []byte(":"))
-	for _, c := range port {
-		if c-'0' > 9 {
-			return false
-		}
-	}
-	return (len(host) > 0 || !found) && bytes.IndexByte(host, '@') < 0
+	return n
 }

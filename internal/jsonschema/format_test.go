@@ -1,13 +1,46 @@
 package jsonschema_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"unicode"
 
 	v5 "github.com/santhosh-tekuri/jsonschema/v5"
 )
+
+// excused reports whether v5 may judge text differently. It accepts much that no RFC allows. What it refuses is right for a
+// few reasons, and TestFormatsByRFC has cases for them.
+func excused(name, text string, accepted bool) bool {
+	if accepted {
+		switch name {
+		case "uri", "uri-reference", "uriref", "iri", "iri-reference", "uri-template", "email", "regex":
+			return true
+		case "hostname":
+			// v5 looks only at the first label for a hyphen at its ends.
+			return strings.HasSuffix(text, ".") || strings.Contains(text, "xn--") || strings.Contains(text, ".-") || strings.Contains(text, "-.") || strings.HasSuffix(text, "-")
+		}
+		// v5 reads signs as parts of numbers, and takes 00 for a number without a leading zero.
+		return strings.ContainsAny(text, "+-") || strings.Contains(text, "00")
+	}
+	switch name {
+	case "uri", "uri-reference", "uriref", "iri", "iri-reference":
+		// net/url allows no encoded ASCII in a host, no address of a later version of IP, and ASCII alone before an @.
+		before, _, found := strings.Cut(text, "@")
+		return strings.Contains(text, "%") || strings.Contains(strings.ToLower(text), "[v") || name[0] == 'i' && found && strings.ContainsFunc(before, func(r rune) bool { return r > unicode.MaxASCII })
+	case "uri-template":
+		return true
+	case "email":
+		return strings.HasPrefix(text, `"`) // net/mail allows no empty quoted string
+	case "regex":
+		return true // RE2 has no lookaround, no references and no empty class
+	case "relative-json-pointer":
+		return strings.ContainsAny(text, "+-") // the index adjustment is newer than v5
+	}
+	return false
+}
 
 // TestFormats holds each format against v5's, on samples that are spoilt a character at a time.
 func TestFormats(t *testing.T) {
@@ -23,6 +56,12 @@ func TestFormats(t *testing.T) {
 		"ipv6":                  {"::1", "::", "1:2:3:4:5:6:7:8", "::ffff:192.168.0.1", "1::8", "1:2:3:4:5:6:1.2.3.4", "12345::", "1:2:3:4:5:6:7::", "::2:3:4:5:6:7:8", "fe80::1"},
 		"uri":                   {"https://example.com/a?b=c#d", "mailto:a@b.de", "urn:x:y", "//example.com", "/a/b", "file:///a", "http://a:80/b", "http://a:8x/b", "http://[::1]:80/", "http://a b/", "1http://a", "http://%41/", "a:b:c"},
 		"uri-reference":         {"/a/b?c", "a:b", "../x", "//host:80/a", "#frag", "a/b:c", "1a:b", "", "?a=b:c", "http://user@host/", "//host:x/", "a%zz"},
+		"uriref":                {"/a/b?c", "//[::1]:80/a", "//[v1.a]/", "a@b"},
+		"iri":                   {"https://b\u00fccher.example/\u00e9?\u00e9#\u00e9", "a:\u00e9", "http://[::1]/", "a://\u00e9@\u00e9:80/"},
+		"iri-reference":         {"\u00e9", "//\u00e9/a?b#c", "\u00e9:a", "./\u00e9:a"},
+		"uri-template":          {"https://a.test/{a}{b}", "{a:1}", "{a*}", "a%41b", "{a,b}", "{a.b}"},
+		"regex":                 {"^(a|b)*$", "[a-z]{2,3}", "(?:a)", "a*?b+?", "[^]]"},
+		"ip-address":            {"192.168.0.1"},
 		"uuid":                  {"3f1c2b6e-9a4d-4c58-8f0e-1d2c3b4a5f60", "2EB8AA08-AA98-11EA-B4AA-73B441D16380"},
 		"json-pointer":          {"", "/a/b~0c~1d", "/", "a", "/~2", "/~"},
 		"relative-json-pointer": {"0", "1/a", "10#", "01/a", "0#", "1", "#", "120/foo/~0"},
@@ -52,13 +91,12 @@ func TestFormats(t *testing.T) {
 					}
 				}
 			}
-			err := s.Validate([]byte(strings.ReplaceAll(fmt.Sprintf("%q", string(text)), `\x`, `\u00`)))
-			if want := plain(string(text)); want != (err == nil) {
-				// v5 reads signs as parts of numbers, takes 00 for a number without a leading zero, and looks only at the
-				// first label of a name for a hyphen.
-				if want && (strings.ContainsAny(string(text), "+-") && !strings.HasPrefix(name, "uri") || (name == "ipv4" || name == "email") && strings.Contains(string(text), "00")) {
-					continue
-				}
+			quoted, err := json.Marshal(string(text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = s.Validate(quoted)
+			if want := plain(string(text)); want != (err == nil) && !excused(name, string(text), want) {
 				t.Errorf("%s: %q: %v, v5 says %v", name, string(text), err, want)
 			}
 			n++

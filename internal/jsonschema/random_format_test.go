@@ -22,34 +22,34 @@ type agreedFormat struct {
 // agreed are the formats of the differential tests. Some of them get no signs, because v5 takes "+1" for a number of an
 // address or of a time. ipv4 gets no zero, because v5 takes 00 for a number of an address.
 var agreed = map[string]agreedFormat{
-	"date":                  {[]string{"2024-02-29", "2023-02-28", "1999-12-31", "0000-01-01"}, "0123456789-T"},
-	"time":                  {[]string{"12:30:00Z", "23:59:60Z", "01:29:60+01:30", "00:00:00.25-23:59"}, "0123456789:.Zz"},
-	"date-time":             {[]string{"2024-02-29T12:30:00Z", "1998-12-31t23:59:60.5z", "2000-01-01T00:00:00+05:30"}, "0123456789:.TZ"},
-	"duration":              {[]string{"P1Y2M3D", "PT4H5M6S", "P7W", "P1DT1S"}, "0123456789PYMDTHSW"},
-	"ipv4":                  {[]string{"192.168.0.1", "0.0.0.0", "255.255.255.255"}, "123456789."},
-	"ipv6":                  {[]string{"::1", "2001:db8::ff00:42:8329", "::ffff:192.0.2.1", "1:2:3:4:5:6:7:8"}, "0123456789abf:."},
-	"uuid":                  {[]string{"3f1c2b6e-9a4d-4c58-8f0e-1d2c3b4a5f60", "00000000-0000-0000-0000-000000000000"}, "0123456789abcdefABG-"},
-	"json-pointer":          {[]string{"", "/a/0", "/a~1b/~0", "//"}, "/~01ab "},
-	"relative-json-pointer": {[]string{"0", "1/a/b", "2#", "10/~0"}, "/~01ab#"},
+	"date":         {[]string{"2024-02-29", "2023-02-28", "1999-12-31", "0000-01-01"}, "0123456789-T"},
+	"time":         {[]string{"12:30:00Z", "23:59:60Z", "01:29:60+01:30", "00:00:00.25-23:59"}, "0123456789:.Zz"},
+	"date-time":    {[]string{"2024-02-29T12:30:00Z", "1998-12-31t23:59:60.5z", "2000-01-01T00:00:00+05:30"}, "0123456789:.TZ"},
+	"duration":     {[]string{"P1Y2M3D", "PT4H5M6S", "P7W", "P1DT1S"}, "0123456789PYMDTHSW"},
+	"ipv4":         {[]string{"192.168.0.1", "0.0.0.0", "255.255.255.255"}, "123456789."},
+	"ipv6":         {[]string{"::1", "2001:db8::ff00:42:8329", "::ffff:192.0.2.1", "1:2:3:4:5:6:7:8"}, "0123456789abf:."},
+	"uuid":         {[]string{"3f1c2b6e-9a4d-4c58-8f0e-1d2c3b4a5f60", "00000000-0000-0000-0000-000000000000"}, "0123456789abcdefABG-"},
+	"json-pointer": {[]string{"", "/a/0", "/a~1b/~0", "//"}, "/~01ab "},
 }
 
 var sortedFormats = sorted(agreed)
 
 // apart has the other formats, and why the differential tests leave them out.
 var apart = map[string]string{
-	"email":         "v5 takes all that mail.ParseAddress takes",
-	"hostname":      "v5 takes a dot at the end, and any label that begins with xn--",
-	"idn-email":     "v5 does not have it",
-	"idn-hostname":  "v5 does not have it",
-	"iri":           "v5 takes all that url.Parse takes",
-	"iri-reference": "v5 takes all that url.Parse takes",
-	"uri":           "v5 takes all that url.Parse takes",
-	"uri-reference": "v5 takes all that url.Parse takes",
-	"uriref":        "v5 takes all that url.Parse takes",
-	"uri-template":  "v5 takes anything between braces",
-	"regex":         "v5 asks RE2, and ECMA-262 has other expressions",
-	"ip-address":    "it is another name of ipv4",
-	"period":        "it is made of the formats above",
+	"email":                 "v5 takes all that mail.ParseAddress takes",
+	"hostname":              "v5 takes a dot at the end, and any label that begins with xn--",
+	"idn-email":             "v5 does not have it",
+	"idn-hostname":          "v5 does not have it",
+	"iri":                   "v5 takes all that url.Parse takes",
+	"iri-reference":         "v5 takes all that url.Parse takes",
+	"uri":                   "v5 takes all that url.Parse takes",
+	"uri-reference":         "v5 takes all that url.Parse takes",
+	"uriref":                "v5 takes all that url.Parse takes",
+	"uri-template":          "v5 takes anything between braces",
+	"regex":                 "v5 asks RE2, and ECMA-262 has other expressions",
+	"relative-json-pointer": "v5 does not have the adjustment of an index, such as 0+1",
+	"ip-address":            "it is another name of ipv4",
+	"period":                "it is made of the formats above",
 }
 
 // TestEveryFormatIsCompared checks that each format is compared with v5, or has a reason why it is not.

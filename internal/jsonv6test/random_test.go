@@ -65,18 +65,18 @@ type format struct {
 //   - hostname: v6 accepts a dot at the end, and any label that begins with xn--.
 //   - uri, uri-reference, iri, iri-reference: v6 accepts all that url.Parse does.
 //   - uri-template: v6 accepts anything between braces.
+//   - relative-json-pointer: v6 does not have the adjustment of an index, such as 0+1.
 //   - regex: v6 asks RE2, and ECMA-262 has other expressions.
 //   - idn-email, idn-hostname, uriref, ip-address: v6 does not have them.
 //   - period: it is made of the formats above.
 var agreed = map[string]format{
-	"date":                  {[]string{"2024-02-29", "2023-02-28", "1999-12-31", "0000-01-01"}, "0123456789-T"},
-	"time":                  {[]string{"12:30:00Z", "23:59:60Z", "01:29:60+01:30", "00:00:00.25-23:59"}, "0123456789:.Zz"},
-	"date-time":             {[]string{"2024-02-29T12:30:00Z", "1998-12-31t23:59:60.5z", "2000-01-01T00:00:00+05:30"}, "0123456789:.TZ"},
-	"ipv4":                  {[]string{"192.168.0.1", "0.0.0.0", "255.255.255.255"}, "0123456789."},
-	"ipv6":                  {[]string{"::1", "2001:db8::ff00:42:8329", "::ffff:192.0.2.1", "1:2:3:4:5:6:7:8"}, "0123456789abf:."},
-	"uuid":                  {[]string{"3f1c2b6e-9a4d-4c58-8f0e-1d2c3b4a5f60", "00000000-0000-0000-0000-000000000000"}, "0123456789abcdefABG-"},
-	"json-pointer":          {[]string{"", "/a/0", "/a~1b/~0", "//"}, "/~01ab "},
-	"relative-json-pointer": {[]string{"0", "1/a/b", "2#", "10/~0"}, "/~01ab#"},
+	"date":         {[]string{"2024-02-29", "2023-02-28", "1999-12-31", "0000-01-01"}, "0123456789-T"},
+	"time":         {[]string{"12:30:00Z", "23:59:60Z", "01:29:60+01:30", "00:00:00.25-23:59"}, "0123456789:.Zz"},
+	"date-time":    {[]string{"2024-02-29T12:30:00Z", "1998-12-31t23:59:60.5z", "2000-01-01T00:00:00+05:30"}, "0123456789:.TZ"},
+	"ipv4":         {[]string{"192.168.0.1", "0.0.0.0", "255.255.255.255"}, "0123456789."},
+	"ipv6":         {[]string{"::1", "2001:db8::ff00:42:8329", "::ffff:192.0.2.1", "1:2:3:4:5:6:7:8"}, "0123456789abf:."},
+	"uuid":         {[]string{"3f1c2b6e-9a4d-4c58-8f0e-1d2c3b4a5f60", "00000000-0000-0000-0000-000000000000"}, "0123456789abcdefABG-"},
+	"json-pointer": {[]string{"", "/a/0", "/a~1b/~0", "//"}, "/~01ab "},
 }
 
 // patterns mean the same in RE2 and in ECMA-262, as far as the texts of messages go.
