@@ -486,9 +486,14 @@ func (e *Endpoint) accept(w http.ResponseWriter, r *http.Request, holders int32)
 	return a.conn, nil, nil
 }
 
-func (g *Guard) closeCode(why *reason.Reason) StatusCode {
+// closeCode returns the close code of a reason. It is that of Config.CloseCodes, or else code, or
+// else the reason's own if code is 0.
+func (g *Guard) closeCode(why *reason.Reason, code StatusCode) StatusCode {
 	if own, ok := g.policy.Load().codes[why]; ok {
 		return own
+	}
+	if code != 0 {
+		return code
 	}
 	return why.Code()
 }

@@ -38,9 +38,9 @@ func TestDiscriminator(t *testing.T) {
 		{`{"a":`, "type", ""},
 		{`{"a"`, "type", ""},
 	} {
-		got, ok := Discriminator([]byte(tt.msg), strings.Fields(tt.path))
-		if ok != (tt.want != "") || string(got) != tt.want {
-			t.Errorf("%s at %s: %q %v, want %q", tt.msg, tt.path, got, ok, tt.want)
+		got, found := Discriminator([]byte(tt.msg), strings.Fields(tt.path), false, nil)
+		if (found == Present) != (tt.want != "") || string(got) != tt.want {
+			t.Errorf("%s at %s: %q %v, want %q", tt.msg, tt.path, got, found, tt.want)
 		}
 	}
 }
@@ -51,7 +51,8 @@ func FuzzDiscriminator(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, msg []byte) {
-		got, ok := Discriminator(msg, []string{"type"})
+		got, found := Discriminator(msg, []string{"type"}, false, nil)
+		ok := found == Present
 		if Scan(msg, nil) != nil {
 			return
 		}
@@ -72,7 +73,7 @@ func FuzzDiscriminator(f *testing.F) {
 
 func TestDiscriminatorAllocates(t *testing.T) {
 	msg, path := []byte(`{"room":"lobby","type":"say","text":"hello"}`), []string{"type"}
-	if n := testing.AllocsPerRun(100, func() { Discriminator(msg, path) }); n > 0 {
+	if n := testing.AllocsPerRun(100, func() { Discriminator(msg, path, false, nil) }); n > 0 {
 		t.Errorf("%v allocations", n)
 	}
 }
