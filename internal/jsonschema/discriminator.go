@@ -128,10 +128,14 @@ func item(msg []byte, i int, name string) (int, Found) {
 	if !ok {
 		return 0, Absent
 	}
-	for w := (items{msg: msg, at: i}); w.next(); n-- {
+	w := items{msg: msg, at: i}
+	for ; w.next(); n-- {
 		if n == 0 {
 			return w.at, Present
 		}
+	}
+	if w.bad {
+		return 0, Unclear
 	}
 	return 0, Absent
 }

@@ -1,6 +1,9 @@
 package jsonschema
 
-import "bytes"
+import (
+	"bytes"
+	"strings"
+)
 
 // A CallKind says what a JSON-RPC 2.0 message is.
 type CallKind uint8
@@ -85,21 +88,27 @@ func ReadCall(msg, buf []byte) Call {
 	if !ok {
 		return Call{Fault: CallFaultMember}
 	}
-	c := Call{}
-	c.Fault = c.read(msg, &at, buf)
-	has := func(n int) bool { return at[n] > 0 }
-	switch {
-	case c.Fault != CallFaultNone && (c.Fault == CallFaultID || !has(callMethod) || has(callResult) || has(callError)):
-		c.ID = nil
-	case c.Fault != CallFaultNone:
-	case has(callMethod) && has(callID):
-		c.Kind = Request
-	case has(callMethod):
-		c.Kind = Notification
-	default:
-		c.Kind = Response
+	id, null := []byte(nil), false
+	if at[callID] > 0 {
+		id, null = idAt(msg, at[callID])
 	}
-	return c
+	fault := judgeCall(msg, &at, id, null)
+	if fault == CallFaultNone && at[callMethod] == 0 {
+		return Call{Kind: Response, ID: id}
+	}
+	if fault == CallFaultNone {
+		if method, ok := kindAt(msg, at[callMethod], buf); !ok {
+			fault = CallFaultMethod
+		} else if id == nil {
+			return Call{Kind: Notification, Method: method}
+		} else {
+			return Call{Kind: Request, Method: method, ID: id}
+		}
+	}
+	if null || at[callMethod] == 0 || at[callResult] > 0 || at[callError] > 0 {
+		id = nil
+	}
+	return Call{Fault: fault, ID: id}
 }
 
 // findMembers returns the offsets of the values of the object's members. 0 means that there is none.
@@ -125,7 +134,12 @@ func callMember(raw []byte) (n int, is bool) {
 	if len(raw)-2 > 6*len("jsonrpc") {
 		return -1, false
 	}
+	_, flags, f := scanString(raw, 1)
+	plain := f == faultNone && flags == 0
 	for n, name := range callNames {
+		if plain && len(name) != len(raw)-2 {
+			continue
+		}
 		if is, like := compareName(raw, name); like {
 			return n, is
 		}
@@ -133,42 +147,30 @@ func callMember(raw []byte) (n int, is bool) {
 	return -1, false
 }
 
-// read judges the members of a call, and sets the ID and the Method.
-func (c *Call) read(msg []byte, at *[callMembers]int, buf []byte) (f CallFault) {
-	null := false
-	if i := at[callID]; i > 0 {
-		c.ID, null = idAt(msg, i)
-		if c.ID == nil {
-			return CallFaultID
-		}
-	}
-	if i := at[callVersion]; i == 0 || !isVersion(msg, i) {
+// judgeCall judges the members of a call except the text of the method.
+func judgeCall(msg []byte, at *[callMembers]int, id []byte, null bool) CallFault {
+	has := func(n int) bool { return at[n] > 0 }
+	begins := func(n int, with string) bool { return strings.IndexByte(with, msg[at[n]]) >= 0 }
+	switch {
+	case has(callID) && id == nil:
+		return CallFaultID
+	case !has(callVersion) || !isVersion(msg, at[callVersion]):
 		return CallFaultVersion
-	}
-	if i := at[callMethod]; i > 0 {
-		method, ok := []byte(nil), msg[i] == '"'
-		if ok {
-			method, ok = kindAt(msg, i, buf)
-		}
-		params := at[callParams]
+	case has(callMethod):
 		switch {
-		case !ok:
+		case !begins(callMethod, `"`):
 			return CallFaultMethod
-		case at[callResult] > 0 || at[callError] > 0:
+		case has(callResult) || has(callError):
 			return CallFaultResult
 		case null:
 			return CallFaultID
-		case params > 0 && msg[params] != '{' && msg[params] != '[':
+		case has(callParams) && !begins(callParams, "{["):
 			return CallFaultParams
 		}
-		c.Method = method
 		return CallFaultNone
-	}
-	e := at[callError]
-	switch {
-	case (at[callResult] > 0) == (e > 0), e > 0 && msg[e] != '{':
+	case has(callResult) == has(callError), has(callError) && !begins(callError, "{"):
 		return CallFaultResult
-	case c.ID == nil, null && e == 0:
+	case id == nil, null && !has(callError):
 		return CallFaultID
 	}
 	return CallFaultNone
