@@ -3,6 +3,7 @@ package wsguard
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -219,6 +220,22 @@ func (t *Table) resolve(field string, f *faults) *table {
 		own.absent = own.add("", *t.Absent, t.NotJSON, field+".Absent", f)
 	}
 	return own
+}
+
+// clone returns a copy of t that shares no map and no Rule with it.
+func (t *Table) clone() *Table {
+	own := func(r *Rule) *Rule {
+		if r == nil {
+			return nil
+		}
+		copied := *r
+		return &copied
+	}
+	return &Table{
+		Pointer: t.Pointer, Numbers: t.Numbers, Kind: t.Kind, NotJSON: t.NotJSON,
+		JSONRPC: t.JSONRPC, MaxBatch: t.MaxBatch, RefuseBatches: t.RefuseBatches,
+		Types: maps.Clone(t.Types), Prefixes: maps.Clone(t.Prefixes), Default: own(t.Default), Absent: own(t.Absent),
+	}
 }
 
 // check finds the faults of all fields of t except the rules.

@@ -314,6 +314,7 @@ func (cfg Config) clone() Config {
 func (cfg EndpointConfig) clone() EndpointConfig {
 	cfg.Subprotocols = slices.Clone(cfg.Subprotocols)
 	cfg.Messages.Validator = ownTable(cfg.Messages.Validator)
+	cfg.Messages.Outbound = ownTable(cfg.Messages.Outbound)
 	cfg.Messages.Validators = maps.Clone(cfg.Messages.Validators)
 	for name, v := range cfg.Messages.Validators {
 		cfg.Messages.Validators[name] = ownTable(v)
@@ -327,7 +328,7 @@ func ownTable(v Validator) Validator {
 	if !ok || t == nil {
 		return v
 	}
-	return &Table{Pointer: t.Pointer, Types: maps.Clone(t.Types)}
+	return t.clone()
 }
 
 // EndpointConfig has the settings of one endpoint. The endpoints of a Guard share all other

@@ -3,6 +3,7 @@ package jsonschema
 import (
 	"bytes"
 	"encoding/json"
+	"math/rand/v2"
 	"regexp"
 	"strings"
 	"testing"
@@ -251,6 +252,41 @@ func TestReadCallAllocates(t *testing.T) {
 			ReadCall(msg, buf[:])
 		}); n > 0 {
 			t.Errorf("%s: %v allocations", s, n)
+		}
+	}
+}
+
+// TestReadCallRandom builds calls of members that JSON-RPC defines and of their relatives.
+func TestReadCallRandom(t *testing.T) {
+	names := []string{`"jsonrpc"`, `"jsonrpc"`, `"id"`, `"method"`, `"params"`, `"result"`, `"error"`, `"ID"`, `"m\u0065thod"`, `"iD"`, `"Result"`, `"x"`, `""`, `"param\u017f"`, `"ids"`}
+	values := []string{`"2.0"`, `"2.0"`, `"2\u002e0"`, `2.0`, `null`, `1`, `-0`, `0`, `10`, `1.5`, `1e2`, `"a"`, `"\u0061"`, `{}`, `[]`, `{"id":1}`, `[{"method":"y"}]`, `true`, `""`, `"]"`, `"}"`}
+	rng := rand.New(rand.NewPCG(1, 2))
+	kinds := map[CallKind]int{}
+	for range 60000 {
+		var b bytes.Buffer
+		b.WriteString(`{"jsonrpc":"2.0"`)
+		if rng.IntN(8) == 0 {
+			b.Truncate(1)
+			b.WriteString(` "x":1`)
+		}
+		for range rng.IntN(4) {
+			b.WriteString([]string{",", " , ", ",\n"}[rng.IntN(3)] + names[rng.IntN(len(names))] + []string{":", " : "}[rng.IntN(2)] + values[rng.IntN(len(values))])
+		}
+		b.WriteString("}")
+		msg := b.Bytes()
+		if Scan(msg, nil) != nil {
+			continue
+		}
+		c := ReadCall(msg, nil)
+		kind, method, id := classify(msg)
+		if c.Kind != kind || kind != NoCall && (string(c.Method) != method || string(c.ID) != id) {
+			t.Fatalf("%s: %d %q %s, want %d %q %s", msg, c.Kind, c.Method, c.ID, kind, method, id)
+		}
+		kinds[kind]++
+	}
+	for k := NoCall; k <= Response; k++ {
+		if kinds[k] < 50 {
+			t.Errorf("only %d of kind %d", kinds[k], k)
 		}
 	}
 }
