@@ -79,7 +79,8 @@ type MessageConfig struct {
 	ReportOnly bool
 
 	// Authorize is called last, for each message, and decides whether p may send it. kind is the
-	// type that a Table has found, or "". The default, nil, allows every message.
+	// type of the message, as [Conn.Kind] returns it. For a JSON-RPC batch, Authorize is called for
+	// each call, with its kind and its bytes. The default, nil, allows every message.
 	//
 	// An error closes the connection with 3003 forbidden, unless OnForbidden says otherwise. If
 	// the error wraps a reason that the application has made with [reason.New], the connection
