@@ -1,6 +1,9 @@
 package jsonschema
 
-import "strings"
+import (
+	"strings"
+	"unicode/utf8"
+)
 
 // maxKind is how many bytes the string that names a type may have.
 const maxKind = 1024
@@ -143,63 +146,56 @@ func item(msg []byte, i int, name string) (int, Found) {
 // onlyMember returns the offset of the value that the object at i has under a name.
 func onlyMember(msg []byte, i int, name string) (int, Found) {
 	at := -1
-	w := members{msg: msg, value: i}
-	for w.next() {
-		is, like := compareName(w.name, name)
-		if like {
+	for j, last := firstMember(msg, i); ; {
+		switch {
+		case last && at < 0:
+			return 0, Absent
+		case last:
+			return at, Present
+		case j < 0:
+			return 0, Unclear
+		}
+		end := skipString(msg, j)
+		value := skipSpace(msg, end)
+		if value >= len(msg) || msg[value] != ':' {
+			return 0, Unclear
+		}
+		value = skipSpace(msg, value+1)
+		if is, like := compareName(msg[j:end], name); like {
 			if at >= 0 || !is {
 				return 0, Unclear
 			}
-			at = w.value
+			at = value
 		}
+		j, last = memberAfter(msg, value)
 	}
+}
+
+// firstMember returns the offset of the first name of the object at i. last is true if the object is empty. The offset is
+// negative if there is something that is no object.
+func firstMember(msg []byte, i int) (j int, last bool) {
+	j = skipSpace(msg, i+1)
 	switch {
-	case w.bad:
-		return 0, Unclear
-	case at < 0:
-		return 0, Absent
+	case j < len(msg) && msg[j] == '"':
+		return j, false
+	case j < len(msg) && msg[j] == '}':
+		return j, true
 	}
-	return at, Present
+	return -1, false
 }
 
-// members walks the members of an object.
-type members struct {
-	msg   []byte
-	value int    // the offset of the member's value; before the first next, that of the object
-	name  []byte // the member's name with its quotes
-	begun bool
-	bad   bool // the walk has ended at something that is no object
-}
-
-func (w *members) next() bool {
-	msg, j := w.msg, 0
-	if !w.begun {
-		w.begun = true
-		if j = skipSpace(msg, w.value+1); j < len(msg) && msg[j] == '}' {
-			return false
+// memberAfter is like firstMember for the name after the value at i.
+func memberAfter(msg []byte, i int) (j int, last bool) {
+	j = skipSpace(msg, skipValue(msg, i))
+	switch {
+	case j < len(msg) && msg[j] == '}':
+		return j, true
+	case j < len(msg) && msg[j] == ',':
+		if j = skipSpace(msg, j+1); j < len(msg) && msg[j] == '"' {
+			return j, false
 		}
-	} else {
-		if j = skipSpace(msg, skipValue(msg, w.value)); j < len(msg) && msg[j] == '}' {
-			return false
-		}
-		if j >= len(msg) || msg[j] != ',' {
-			w.bad = true
-			return false
-		}
-		j = skipSpace(msg, j+1)
 	}
-	if j >= len(msg) || msg[j] != '"' {
-		w.bad = true
-		return false
-	}
-	end := skipString(msg, j)
-	w.name = msg[j:end]
-	if j = skipSpace(msg, end); j >= len(msg) || msg[j] != ':' {
-		w.bad = true
-		return false
-	}
-	w.value = skipSpace(msg, j+1)
-	return true
+	return -1, false
 }
 
 // items walks the items of an array.
@@ -234,16 +230,38 @@ func (w *items) next() bool {
 
 // compareName reports whether a string is a name, and whether encoding/json would take it for it.
 func compareName(raw []byte, name string) (is, like bool) {
+	n := len(raw) - 2
 	// A string that is longer than the name with every byte escaped is another name.
-	if len(raw)-2 > 6*len(name) {
+	if n > 6*len(name) {
 		return false, false
 	}
-	var buf [64]byte
-	text, ok := Unquote(raw, buf[:])
-	if !ok {
+	_, flags, f := scanString(raw, 1)
+	switch {
+	case f != faultNone:
 		return false, true // parsers may read it differently, so it must not be this name
+	case flags != 0:
+		var buf [64]byte
+		text, _ := Unquote(raw, buf[:])
+		return string(text) == name, strings.EqualFold(string(text), name)
+	case n != len(name):
+		return false, folded(name) && strings.EqualFold(string(raw[1:n+1]), name)
+	case string(raw[1:n+1]) == name:
+		return true, true
+	case raw[1]|0x20 != name[0]|0x20 && name[0] < utf8.RuneSelf:
+		return false, false
 	}
-	return string(text) == name, strings.EqualFold(string(text), name)
+	return false, strings.EqualFold(string(raw[1:n+1]), name)
+}
+
+// folded reports whether a name may be equal to one of another length in another letter case. That takes letters
+// outside ASCII, such as the Kelvin sign.
+func folded(name string) bool {
+	for i := 0; i < len(name); i++ {
+		if name[i] >= utf8.RuneSelf {
+			return true
+		}
+	}
+	return false
 }
 
 // RawMember returns the value that the object msg has under a name, as it is written. The result is Unclear if a reader

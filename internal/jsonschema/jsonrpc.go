@@ -113,18 +113,27 @@ func ReadCall(msg, buf []byte) Call {
 
 // findMembers returns the offsets of the values of the object's members. 0 means that there is none.
 func findMembers(msg []byte, i int) (at [callMembers]int, ok bool) {
-	w := members{msg: msg, value: i}
-	for w.next() {
-		n, is := callMember(w.name)
-		switch {
-		case n < 0:
-			continue
-		case !is || at[n] > 0 || w.value >= len(msg):
+	for j, last := firstMember(msg, i); !last; {
+		if j < 0 {
 			return at, false
 		}
-		at[n] = w.value
+		end := skipString(msg, j)
+		value := skipSpace(msg, end)
+		if value >= len(msg) || msg[value] != ':' {
+			return at, false
+		}
+		if value = skipSpace(msg, value+1); value >= len(msg) {
+			return at, false
+		}
+		if n, is := callMember(msg[j:end]); n >= 0 {
+			if !is || at[n] > 0 {
+				return at, false
+			}
+			at[n] = value
+		}
+		j, last = memberAfter(msg, value)
 	}
-	return at, !w.bad
+	return at, true
 }
 
 // callMember returns which member of a call a reader could take a name for, or -1, and whether it is the name to the
@@ -134,12 +143,7 @@ func callMember(raw []byte) (n int, is bool) {
 	if len(raw)-2 > 6*len("jsonrpc") {
 		return -1, false
 	}
-	_, flags, f := scanString(raw, 1)
-	plain := f == faultNone && flags == 0
 	for n, name := range callNames {
-		if plain && len(name) != len(raw)-2 {
-			continue
-		}
 		if is, like := compareName(raw, name); like {
 			return n, is
 		}
