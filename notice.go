@@ -40,6 +40,10 @@ type Refused struct {
 	// call.
 	Pointer, Keyword string
 
+	// Detail says more where Keyword does not say enough, as MessageError.Detail does. It may be
+	// empty.
+	Detail string
+
 	// RetryAfter is how long the peer has to wait until the rates allow the message. It is 0 if
 	// waiting does not help, if the wait is an hour or longer, and for any reason but
 	// reason.RateLimited.
@@ -114,7 +118,7 @@ func (in *inbound) answer(o *objection, bucket int) (notice []byte, unanswered *
 func (in *inbound) describe(o *objection) Refused {
 	r := Refused{Kind: in.at.rule.kind, Message: in.msg.Data, Reason: o.kind, Token: o.why.Token()}
 	if m := o.message; m != nil {
-		r.Pointer, r.Keyword = m.place, m.Keyword
+		r.Pointer, r.Keyword, r.Detail = m.place, m.Keyword, m.Detail
 		if m.place == "" {
 			r.Pointer = m.Pointer // the application has made m
 		}

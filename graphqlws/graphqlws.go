@@ -79,6 +79,7 @@ type extensions struct {
 	RetryAfter float64 `json:"retryAfter,omitempty"` // in seconds
 	Pointer    string  `json:"pointer,omitempty"`
 	Keyword    string  `json:"keyword,omitempty"`
+	Detail     string  `json:"detail,omitempty"`
 }
 
 func operationError(id []byte, r wsguard.Refused) []byte {
@@ -89,7 +90,7 @@ func operationError(id []byte, r wsguard.Refused) []byte {
 	case reason.Forbidden:
 		text, x.Code = "Forbidden", "FORBIDDEN"
 	}
-	x.Reason, x.Pointer, x.Keyword = r.Token, r.Pointer, r.Keyword
+	x.Reason, x.Pointer, x.Keyword, x.Detail = r.Token, r.Pointer, r.Keyword, r.Detail
 	x.RetryAfter = math.Ceil(float64(r.RetryAfter)/float64(time.Millisecond)) / 1000
 	for {
 		notice := encode(id, text, x)
@@ -101,7 +102,7 @@ func operationError(id []byte, r wsguard.Refused) []byte {
 
 // shorten leaves out what matters least, and returns false if nothing is left.
 func (x *extensions) shorten() bool {
-	for _, s := range []*string{&x.Keyword, &x.Pointer, &x.Reason} {
+	for _, s := range []*string{&x.Detail, &x.Keyword, &x.Pointer, &x.Reason} {
 		if *s != "" {
 			*s = ""
 			return true

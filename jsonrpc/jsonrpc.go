@@ -155,18 +155,19 @@ type data struct {
 	RetryAfter float64 `json:"retry_after,omitempty"` // in seconds
 	Pointer    string  `json:"pointer,omitempty"`
 	Keyword    string  `json:"keyword,omitempty"`
+	Detail     string  `json:"detail,omitempty"`
 }
 
 func newData(r wsguard.Refused) data {
 	return data{
-		Reason: r.Token, Pointer: r.Pointer, Keyword: r.Keyword,
+		Reason: r.Token, Pointer: r.Pointer, Keyword: r.Keyword, Detail: r.Detail,
 		RetryAfter: math.Ceil(float64(r.RetryAfter)/float64(time.Millisecond)) / 1000,
 	}
 }
 
 // shorten leaves out what matters least, and returns false if nothing is left.
 func (d *data) shorten() bool {
-	for _, s := range []*string{&d.Keyword, &d.Pointer, &d.Reason} {
+	for _, s := range []*string{&d.Detail, &d.Keyword, &d.Pointer, &d.Reason} {
 		if *s != "" {
 			*s = ""
 			return true
