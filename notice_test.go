@@ -359,7 +359,7 @@ func TestNoticeGraphQL(t *testing.T) {
 		c := e.open(bearer("alice - 0s"))
 		for _, tt := range []struct{ msg, want string }{
 			{`{"type":"connection_init"}`, `{"type":"connection_init"}`},
-			{`{"id":"a","type":"subscribe","payload":{}}`, `{"id":"a","type":"error","payload":[{"message":"Bad request","extensions":{"code":"BAD_REQUEST","reason":"schema","pointer":"/payload","keyword":"#/properties/payload/required"}}]}`},
+			{`{"id":"a","type":"subscribe","payload":{}}`, `{"id":"a","type":"error","payload":[{"message":"Bad request","extensions":{"code":"BAD_REQUEST","reason":"schema","pointer":"/payload","keyword":"#/properties/payload/required","detail":"name \"query\" is missing"}}]}`},
 			{`{"id":"a","type":"subscribe","payload":{"query":""}}`, `{"id":"a","type":"subscribe","payload":{"query":""}}`},
 			{`{"id":"b","type":"complete"}`, `{"id":"b","type":"complete"}`},
 			{`{"id":"c","type":"subscribe","payload":{"query":""}}`, `{"id":"c","type":"error","payload":[{"message":"Rate limit exceeded","extensions":{"code":"RATE_LIMITED","reason":"rate_limited","retryAfter":0.5}}]}`},
