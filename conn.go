@@ -154,9 +154,11 @@ func (c *Conn) Read(ctx context.Context) (MessageType, []byte, error) {
 	return c.read(ctx)
 }
 
-// Kind returns the type of the message that Read has returned last, as a [Table] has found
-// it. Kind is "" without a Table, and for a message of an unknown type that was only
-// reported. Only the goroutine that reads may call it.
+// Kind returns the type of the message that Read has returned last. It is the key of the
+// message's Rule in Table.Types or Table.Prefixes, and so never text of the peer's. It is "*" if the
+// Rule is Table.Default. Kind is "" if the Rule is Table.Absent, for a JSON-RPC batch, without a
+// [Table], and for a message of an unknown type that was only reported. Only the goroutine that
+// reads may call it.
 func (c *Conn) Kind() string { return c.reading.kind }
 
 // CloseRead is for an application that only sends. It starts a goroutine that reads from the

@@ -28,6 +28,8 @@ type inbound struct {
 	rates     *connRates
 	msg       *wire.Message
 	rule      *rule            // the rule of the message; never nil
+	cost      int              // how many messages it counts for
+	at        call             // what a check has judged last: the message, or a call of it
 	wait      time.Duration    // how long the message must wait for its rates, if it is over one
 	err       error            // why a check refuses the message; nil once refuse has it
 	kind      string           // the type of the message that was delivered last
@@ -131,13 +133,14 @@ func (in *inbound) judged(m *wire.Message) (v wire.Verdict, wait time.Duration, 
 	if m.Held {
 		now = time.Now()
 	}
-	in.rule, in.err = anyKind, nil // a check that was asked ahead may have left an error
+	in.setRule(anyKind)
+	in.err = nil // a check that was asked ahead may have left an error
 	for i := range messageChecks {
 		switch check := &messageChecks[i]; {
 		case check.ok(in, now):
 		case m.Ahead:
 			if i > 0 {
-				in.rates.give(in.rates.shared, len(m.Data), max(1, in.rule.Cost), now)
+				in.rates.give(in.rates.shared, len(m.Data), in.cost, now)
 			}
 			return wire.Hold, 0, nil
 		default:
@@ -218,12 +221,18 @@ func (in *inbound) tooMany() (wire.Verdict, time.Duration, error) {
 	switch action := in.policy.rates.Action; {
 	case action == actionReport:
 		c.refused(reason.RateLimited, "", true)
-		in.rule = in.ruleOf()
+		in.setRule(in.ruleOf())
 		return wire.Deliver, 0, nil
 	case action == ActionReply:
-		c.offended(reason.RateLimited, messageOffences[in.offence()])
-		c.refused(reason.RateLimited, "", false)
-		in.reply(rateNotice(wait))
+		o := objection{why: reason.RateLimited, kind: reason.RateLimited, wait: wait}
+		notice, e := in.answer(&o, rateNotices)
+		if e != nil {
+			e.offence = in.offence()
+			return wire.Drop, 0, c.end(*e)
+		}
+		c.offended(o.why, messageOffences[in.offence()])
+		c.refused(o.why, "", false)
+		in.send(notice)
 		return wire.Drop, 0, nil
 	case action == ActionDelay && wait <= maxDelay-in.msg.Waited():
 		return wire.Hold, wait, nil
@@ -256,6 +265,7 @@ func (in *inbound) valid(time.Time) bool {
 func (in *inbound) invalid() (wire.Verdict, time.Duration, error) {
 	o := object(in.takeErr(), verdict)
 	o.by, _ = in.last().(*Schema)
+	o.at = in.at
 	return in.refuse(o, in.policy.messages.OnInvalid)
 }
 
@@ -293,9 +303,10 @@ func withheld(cause error) bool {
 }
 
 // validate asks the validator about the message.
-func (in *inbound) validate() error {
+func (in *inbound) validate() (err error) {
 	if in.table != nil {
-		return validate(in.rule, in.msg.Data)
+		in.at, err = in.table.judge(in.msg.Data, in.rule)
+		return err
 	}
 	return validate(in.validator, in.msg.Data)
 }
@@ -303,7 +314,7 @@ func (in *inbound) validate() error {
 // last returns the validator that can explain why a message is refused.
 func (in *inbound) last() Validator {
 	if in.table != nil {
-		return in.rule.Validator
+		return in.at.rule.Validator
 	}
 	return in.validator
 }
@@ -313,26 +324,28 @@ func (in *inbound) last() Validator {
 // in the log only, so that a flood does not cost twice.
 func (in *inbound) refuse(o objection, action Action) (wire.Verdict, time.Duration, error) {
 	c := in.c
+	var e ending
 	switch {
 	case serversFault(o.why):
+		e = violation(o.why, in.detail(o))
 	case action == actionReport:
 		in.refused(o, true)
 		return wire.Deliver, 0, nil
 	case action == ActionReply:
-		notify := in.mayNotify(1)
-		if notify {
-			o = o.explained(in.msg.Data)
+		notice, unanswered := in.answer(&o, messageNotices)
+		if unanswered == nil {
+			c.offended(o.why, messageOffences[o.kind])
+			in.refused(o, false)
+			in.send(notice)
+			return wire.Drop, 0, nil
 		}
-		c.offended(o.why, messageOffences[o.kind])
-		in.refused(o, false)
-		if notify {
-			c.notify(o.notice().json())
+		e = *unanswered
+	default:
+		if c.g.events.likely(audit.Violation, o.why.Token()) || c.g.events.likely(audit.Close, "") {
+			o = o.explained(in.msg.Data) // the events come later, without the message
 		}
-		return wire.Drop, 0, nil
-	case c.g.events.likely(audit.Violation, o.why.Token()) || c.g.events.likely(audit.Close, ""):
-		o = o.explained(in.msg.Data) // the events come later, without the message
+		e = violation(o.why, in.detail(o))
 	}
-	e := violation(o.why, in.detail(o))
 	e.offence = o.kind
 	return wire.Drop, 0, c.end(e)
 }
@@ -347,30 +360,10 @@ func (in *inbound) refused(o objection, only bool) {
 
 // detail returns the detail of the event about a refused message.
 func (in *inbound) detail(o objection) string {
-	if in.rule.kind != "" {
-		return in.rule.kind + ": " + o.detail
+	if kind := in.at.rule.kind; kind != "" {
+		return kind + ": " + o.detail
 	}
 	return o.detail
-}
-
-// mayNotify reports whether the bucket of notices allows one. Notices about rates and about
-// messages have a bucket each, so that a flood of one kind does not suppress the other.
-func (in *inbound) mayNotify(bucket int) bool {
-	if in.notices[bucket] == nil {
-		in.notices[bucket] = rate.NewLimiter(1, 20)
-	}
-	if !in.notices[bucket].Allow() {
-		in.unnoticed.Add(1)
-		return false
-	}
-	return true
-}
-
-// reply sends a notice about a rate, if their bucket allows one.
-func (in *inbound) reply(n notice) {
-	if in.mayNotify(0) {
-		in.c.notify(n.json())
-	}
 }
 
 // charge charges the message to its rates. It first charges one message. If the rates allow
@@ -381,8 +374,9 @@ func (in *inbound) charge(now time.Time) (wait time.Duration, ok bool) {
 	if wait, ok := in.rates.take(n, 1, now); !ok {
 		return wait, false
 	}
-	in.rule = in.ruleOf()
-	if extra := in.rule.Cost - 1; extra > 0 {
+	in.setRule(in.ruleOf())
+	in.cost = in.rule.cost(in.msg.Data)
+	if extra := in.cost - 1; extra > 0 {
 		if wait, ok := in.rates.take(0, extra, now); !ok {
 			in.rates.give(in.rates.shared, n, 1, now)
 			return wait, false
@@ -408,21 +402,39 @@ func (in *inbound) ruleOf() *rule {
 	return in.table.rule(in.msg.Data)
 }
 
-// warn sends the peer a notice before it exceeds a rate.
-func (in *inbound) warn() {
-	in.c.report(reason.RateLimited, "warned", true)
-	in.reply(notice{Warning: "rate_limit"})
+// setRule sets the rule of the message.
+func (in *inbound) setRule(r *rule) {
+	in.rule, in.cost, in.at = r, 1, wholeMessage(r, in.msg.Data)
 }
 
-// authorize asks whether the peer may send this message.
+// authorize asks whether the peer may send this message, or each call of it.
 func (in *inbound) authorize() error {
+	in.at = wholeMessage(in.rule, in.msg.Data)
+	if in.rule.calls == nil {
+		return in.authorizeCall()
+	}
+	for b := in.rule.calls.walk(in.msg.Data); b.next(); {
+		in.at = b.at
+		if err := in.authorizeCall(); err != nil {
+			return in.at.placed(err)
+		}
+		if in.c.wrap == nil && in.c.cause() != nil {
+			break // the caller drops the message
+		}
+	}
+	in.at = wholeMessage(in.rule, in.msg.Data)
+	return nil
+}
+
+// authorizeCall asks whether the peer may send what in.at says.
+func (in *inbound) authorizeCall() error {
 	p := in.c.who.principal.Load()
-	if in.rule == noKind {
+	if in.at.rule.fault != nil {
 		// ReportOnly has let a message of an unknown type pass. Such a message has no scope, so
 		// no principal may send it.
 		return fmt.Errorf("%w: of an unknown type", reason.Forbidden)
 	}
-	if scope := in.rule.Scope; scope != "" && !slices.Contains(p.Scopes, scope) {
+	if scope := in.at.rule.Scope; scope != "" && !slices.Contains(p.Scopes, scope) {
 		return fmt.Errorf("%w: needs scope %q", reason.Forbidden, scope)
 	}
 	if in.policy.messages.Authorize == nil {
@@ -446,7 +458,7 @@ func (in *inbound) askAuthorize(p *Principal) (err error) {
 			err = fmt.Errorf("%w: Authorize panicked", reason.Internal)
 		}
 	}()
-	return in.policy.messages.Authorize(c.ctx, *p, in.rule.kind, in.msg.Data)
+	return in.policy.messages.Authorize(c.ctx, *p, in.at.rule.kind, in.at.of(in.msg.Data))
 }
 
 // errorText returns the text of err. It recovers a panic of the method Error, which may be

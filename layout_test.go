@@ -30,9 +30,11 @@ var importLaw = []mayImport{
 	{"audit", []string{"reason"}},
 	{"store", nil},
 	{"", []string{"audit", "reason", "store", "internal/"}},
+	{"jsonrpc", []string{"", "reason", "internal/"}},
+	{"graphqlws", []string{"", "reason", "internal/"}},
 	{"wsguardtest", []string{"", "audit", "reason", "store"}},
 	{"contrib/", []string{"", "audit", "reason", "store"}},
-	{"examples/", []string{"", "audit", "reason", "store", "wsguardtest", "contrib/"}},
+	{"examples/", []string{"", "audit", "reason", "store", "wsguardtest", "contrib/", "jsonrpc", "graphqlws"}},
 	{"bench", []string{"", "audit", "reason", "store", "internal/"}},
 }
 

@@ -99,7 +99,7 @@ type ending struct {
 	kind    endKind
 	why     *reason.Reason
 	offence *reason.Reason // the key of offences under which the end counts towards a ban; nil: it does not count
-	code    StatusCode     // set for an endChosen, an endByPeer or an endLost
+	code    StatusCode     // set for an endChosen, an endByPeer or an endLost; the code of other ends unless Config.CloseCodes has the reason, if it is not 0
 	text    string         // set for an endChosen or an endByPeer
 	detail  string         // for the event only
 	flush   bool           // what is queued is written first
@@ -166,7 +166,7 @@ func (c *Conn) end(e ending) error {
 	do := &endEffects[e.kind]
 	cause := &CloseError{Code: e.code, Reason: e.text, Remote: do.remote, err: e.why}
 	if !do.ownCode {
-		cause.Code, cause.Reason = c.g.closeCode(e.why), e.why.Token()
+		cause.Code, cause.Reason = c.g.closeCode(e.why, e.code), e.why.Token()
 	}
 	detail := e.detail
 	if c.wrap != nil {

@@ -126,10 +126,11 @@ const (
 
 	// ActionReply drops the message and answers it with a notice. The connection stays open. A
 	// notice is a text message such as {"error":"rate_limited","retry_after_ms":50},
-	// {"error":"invalid_message","reason":"schema"} or {"error":"forbidden"}. A connection gets
+	// {"error":"invalid_message","reason":"schema"} or {"error":"forbidden"}. MessageConfig.Notice
+	// makes it in the words of another protocol. A connection gets
 	// at most one notice per second about rates, with a burst of 20. The same limit holds for
 	// its notices about invalid and forbidden messages. When the limit is reached, the message
-	// is dropped without a notice.
+	// is dropped without a notice. With MessageConfig.Notice, the connection is closed instead.
 	ActionReply
 
 	// ActionDelay holds the message until the rate allows it, and reads nothing meanwhile. If

@@ -44,9 +44,6 @@ func (c *Conn) outbound(msg []byte) error {
 
 // outboundObjection explains why v has refused a message of the application's.
 func outboundObjection(v Validator, msg []byte, err error) objection {
-	if t, ok := v.(*table); ok {
-		v = t.rule(msg).Validator
-	}
 	return object(explain(v, msg, err), verdict)
 }
 

@@ -161,17 +161,6 @@ func (s *Schema) Explain(msg []byte) error {
 	return nil
 }
 
-// explain returns a more detailed error than err, which v has returned for msg, if it can.
-func explain(v Validator, msg []byte, err error) error {
-	var e *MessageError
-	if s, ok := v.(*Schema); ok && errors.As(err, &e) {
-		if more := s.Explain(msg); more != nil {
-			return more
-		}
-	}
-	return err
-}
-
 func messageError(err error) *MessageError {
 	var e *jsonschema.Error
 	if !errors.As(err, &e) {

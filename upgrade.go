@@ -157,7 +157,7 @@ func (a *admission) explain(w http.ResponseWriter, err error, ev *audit.Event) b
 	default:
 		return false
 	}
-	code := g.closeCode(why)
+	code := g.closeCode(why, 0)
 	if code == 0 {
 		code = websocket.StatusTryAgainLater
 	}

@@ -2,7 +2,6 @@ package wsguard
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -80,7 +79,8 @@ type MessageConfig struct {
 	ReportOnly bool
 
 	// Authorize is called last, for each message, and decides whether p may send it. kind is the
-	// type that a Table has found, or "". The default, nil, allows every message.
+	// type of the message, as [Conn.Kind] returns it. For a JSON-RPC batch, Authorize is called for
+	// each call, with its kind and its bytes. The default, nil, allows every message.
 	//
 	// An error closes the connection with 3003 forbidden, unless OnForbidden says otherwise. If
 	// the error wraps a reason that the application has made with [reason.New], the connection
@@ -89,6 +89,23 @@ type MessageConfig struct {
 	// Auth.VerifyTimeout, close it with 1013. A panic closes it with 1011. Many goroutines call
 	// Authorize at the same time. It must neither change msg nor keep it.
 	Authorize func(ctx context.Context, p Principal, kind string, msg []byte) error
+
+	// Notice returns the notice that answers a refused message with ActionReply, in the words of
+	// the protocol that the client speaks. The packages jsonrpc and graphqlws have ready-made
+	// ones. The default, nil, is the JSON that ActionReply describes. Notice also makes the
+	// warning of Rates.WarnAt.
+	//
+	// The notice is sent as a text message. nil says that no answer is due. Then nothing is sent,
+	// and the limit of notices is not used up. A longer notice than [Refused.MaxBytes] allows, a
+	// notice that is not UTF-8, and an error close the connection as ActionClose does. A panic
+	// closes it with 1011. Unlike a connection without the hook, one that has used up its notices
+	// is closed when a further one is due. The code is 1008 unless Config.CloseCodes has the
+	// reason, and the text is the token of the reason. So a client does not wait for an answer in
+	// vain. For a warning, nothing but a panic closes.
+	//
+	// The guard copies the notice. Many goroutines call Notice at the same time. It must neither
+	// change nor keep Refused.Message.
+	Notice func(r Refused) (notice []byte, err error)
 
 	// OnForbidden is what happens to a message that Authorize or the Scope of a Rule refuses.
 	// It has the values of OnInvalid. The default is ActionClose.
@@ -192,6 +209,8 @@ type objection struct {
 	message *MessageError  // the details for a notice; nil: none
 	err     error          // the error itself, for callers to wrap
 	by      *Schema        // can say where in the message the fault is; nil: nothing can, or the objection says it
+	at      call           // what by has judged
+	wait    time.Duration  // how long a message over a rate would have to wait
 }
 
 // explained returns o with the place in msg, if there is a Schema that can tell it.
@@ -199,8 +218,8 @@ func (o objection) explained(msg []byte) objection {
 	if o.by == nil || o.message == nil {
 		return o
 	}
-	if e := o.by.s.Explain(msg); e != nil {
-		o.message = messageError(e)
+	if e := o.by.s.Explain(o.at.of(msg)); e != nil {
+		o.message = o.at.located(messageError(e))
 		o.detail, o.by = o.message.Error(), nil
 	}
 	return o
@@ -252,49 +271,4 @@ func forbidden(err error) *reason.Reason {
 		return reason.Unavailable
 	}
 	return reason.Forbidden
-}
-
-// notice is the reply to a message that was refused.
-type notice struct {
-	Error   string `json:"error,omitempty"`
-	Warning string `json:"warning,omitempty"`
-	Reason  string `json:"reason,omitempty"`
-	Pointer string `json:"pointer,omitempty"`
-	Keyword string `json:"keyword,omitempty"`
-	Detail  string `json:"detail,omitempty"`
-	RetryMS int64  `json:"retry_after_ms,omitempty"`
-}
-
-func (o objection) notice() notice {
-	if o.kind == reason.Forbidden {
-		n := notice{Error: "forbidden"}
-		if o.why.Own() {
-			n.Reason = o.why.Token()
-		}
-		return n
-	}
-	n := notice{Error: "invalid_message", Reason: o.why.Token()}
-	if m := o.message; m != nil {
-		n.Pointer, n.Keyword, n.Detail = m.Pointer, m.Keyword, m.Detail
-		if !o.why.Own() {
-			n.Reason = m.Reason
-		}
-	}
-	return n
-}
-
-func rateNotice(wait time.Duration) notice {
-	n := notice{Error: "rate_limited"}
-	if wait < time.Hour {
-		n.RetryMS = (wait + time.Millisecond - 1).Milliseconds()
-	}
-	return n
-}
-
-func (n notice) json() []byte {
-	b, err := json.Marshal(n)
-	if err != nil {
-		return []byte(`{"error":"` + n.Error + `"}`)
-	}
-	return b
 }

@@ -314,6 +314,7 @@ func (cfg Config) clone() Config {
 func (cfg EndpointConfig) clone() EndpointConfig {
 	cfg.Subprotocols = slices.Clone(cfg.Subprotocols)
 	cfg.Messages.Validator = ownTable(cfg.Messages.Validator)
+	cfg.Messages.Outbound = ownTable(cfg.Messages.Outbound)
 	cfg.Messages.Validators = maps.Clone(cfg.Messages.Validators)
 	for name, v := range cfg.Messages.Validators {
 		cfg.Messages.Validators[name] = ownTable(v)
@@ -327,7 +328,7 @@ func ownTable(v Validator) Validator {
 	if !ok || t == nil {
 		return v
 	}
-	return &Table{Pointer: t.Pointer, Types: maps.Clone(t.Types)}
+	return t.clone()
 }
 
 // EndpointConfig has the settings of one endpoint. The endpoints of a Guard share all other
@@ -486,9 +487,14 @@ func (e *Endpoint) accept(w http.ResponseWriter, r *http.Request, holders int32)
 	return a.conn, nil, nil
 }
 
-func (g *Guard) closeCode(why *reason.Reason) StatusCode {
+// closeCode returns the close code of a reason. It is that of Config.CloseCodes, or else code, or
+// else the reason's own if code is 0.
+func (g *Guard) closeCode(why *reason.Reason, code StatusCode) StatusCode {
 	if own, ok := g.policy.Load().codes[why]; ok {
 		return own
+	}
+	if code != 0 {
+		return code
 	}
 	return why.Code()
 }

@@ -224,6 +224,13 @@ func (c *Conn) Notice(p []byte) bool {
 	return !full
 }
 
+// NoticeRoom reports whether a further notice would be taken. The reader calls it.
+func (c *Conn) NoticeRoom() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.notices) < maxNotices
+}
+
 // pong answers a ping. If another goroutine is the writer, it leaves the pong to that one. If
 // several pings wait, it answers only the last, which RFC 6455 §5.5.3 allows.
 func (c *Conn) pong(p []byte) {
