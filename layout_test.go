@@ -30,9 +30,10 @@ var importLaw = []mayImport{
 	{"audit", []string{"reason"}},
 	{"store", nil},
 	{"", []string{"audit", "reason", "store", "internal/"}},
+	{"sanitize", []string{"reason", "internal/"}},
 	{"wsguardtest", []string{"", "audit", "reason", "store"}},
 	{"contrib/", []string{"", "audit", "reason", "store"}},
-	{"examples/", []string{"", "audit", "reason", "store", "wsguardtest", "contrib/"}},
+	{"examples/", []string{"", "audit", "reason", "sanitize", "store", "wsguardtest", "contrib/"}},
 	{"bench", []string{"", "audit", "reason", "store", "internal/"}},
 }
 
