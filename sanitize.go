@@ -37,6 +37,9 @@ func (in *inbound) clean(time.Time) bool {
 	case int64(len(out)) > in.policy.messages.MaxBytes:
 		in.err = errSanitizedTooBig
 	case !bytes.Equal(out, in.msg.Data):
+		if !in.sameKind(out) {
+			in.rule = noKind
+		}
 		in.c.w.Replace(out)
 		in.changed = true
 	}
@@ -53,13 +56,14 @@ func (in *inbound) unclean() (wire.Verdict, time.Duration, error) {
 	return in.refuse(object(in.takeErr(), verdict), in.policy.messages.OnInvalid)
 }
 
-// rejudge judges a message that Sanitize has changed, by the checks that depend on its bytes. The
-// rates, the scope and the cost were those of the type that the message had before. So a message
-// of another type counts as one of an unknown type.
+// sameKind reports whether out has the type that the message has. The scope, the cost and the
+// rates were those of that type.
+func (in *inbound) sameKind(out []byte) bool {
+	return in.table == nil || in.table.rule(out) == in.rule
+}
+
+// rejudge judges a message that Sanitize has changed, by the checks that depend on its bytes.
 func (in *inbound) rejudge(now time.Time) (v wire.Verdict, wait time.Duration, err error) {
-	if in.ruleOf() != in.rule {
-		in.rule = noKind
-	}
 	for i := range messageChecks[1:] {
 		if check := &messageChecks[1+i]; !check.ok(in, now) {
 			if v, wait, err = check.refuse(in); v != wire.Deliver || err != nil {
