@@ -158,7 +158,7 @@ func edit(msg []byte) error {
 	return nil
 }
 
-// The guard judges what Sanitize has changed as if the client had sent it.
+// T81: the guard judges what Sanitize has changed as if the client had sent it.
 func TestSanitizeIsJudged(t *testing.T) {
 	for name, tt := range sanitizeCases {
 		for action, does := range map[wsguard.Action]string{wsguard.ActionClose: "close", wsguard.ActionReply: "reply", reportOnly: "report"} {

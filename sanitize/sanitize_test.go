@@ -222,7 +222,7 @@ func TestPanics(t *testing.T) {
 	}
 }
 
-// The sets are those that the documentation lists, which follow Unicode's properties.
+// T81: the sets are those that the documentation lists, which follow Unicode's properties.
 func TestSets(t *testing.T) {
 	is := func(f sanitize.Func, r rune) bool {
 		_, err := f([]byte("a" + string(r) + "b"))
