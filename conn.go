@@ -37,7 +37,7 @@ import (
 // The lock of State.revalidations may be taken while any of them is held.
 //
 // Application code may run under refreshMu (Verifier, Revalidate), under reportMu (OnEvent) and
-// under the engine's reader and writer (Validator, Authorize, OnEvent). It never runs under
+// under the engine's reader and writer (Validator, Authorize, Sanitize, OnEvent). It never runs under
 // sessions.mu, queue.mu or queues.mu.
 
 // MessageType is the type of a message, MessageText or MessageBinary. It is the type of the same

@@ -304,6 +304,13 @@ func TestHooksThatDoNotReturn(t *testing.T) {
 			cfg.Messages.OnForbidden = wsguard.ActionReply
 			cfg.Messages.Authorize = func(context.Context, wsguard.Principal, string, []byte) error { return h.hook() }
 		})),
+		"Sanitize": message(func(cfg *wsguard.Config, h *hooked) {
+			cfg.Messages.Sanitize = func(_ string, msg []byte) ([]byte, error) { return msg, h.hook() }
+		}),
+		"Sanitize, report": noPlain(message(func(cfg *wsguard.Config, h *hooked) {
+			cfg.Messages.ReportOnly = true
+			cfg.Messages.Sanitize = func(_ string, msg []byte) ([]byte, error) { return msg, h.hook() }
+		})),
 		"Outbound": {
 			config: func(cfg *wsguard.Config, h *hooked) { cfg.Messages.Outbound = evilValidator{h} },
 			doors:  allDoors, messages: []string{"x", "quit"}, want: []int{1011}, plain: 1011, good: 1000,

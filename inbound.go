@@ -32,6 +32,7 @@ type inbound struct {
 	at        call             // what a check has judged last: the message, or a call of it
 	wait      time.Duration    // how long the message must wait for its rates, if it is over one
 	err       error            // why a check refuses the message; nil once refuse has it
+	changed   bool             // Sanitize has changed the message
 	kind      string           // the type of the message that was delivered last
 	notices   [2]*rate.Limiter // limit the notices about rates, and those about messages; made when needed
 	closeRead atomic.Bool      // CloseRead has been called
@@ -113,8 +114,8 @@ func (in *inbound) Accept(binary bool) (int64, error) {
 	return in.policy.messages.MaxBytes, nil
 }
 
-// Judge judges the rate, the UTF-8, the schema and the authorization of a whole message. A
-// message that is refused is dropped.
+// Judge judges the rate, the UTF-8, the schema and the authorization of a whole message, and
+// lets Sanitize change it. A message that is refused is dropped.
 func (in *inbound) Judge(m *wire.Message) (v wire.Verdict, wait time.Duration, err error) {
 	returned := false
 	defer func() {
@@ -134,7 +135,7 @@ func (in *inbound) judged(m *wire.Message) (v wire.Verdict, wait time.Duration, 
 		now = time.Now()
 	}
 	in.setRule(anyKind)
-	in.err = nil // a check that was asked ahead may have left an error
+	in.err, in.changed = nil, false // a check that was asked ahead may have left an error
 	for i := range messageChecks {
 		switch check := &messageChecks[i]; {
 		case check.ok(in, now):
@@ -147,6 +148,11 @@ func (in *inbound) judged(m *wire.Message) (v wire.Verdict, wait time.Duration, 
 			if v, wait, err = check.refuse(in); v != wire.Deliver || err != nil {
 				return v, wait, err
 			}
+		}
+	}
+	if in.changed {
+		if v, wait, err = in.rejudge(now); v != wire.Deliver || err != nil {
+			return v, wait, err
 		}
 	}
 	if in.c.wrap != nil && in.c.cause() != nil && withheld(in.c.cause()) {
@@ -162,7 +168,7 @@ func (in *inbound) judged(m *wire.Message) (v wire.Verdict, wait time.Duration, 
 // front of them. It is false if Authorize or a scope must be asked about each message, and
 // if a message can cause a warning.
 func (in *inbound) Ahead() bool {
-	return !in.authorizes() && in.rates.warnAt == 0
+	return !in.authorizes() && in.policy.messages.Sanitize == nil && in.rates.warnAt == 0
 }
 
 // authorizes reports whether it depends on the message who may send it.
@@ -187,6 +193,7 @@ var messageChecks = [...]messageCheck{
 	{(*inbound).readable, (*inbound).unreadable},
 	{(*inbound).valid, (*inbound).invalid},
 	{(*inbound).allowed, (*inbound).forbidden},
+	{(*inbound).clean, (*inbound).unclean},
 }
 
 // Failed ends the connection because of a fault that the engine has found.
@@ -360,10 +367,14 @@ func (in *inbound) refused(o objection, only bool) {
 
 // detail returns the detail of the event about a refused message.
 func (in *inbound) detail(o objection) string {
-	if kind := in.at.rule.kind; kind != "" {
-		return kind + ": " + o.detail
+	detail := o.detail
+	if in.changed {
+		detail = "after Sanitize: " + detail
 	}
-	return o.detail
+	if kind := in.at.rule.kind; kind != "" {
+		detail = kind + ": " + detail
+	}
+	return detail
 }
 
 // charge charges the message to its rates. It first charges one message. If the rates allow

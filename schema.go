@@ -2,7 +2,6 @@ package wsguard
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -234,27 +233,3 @@ func (e *MessageError) Error() string {
 
 // Unwrap returns the *[reason.Reason] of the error.
 func (e *MessageError) Unwrap() error { return e.err }
-
-// misfit is an error of encoding/json whose text leaves out the quoted parts of the message,
-// because the text of a handler's error goes to the log.
-type misfit struct {
-	into any
-	err  error
-}
-
-func (e *misfit) Error() string { return fmt.Sprintf("wsguard: the message does not fit a %T", e.into) }
-func (e *misfit) Unwrap() error { return e.err }
-
-// ReadJSON reads the next message, and decodes it into a new T with encoding/json. It decodes
-// the bytes that the Validator has checked. If the message does not fit T, ReadJSON returns an
-// error, and the connection stays open. A message that passes a Schema can still fail to fit
-// T, if the Schema admits more than T.
-func ReadJSON[T any](ctx context.Context, c *Conn) (v T, err error) {
-	_, msg, err := c.Read(ctx)
-	if err == nil {
-		if err = json.Unmarshal(msg, &v); err != nil {
-			err = &misfit{v, err}
-		}
-	}
-	return v, err
-}

@@ -78,9 +78,10 @@ type MessageConfig struct {
 	// is false.
 	ReportOnly bool
 
-	// Authorize is called last, for each message, and decides whether p may send it. kind is the
-	// type of the message, as [Conn.Kind] returns it. For a JSON-RPC batch, Authorize is called for
-	// each call, with its kind and its bytes. The default, nil, allows every message.
+	// Authorize is called for each message, after every other check, and decides whether p may
+	// send it. kind is the type of the message, as [Conn.Kind] returns it. For a JSON-RPC batch,
+	// Authorize is called for each call, with its kind and its bytes. The default, nil, allows
+	// every message.
 	//
 	// An error closes the connection with 3003 forbidden, unless OnForbidden says otherwise. If
 	// the error wraps a reason that the application has made with [reason.New], the connection
@@ -114,6 +115,30 @@ type MessageConfig struct {
 	// InsecureReportOnlyForbidden reports a message that Authorize or the Scope of a Rule
 	// refuses, and delivers it. OnForbidden does not apply then. The default is false.
 	InsecureReportOnlyForbidden bool
+
+	// Sanitize is called for each message that has passed the Validator, the Scope and Authorize.
+	// It returns the message that the application gets in its place. Use it to remove what no
+	// check should refuse, such as blanks around a name. kind is what Authorize gets. The package
+	// sanitize has ready-made functions. The default, nil, changes nothing. Sanitize is not called
+	// for the credential in a first message.
+	//
+	// msg is a copy. Sanitize may change it in place and may return it or a part of it, but it must
+	// not keep it. The guard copies the result. A nil result is the empty message.
+	//
+	// The guard judges a message that Sanitize has changed once more: its UTF-8, the Validator, the
+	// Scope and Authorize. What they refuse is refused as if the client had sent it. A message
+	// whose type in the Table is another one than before is of an unknown type, because its Scope
+	// and its Cost were judged for the type before. Rates are not charged again.
+	//
+	// An error refuses the message as an error of the Validator does, and so does a result that is
+	// longer than MaxBytes, with reason.MessageTooBig. OnInvalid says what happens then. A panic,
+	// and an error that wraps reason.Internal, close the connection with 1011. With ReportOnly the
+	// application gets the message as Sanitize has received it if Sanitize returns an error, and as
+	// Sanitize has changed it if the Validator refuses the result. ReportOnly also passes messages
+	// to Sanitize that the Validator refuses.
+	//
+	// Many goroutines call Sanitize at the same time.
+	Sanitize func(kind string, msg []byte) ([]byte, error)
 
 	// Outbound checks every message that a method of Conn sends, and every message that a
 	// handler behind Guard.Wrap sends. If the application calls Send for many connections,

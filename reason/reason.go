@@ -69,8 +69,8 @@ const timeout websocket.StatusCode = 3008
 const maxToken = 40
 
 // New returns a reason of the application's own. With it a hook says in the application's
-// words why a message or a connection is refused. A Validator, Authorize, Attach or the
-// function of Guard.Handler can return it, wrapped or not:
+// words why a message or a connection is refused. A Validator, Sanitize, Authorize, Attach or
+// the function of Guard.Handler can return it, wrapped or not:
 //
 //	var RoomClosed = reason.New("room_closed", "the room is closed", 4004)
 //
@@ -78,7 +78,7 @@ const maxToken = 40
 // upgrade, Attach refuses the handshake with 403 instead. The guard counts and reports the
 // refusal as it does for an error without such a reason. If an error wraps several reasons
 // of New, the guard uses the first that errors.As finds. If an error of a Validator,
-// Authorize or Attach also wraps Internal, the guard uses Internal. If an error of Authorize
+// Sanitize, Authorize or Attach also wraps Internal, the guard uses Internal. If an error of Authorize
 // or Attach also wraps Unavailable, the guard uses Unavailable.
 //
 // The token has 1 to 40 characters. They are lower-case ASCII letters, digits and

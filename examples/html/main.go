@@ -1,6 +1,5 @@
 // Html is a chat where messages may have markup. The guard lets in what has the
-// right structure; what is in the markup the server sanitises before it goes to
-// anybody.
+// right structure, and sanitises the markup before the chat gets it.
 //
 //	cd examples/html && go run .
 //
@@ -28,6 +27,7 @@ import (
 	"time"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/sanitize"
 )
 
 //go:embed static
@@ -66,7 +66,7 @@ func run(ctx context.Context, addr string, stdout io.Writer, log *slog.Logger) e
 		return fmt.Errorf("%v is not a loopback address: elsewhere this needs TLS, and a login", l.Addr())
 	}
 	port := strconv.Itoa(tcp.Port)
-	app, err := newApp([]string{net.JoinHostPort("localhost", port), net.JoinHostPort(tcp.IP.String(), port)}, log)
+	app, err := newApp([]string{net.JoinHostPort("localhost", port), net.JoinHostPort(tcp.IP.String(), port)}, newPolicy().Sanitize, log)
 	if err != nil {
 		return err
 	}
@@ -121,7 +121,16 @@ func messages() (*wsguard.Table, error) {
 	}}, nil
 }
 
-func newApp(hosts []string, log *slog.Logger) (*app, error) {
+// sanitizer lets clean change the markup of a message. The guard judges the message again
+// then. So its schema refuses markup of which nothing is left, and markup that has become
+// too long.
+func sanitizer(clean func(string) string) sanitize.Message {
+	return sanitize.ByKind(map[string]sanitize.Message{
+		"markup": sanitize.At(sanitize.Chain(sanitize.String(clean), sanitize.Trim), "/html"),
+	})
+}
+
+func newApp(hosts []string, clean func(string) string, log *slog.Logger) (*app, error) {
 	table, err := messages()
 	if err != nil {
 		return nil, err
@@ -136,14 +145,14 @@ func newApp(hosts []string, log *slog.Logger) (*app, error) {
 		Auth:     wsguard.AuthConfig{InsecureAnonymous: true}, // examples/chat has a login
 		Caps:     wsguard.CapConfig{MaxConns: 200},
 		Rates:    wsguard.RateConfig{Action: wsguard.ActionReply},
-		Messages: wsguard.MessageConfig{Validator: table, OnInvalid: wsguard.ActionReply},
+		Messages: wsguard.MessageConfig{Validator: table, OnInvalid: wsguard.ActionReply, Sanitize: sanitizer(clean)},
 		Timeouts: wsguard.TimeoutConfig{Idle: time.Hour}, // people read more than they write
 		Logger:   log,
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &app{hosts: hosts, guard: guard, hub: newHub(guard, newPolicy().Sanitize)}, nil
+	return &app{hosts: hosts, guard: guard, hub: newHub(guard)}, nil
 }
 
 func (a *app) handler() http.Handler {

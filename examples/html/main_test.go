@@ -185,7 +185,7 @@ func (c *client) markup(s string) {
 // reply is any message of the server's: the chat's own, or a notice.
 type reply struct {
 	outgoing
-	Error, Reason, Pointer string
+	Error, Reason, Pointer, Keyword string
 }
 
 func (c *client) read() (m reply) {
@@ -247,10 +247,15 @@ func TestMarkup(t *testing.T) {
 		}
 	}
 
-	// Nothing is left: only the sender learns of it.
-	c.markup(`<script>alert(1)</script> <style>*{}</style>`)
-	if m := c.read(); m.Type != "problem" || m.HTML != "" {
-		t.Errorf("%+v", m)
+	// Nothing is left, or too much: only the sender learns of it.
+	for sent, keyword := range map[string]string{
+		`<script>alert(1)</script> <style>*{}</style>`: "#/properties/html/minLength",
+		strings.Repeat("&", 1000):                      "#/properties/html/maxLength",
+	} {
+		c.markup(sent)
+		if m := c.read(); m.Error != "invalid_message" || m.Pointer != "/html" || m.Keyword != keyword || m.HTML != "" {
+			t.Errorf("%s: %+v", sent[:10], m)
+		}
 	}
 	// Text is text, every byte of it.
 	const text = `<script>alert(1)</script> & "quotes" <b>`
@@ -412,12 +417,13 @@ func browse(t *testing.T, program string, sanitise, csp bool) (dom string, scrip
 		t.Fatal(err)
 	}
 	host := l.Addr().String()
-	app, err := newApp([]string{host}, slog.New(slog.DiscardHandler))
+	clean := func(s string) string { return s }
+	if sanitise {
+		clean = newPolicy().Sanitize
+	}
+	app, err := newApp([]string{host}, clean, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
-	}
-	if !sanitise {
-		app.hub.clean = func(s string) string { return s }
 	}
 	var ran atomic.Int64
 	shown, ended := make(chan struct{}), make(chan struct{})

@@ -66,8 +66,8 @@ var oldJamo = &unicode.RangeTable{R16: []unicode.Range16{{Lo: 0x1100, Hi: 0x11FF
 
 // ignorable has the properties and blocks that RFC 5892 excludes, as far as they have letters, digits or marks.
 var ignorable = []*unicode.RangeTable{unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector, unicode.White_Space,
-	unicode.Noncharacter_Code_Point, {R16: []unicode.Range16{{Lo: 0x20D0, Hi: 0x20FF, Stride: 1}},
-		R32: []unicode.Range32{{Lo: 0x1D100, Hi: 0x1D1FF, Stride: 1}, {Lo: 0x1D200, Hi: 0x1D24F, Stride: 1}}}}
+	unicode.Noncharacter_Code_Point, {R16: []unicode.Range16{{Lo: 0x20D0, Hi: 0x20FF, Stride: 1}}},
+	{R32: []unicode.Range32{{Lo: 0x1D100, Hi: 0x1D1FF, Stride: 1}, {Lo: 0x1D200, Hi: 0x1D24F, Stride: 1}}}}
 
 // rule derives the property of RFC 5892, section 3.
 func rule(r rune) string {

@@ -165,6 +165,16 @@ func (c *Conn) ahead() bool {
 		(c.limit == 0 || h.length <= c.limit)
 }
 
+// Replace replaces the payload of the message that is being judged by a copy of data. Only Judge
+// may call it.
+func (c *Conn) Replace(data []byte) {
+	if c.box == nil && len(data) > cap(c.msg.Data) { // it lies in buf, and behind it is what came next
+		c.box = boxes.Get().(*[]byte)
+		c.msg.Data = (*c.box)[:0]
+	}
+	c.msg.Data, c.msg.Checked = append(c.msg.Data[:0], data...), 0
+}
+
 // Waited returns for how long the message has been held back.
 func (m *Message) Waited() time.Duration { return m.waited }
 

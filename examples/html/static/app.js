@@ -2,8 +2,8 @@ const $ = (id) => document.getElementById(id);
 
 // The one way from a string to HTML on this page. The Content-Security-Policy
 // allows no other: with Trusted Types, a browser takes nothing else for innerHTML.
-// What is given to it has been sanitised, by the server, and each time: see
-// hub.go. It is not for names, or for text.
+// What is given to it has been sanitised by the server: see sanitizer in main.go.
+// It is not for names, or for text.
 const toHTML = (s) => s;
 const markup = globalThis.trustedTypes?.createPolicy('sanitised-by-server', { createHTML: toHTML }) ?? { createHTML: toHTML };
 
@@ -51,7 +51,6 @@ function connect() {
         $('status').textContent = `connected as ${m.name}`;
         break;
       case 'said': said(m); break;
-      case 'problem': line('event', m.text); break;
       default: if (m.error) line('event', `refused: ${m.error} ${m.pointer ?? ''} ${m.keyword ?? m.reason ?? ''}`);
     }
   };

@@ -1,0 +1,108 @@
+// Package sanitize has ready-made functions for MessageConfig.Sanitize of wsguard. They change or
+// refuse the text of some of the strings in a JSON message.
+//
+//	Messages: wsguard.MessageConfig{
+//		Validator: table,
+//		Sanitize: sanitize.ByKind(map[string]sanitize.Message{
+//			"say":    sanitize.At(sanitize.Chain(sanitize.RemoveControls, sanitize.Trim), "/text"),
+//			"invite": sanitize.At(sanitize.RefuseControls, "/room", "/guests/*/name"),
+//		}),
+//	},
+//
+// A [Func] judges one text. [At] applies it to the strings at some places of a message, and is a
+// [Message]. [Chain] joins Funcs, [All] joins Messages, and [ByKind] chooses one by the type of the
+// message. Unicode normalisation is in contrib/wsguardtext.
+//
+// Sanitising is no output encoding. A text that was sanitised may still be markup, SQL or a part of
+// a URL to the program that puts it there, and that program must encode it.
+package sanitize
+
+import "slices"
+
+// A Func returns what a text becomes, or an error that refuses the message. The text is valid
+// UTF-8 without the escapes of JSON, and the result must be valid UTF-8 too. A Func may return text
+// itself or a part of it. It must neither change text nor keep it. Many goroutines call it at the
+// same time.
+//
+// The reason of the refusal is the one that the error wraps, such as reason.Forbidden. Without one
+// it is reason.Schema.
+type Func func(text []byte) ([]byte, error)
+
+// Message is the type of MessageConfig.Sanitize. The functions of this package return msg itself if
+// nothing in it changes. They neither change msg nor keep it.
+type Message = func(kind string, msg []byte) ([]byte, error)
+
+// String makes a Func of a function for strings, such as the method Sanitize of a policy of
+// bluemonday. It panics if f is nil.
+func String(f func(string) string) Func {
+	if f == nil {
+		panic("sanitize: String of nil")
+	}
+	return func(text []byte) ([]byte, error) {
+		s := string(text)
+		if out := f(s); out != s {
+			return []byte(out), nil
+		}
+		return text, nil
+	}
+}
+
+// Chain makes one Func of several. Each gets what the one before it returns, and the first error
+// refuses the message. Order matters. What RemoveControls removes may have stood between a blank and
+// the end of the text, so Trim stands behind it. NFC stands last, because what others remove may have
+// stood between two characters that it joins.
+//
+// Chain panics if one of fns is nil.
+func Chain(fns ...Func) Func {
+	fns = slices.Clone(fns)
+	if slices.ContainsFunc(fns, func(f Func) bool { return f == nil }) {
+		panic("sanitize: Chain with nil")
+	}
+	return func(text []byte) (_ []byte, err error) {
+		for _, f := range fns {
+			if text, err = f(text); err != nil {
+				return nil, err
+			}
+		}
+		return text, nil
+	}
+}
+
+// All makes one Message of several, for a message whose places need different Funcs. Each gets
+// what the one before it returns, and the first error refuses the message.
+//
+// All panics if one of messages is nil.
+func All(messages ...Message) Message {
+	messages = slices.Clone(messages)
+	if slices.ContainsFunc(messages, func(m Message) bool { return m == nil }) {
+		panic("sanitize: All with nil")
+	}
+	return func(kind string, msg []byte) (_ []byte, err error) {
+		for _, m := range messages {
+			if msg, err = m(kind, msg); err != nil {
+				return nil, err
+			}
+		}
+		return msg, nil
+	}
+}
+
+// ByKind applies to a message the Message of its type, as a Table of wsguard has found it. It
+// leaves a message alone whose type is not in kinds. Without a Table the type is "".
+//
+// ByKind copies kinds. It panics if one of them is nil.
+func ByKind(kinds map[string]Message) Message {
+	own := make(map[string]Message, len(kinds))
+	for kind, m := range kinds {
+		if m == nil {
+			panic("sanitize: ByKind with nil for " + kind)
+		}
+		own[kind] = m
+	}
+	return func(kind string, msg []byte) ([]byte, error) {
+		if m := own[kind]; m != nil {
+			return m(kind, msg)
+		}
+		return msg, nil
+	}
+}
