@@ -82,7 +82,7 @@ type group struct {
 }
 
 type groupPattern struct {
-	*textPattern
+	*pattern
 	step *step // judges the member; nil: the pattern only covers the name
 }
 
@@ -933,7 +933,7 @@ func (v *vm) judgeName(r *objectRule, key, end int) int {
 	if !v.charge(4 + 24*len(name)) {
 		return v.empty()
 	}
-	if !isRegex(string(name)) {
+	if !isECMA(string(name)) {
 		return v.fail(r.regex, key)
 	}
 	return end

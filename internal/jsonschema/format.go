@@ -3,7 +3,6 @@ package jsonschema
 import (
 	"bytes"
 	"net/mail"
-	"regexp/syntax"
 
 	v5 "github.com/santhosh-tekuri/jsonschema/v5"
 )
@@ -49,14 +48,9 @@ var formats = func() map[string]*format {
 	m["email"] = &format{isEmail, 8}
 	// Parsing is enough to judge an expression. v5 also compiles it, and nested repeats of a peer then cost megabytes. A
 	// class such as \pL is a long table.
-	m["regex"] = &format{func(text []byte) bool { return isRegex(string(text)) }, 16 * 24}
+	m["regex"] = &format{func(text []byte) bool { return isECMA(string(text)) }, 16 * 24}
 	return m
 }()
-
-func isRegex(s string) bool {
-	_, err := syntax.Parse(s, syntax.Perl)
-	return err == nil
-}
 
 // number2 reads two digits, or returns -1.
 func number2(s []byte, i int) int {
