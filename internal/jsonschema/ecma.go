@@ -193,7 +193,17 @@ func (p *ecmaParser) repeated() *expr {
 	return repeat(e, low, high)
 }
 
+// repeat returns a repeat of e. A repeat of a repeat becomes one if it allows each count between its least and its most.
 func repeat(e *expr, low, high int) *expr {
+	if high != 0 && e != nil && e.op == exprRepeat && (e.min <= 1 || e.min == e.max && low == high) {
+		times := func(a, b int) int {
+			if a < 0 || b < 0 {
+				return -1
+			}
+			return int(min(int64(a)*int64(b), maxRepeat))
+		}
+		low, high, e = times(e.min, low), times(e.max, high), e.subs[0]
+	}
 	switch {
 	case high == 0:
 		return &expr{op: exprConcat}

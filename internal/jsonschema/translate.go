@@ -46,21 +46,28 @@ func trimmed(e *expr) *expr {
 
 // instructions returns about how many instructions RE2 needs. It saturates.
 func (e *expr) instructions() int {
-	n := 1
+	n := int64(1)
 	switch e.op {
 	case exprConcat, exprEither:
-		n = len(e.subs)
+		n = 0
+		if e.op == exprEither || len(e.subs) == 0 {
+			n = int64(max(1, len(e.subs)))
+		}
 		for _, s := range e.subs {
-			n = min(n+s.instructions(), maxRepeat)
+			n = min(n+int64(s.instructions()), maxRepeat)
 		}
 	case exprRepeat:
-		times := int64(max(e.min, e.max, 1))
-		if chunk := maxRE2Count / e.subs[0].product(); e.max > e.min && e.max > chunk {
-			times = int64(e.min) + 2*int64(e.max-e.min) // see optional
+		must, may := int64(e.min), int64(1)
+		if e.max >= 0 {
+			may = int64(e.max) - must
 		}
-		n = int(min(times*int64(1+e.subs[0].instructions()), maxRepeat))
+		if may > int64(maxRE2Count/e.subs[0].product()) {
+			may *= 2 // see optional
+		}
+		sub := int64(e.subs[0].instructions())
+		n = must*sub + may*(sub+1)
 	}
-	return n
+	return int(min(n, maxRepeat))
 }
 
 // product returns the largest product of the counts of nested repeats in what writeRE2 writes.
