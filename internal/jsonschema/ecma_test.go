@@ -213,9 +213,7 @@ console.log(JSON.stringify(sets.map((s) => {
 })));`
 	var chars []rune
 	for r := rune(0); r <= 0x10FFFF; r++ {
-		// Of large blocks that are alike, some characters are enough.
-		large := r >= 0x3400 && r < 0xA000 || r >= 0xAC00 && r < 0xD700 || r >= 0x17000 && r < 0x1B000
-		if r < firstSurrogate && !(large && r%64 > 1) || r > lastSurrogate && r < 0x20000 && !(large && r%64 > 1) || r%1024 < 2 {
+		if r < 0x3400 || r < 0x20000 && r%16 < 2 || r%1024 < 2 { // what follows is alike in large blocks
 			chars = append(chars, r)
 		}
 	}

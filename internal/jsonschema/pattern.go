@@ -85,9 +85,9 @@ type classRuns struct {
 }
 
 type classRun struct {
-	ascii    [utf8.RuneSelf]bool
-	wide     runeSet // the characters outside of ASCII
-	min, max int     // how many times the class repeats; max -1: without a limit
+	ascii    [256]bool // by byte; that of a character outside of ASCII is never in it
+	wide     runeSet   // the characters outside of ASCII
+	min, max int       // how many times the class repeats; max -1: without a limit
 }
 
 // newClassRuns returns nil if the expression is not that simple.
@@ -200,7 +200,14 @@ func (p *classRuns) match(text []byte) bool {
 	}
 	for k := range p.runs {
 		r := &p.runs[k]
-		n, count := r.take(text)
+		n := 0
+		for n < len(text) && n != r.max && r.ascii[text[n]] {
+			n++
+		}
+		count := n
+		if n < len(text) && n != r.max && text[n] >= utf8.RuneSelf && r.wide != nil {
+			n, count = r.take(text, n)
+		}
 		if count < r.min {
 			return false
 		}
@@ -216,7 +223,7 @@ func (p *classRuns) find(text []byte) bool {
 	}
 	r := &p.runs[0]
 	for {
-		n, count := r.take(text)
+		n, count := r.take(text, 0)
 		if count >= r.min && (!p.end || n == len(text)) {
 			return true
 		}
@@ -228,25 +235,22 @@ func (p *classRuns) find(text []byte) bool {
 	}
 }
 
-// take returns how many bytes and characters at the begin of the text belong to the run.
-func (r *classRun) take(text []byte) (n, count int) {
-	for n < len(text) && count != r.max {
-		c := text[n]
-		if c >= utf8.RuneSelf {
-			if len(r.wide) == 0 {
+// take returns how many bytes and characters at the begin of the text belong to the run. The first n are known to be
+// characters of ASCII that do.
+func (r *classRun) take(text []byte, n int) (bytes, count int) {
+	for count = n; n < len(text) && count != r.max; count++ {
+		if text[n] < utf8.RuneSelf {
+			if !r.ascii[text[n]] {
 				break
 			}
-			char, size := utf8.DecodeRune(text[n:])
-			if !r.wide.has(char) {
-				break
-			}
-			n += size
-		} else if r.ascii[c] {
 			n++
-		} else {
+			continue
+		}
+		char, size := utf8.DecodeRune(text[n:])
+		if !r.wide.has(char) {
 			break
 		}
-		count++
+		n += size
 	}
 	return n, count
 }
