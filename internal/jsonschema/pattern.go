@@ -81,7 +81,8 @@ type classRuns struct {
 	runs   []classRun
 	end    bool // the match must reach the end of the text
 	search bool // the match may begin anywhere; there is at most one run, and it has no max
-	dear   bool // a class has many ranges outside of ASCII
+	wide   bool // a class has characters outside of ASCII
+	dear   bool // a class has many ranges of them
 }
 
 type classRun struct {
@@ -117,6 +118,7 @@ func newClassRuns(e *expr) *classRuns {
 		return nil
 	}
 	for i := range p.runs {
+		p.wide = p.wide || len(p.runs[i].wide) > 0
 		p.dear = p.dear || len(p.runs[i].wide) > 16
 	}
 	if !p.end && !p.search {
@@ -195,8 +197,11 @@ func (p *classRuns) cost(n int) int {
 }
 
 func (p *classRuns) match(text []byte) bool {
-	if p.search {
+	switch {
+	case p.search:
 		return p.find(text)
+	case p.wide:
+		return p.matchWide(text)
 	}
 	for k := range p.runs {
 		r := &p.runs[k]
@@ -204,10 +209,18 @@ func (p *classRuns) match(text []byte) bool {
 		for n < len(text) && n != r.max && r.ascii[text[n]] {
 			n++
 		}
-		count := n
-		if n < len(text) && n != r.max && text[n] >= utf8.RuneSelf && r.wide != nil {
-			n, count = r.take(text, n)
+		if n < r.min {
+			return false
 		}
+		text = text[n:]
+	}
+	return !p.end || len(text) == 0
+}
+
+func (p *classRuns) matchWide(text []byte) bool {
+	for k := range p.runs {
+		r := &p.runs[k]
+		n, count := r.take(text)
 		if count < r.min {
 			return false
 		}
@@ -223,7 +236,7 @@ func (p *classRuns) find(text []byte) bool {
 	}
 	r := &p.runs[0]
 	for {
-		n, count := r.take(text, 0)
+		n, count := r.take(text)
 		if count >= r.min && (!p.end || n == len(text)) {
 			return true
 		}
@@ -235,10 +248,10 @@ func (p *classRuns) find(text []byte) bool {
 	}
 }
 
-// take returns how many bytes and characters at the begin of the text belong to the run. The first n are known to be
-// characters of ASCII that do.
-func (r *classRun) take(text []byte, n int) (bytes, count int) {
-	for count = n; n < len(text) && count != r.max; count++ {
+// take returns how many bytes and characters at the begin of the text belong to the run.
+func (r *classRun) take(text []byte) (n, count int) {
+	low, high := rune(1), rune(0) // the range of the character before, in which the next one often is
+	for ; n < len(text) && count != r.max; count++ {
 		if text[n] < utf8.RuneSelf {
 			if !r.ascii[text[n]] {
 				break
@@ -247,8 +260,12 @@ func (r *classRun) take(text []byte, n int) (bytes, count int) {
 			continue
 		}
 		char, size := utf8.DecodeRune(text[n:])
-		if !r.wide.has(char) {
-			break
+		if char < low || char > high {
+			i := r.wide.find(char)
+			if i < 0 {
+				break
+			}
+			low, high = r.wide[i], r.wide[i+1]
 		}
 		n += size
 	}

@@ -88,7 +88,10 @@ func (s runeSet) inText() runeSet {
 	return s.minus(surrogates)
 }
 
-func (s runeSet) has(r rune) bool {
+func (s runeSet) has(r rune) bool { return s.find(r) >= 0 }
+
+// find returns the index of the range that has r, or -1.
+func (s runeSet) find(r rune) int {
 	low, high := 0, len(s)/2
 	for low < high {
 		mid := (low + high) / 2
@@ -98,10 +101,10 @@ func (s runeSet) has(r rune) bool {
 		case r > s[2*mid+1]:
 			low = mid + 1
 		default:
-			return true
+			return 2 * mid
 		}
 	}
-	return false
+	return -1
 }
 
 // overlaps reports whether a character is in both sets.
