@@ -31,6 +31,11 @@ type Schema struct {
 // error for bounds that no value of their type can meet, such as a minimum above the maximum,
 // and for a required property whose schema is false. The keyword format is enforced on
 // messages.
+//
+// A pattern, and a name in patternProperties, means what ECMA-262 says with the flag u. It is
+// matched by RE2 in linear time. CompileSchema returns an error for a pattern that RE2 cannot
+// match, such as one with lookaround, and for a pattern that RE2 or another dialect would
+// read in a way of its own.
 func CompileSchema(src []byte) (*Schema, error) { return SchemaConfig{}.Compile(src) }
 
 // SchemaConfig compiles schemas that refer to other schemas. It also has checks that a JSON

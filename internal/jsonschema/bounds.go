@@ -217,7 +217,7 @@ func (c *bounds) member(p place, name string, by *node) {
 			nodes = append(nodes, m)
 		}
 		for _, pp := range n.patternProps {
-			if pp.re.MatchString(name) {
+			if pp.matches(name) {
 				nodes = append(nodes, pp.node)
 			}
 		}

@@ -64,13 +64,12 @@ type compiler struct {
 	byKey  map[string]*step
 	steps  []*step
 	errs   map[string]*Error
-	texts  map[string]*textPattern
 	marks  bool // the schema has unevaluatedProperties or unevaluatedItems
 	budget int  // how many more steps may join schema objects that stand in different places of the schema
 }
 
 func compileEngine(p *program, opt *Options, limits Limits) *engine {
-	c := &compiler{prog: p, opt: opt, limits: limits, byKey: map[string]*step{}, errs: map[string]*Error{}, texts: map[string]*textPattern{}, budget: 256 + 8*len(p.nodes)}
+	c := &compiler{prog: p, opt: opt, limits: limits, byKey: map[string]*step{}, errs: map[string]*Error{}, budget: 256 + 8*len(p.nodes)}
 	e := &engine{tree: p}
 	for _, n := range p.nodes {
 		c.marks = c.marks || n.unevaluatedProps != nil || n.unevaluatedItems != nil
@@ -108,15 +107,6 @@ func (c *compiler) error(n *node, keyword string) *Error {
 		c.errs[loc] = newRefusal(loc)
 	}
 	return c.errs[loc]
-}
-
-// pattern returns the textPattern of an expression. There is one for each expression, because its table may be large.
-func (c *compiler) pattern(p *pattern) *textPattern {
-	expr := p.re.String()
-	if c.texts[expr] == nil {
-		c.texts[expr] = newTextPattern(p)
-	}
-	return c.texts[expr]
 }
 
 func newRefusal(loc string) *Error {
@@ -415,7 +405,7 @@ func (c *compiler) strings(s *step, flat []part) *stringRule {
 			r.max, r.maxErr, bounded = n.maxLen, c.error(n, "maxLength"), true
 		}
 		if n.pattern != nil {
-			r.checks = append(r.checks, textRule{pattern: c.pattern(n.pattern), err: c.error(n, "pattern")})
+			r.checks = append(r.checks, textRule{pattern: n.pattern, err: c.error(n, "pattern")})
 		}
 		if n.format != nil {
 			r.checks = append(r.checks, textRule{format: n.format, err: c.error(n, "format")})
@@ -617,7 +607,7 @@ func (c *compiler) object(s *step, flat []part) {
 				}
 			}
 			for _, pp := range v.pats {
-				if pp.re.MatchString(k) {
+				if pp.matches(k) {
 					covered = true
 					if !v.marks {
 						nodes = append(nodes, pp.node)
@@ -681,7 +671,7 @@ func (c *compiler) object(s *step, flat []part) {
 			}
 		}
 		for _, pp := range v.pats {
-			q := groupPattern{textPattern: c.pattern(pp.pattern)}
+			q := groupPattern{pattern: pp.pattern}
 			if !v.marks {
 				q.step = c.join(part{n: pp.node})
 			}

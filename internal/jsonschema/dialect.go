@@ -15,9 +15,11 @@ const (
 	kwRef                              // a URI reference to another schema
 	kwCount                            // a non-negative integer
 	kwFormat                           // the name of a format
+	kwPattern                          // a regular expression
 	kwEnum                             // a list of values
 	kwSchema                           // a schema
 	kwSchemaMap                        // a map from names to schemas
+	kwPatterns                         // a map from regular expressions to schemas
 	kwList                             // a list of schemas
 	kwItems                            // a schema, or a list of schemas
 	kwDepends                          // a map from names to a schema or a list of names
@@ -43,12 +45,12 @@ func init() {
 		"$schema": kwNote, "$comment": kwNote, "title": kwNote, "description": kwNote, "default": kwNote, "examples": kwNote,
 		"readOnly": kwNote, "writeOnly": kwNote, "deprecated": kwNote, "contentEncoding": kwNote, "contentMediaType": kwNote,
 		"$ref": kwRef, "definitions": kwDefs, "$defs": kwDefs,
-		"type": kwPlain, "enum": kwEnum, "format": kwFormat, "pattern": kwPlain, "required": kwPlain, "uniqueItems": kwPlain,
+		"type": kwPlain, "enum": kwEnum, "format": kwFormat, "pattern": kwPattern, "required": kwPlain, "uniqueItems": kwPlain,
 		"multipleOf": kwPlain, "minimum": kwPlain, "maximum": kwPlain, "exclusiveMinimum": kwPlain, "exclusiveMaximum": kwPlain,
 		"minLength": kwCount, "maxLength": kwCount, "minItems": kwCount, "maxItems": kwCount,
 		"minProperties": kwCount, "maxProperties": kwCount,
 		"not": kwSchema, "allOf": kwList, "anyOf": kwList, "oneOf": kwList,
-		"properties": kwSchemaMap, "patternProperties": kwSchemaMap, "additionalProperties": kwSchema,
+		"properties": kwSchemaMap, "patternProperties": kwPatterns, "additionalProperties": kwSchema,
 		"items": kwItems, "additionalItems": kwSchema, "dependencies": kwDepends,
 	}
 	make := func(name, url string, draft *v5.Draft, id string, loneRef bool, add map[string]keywordKind, drop ...string) *dialect {

@@ -82,7 +82,7 @@ type group struct {
 }
 
 type groupPattern struct {
-	*textPattern
+	*pattern
 	step *step // judges the member; nil: the pattern only covers the name
 }
 

@@ -271,11 +271,10 @@ func (e *evaluator) among(set *valueSet, val int32) bool {
 	return false
 }
 
-// matches runs a pattern. RE2 is linear in the text, but it may try all live instructions of the pattern for each
-// character.
+// matches runs a pattern, and does not use its table.
 func (e *evaluator) matches(p *pattern, s string) bool {
-	e.charge(1 + sixteenths(len(s), p.width))
-	return p.re.MatchString(s)
+	e.charge(p.cost(len(s)))
+	return p.matches(s)
 }
 
 // judgeText returns the keyword that refuses a string, or "".

@@ -1,6 +1,9 @@
 package jsonschema
 
-import "regexp"
+import (
+	"slices"
+	"unicode"
+)
 
 // FuelUsed reports what Validate spent on msg.
 func (s *Schema) FuelUsed(msg []byte) (int, error) {
@@ -26,19 +29,46 @@ func (s *Schema) Tree(msg []byte) error {
 // Formats lists the format names that a schema may use.
 func Formats() []string { return sortedNames(formats) }
 
-// Matcher returns how a pattern is matched, and by what.
-func Matcher(expr string) (match func([]byte) bool, how string) {
-	t := newTextPattern(newPattern(regexp.MustCompile(expr)))
-	how = "regexp"
-	if t.runs != nil {
+// Matcher returns how a pattern is matched, and by what. re2 is its translation, or "" if RE2 does not need it.
+func Matcher(text string) (match func([]byte) bool, how, re2 string, err error) {
+	p, err := newPattern(text)
+	if err != nil {
+		return nil, "", "", err
+	}
+	switch how = "regexp"; {
+	case p.runs != nil:
 		how = "runs"
-	} else if t.table != nil {
+	case p.table != nil:
 		how = "automaton"
 	}
+	e, _ := parseECMA(text)
+	re2, _ = e.re2()
 	return func(text []byte) bool {
-		ok, _ := t.match(text, 1<<30)
+		ok, _ := p.match(text, 1<<30)
 		return ok
-	}, how
+	}, how, re2, nil
+}
+
+// ECMAProperties lists the properties that \p{} may name.
+func ECMAProperties() []string {
+	names := []string{"ASCII", "Any", "Assigned", "Cased", "Math"}
+	for short, long := range binaryNames {
+		names = append(names, short, long)
+	}
+	for short, long := range derivedNames {
+		names = append(names, short, long)
+	}
+	for name := range unicode.Categories {
+		names = append(names, name, "gc="+name)
+	}
+	for name := range unicode.CategoryAliases {
+		names = append(names, name, "General_Category="+name)
+	}
+	for code, name := range scriptCodes() {
+		names = append(names, "sc="+code, "Script="+name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // Format returns the function that judges the texts of a format, and what judging a text of n bytes costs.

@@ -480,5 +480,5 @@ var regexProperties = sync.OnceValue(func() *propertyNames {
 		}
 		return m
 	}
-	return &propertyNames{set(categoryNames), set(scriptNames), set(binaryNames)}
+	return &propertyNames{set(categoryNames), set(scriptNames), set(binaryPropertyNames)}
 })

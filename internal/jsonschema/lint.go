@@ -59,8 +59,11 @@ type linter struct {
 
 	resource map[position]position // the schema resource of each position, which is that of the nearest $id
 	bases    map[string]bool       // the URIs of all documents and of all $ids
+	homes    map[string]anchor     // the places of all documents and of all schemas with an $id, by their URIs
 	anchors  []anchor
 	refs     []reference
+	patterns map[string]compiledPattern
+	masks    masks
 }
 
 // An anchor is a place that a dynamic reference may lead to.
@@ -202,6 +205,9 @@ func (l *linter) schema(d *document, v any, at, base string, res position) {
 				res = d.url + "#" + at
 			}
 			l.bases[base] = true
+			if _, ok := l.homes[base]; !ok {
+				l.homes[base] = anchor{d, at}
+			}
 		}
 	}
 	l.resource[d.url+"#"+at] = res
@@ -272,9 +278,16 @@ func (l *linter) keyword(d *document, m map[string]any, k, at, base string, res 
 				sub("/"+strconv.Itoa(i), e)
 			}
 		}
-	case kwSchemaMap, kwDefs, kwDepends:
+	case kwPattern:
+		if s, ok := v.(string); ok {
+			l.pattern(d, here, s)
+		}
+	case kwSchemaMap, kwPatterns, kwDefs, kwDepends:
 		if names, ok := v.(map[string]any); ok {
 			for _, name := range sortedKeys(names) {
+				if kind == kwPatterns {
+					l.pattern(d, here+"/"+token(name), name)
+				}
 				if _, list := names[name].([]any); !list {
 					sub("/"+token(name), names[name])
 				}

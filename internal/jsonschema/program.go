@@ -4,8 +4,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"net/url"
-	"regexp"
-	"regexp/syntax"
 	"slices"
 	"strings"
 
@@ -97,107 +95,6 @@ type depend struct {
 	node     *node
 }
 
-// A pattern is a regular expression of RE2, with its cost. For each character, RE2 may try as many instructions as can be
-// live at the same time.
-type pattern struct {
-	re    *regexp.Regexp
-	width int
-}
-
-// plainWidth is the width of a pattern in which the next character always decides which instruction follows.
-const plainWidth = 8
-
-func newPattern(re *regexp.Regexp) *pattern {
-	if re == nil {
-		return nil
-	}
-	p := &pattern{re: re, width: 1000}
-	if tree, err := syntax.Parse(re.String(), syntax.Perl); err == nil {
-		if prog, err := syntax.Compile(tree.Simplify()); err == nil {
-			if p.width = len(prog.Inst); p.width > plainWidth && deterministic(prog) {
-				p.width = plainWidth
-			}
-		}
-	}
-	return p
-}
-
-// deterministic reports whether an anchored program always has at most one live instruction that takes a character. Most
-// patterns of identifiers and dates are like that. Counted repeats make them long, so their length does not say what
-// they cost.
-func deterministic(prog *syntax.Prog) bool {
-	if prog.StartCond()&syntax.EmptyBeginText == 0 {
-		return false
-	}
-	seen := make([]int, len(prog.Inst))
-	var live []*syntax.Inst
-	var follow func(pc uint32, mark int) bool
-	follow = func(pc uint32, mark int) bool {
-		if seen[pc] == mark {
-			return true
-		}
-		seen[pc] = mark
-		in := &prog.Inst[pc]
-		switch in.Op {
-		case syntax.InstAlt, syntax.InstAltMatch:
-			return follow(in.Out, mark) && follow(in.Arg, mark)
-		case syntax.InstCapture, syntax.InstNop, syntax.InstEmptyWidth:
-			return follow(in.Out, mark)
-		case syntax.InstRune, syntax.InstRune1, syntax.InstRuneAny, syntax.InstRuneAnyNotNL:
-			for _, o := range live {
-				if overlap(in, o) {
-					return false
-				}
-			}
-			live = append(live, in)
-			return len(live) <= 32
-		}
-		return true
-	}
-	if !follow(uint32(prog.Start), 1) {
-		return false
-	}
-	for i := range prog.Inst {
-		switch in := &prog.Inst[i]; in.Op {
-		case syntax.InstRune, syntax.InstRune1, syntax.InstRuneAny, syntax.InstRuneAnyNotNL:
-			live = live[:0]
-			if !follow(in.Out, i+2) {
-				return false
-			}
-		}
-	}
-	return true
-}
-
-// overlap reports whether some character fits both instructions. It may return true even if none does.
-func overlap(a, b *syntax.Inst) bool {
-	ra, rb := ranges(a), ranges(b)
-	if ra == nil || rb == nil {
-		return true
-	}
-	for i := 0; i+1 < len(ra); i += 2 {
-		for j := 0; j+1 < len(rb); j += 2 {
-			if ra[i] <= rb[j+1] && rb[j] <= ra[i+1] {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-func ranges(in *syntax.Inst) []rune {
-	switch {
-	case in.Op == syntax.InstRuneAny || in.Op == syntax.InstRuneAnyNotNL || len(in.Rune) > 64:
-		return nil
-	case len(in.Rune) == 1: // the flag in Arg says whether the letter case is folded
-		if syntax.Flags(in.Arg)&syntax.FoldCase != 0 {
-			return nil
-		}
-		return []rune{in.Rune[0], in.Rune[0]}
-	}
-	return in.Rune
-}
-
 // A valueSet reports whether a value is one of those of an enum. The time does not depend on how many values there are.
 type valueSet struct {
 	tree   tree
@@ -266,7 +163,7 @@ func locate(loc string) (base, pointer string) {
 }
 
 func (b *builder) resourceOf(s *v5.Schema) (*schemaResource, bool) {
-	u, at := locate(s.Location)
+	u, at := locate(b.l.unmask(s.Location))
 	b.touched[u] = true
 	pos, own := u+"#", at == ""
 	for p := at; ; p = p[:strings.LastIndexByte(p, '/')] {
@@ -322,7 +219,7 @@ func (b *builder) node(s *v5.Schema) *node {
 		}
 		return n
 	}
-	loc := s.Location
+	loc := b.l.unmask(s.Location)
 	if rest, ok := strings.CutPrefix(loc, b.rootURL); ok && strings.HasPrefix(rest, "#") {
 		loc = rest
 	}
@@ -394,7 +291,7 @@ func (b *builder) list(schemas []*v5.Schema) []*node {
 
 func (b *builder) strings(n *node, s *v5.Schema, sourced bool) {
 	n.minLen, n.maxLen = s.MinLength, s.MaxLength
-	n.pattern = newPattern(s.Pattern)
+	n.pattern = b.pattern(s.Location, s.Pattern)
 	if s.Format != "" && b.assertsFormat(s, sourced) {
 		n.format = formats[s.Format]
 	}
@@ -451,9 +348,11 @@ func (b *builder) objects(n *node, s *v5.Schema) {
 		n.names[k] = p
 	}
 	for re, sub := range s.PatternProperties {
-		n.patternProps = append(n.patternProps, patternProp{newPattern(re), b.node(sub)})
+		if p := b.pattern(s.Location, re); p != nil {
+			n.patternProps = append(n.patternProps, patternProp{p, b.node(sub)})
+		}
 	}
-	slices.SortFunc(n.patternProps, func(a, b patternProp) int { return strings.Compare(a.re.String(), b.re.String()) })
+	slices.SortFunc(n.patternProps, func(a, b patternProp) int { return strings.Compare(a.text, b.text) })
 	n.extra, n.extraProps = b.extra(s.AdditionalProperties)
 	n.propertyNames, n.regexNames = b.node(s.PropertyNames), s.RegexProperties
 	for _, k := range sortedNames(s.Dependencies) {
@@ -526,7 +425,7 @@ func (b *builder) anchors() error {
 				continue
 			}
 			done[a], found = true, true
-			s, err := b.c.Compile(a.doc.key + "#" + escapePointer(a.at))
+			s, err := b.c.Compile(a.doc.key + "#" + escapePointer(b.l.maskPointer(a.doc, "", a.at)))
 			if err != nil {
 				return err
 			}

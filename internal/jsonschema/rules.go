@@ -17,7 +17,7 @@ type stringRule struct {
 
 // A textRule is a pattern, a format or a content.
 type textRule struct {
-	pattern *textPattern
+	pattern *pattern
 	format  *format
 	content func([]byte) bool
 	err     *Error

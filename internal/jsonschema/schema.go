@@ -88,7 +88,7 @@ type Schema struct {
 //
 // The error joins one *SchemaFault for each fault.
 func Compile(src []byte, opt Options) (s *Schema, err error) {
-	l := &linter{opt: &opt, resource: map[position]position{}, bases: map[string]bool{}}
+	l := &linter{opt: &opt, resource: map[position]position{}, bases: map[string]bool{}, patterns: map[string]compiledPattern{}, homes: map[string]anchor{}}
 	// v5 panics at some schemas that its own tests do not cover. A program may compile schemas that others wrote.
 	defer func() {
 		if r := recover(); r != nil {
@@ -134,6 +134,7 @@ func (l *linter) compile(src []byte) *program {
 	}
 	for _, d := range l.docs {
 		l.bases[d.key], l.bases[d.url] = true, true
+		l.homes[d.key], l.homes[d.url] = anchor{d, ""}, anchor{d, ""}
 		l.schema(d, d.doc, "", d.url, d.url+"#")
 	}
 	if !l.opt.AllowUnknownKeywords {
@@ -156,7 +157,11 @@ func (l *linter) build(root *document, def *dialect) *program {
 	}
 	c.RegisterExtension(extensionName, nil, sources{})
 	for _, d := range l.docs {
-		if err := c.AddResource(d.key, strings.NewReader(string(d.raw))); err != nil {
+		src, err := l.forV5(d)
+		if err == nil {
+			err = c.AddResource(d.key, strings.NewReader(src))
+		}
+		if err != nil {
 			l.fault(d, "", "%s", bound(err.Error()))
 			return nil
 		}
@@ -193,7 +198,7 @@ func (b *builder) schemasOnly() {
 	}
 	seen := map[string]bool{}
 	for s := range b.byV5 {
-		u, at := locate(s.Location)
+		u, at := locate(b.l.unmask(s.Location))
 		for _, d := range b.l.docs {
 			if _, ok := b.l.resource[u+"#"+at]; d.url == u && !ok && !seen[u+at] {
 				seen[u+at] = true
@@ -212,7 +217,7 @@ func (l *linter) fromV5(root *document, err error) {
 	var ve *v5.ValidationError
 	if !errors.As(err, &ve) {
 		if len(l.faults) == 0 {
-			text := strings.ReplaceAll(strings.TrimPrefix(err.Error(), "jsonschema: "), rootURL, "")
+			text := strings.ReplaceAll(strings.TrimPrefix(l.unmask(err.Error()), "jsonschema: "), rootURL, "")
 			l.fault(root, "", "%s", bound(text))
 		}
 		return
@@ -226,8 +231,8 @@ func (l *linter) fromV5(root *document, err error) {
 			}
 			return
 		}
-		_, at := locate("#" + e.InstanceLocation)
-		leaves = append(leaves, &SchemaFault{root.name(), sanitise(at), "against the metaschema: " + bound(e.Message)})
+		_, at := locate("#" + l.unmask(e.InstanceLocation))
+		leaves = append(leaves, &SchemaFault{root.name(), sanitise(at), "against the metaschema: " + bound(l.unmask(e.Message))})
 	}
 	walk(ve)
 	slices.SortStableFunc(leaves, func(a, b *SchemaFault) int {
