@@ -1,6 +1,7 @@
 package jsonschema
 
 import (
+	"bytes"
 	"net/url"
 	"strings"
 )
@@ -18,11 +19,24 @@ func (l *linter) open(refs []reference, def *dialect) {
 		}
 		l.read(u, src, def)
 		d := l.docs[len(l.docs)-1]
-		if d.url != u && (l.bases[d.url] || l.opt.Files[d.url] != nil) {
+		if d.url != u && l.taken(d) {
 			l.fatally(d, "", "its $id is %q, which is the URL of another schema", bound(strings.TrimPrefix(d.url, filesURL)))
 		}
 		l.bases[d.key], l.bases[d.url] = true, true
 	}
+}
+
+// taken reports whether another schema has the URL that is the $id of a document. A second copy of the document is none.
+func (l *linter) taken(d *document) bool {
+	if src := l.opt.Files[d.url]; src != nil && !bytes.Equal(src, d.raw) {
+		return true
+	}
+	for _, o := range l.docs {
+		if (o.url == d.url || o.key == d.url) && !bytes.Equal(o.raw, d.raw) {
+			return true
+		}
+	}
+	return false
 }
 
 // names returns the URLs under which v5 gets a document. v5 finds a document only by a URL that it was given.

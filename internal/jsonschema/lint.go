@@ -29,7 +29,10 @@ func (f *SchemaFault) Error() string {
 const rootURL = filesURL + "root"
 
 // filesURL is the base of the files, as long as the schema has no other base.
-const filesURL = "wsguard-schema:///"
+const filesURL = FileScheme + ":///"
+
+// FileScheme is the scheme of the URLs of files.
+const FileScheme = "wsguard-schema"
 
 // A document is a schema's source, or that of a resource.
 type document struct {
@@ -38,6 +41,7 @@ type document struct {
 	raw     []byte
 	doc     any
 	dialect *dialect
+	changed bool // doc differs from raw
 	custom  bool // its $schema is a resource, and not one of the five dialects
 	// assertsFormat says that a custom metaschema has the vocabulary format-assertion.
 	assertsFormat bool
@@ -237,6 +241,10 @@ func (l *linter) keyword(d *document, m map[string]any, k, at, base string, res 
 	v := m[k]
 	sub := func(name string, v any) { l.schema(d, v, here+name, base, res) }
 	switch kind {
+	case kwPlain:
+		if s, ok := v.(string); ok && k == "pattern" && l.vocab.patterns[s] != "" {
+			m[k], d.changed = l.vocab.patterns[s], true
+		}
 	case kwNote:
 		if s, ok := v.(string); ok && k == "$schema" && at != "" && !l.opt.AllowMetaschemas && dialectOf(s) != d.dialect {
 			l.fault(d, here, "another dialect than that of the document (%s)", d.dialect.name)

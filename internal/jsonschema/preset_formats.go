@@ -3,10 +3,13 @@ package jsonschema
 import (
 	"bytes"
 	"encoding/json"
+	"math"
+	"sort"
+	"strings"
 	"unicode/utf8"
 )
 
-// isBase64 reports whether s is base64 of RFC 4648, section 4, with its padding. The bits behind the last byte are zero.
+// isBase64 reports whether s is base64 of RFC 4648, section 4, with its padding.
 func isBase64(s []byte) bool {
 	if len(s)%4 != 0 {
 		return false
@@ -28,32 +31,12 @@ func isBase64URL(s []byte) bool {
 }
 
 func base64Text(s []byte, c62, c63 byte) bool {
-	last := 0
 	for _, c := range s {
-		switch {
-		case c >= 'A' && c <= 'Z':
-			last = int(c - 'A')
-		case c >= 'a' && c <= 'z':
-			last = int(c-'a') + 26
-		case c-'0' <= 9:
-			last = int(c-'0') + 52
-		case c == c62:
-			last = 62
-		case c == c63:
-			last = 63
-		default:
+		if !isLetter(c) && c-'0' > 9 && c != c62 && c != c63 {
 			return false
 		}
 	}
-	switch len(s) % 4 {
-	case 1:
-		return false
-	case 2:
-		return last&15 == 0
-	case 3:
-		return last&3 == 0
-	}
-	return true
+	return len(s)%4 != 1
 }
 
 // isJWT reports whether s has the form of a signed JSON Web Token: three parts in base64url, of which the first is a JSON
@@ -75,23 +58,16 @@ func isJWT(s []byte) bool {
 func unpadded(s []byte) bool { return s[len(s)-1] != '=' && base64Text(s, '-', '_') }
 
 // isCUID reports whether s is a cuid: a c, and at least 8 letters or digits.
-func isCUID(s []byte) bool { return len(s) > 0 && s[0]|0x20 == 'c' && only(s, 9, 64, "") }
+func isCUID(s []byte) bool { return len(s) > 0 && s[0]|0x20 == 'c' && only(s, 9, math.MaxInt, "") }
 
-// isCUID2 reports whether s is a cuid2: a small letter, and small letters or digits.
+// isCUID2 reports whether s is a cuid2 of any length: small letters and digits.
 func isCUID2(s []byte) bool {
-	if !only(s, 2, 32, "") || s[0] < 'a' {
-		return false
-	}
-	return lower(s)
-}
-
-func lower(s []byte) bool {
 	for _, c := range s {
 		if c >= 'A' && c <= 'Z' {
 			return false
 		}
 	}
-	return true
+	return only(s, 1, math.MaxInt, "")
 }
 
 // isULID reports whether s is a ULID: 26 characters of Crockford's base32, which has no I, L, O and U. The first is at
@@ -100,14 +76,14 @@ func isULID(s []byte) bool {
 	return only(s, 26, 26, "") && s[0] <= '7' && bytes.IndexAny(s, "ILOUilou") < 0
 }
 
-// isXID reports whether s is an xid: 20 characters of small base32hex.
+// isXID reports whether s is an xid: 20 characters of base32hex.
 func isXID(s []byte) bool {
 	for _, c := range s {
-		if c > 'v' {
+		if c|0x20 > 'v' {
 			return false
 		}
 	}
-	return only(s, 20, 20, "") && lower(s)
+	return only(s, 20, 20, "")
 }
 
 func isKSUID(s []byte) bool { return only(s, 27, 27, "") }
@@ -120,28 +96,17 @@ func isE164(s []byte) bool {
 	return len(s) >= 8 && len(s) <= 16 && s[0] == '+' && s[1] != '0' && digitsOnly(s[1:])
 }
 
-// isEmoji reports whether s has pictographs, and the characters that join, vary and number them, and nothing else.
+// isEmoji reports whether s has pictographs and what composes them, such as digits and joiners, and nothing else.
 func isEmoji(s []byte) bool {
-	picture := false
-	for len(s) > 0 {
-		r, n := utf8.DecodeRune(s)
-		s = s[n:]
-		switch {
-		case r == 0x200D || r == 0xFE0F || r == 0x20E3 || r >= 0xE0020 && r <= 0xE007F: // joiner, variation, keycap, tags
-		case r >= '0' && r <= '9' || r == '#' || r == '*':
-			if !bytes.HasPrefix(s, []byte("\uFE0F\u20E3")) && !bytes.HasPrefix(s, []byte("\u20E3")) {
-				return false
-			}
-			picture = true
-		case r >= 0x1F000 && r <= 0x1FAFF || r >= 0x2600 && r <= 0x27BF || r >= 0x2190 && r <= 0x21FF || r >= 0x2300 && r <= 0x23FF ||
-			r >= 0x25A0 && r <= 0x25FF || r >= 0x2900 && r <= 0x297F || r >= 0x2B00 && r <= 0x2BFF || r == 0x3030 || r == 0x303D ||
-			r == 0x3297 || r == 0x3299 || r == 0x00A9 || r == 0x00AE || r == 0x203C || r == 0x2049 || r == 0x2122 || r == 0x2139 || r == 0x24C2:
-			picture = true
-		default:
+	for i := 0; i < len(s); {
+		r, n := utf8.DecodeRune(s[i:])
+		i += n
+		at := sort.Search(len(emojiRanges)/2, func(k int) bool { return emojiRanges[2*k+1] >= r })
+		if at == len(emojiRanges)/2 || r < emojiRanges[2*at] {
 			return false
 		}
 	}
-	return picture
+	return len(s) > 0
 }
 
 // isIPv4Network reports whether s is an IPv4 address with the length of a prefix.
@@ -181,6 +146,49 @@ func isLocalTime(s []byte) bool {
 
 func isLocalDateTime(s []byte) bool {
 	return len(s) > 11 && s[10]|0x20 == 't' && isDate(s[:10]) && isLocalTime(s[11:])
+}
+
+// isZodDuration reports whether s is a duration of ISO 8601-1. Unlike one of RFC 3339, it may leave out units between
+// two others, and its seconds may have a fraction.
+func isZodDuration(s []byte) bool {
+	if len(s) < 3 || s[0] != 'P' {
+		return false
+	}
+	s = s[1:]
+	if s[len(s)-1] == 'W' {
+		return digitsOnly(s[:len(s)-1])
+	}
+	days, time, timed := bytes.Cut(s, []byte("T"))
+	if timed && len(time) == 0 {
+		return false
+	}
+	return unitsOf(days, "YMD", false) && unitsOf(time, "HMS", true)
+}
+
+// unitsOf reports whether s is numbers with the letters after them in their order, of which each may be absent. The number
+// of the last letter may have a fraction.
+func unitsOf(s []byte, letters string, fraction bool) bool {
+	for len(s) > 0 {
+		n := 0
+		for n < len(s) && s[n]-'0' <= 9 {
+			n++
+		}
+		whole := true
+		if fraction && n > 0 && n+1 < len(s) && (s[n] == '.' || s[n] == ',') && s[n+1]-'0' <= 9 {
+			whole = false
+			for n++; n < len(s) && s[n]-'0' <= 9; n++ {
+			}
+		}
+		if n == 0 || n == len(s) {
+			return false
+		}
+		k := strings.IndexByte(letters, s[n])
+		if k < 0 || !whole && letters[k] != 'S' {
+			return false
+		}
+		letters, s = letters[k+1:], s[n+1:]
+	}
+	return true
 }
 
 // isISOTime reports whether s is a time that may leave out its zone.

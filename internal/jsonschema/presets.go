@@ -2,7 +2,9 @@ package jsonschema
 
 import (
 	"bytes"
+	"fmt"
 	"maps"
+	"strings"
 )
 
 // A Preset is a set of tools whose schemas are read as the tools mean them.
@@ -25,6 +27,7 @@ type preset struct {
 	silent   []string // formats that say nothing
 	formats  map[string]*format
 	numbers  map[string]*numericFormat
+	patterns map[string]string // patterns with lookaround, and others that mean the same
 	nullable bool
 	openapi  string
 }
@@ -38,6 +41,7 @@ func (p *preset) add(v *vocabulary) {
 	}
 	maps.Copy(v.formats, p.formats)
 	maps.Copy(v.numbers, p.numbers)
+	maps.Copy(v.patterns, p.patterns)
 	v.nullable = v.nullable || p.nullable
 	if p.openapi != "" {
 		v.openapi = p.openapi
@@ -74,10 +78,20 @@ var presets = [...]preset{
 		silent:  []string{"binary"},
 		formats: zodFormats,
 		numbers: map[string]*numericFormat{"unix-time": signed64},
+		patterns: map[string]string{
+			`^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$`://
+			`^([A-Za-z0-9_'+\-]+\.)*[A-Za-z0-9_'+\-]*[A-Za-z0-9_+\-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$`,
+			`^P(?:(\d+W)|(?!.*W)(?=\d|T\d)(\d+Y)?(\d+M)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+([.,]\d+)?S)?)?)$`://
+			`^P(\d+W|(\d+Y(\d+M)?(\d+D)?|\d+M(\d+D)?|\d+D)` + zodTime + `?|` + zodTime + `)$`,
+			`^(\p{Extended_Pictographic}|\p{Emoji_Component})+$`: emojiPattern(),
+		},
 	},
 	{ // pydantic 2
 		words:  []string{"discriminator"},
 		silent: []string{"binary", "password", "path", "file-path", "directory-path", "phone"},
+		patterns: map[string]string{
+			`^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$`: `^[+-]?(\d+\.?\d*|\.\d+)$`, // of a Decimal
+		},
 		formats: map[string]*format{"uuid1": {isUUIDOf('1'), 1}, "uuid3": {isUUIDOf('3'), 1}, "uuid4": {isUUIDOf('4'), 1}, "uuid5": {isUUIDOf('5'), 1},
 			"uuid6": {isUUIDOf('6'), 1}, "uuid7": {isUUIDOf('7'), 1}, "uuid8": {isUUIDOf('8'), 1},
 			"json-string": {isJSONText, 32}, "base64": {isBase64, 1}, "base64url": {isBase64URL, 1}, "decimal": {double.holdsText, 16},
@@ -94,11 +108,26 @@ var presets = [...]preset{
 	},
 }
 
-// zodFormats has the string formats of zod. Each is what the name says in the specification of the identifier. zod writes
-// a narrower pattern beside most of them.
+// zodTime is the part of zod's durations that is smaller than a day.
+const zodTime = `(T(\d+H(\d+M)?(\d+([.,]\d+)?S)?|\d+M(\d+([.,]\d+)?S)?|\d+([.,]\d+)?S))`
+
+// emojiPattern returns the pattern of zod's emoji without properties that RE2 does not have.
+func emojiPattern() string {
+	var b strings.Builder
+	b.WriteString("^[")
+	for i := 0; i < len(emojiRanges); i += 2 {
+		fmt.Fprintf(&b, "%c-%c", emojiRanges[i], emojiRanges[i+1])
+	}
+	b.WriteString("]+$")
+	return b.String()
+}
+
+// zodFormats has the string formats of zod. It has times without a zone, and durations of ISO 8601-1. zod writes a pattern
+// beside most of its formats, which holds as well.
 var zodFormats = map[string]*format{
 	"guid": {isUUID, 1}, "cuid": {isCUID, 1}, "cuid2": {isCUID2, 1}, "ulid": {isULID, 1}, "xid": {isXID, 1}, "ksuid": {isKSUID, 1},
 	"nanoid": {isNanoID, 1}, "emoji": {isEmoji, 8}, "jwt": {isJWT, 1}, "base64": {isBase64, 1}, "base64url": {isBase64URL, 1},
+	"date-time": {either(isDateTime, isLocalDateTime), 2}, "time": {isISOTime, 2}, "duration": {isZodDuration, 1},
 	"cidrv4": {isIPv4Network, 1}, "cidrv6": {isIPv6Network, 1}, "e164": {isE164, 1}, "json-string": {isJSONText, 32},
 }
 

@@ -1,6 +1,8 @@
 package jsonschema
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -191,8 +193,16 @@ func (l *linter) build(root *document, def *dialect) *program {
 	}
 	c.RegisterExtension(extensionName, nil, sources{})
 	for _, d := range l.docs {
+		raw := d.raw
+		if d.changed {
+			var err error
+			if raw, err = json.Marshal(d.doc); err != nil {
+				l.fault(d, "", "%s", bound(err.Error()))
+				return nil
+			}
+		}
 		for _, u := range l.names(d) {
-			if err := c.AddResource(u, strings.NewReader(string(d.raw))); err != nil {
+			if err := c.AddResource(u, bytes.NewReader(raw)); err != nil {
 				l.fault(d, "", "%s", bound(err.Error()))
 				return nil
 			}

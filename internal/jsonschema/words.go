@@ -14,6 +14,7 @@ type vocabulary struct {
 	silent   map[string]bool           // formats that accept every value
 	formats  map[string]*format        // formats for strings, in place of those of the specifications
 	numbers  map[string]*numericFormat // formats for numbers
+	patterns map[string]string         // patterns that need lookaround, and what they mean without it
 	nullable bool                      // nullable: true adds null to type
 	openapi  string                    // the version of OpenAPI whose documents may be resources; "": none
 }
@@ -21,7 +22,7 @@ type vocabulary struct {
 // newVocabulary puts the presets and the words of the application together.
 func newVocabulary(opt *Options) *vocabulary {
 	v := &vocabulary{words: map[string]bool{}, prefixes: []string{"x-"}, silent: map[string]bool{}, formats: map[string]*format{},
-		numbers: map[string]*numericFormat{}}
+		numbers: map[string]*numericFormat{}, patterns: map[string]string{}}
 	for i := range presets {
 		if opt.Presets&(1<<i) != 0 {
 			presets[i].add(v)
