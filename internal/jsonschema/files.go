@@ -78,7 +78,7 @@ func (l *linter) document(d *document) {
 	m, _ := d.doc.(map[string]any)
 	version, ok := m["openapi"].(string)
 	if !ok || l.vocab.openapi == "" {
-		l.schema(d, d.doc, "", d.url, d.url+"#")
+		l.schema(d, d.doc, "", d.key, d.url+"#")
 		return
 	}
 	switch {

@@ -51,7 +51,10 @@ func (v *vm) release() {
 		return
 	}
 	if s.dirty {
-		clear(s.heads)
+		// Only names that are left have chains. After a large message, clearing all chains would cost a small one too much.
+		for i := range s.keys {
+			s.heads[s.keys[i].hash&uint64(len(s.heads)-1)] = 0
+		}
 		s.dirty = false
 	}
 	if len(s.memo) > 0 {

@@ -132,7 +132,8 @@ func (l *linter) read(key string, raw []byte, def *dialect) *document {
 			d.custom = true
 		}
 	}
-	if id, ok := m[d.dialect.id].(string); ok {
+	_, lone := m["$ref"]
+	if id, ok := m[d.dialect.id].(string); ok && !(lone && d.dialect.loneRef) {
 		if u := resolve(d.url, withoutFragment(id)); u != "" {
 			d.url = u
 		}
