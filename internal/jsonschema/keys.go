@@ -51,10 +51,7 @@ func (v *vm) release() {
 		return
 	}
 	if s.dirty {
-		// Only names that are left have chains. After a large message, clearing all chains would cost a small one too much.
-		for i := range s.keys {
-			s.heads[s.keys[i].hash&uint64(len(s.heads)-1)] = 0
-		}
+		clear(s.heads)
 		s.dirty = false
 	}
 	if len(s.memo) > 0 {

@@ -145,7 +145,7 @@ func digitsOnly(s []byte) bool {
 	return true
 }
 
-func isLetter(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }
+func alpha(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }
 
 // only reports whether s has from least to most bytes that are letters, digits or one of others.
 func only(s []byte, least, most int, others string) bool {
@@ -153,7 +153,7 @@ func only(s []byte, least, most int, others string) bool {
 		return false
 	}
 	for _, c := range s {
-		if !isLetter(c) && c-'0' > 9 && (others == "" || bytes.IndexByte([]byte(others), c) < 0) {
+		if !alpha(c) && c-'0' > 9 && (others == "" || bytes.IndexByte([]byte(others), c) < 0) {
 			return false
 		}
 	}
