@@ -2,6 +2,7 @@ package jsonschema
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	v5 "github.com/santhosh-tekuri/jsonschema/v5"
@@ -124,6 +125,9 @@ func (l *linter) nullable(d *document, m map[string]any, here string) {
 	if !ok {
 		l.fault(d, here, "nullable has to be true or false")
 		return
+	}
+	if types, ok := m["type"].([]any); ok && !yes && slices.Contains(types, any("null")) {
+		l.fault(d, here, "type and nullable contradict each other")
 	}
 	_, typed := m["type"]
 	if yes && !typed && narrows(m) {
