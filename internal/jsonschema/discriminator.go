@@ -2,11 +2,8 @@ package jsonschema
 
 import "strings"
 
-// Bounds on the part of a message that Discriminator looks at, because no rate has charged for the message yet.
-const (
-	maxKind    = 1024 // bytes of the string
-	maxMembers = 256
-)
+// maxKind is how many bytes the string that names a type may have.
+const maxKind = 1024
 
 // Discriminator returns the string at a path of member names and array indices, without a look at the rest of msg. It is
 // for choosing the schema that judges msg. It fails if there is no such string, and if a reader could see another one.
@@ -55,7 +52,7 @@ func item(msg []byte, i int, name string) int {
 func onlyMember(msg []byte, i int, name string) int {
 	at := -1
 	j := skipSpace(msg, i+1)
-	for n := 0; n < maxMembers && j < len(msg) && msg[j] == '"'; n++ {
+	for j < len(msg) && msg[j] == '"' {
 		end := skipString(msg, j)
 		is, like := compareName(msg[j:end], name)
 		if j = skipSpace(msg, end); j >= len(msg) || msg[j] != ':' {

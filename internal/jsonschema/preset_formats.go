@@ -120,7 +120,11 @@ func isNetwork(s []byte, address func([]byte) bool, bits int) bool {
 	if slash < 0 || !address(s[:slash]) {
 		return false
 	}
-	n, ok := index(string(s[slash+1:]))
+	length := s[slash+1:]
+	if len(length) > 3 {
+		return false
+	}
+	n, ok := index(string(length))
 	return ok && n <= bits
 }
 
@@ -205,9 +209,11 @@ func isURL(s []byte) bool {
 	if colon < 0 || !bytes.HasPrefix(s[colon:], []byte("://")) {
 		return false
 	}
-	switch string(bytes.ToLower(s[:min(colon, 8)])) {
-	case "http", "https", "ftp":
-	default:
+	known := false
+	for _, scheme := range []string{"http", "https", "ftp"} {
+		known = known || strings.EqualFold(string(s[:min(colon, 8)]), scheme)
+	}
+	if !known {
 		return false
 	}
 	host := s[colon+3:]

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/wsguard/wsguard/internal/jsonschema"
 )
@@ -57,6 +58,9 @@ func TestWild(t *testing.T) {
 				if err := s.Tree(msg); err != nil {
 					t.Errorf("%s: the evaluator: %v", msg, err)
 				}
+				if n := testing.AllocsPerRun(50, func() { s.Validate(msg) }); n > 0 && !raceEnabled && len(c.Presets) > 0 {
+					t.Errorf("%s: %v allocations", msg, n)
+				}
 			}
 			for keyword, msg := range c.Bad {
 				e := s.Explain(msg)
@@ -68,5 +72,58 @@ func TestWild(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestPresetCost: no text makes a format of a preset cost more than 20 times json.Valid of the message.
+func TestPresetCost(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the detector changes what costs what")
+	}
+	pieces := []string{"a", "7", "ey", "😀", "c1234567890", "7777777777777777777777", "/~0", "ABCD", "::", "1Y", "[[1,", "2001:db8::/", "http://a.test/?", "1.5e"}
+	if testing.Short() {
+		pieces = pieces[:4]
+	}
+	for name, preset := range presetsByName {
+		names := jsonschema.PresetNames(preset)[2]
+		for _, format := range names {
+			s, err := jsonschema.Compile([]byte(`{"items":{"type":["string","number","null"],"format":"`+format+`"},"type":"array","maxItems":100000}`), jsonschema.Options{Presets: preset})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, piece := range pieces {
+				for _, n := range []int{1, 20, 1000} {
+					text := `"` + strings.Repeat(piece, n) + `"`
+					checkCost(t, name+" "+format, s, fill("[", text, ",", "]"))
+				}
+			}
+			checkCost(t, name+" "+format, s, fill("[", "77777777777777777777777777777.5e-1", ",", "]"))
+			checkCost(t, name+" "+format, s, fill("[", "1e0", ",", "]"))
+		}
+	}
+}
+
+// checkCost compares the best of a few runs, so that another program's load does not count.
+func checkCost(t *testing.T, name string, s *jsonschema.Schema, msg string) {
+	t.Helper()
+	least := func(runs int, f func()) time.Duration {
+		best := time.Hour
+		for range runs {
+			start := time.Now()
+			f()
+			best = min(best, time.Since(start))
+		}
+		return best
+	}
+	b := []byte(msg)
+	judge, valid := func() { s.Validate(b) }, func() { json.Valid(b) }
+	for try := range 4 {
+		ratio := float64(least(1+3*try, judge)) / float64(least(3, valid))
+		if ratio <= 20 {
+			return
+		}
+		if try == 3 {
+			t.Errorf("%s: %.0f times json.Valid for %.40s…", name, ratio, msg)
+		}
 	}
 }
