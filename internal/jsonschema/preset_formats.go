@@ -73,7 +73,7 @@ func isCUID2(s []byte) bool {
 // isULID reports whether s is a ULID: 26 characters of Crockford's base32, which has no I, L, O and U. The first is at
 // most 7, so that the number has 128 bits.
 func isULID(s []byte) bool {
-	return only(s, 26, 26, "") && s[0] <= '7' && bytes.IndexAny(s, "ILOUilou") < 0
+	return only(s, 26, 26, "") && s[0] <= '7' && !bytes.ContainsAny(s, "ILOUilou")
 }
 
 // isXID reports whether s is an xid: 20 characters of base32hex.
