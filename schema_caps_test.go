@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -23,8 +24,21 @@ func members(n int) []byte {
 	return []byte("{" + b.String()[1:] + "}")
 }
 
+// thousands writes a number as the pages do.
+func thousands(n int) string {
+	s := fmt.Sprint(n)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
 // Each cap of JSON has a default, and a field that raises or lowers it.
 func TestSchemaCaps(t *testing.T) {
+	page, err := os.ReadFile("docs/messages.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	nested := func(n int) []byte { return []byte(strings.Repeat("[", n) + strings.Repeat("]", n)) }
 	key := func(n int) []byte { return []byte(`{"` + strings.Repeat("k", n) + `":1}`) }
 	digits := func(n int) []byte { return []byte(strings.Repeat("7", n)) }
@@ -84,6 +98,13 @@ func TestSchemaCaps(t *testing.T) {
 			if _, err := c.Compile([]byte(`{}`)); !errors.As(err, &e) || e.Field != "SchemaConfig."+tt.field {
 				t.Errorf("%s of %d: %v", tt.field, n, err)
 			}
+		}
+		most := "`Off`"
+		if !tt.off {
+			most = thousands(tt.most)
+		}
+		if row := fmt.Sprintf("\n| `%s` | %d | %s |", tt.field, tt.def, most); !strings.Contains(string(page), row) {
+			t.Errorf("docs/messages.md has no row %s", row[1:])
 		}
 		var c wsguard.SchemaConfig
 		tt.set(&c, tt.most)

@@ -32,7 +32,7 @@ func isBase64URL(s []byte) bool {
 
 func base64Text(s []byte, c62, c63 byte) bool {
 	for _, c := range s {
-		if !alpha(c) && c-'0' > 9 && c != c62 && c != c63 {
+		if !isLetter(c) && c-'0' > 9 && c != c62 && c != c63 {
 			return false
 		}
 	}

@@ -145,15 +145,13 @@ func digitsOnly(s []byte) bool {
 	return true
 }
 
-func alpha(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }
-
 // only reports whether s has from least to most bytes that are letters, digits or one of others.
 func only(s []byte, least, most int, others string) bool {
 	if len(s) < least || len(s) > most {
 		return false
 	}
 	for _, c := range s {
-		if !alpha(c) && c-'0' > 9 && (others == "" || bytes.IndexByte([]byte(others), c) < 0) {
+		if !isLetter(c) && c-'0' > 9 && (others == "" || bytes.IndexByte([]byte(others), c) < 0) {
 			return false
 		}
 	}
