@@ -1,14 +1,8 @@
 package wsguard
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"maps"
-	"net/url"
-	"path"
 	"sync"
 
 	"github.com/wsguard/wsguard/internal/jsonschema"
@@ -30,106 +24,13 @@ type Schema struct {
 // enum, and a number that is too long or too large to be handled exactly. It also returns an
 // error for bounds that no value of their type can meet, such as a minimum above the maximum,
 // and for a required property whose schema is false. The keyword format is enforced on
-// messages.
+// messages. [SchemaConfig] has words and formats of your own.
 //
 // A pattern, and a name in patternProperties, means what ECMA-262 says with the flag u. It is
 // matched by RE2 in linear time. CompileSchema returns an error for a pattern that RE2 cannot
 // match, such as one with lookaround, and for a pattern that RE2 or another dialect would
 // read in a way of its own.
 func CompileSchema(src []byte) (*Schema, error) { return SchemaConfig{}.Compile(src) }
-
-// SchemaConfig compiles schemas that refer to other schemas. It also has checks that a JSON
-// Schema cannot express. The zero value compiles as CompileSchema does.
-type SchemaConfig struct {
-	// Resources has schemas that references may lead to. A key is the absolute URL of its
-	// schema, without a fragment. The default is none.
-	Resources map[string][]byte
-
-	// Files has schemas that references may lead to, such as an embed.FS. Each *.json file in
-	// it is known by the absolute URL of its "$id". The default is none.
-	Files fs.FS
-
-	// RefusePrototypeKeys refuses messages with the names __proto__, constructor and
-	// prototype at any depth, because a program in JavaScript may merge them into its
-	// objects. The default is false.
-	RefusePrototypeKeys bool
-
-	// RefuseCaseVariants refuses messages with names that differ from a declared one in
-	// letter case only, because encoding/json takes such a name for the declared one. The
-	// default is false.
-	RefuseCaseVariants bool
-
-	// RefuseControls refuses messages with control characters in strings, escaped or not.
-	// These are C0 except tab and line ends, DEL, C1 and the bidi controls. They change what
-	// a log or a page shows. The default is false.
-	RefuseControls bool
-
-	// AssertContent checks strings under "contentEncoding": "base64" and "contentMediaType":
-	// "application/json". It has an effect in draft 7, 2019-09 and 2020-12. A message that does
-	// not fit is refused like one that does not fit another keyword. Other encodings and media
-	// types, and "contentSchema", check nothing. The default is false, and then these keywords
-	// are annotations and check nothing either.
-	AssertContent bool
-}
-
-// Compile is like CompileSchema, with this configuration.
-func (c SchemaConfig) Compile(src []byte) (*Schema, error) {
-	resources, err := c.resources()
-	if err != nil {
-		return nil, fmt.Errorf("wsguard: schema: %w", err)
-	}
-	s, err := jsonschema.Compile(src, jsonschema.Options{
-		Resources: resources, RefuseCaseVariants: c.RefuseCaseVariants, AssertContent: c.AssertContent,
-		Limits: jsonschema.Limits{RefusePrototypeKeys: c.RefusePrototypeKeys, RefuseControls: c.RefuseControls},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("wsguard: schema: %w", err)
-	}
-	return &Schema{s: s}, nil
-}
-
-func (c SchemaConfig) resources() (map[string][]byte, error) {
-	all := maps.Clone(c.Resources)
-	if c.Files == nil {
-		return all, nil
-	}
-	if all == nil {
-		all = map[string][]byte{}
-	}
-	var faults []error
-	err := fs.WalkDir(c.Files, ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || path.Ext(name) != ".json" {
-			return err
-		}
-		src, err := fs.ReadFile(c.Files, name)
-		if err != nil {
-			return err
-		}
-		var doc struct {
-			ID  string `json:"$id"`
-			Old string `json:"id"` // draft 4
-		}
-		if err := json.Unmarshal(src, &doc); err != nil {
-			faults = append(faults, fmt.Errorf("%s: %w", name, err))
-			return nil
-		}
-		if doc.ID == "" {
-			doc.ID = doc.Old
-		}
-		id, err := url.Parse(doc.ID)
-		if err != nil || !id.IsAbs() || id.Fragment != "" {
-			faults = append(faults, fmt.Errorf(`%s: its "$id" is %q, and has to be an absolute URL without a fragment`, name, doc.ID))
-			return nil
-		}
-		id.Fragment = ""
-		if old, ok := all[id.String()]; ok && !bytes.Equal(old, src) {
-			faults = append(faults, fmt.Errorf("%s: another schema has the same $id %s", name, id))
-		}
-		all[id.String()] = src
-		return nil
-	})
-	return all, errors.Join(append(faults, err)...)
-}
 
 // Validate returns nil if msg is strict JSON that fits the schema. Strict JSON has no
 // duplicate keys, lone surrogates, byte order mark or trailing data. Its depth, the number

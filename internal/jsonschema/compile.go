@@ -225,7 +225,7 @@ func (c *compiler) beside(n *node) []*node {
 // silent reports whether n itself refuses no value.
 func (n *node) silent(drop uint8) bool {
 	return n.always == 0 && n.types == 0 && n.constant == nil && n.enum == nil && n.minLen < 0 && n.maxLen < 0 && n.pattern == nil &&
-		n.format == nil && !n.base64 && !n.json && n.min == nil && n.max == nil && n.exMin == nil && n.exMax == nil && n.multipleOf == nil &&
+		n.format == nil && !n.base64 && !n.json && n.min == nil && n.max == nil && n.exMin == nil && n.exMax == nil && n.multipleOf == nil && n.numeric == nil &&
 		!n.object && !n.array && n.not == nil && n.ifs == nil && (len(n.anyOf) == 0 || drop&dropAny != 0) &&
 		(len(n.oneOf) == 0 || drop&dropOne != 0) && (n.unevaluatedProps == nil && n.unevaluatedItems == nil || drop&dropLeft != 0)
 }
@@ -453,6 +453,13 @@ func (c *compiler) numbers(s *step, flat []part) *numberRule {
 		bound(n.exMin, "exclusiveMinimum", [3]bool{true, true, false})
 		bound(n.max, "maximum", [3]bool{false, false, true})
 		bound(n.exMax, "exclusiveMaximum", [3]bool{false, true, true})
+		if f := n.numeric; f != nil {
+			bound(&f.low, "format", [3]bool{true, false, false})
+			bound(&f.high, "format", [3]bool{false, false, true})
+			if f.whole && r.integer == nil {
+				r.integer = c.error(n, "format")
+			}
+		}
 		if n.multipleOf != nil {
 			r.multiples = append(r.multiples, boundRule{number: numberOf(n.multipleOf), exact: *n.multipleOf, err: c.error(n, "multipleOf")})
 		}
@@ -476,6 +483,9 @@ func (r *numberRule) narrow() {
 		n := b.number
 		for ; n.exp > 0 && n.mant < most; n.exp-- {
 			n.mant *= 10
+		}
+		if wide := b.exact.neg == b.fails[0] && len(b.exact.dig)+b.exact.exp > 13; wide {
+			continue // no number of the range exceeds it
 		}
 		if !n.small || n.exp != 0 || n.mant >= most {
 			r.ranged = false

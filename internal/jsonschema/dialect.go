@@ -96,10 +96,15 @@ func dialectOf(uri string) *dialect {
 
 // nearest returns the keyword that is spelled most like a misspelt one, or "".
 func (d *dialect) nearest(word string) string {
+	return nearest(word, sortedNames(d.keywords))
+}
+
+// nearest returns the first of the words that are spelled most like a misspelt one, or "".
+func nearest(word string, words []string) string {
 	best, dist := "", 3
-	for k := range d.keywords {
-		if n := editDistance(word, k, dist); n < dist || n == dist && n < 3 && k < best {
-			best, dist = k, n
+	for _, w := range words {
+		if n := editDistance(word, w, dist); n < dist {
+			best, dist = w, n
 		}
 	}
 	return best

@@ -313,7 +313,7 @@ func (e *evaluator) judgeText(n *node, val int32) string {
 
 // judgeNumber returns the keyword that refuses a number, or "".
 func (e *evaluator) judgeNumber(n *node, val int32) string {
-	if n.min == nil && n.max == nil && n.exMin == nil && n.exMax == nil && n.multipleOf == nil {
+	if n.min == nil && n.max == nil && n.exMin == nil && n.exMax == nil && n.multipleOf == nil && n.numeric == nil {
 		return ""
 	}
 	s := e.vals[val].s
@@ -329,6 +329,8 @@ func (e *evaluator) judgeNumber(n *node, val int32) string {
 		return "maximum"
 	case n.exMax != nil && d.cmp(*n.exMax) >= 0:
 		return "exclusiveMaximum"
+	case n.numeric != nil && !n.numeric.holds(d):
+		return "format"
 	case n.multipleOf != nil:
 		if e.charge(2 + len(n.multipleOf.dig)*len(s)/64); !d.multipleOf(*n.multipleOf) {
 			return "multipleOf"

@@ -1,6 +1,7 @@
 package jsonschema
 
 import (
+	"maps"
 	"slices"
 	"unicode"
 )
@@ -77,4 +78,30 @@ func Format(name string) (ok func(text []byte) bool, price func(n int) int) {
 		return f.ok, f.price
 	}
 	return nil, nil
+}
+
+// PresetPatterns returns the patterns that presets replace, and what replaces them.
+func PresetPatterns() map[string]string {
+	all := map[string]string{}
+	for i := range presets {
+		maps.Copy(all, presets[i].patterns)
+	}
+	return all
+}
+
+// PresetNames returns the words of a preset that say nothing, those with a meaning, the formats that are checked, and the
+// formats that say nothing.
+func PresetNames(p Preset) (columns [4][]string) {
+	for i := range presets {
+		if p&(1<<i) == 0 {
+			continue
+		}
+		one := &presets[i]
+		columns[0], columns[3] = slices.Clone(one.words), slices.Clone(one.silent)
+		if one.nullable {
+			columns[1] = []string{"nullable"}
+		}
+		columns[2] = append(sortedNames(one.formats), sortedNames(one.numbers)...)
+	}
+	return columns
 }

@@ -26,7 +26,13 @@ func (f *SchemaFault) Error() string {
 
 // rootURL is the base of a schema without an $id. Nothing else uses the scheme, so that no relative reference leads to a
 // file.
-const rootURL = "wsguard-schema:///root"
+const rootURL = filesURL + "root"
+
+// filesURL is the base of the files, as long as the schema has no other base.
+const filesURL = FileScheme + ":///"
+
+// FileScheme is the scheme of the URLs of files.
+const FileScheme = "wsguard-schema"
 
 // A document is a schema's source, or that of a resource.
 type document struct {
@@ -35,6 +41,7 @@ type document struct {
 	raw     []byte
 	doc     any
 	dialect *dialect
+	changed bool // doc differs from raw
 	custom  bool // its $schema is a resource, and not one of the five dialects
 	// assertsFormat says that a custom metaschema has the vocabulary format-assertion.
 	assertsFormat bool
@@ -45,7 +52,7 @@ func (d *document) name() string {
 	if d.key == rootURL {
 		return ""
 	}
-	return d.key
+	return strings.TrimPrefix(d.key, filesURL)
 }
 
 // A position is the place of a schema in a document, as "URL#pointer". The pointer is not percent-encoded.
@@ -53,6 +60,7 @@ type position = string
 
 type linter struct {
 	opt    *Options
+	vocab  *vocabulary
 	docs   []*document // the first is the schema itself
 	faults []error
 	fatal  bool // v5 must not see these sources
@@ -127,7 +135,8 @@ func (l *linter) read(key string, raw []byte, def *dialect) *document {
 			d.custom = true
 		}
 	}
-	if id, ok := m[d.dialect.id].(string); ok {
+	_, lone := m["$ref"]
+	if id, ok := m[d.dialect.id].(string); ok && !(lone && d.dialect.loneRef) {
 		if u := resolve(d.url, withoutFragment(id)); u != "" {
 			d.url = u
 		}
@@ -225,12 +234,11 @@ func (l *linter) keyword(d *document, m map[string]any, k, at, base string, res 
 	here := at + "/" + token(k)
 	kind, known := d.dialect.keywords[k]
 	if !known {
-		if !l.opt.AllowUnknownKeywords && !strings.HasPrefix(k, "x-") {
-			hint := ""
-			if n := d.dialect.nearest(k); n != "" {
-				hint = fmt.Sprintf("; did you mean %q?", n)
-			}
-			l.fault(d, here, "unknown keyword in %s%s (extensions start with x-)", d.dialect.name, hint)
+		if l.vocab.nullable && k == "nullable" {
+			l.nullable(d, m, here)
+		} else if !l.opt.AllowUnknownKeywords && !l.vocab.silentWord(k) {
+			l.fault(d, here, "unknown keyword in %s%s; a word that says nothing starts with x- or is named in SchemaConfig.Annotations",
+				d.dialect.name, meant(d.dialect.nearest(k)))
 		}
 		return
 	}
@@ -249,8 +257,9 @@ func (l *linter) keyword(d *document, m map[string]any, k, at, base string, res 
 			l.refs = append(l.refs, reference{d, here, base, ref})
 		}
 	case kwFormat:
-		if s, ok := v.(string); ok && formats[s] == nil && !l.opt.AllowUnknownFormats {
-			l.fault(d, here, "unknown format %q", bound(s))
+		if s, ok := v.(string); ok && !l.vocab.knows(s) && !l.opt.AllowUnknownFormats {
+			l.fault(d, here, "unknown format %q%s; SchemaConfig.Formats adds formats, and SchemaConfig.FormatAnnotations names those that say nothing",
+				bound(s), meant(l.vocab.nearestFormat(s)))
 		}
 	case kwEnum:
 		if e, ok := v.([]any); ok && len(e) == 0 {
@@ -280,6 +289,10 @@ func (l *linter) keyword(d *document, m map[string]any, k, at, base string, res 
 		}
 	case kwPattern:
 		if s, ok := v.(string); ok {
+			if equal := l.vocab.patterns[s]; equal != "" {
+				s = equal
+				m[k], d.changed = s, true
+			}
 			l.pattern(d, here, s)
 		}
 	case kwSchemaMap, kwPatterns, kwDefs, kwDepends:
@@ -303,8 +316,11 @@ func (l *linter) references() {
 		u := withoutFragment(target)
 		if target == "" {
 			l.fatally(r.doc, r.at, "not a URI reference")
+		} else if climbs(r.base, r.ref) {
+			l.fatally(r.doc, r.at, "%q leads out of the files", bound(r.ref))
 		} else if !l.bases[u] && dialectOf(u) == nil && !strings.HasPrefix(u, "https://json-schema.org/draft/20") {
-			l.fatally(r.doc, r.at, "leads to %q, which is not among the resources; nothing is loaded from a file or the network", bound(u))
+			l.fatally(r.doc, r.at, "leads to %q, which is not among the resources; nothing is loaded from a file or the network",
+				bound(strings.TrimPrefix(u, filesURL)))
 		} else if !l.leads(target) {
 			l.fatally(r.doc, r.at, "leads to %q, where nothing is", bound(r.ref))
 		}
@@ -354,6 +370,14 @@ func sortedKeys(m map[string]any) []string {
 // token escapes a name for a JSON pointer.
 func token(name string) string {
 	return strings.ReplaceAll(strings.ReplaceAll(name, "~", "~0"), "/", "~1")
+}
+
+// meant asks whether a word that is spelled nearly like another one is that one. There may be none.
+func meant(word string) string {
+	if word == "" {
+		return ""
+	}
+	return fmt.Sprintf("; did you mean %q?", word)
 }
 
 // bound shortens the part of a schema that an error quotes.

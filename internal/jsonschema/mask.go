@@ -50,9 +50,9 @@ func (l *linter) pattern(d *document, at, text string) {
 	}
 }
 
-// forV5 returns the source of a document with masks.
+// forV5 returns the source of a document with masks, and with the patterns that a preset has replaced.
 func (l *linter) forV5(d *document) (string, error) {
-	if len(l.masks.of) == 0 {
+	if len(l.masks.of) == 0 && !d.changed {
 		return string(d.raw), nil
 	}
 	bases := map[string]string{}

@@ -31,6 +31,7 @@ type node struct {
 
 	// Keywords for numbers.
 	min, max, exMin, exMax, multipleOf *decimal
+	numeric                            *numericFormat
 
 	// Keywords for objects.
 	object             bool
@@ -223,6 +224,7 @@ func (b *builder) node(s *v5.Schema) *node {
 	if rest, ok := strings.CutPrefix(loc, b.rootURL); ok && strings.HasPrefix(rest, "#") {
 		loc = rest
 	}
+	loc = strings.TrimPrefix(loc, filesURL)
 	n := &node{id: len(b.prog.nodes), loc: sanitise(loc), minLen: -1, maxLen: -1, minProps: -1, maxProps: -1, minItems: -1, maxItems: -1,
 		maxContains: -1}
 	b.byV5[s] = n
@@ -249,6 +251,7 @@ func (b *builder) node(s *v5.Schema) *node {
 	if len(s.Types) > 0 {
 		n.types, n.integer = kindsOf(s.Types)
 	}
+	b.l.vocab.widen(n, s, src.keywords)
 	if len(s.Constant) > 0 {
 		n.constant = newValueSet(s.Constant[:1])
 	}
@@ -293,7 +296,7 @@ func (b *builder) strings(n *node, s *v5.Schema, sourced bool) {
 	n.minLen, n.maxLen = s.MinLength, s.MaxLength
 	n.pattern = b.pattern(s.Location, s.Pattern)
 	if s.Format != "" && b.assertsFormat(s, sourced) {
-		n.format = formats[s.Format]
+		b.l.vocab.annotated(n, s.Format)
 	}
 	if b.l.opt.AssertContent {
 		n.base64 = s.ContentEncoding == "base64"

@@ -19,6 +19,30 @@ type Options struct {
 	// is ever loaded, neither from a file nor from the network.
 	Resources map[string][]byte
 
+	// Files are schemas that references may lead to, by URL. Unlike Resources, only those to which a reference leads are read.
+	Files map[string][]byte
+
+	// IDs has the URLs of files by the absolute $id that they have. A reference may use either.
+	IDs map[string]string
+
+	// Base is the URL of the schema itself, which is absolute and has no fragment. "" is a URL that no reference leads out
+	// of.
+	Base string
+
+	// Presets says which tools have written the schemas.
+	Presets Preset
+
+	// Annotations are words that say nothing, besides those of the dialect and those that start with x-. A word that ends
+	// with * stands for all words that begin so.
+	Annotations []string
+
+	// FormatAnnotations are names of formats that say nothing.
+	FormatAnnotations []string
+
+	// Formats are formats of the application, for strings. They also replace formats of the specifications. A panic of one
+	// refuses the message with KindInternal.
+	Formats map[string]func(string) bool
+
 	// Limits bounds the messages that Validate accepts.
 	Limits Limits
 
@@ -88,7 +112,8 @@ type Schema struct {
 //
 // The error joins one *SchemaFault for each fault.
 func Compile(src []byte, opt Options) (s *Schema, err error) {
-	l := &linter{opt: &opt, resource: map[position]position{}, bases: map[string]bool{}, patterns: map[string]compiledPattern{}, homes: map[string]anchor{}}
+	l := &linter{opt: &opt, vocab: newVocabulary(&opt), resource: map[position]position{}, bases: map[string]bool{},
+		homes: map[string]anchor{}, patterns: map[string]compiledPattern{}}
 	// v5 panics at some schemas that its own tests do not cover. A program may compile schemas that others wrote.
 	defer func() {
 		if r := recover(); r != nil {
@@ -109,14 +134,20 @@ func Compile(src []byte, opt Options) (s *Schema, err error) {
 }
 
 func (l *linter) compile(src []byte) *program {
-	def := draft2020
+	def, base := draft2020, rootURL
+	if l.opt.Base != "" {
+		base = l.opt.Base
+	}
+	if l.vocab.openapi == "3.0" {
+		def = dialectOf("http://json-schema.org/draft-04/schema") // that of OpenAPI 3.0 adds only what the preset has
+	}
 	if u := l.opt.DefaultDialect; u != "" {
 		if def = dialectOf(u); def == nil {
 			l.fatally(&document{key: rootURL}, "", "unknown default dialect %q", bound(u))
 			return nil
 		}
 	}
-	root := l.read(rootURL, src, def)
+	root := l.read(base, src, def)
 	if root != nil && !root.custom {
 		def = root.dialect // a resource that names no dialect is read like the schema that refers to it
 	}
@@ -135,8 +166,13 @@ func (l *linter) compile(src []byte) *program {
 	for _, d := range l.docs {
 		l.bases[d.key], l.bases[d.url] = true, true
 		l.homes[d.key], l.homes[d.url] = anchor{d, ""}, anchor{d, ""}
-		l.schema(d, d.doc, "", d.url, d.url+"#")
 	}
+	for i := 0; i < len(l.docs); i++ { // references add documents
+		d, refs := l.docs[i], len(l.refs)
+		l.document(d)
+		l.open(l.refs[refs:], def)
+	}
+	l.check()
 	if !l.opt.AllowUnknownKeywords {
 		l.references()
 	}
@@ -158,12 +194,15 @@ func (l *linter) build(root *document, def *dialect) *program {
 	c.RegisterExtension(extensionName, nil, sources{})
 	for _, d := range l.docs {
 		src, err := l.forV5(d)
-		if err == nil {
-			err = c.AddResource(d.key, strings.NewReader(src))
-		}
 		if err != nil {
 			l.fault(d, "", "%s", bound(err.Error()))
 			return nil
+		}
+		for _, u := range l.names(d) {
+			if err := c.AddResource(u, strings.NewReader(src)); err != nil {
+				l.fault(d, "", "%s", bound(err.Error()))
+				return nil
+			}
 		}
 	}
 	compiled, err := c.Compile(root.key)
@@ -218,6 +257,7 @@ func (l *linter) fromV5(root *document, err error) {
 	if !errors.As(err, &ve) {
 		if len(l.faults) == 0 {
 			text := strings.ReplaceAll(strings.TrimPrefix(l.unmask(err.Error()), "jsonschema: "), rootURL, "")
+			text = strings.ReplaceAll(text, filesURL, "")
 			l.fault(root, "", "%s", bound(text))
 		}
 		return
