@@ -45,10 +45,10 @@ func (e *executable) Exec(ctx context.Context) graphql.ResponseHandler {
 		return graphql.OneShot(e.resolve(ctx, op, e.schema.Mutation))
 	}
 	fields := graphql.CollectFields(op, op.Operation.SelectionSet, []string{e.schema.Subscription.Name})
-	if len(fields) == 0 { // @skip
-		return graphql.OneShot(graphql.ErrorResponse(ctx, "no subscription"))
+	if len(fields) != 1 || fields[0].Name != "said" {
+		return graphql.OneShot(graphql.ErrorResponse(ctx, "not one subscription"))
 	}
-	field := fields[0] // the only one, and said, as gqlgen has validated
+	field := fields[0]
 	messages := e.chat.listen(ctx)
 	return func(ctx context.Context) *graphql.Response {
 		select {

@@ -383,8 +383,8 @@ func TestErrors(t *testing.T) {
 	for query, want := range map[string]string{
 		`mutation { kick(who: "alice") }`:                  "only moderators may kick",
 		`{ __schema { types { name } } }`:                  "__schema is not served",
-		`subscription { said @skip(if: true) { who } }`:    "no subscription",
-		`subscription { a: said { who } b: said { who } }`: "must select only one top level field",
+		`subscription { said @skip(if: true) { who } }`:    "not one subscription",
+		`subscription { a: said { who } b: said { who } }`: "not one subscription",
 		`subscription { __typename }`:                      "must not select an introspection top level field",
 		`{ nothing }`:                                      `Cannot query field "nothing" on type "Query".`,
 		`{ a`:                                              "Expected Name, found <EOF>",
