@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -15,7 +14,7 @@ import (
 )
 
 const (
-	maxAnswers  = 8                // how many messages of a connection are answered at the same time
+	maxAnswers  = 32               // how many messages of a connection are answered at the same time
 	callTimeout = 30 * time.Second // how long the server waits for a response
 )
 
@@ -134,7 +133,7 @@ func response(id json.RawMessage, result any, err error) object {
 }
 
 func busy(context.Context, *peer, message) (any, error) {
-	return nil, &rpcError{-32000, fmt.Sprintf("more than %d calls at the same time", maxAnswers)}
+	return nil, &rpcError{-32000, "the server is busy"}
 }
 
 // call calls a method of the client. It returns the result if the schema accepts it.
