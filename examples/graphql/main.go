@@ -31,6 +31,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/graphqlws"
 	"github.com/wsguard/wsguard/reason"
 )
 
@@ -130,6 +131,7 @@ func newApp(hosts []string, verify wsguard.Verifier, opts options, log *slog.Log
 			// does not offer it gets a 400.
 			Validators: map[string]wsguard.Validator{subprotocol: table},
 			OnInvalid:  wsguard.ActionReply,
+			Notice:     graphqlws.Notice,
 		},
 		Logger: log,
 	})

@@ -3,242 +3,21 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
+
 	"github.com/wsguard/wsguard"
 	"github.com/wsguard/wsguard/wsguardtest"
 )
-
-// keys are the API keys of the users in tests.
-var keys = map[string]string{"alice": "the-key-of-alice-0123456789", "bob": "the-key-of-bob-0123456789"}
-
-// server is a running app.
-type server struct {
-	*app
-	url     string
-	tickets atomic.Int32 // how many tickets were asked for
-	stop    func()       // ends the server, once
-}
-
-// serve starts an app with the users of keys. It ends with the test.
-func serve(t *testing.T, opts options) *server {
-	t.Helper()
-	opts.addr = "127.0.0.1:0"
-	return serveUsers(t, opts, users(keys, time.Minute))
-}
-
-// serveUsers is like serve, with users that verify knows.
-func serveUsers(t *testing.T, opts options, verify wsguard.Verifier) *server {
-	t.Helper()
-	l, err := net.Listen("tcp", opts.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &server{url: "http://" + l.Addr().String()}
-	if s.app, err = newApp([]string{l.Addr().String()}, verify, opts, slog.New(slog.DiscardHandler)); err != nil {
-		t.Fatal(err)
-	}
-	h := s.handler()
-	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/ticket" {
-			s.tickets.Add(1)
-		}
-		h.ServeHTTP(w, r)
-	})}
-	go srv.Serve(l)
-	s.stop = sync.OnceFunc(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		if err := errors.Join(s.guard.Shutdown(ctx), srv.Shutdown(ctx)); err != nil {
-			t.Error(err)
-		}
-		s.listeners(t, 0)
-		if len(s.late.sessions) > 0 {
-			t.Error("sessions are left")
-		}
-	})
-	t.Cleanup(s.stop)
-	return s
-}
-
-// client is a client of npm's graphql-ws, which decides by itself whether it connects again.
-type client struct {
-	t      *testing.T
-	stdin  io.Writer
-	events chan event
-}
-
-// event is what testdata/driver.mjs says of a client.
-type event struct {
-	Event  string
-	ID     string
-	Code   int
-	Text   string
-	Data   map[string]any
-	Errors []struct {
-		Message    string
-		Extensions map[string]any
-	}
-}
-
-// program returns a command that runs a program in JavaScript. It skips the test without node
-// or the packages.
-func program(t *testing.T, args ...string) *exec.Cmd {
-	t.Helper()
-	node, err := exec.LookPath("node")
-	if err != nil {
-		t.Skip("no node")
-	}
-	if _, err := os.Stat(filepath.Join("client", "node_modules", "graphql-ws")); err != nil {
-		t.Skip("no graphql-ws: npm ci in examples/graphql/client")
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	cmd := exec.CommandContext(ctx, node, args...)
-	cmd.Stderr = t.Output()
-	t.Cleanup(cancel)
-	return cmd
-}
-
-// connect starts a client with the options of newClient.
-func connect(t *testing.T, s *server, user string, opts map[string]any) *client {
-	t.Helper()
-	all := map[string]any{"server": s.url, "key": keys[user]}
-	for name, v := range opts {
-		all[name] = v
-	}
-	arg, err := json.Marshal(all)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := program(t, "testdata/driver.mjs", string(arg))
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	c := &client{t, stdin, make(chan event, 1000)}
-	go func() {
-		defer close(c.events)
-		for lines := bufio.NewScanner(stdout); lines.Scan(); {
-			var e event
-			if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
-				t.Errorf("%v in %s", err, lines.Bytes())
-			}
-			c.events <- e
-		}
-	}()
-	t.Cleanup(func() {
-		stdin.Close()
-		for range c.events {
-		}
-		if err := cmd.Wait(); err != nil {
-			t.Error("the client:", err)
-		}
-	})
-	return c
-}
-
-func (c *client) send(m map[string]any) {
-	c.t.Helper()
-	b, err := json.Marshal(m)
-	if err == nil {
-		_, err = c.stdin.Write(append(b, '\n'))
-	}
-	if err != nil {
-		c.t.Fatal(err)
-	}
-}
-
-func (c *client) run(id, query string, variables map[string]any) {
-	c.t.Helper()
-	c.send(map[string]any{"id": id, "query": query, "variables": variables})
-}
-
-// next returns the next event, which must be of this kind.
-func (c *client) next(kind string) event {
-	c.t.Helper()
-	select {
-	case e, ok := <-c.events:
-		if !ok || e.Event != kind {
-			c.t.Fatalf("got %+v, want %s", e, kind)
-		}
-		return e
-	case <-time.After(20 * time.Second):
-		c.t.Fatalf("no %s", kind)
-	}
-	panic("unreachable")
-}
-
-// closed expects that the connection is closed.
-func (c *client) closed(code int, text string) {
-	c.t.Helper()
-	if e := c.next("closed"); e.Code != code || e.Text != text {
-		c.t.Fatalf("closed with %d %s, want %d %s", e.Code, e.Text, code, text)
-	}
-}
-
-// gaveUp expects that an operation fails because the client does not connect again.
-func (c *client) gaveUp(id string, code int) {
-	c.t.Helper()
-	if e := c.next("gave up"); e.ID != id || e.Code != code {
-		c.t.Fatalf("%+v, want that %s gives up after %d", e, id, code)
-	}
-}
-
-// listen subscribes, and returns when the server has the subscription.
-func (c *client) listen(s *server) {
-	c.t.Helper()
-	before := s.chat.listening()
-	c.run("said", `subscription { said { who text } }`, nil)
-	c.next("connecting")
-	c.next("connected")
-	s.listeners(c.t, before+1)
-}
-
-// listeners waits until there are n subscriptions.
-func (s *server) listeners(t *testing.T, n int) {
-	t.Helper()
-	for by := time.Now().Add(20 * time.Second); s.chat.listening() != n; time.Sleep(time.Millisecond) {
-		if time.Now().After(by) {
-			t.Fatalf("%d subscriptions, want %d", s.chat.listening(), n)
-		}
-	}
-}
-
-// heard expects a message of the subscription.
-func (c *client) heard(who, text string) {
-	c.t.Helper()
-	e := c.next("next")
-	said, _ := e.Data["said"].(map[string]any)
-	if e.ID != "said" || said["who"] != who || said["text"] != text {
-		c.t.Fatalf("heard %+v, want %s: %s", e, who, text)
-	}
-}
-
-// say says something as a user who has no connection.
-func (s *server) say(text string) {
-	s.chat.say(context.WithValue(context.Background(), sessionKey{}, &session{}), text)
-}
 
 func TestMessages(t *testing.T) {
 	table, err := messages()
@@ -259,6 +38,7 @@ var ways = map[string]struct {
 
 // both runs a test for each of the ways.
 func both(t *testing.T, f func(t *testing.T, opts options, client map[string]any)) {
+	t.Parallel()
 	for name, way := range ways {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -332,7 +112,8 @@ func TestExpiry(t *testing.T) {
 	})
 }
 
-// A client that is kicked stays away, whichever fatal code it gets. After 4403 it comes back.
+// A client that is kicked stays away, and so it does if the application kicks it with a fatal
+// code. After 4403 it comes back.
 func TestKick(t *testing.T) {
 	both(t, func(t *testing.T, opts options, way map[string]any) {
 		s := serve(t, opts)
@@ -351,7 +132,7 @@ func TestKick(t *testing.T) {
 			t.Errorf("and then %+v", <-c.events)
 		}
 	})
-	for code, stays := range map[wsguard.StatusCode]bool{0: true, 4400: true, 4401: true, 4429: true, 1011: true, 4403: false, 1013: false} {
+	for code, stays := range map[wsguard.StatusCode]bool{4401: true, 4403: false} {
 		t.Run(code.String(), func(t *testing.T) {
 			t.Parallel()
 			s := serve(t, options{})
@@ -360,13 +141,9 @@ func TestKick(t *testing.T) {
 			for session := range s.guard.Admin().Sessions() {
 				s.guard.Admin().Kick(session.ID, code, "kicked")
 			}
-			want := int(code)
-			if code == 0 {
-				want = 1008
-			}
-			c.closed(want, "kicked")
+			c.closed(int(code), "kicked")
 			if stays {
-				c.gaveUp("said", want)
+				c.gaveUp("said", int(code))
 				return
 			}
 			c.next("connecting")
@@ -377,6 +154,7 @@ func TestKick(t *testing.T) {
 
 // A user who is no moderator cannot kick, and an operation that fails leaves the others alone.
 func TestErrors(t *testing.T) {
+	t.Parallel()
 	s := serve(t, options{})
 	c := connect(t, s, "bob", nil)
 	c.listen(s)
@@ -415,6 +193,7 @@ func aliases(n int, field string) string {
 
 // A connection may have so many operations under way, and more are refused until one is over.
 func TestOperations(t *testing.T) {
+	t.Parallel()
 	s := serve(t, options{})
 	c := connect(t, s, "bob", nil)
 	c.listen(s)
@@ -438,6 +217,7 @@ func TestOperations(t *testing.T) {
 
 // A client without a valid credential gives up.
 func TestNoCredential(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct {
 		opts   options
 		client map[string]any
@@ -478,4 +258,267 @@ func TestRestart(t *testing.T) {
 		s.say("hello again")
 		c.heard("", "hello again")
 	})
+}
+
+// flood runs n queries at once, and returns the events that follow until each has ended. Each
+// query ends once.
+func (c *client) flood(n int) (events []event) {
+	c.t.Helper()
+	for i := range n {
+		c.run(fmt.Sprint("q", i), `{ listeners }`, nil)
+	}
+	ended := map[string]bool{}
+	for len(ended) < n {
+		e, ok := <-c.events
+		if !ok {
+			c.t.Fatalf("%d of %d queries end", len(ended), n)
+		}
+		events = append(events, e)
+		if strings.HasPrefix(e.ID, "q") && e.Event != "next" {
+			if ended[e.ID] {
+				c.t.Errorf("%s ends twice", e.ID)
+			}
+			ended[e.ID] = true
+		}
+	}
+	return events
+}
+
+// An operation above the rate gets an error that says when to try again. The other operations
+// and the connection go on.
+func TestRate(t *testing.T) {
+	t.Parallel()
+	s := serve(t, options{})
+	c := connect(t, s, "bob", nil)
+	c.listen(s)
+	limited := 0
+	for _, e := range c.flood(30) {
+		switch e.Event {
+		case "next", "complete":
+		case "error":
+			limited++
+			x := e.Errors[0].Extensions
+			if wait, _ := x["retryAfter"].(float64); x["code"] != "RATE_LIMITED" || wait <= 0 || wait > 0.1 {
+				t.Errorf("got %+v", e)
+			}
+		default:
+			t.Errorf("got %+v", e)
+		}
+	}
+	if limited == 0 {
+		t.Error("no operation is above the rate")
+	}
+	s.say("still there?")
+	c.heard("", "still there?")
+}
+
+// A client that obeys retryAfter gets all its data.
+func TestPatience(t *testing.T) {
+	t.Parallel()
+	s := serve(t, options{})
+	c := connect(t, s, "bob", nil)
+	c.listen(s)
+	for i := range 24 {
+		c.send(map[string]any{"id": fmt.Sprint(i), "query": `{ listeners }`, "patient": true})
+	}
+	for range 24 {
+		if e := c.next("complete"); e.Data["listeners"] != 1.0 {
+			t.Errorf("got %+v", e)
+		}
+	}
+}
+
+// A client that goes on regardless uses up its notices. It is closed, and stays away.
+func TestFlood(t *testing.T) {
+	t.Parallel()
+	s := serve(t, options{})
+	c := connect(t, s, "bob", nil)
+	c.listen(s)
+	var closed, gaveUp int
+	for _, e := range c.flood(200) {
+		switch e.Event {
+		case "closed":
+			closed = e.Code
+		case "gave up":
+			gaveUp = e.Code
+		case "connecting":
+			t.Error("the client comes back")
+		}
+	}
+	if closed != 4429 || gaveUp != 4429 {
+		t.Errorf("closed with %d, gave up after %d", closed, gaveUp)
+	}
+}
+
+// An operation that its schema refuses gets an error, and another message closes the connection.
+func TestInvalid(t *testing.T) {
+	t.Parallel()
+	s := serve(t, options{})
+	c := connect(t, s, "bob", nil)
+	c.listen(s)
+	c.run("long", `{ listeners }`+strings.Repeat(" ", 4000), nil)
+	e := c.next("error")
+	if x := e.Errors[0].Extensions; e.ID != "long" || x["code"] != "BAD_REQUEST" || x["reason"] != "schema" || x["pointer"] != "/payload/query" {
+		t.Errorf("got %+v", e)
+	}
+	s.say("still there?")
+	c.heard("", "still there?")
+
+	init := connect(t, s, "bob", map[string]any{"connectionParams": map[string]any{"role": "admin"}})
+	init.run("said", `subscription { said { text } }`, nil)
+	init.next("connecting")
+	init.closed(4400, "schema")
+	init.gaveUp("said", 4400)
+}
+
+// A user whose credentials are revoked stays away.
+func TestRevoke(t *testing.T) {
+	t.Parallel()
+	s := serve(t, options{})
+	c := connect(t, s, "bob", nil)
+	c.listen(s)
+	s.guard.Admin().Revoke("bob")
+	c.closed(4401, "revoked")
+	c.gaveUp("said", 4401)
+	again := connect(t, s, "bob", nil)
+	again.run("said", `subscription { said { text } }`, nil)
+	again.next("connecting")
+	again.closed(4401, "unauthenticated")
+	again.gaveUp("said", 4401)
+}
+
+// dial opens a connection without the client of graphql-ws.
+func dial(t *testing.T, s *server, subprotocols ...string) (*websocket.Conn, *http.Response, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	conn, res, err := websocket.Dial(ctx, s.url+"/graphql", &websocket.DialOptions{
+		HTTPHeader: http.Header{"Origin": {s.url}}, Subprotocols: subprotocols,
+	})
+	if err == nil {
+		t.Cleanup(func() { conn.CloseNow() })
+	}
+	return conn, res, err
+}
+
+// A client that the guard has admitted as anonymous can do nothing before connection_init.
+func TestBeforeInit(t *testing.T) {
+	t.Parallel()
+	for msg, code := range map[string]websocket.StatusCode{
+		"": 4408, // nothing is sent
+		`{"type":"subscribe","id":"1","payload":{"query":"mutation { say(text: \"x\") { who } }"}}`: 1002,
+		`{"type":"connection_init"}`: 4401,
+		`{"type":"connection_init","payload":{"Authorization":"Bearer wrong"}}`:  4401,
+		`{"type":"connection_init","payload":[]}`:                                4400,
+		`{"type":"connection_init","payload":{},"Payload":{"Authorization":""}}`: 4400,
+	} {
+		t.Run(msg, func(t *testing.T) {
+			t.Parallel()
+			s := serve(t, options{connectionInit: true})
+			conn, _, err := dial(t, s, subprotocol)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if msg != "" {
+				if err := conn.Write(t.Context(), websocket.MessageText, []byte(msg)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, b, err := conn.Read(t.Context()); websocket.CloseStatus(err) != code {
+				t.Errorf("%s, %v, want %d", b, err, code)
+			}
+		})
+	}
+}
+
+// gqlgen speaks an older protocol to a client that does not offer the new one. The guard does not
+// let such a client pass.
+func TestSubprotocol(t *testing.T) {
+	s := serve(t, options{connectionInit: true})
+	for _, offer := range [][]string{nil, {"graphql-ws"}, {"chat"}} {
+		if _, res, err := dial(t, s, offer...); err == nil || res == nil || res.StatusCode != http.StatusBadRequest {
+			t.Errorf("%q: %v", offer, err)
+		}
+	}
+}
+
+// A listener that does not keep up is dropped, and delays nobody.
+func TestSlowListener(t *testing.T) {
+	c := newChat(nil)
+	ctx, cancel := context.WithCancel(context.WithValue(t.Context(), sessionKey{}, &session{}))
+	slow := c.listen(ctx)
+	for range cap(slow) + 1 {
+		c.say(ctx, "x")
+	}
+	if n := c.listening(); n != 0 {
+		t.Errorf("%d listeners", n)
+	}
+	for range cap(slow) {
+		<-slow
+	}
+	if _, ok := <-slow; ok {
+		t.Error("the channel is not closed")
+	}
+	cancel()
+}
+
+// The client in the terminal says what it reads.
+func TestTerminal(t *testing.T) {
+	t.Parallel()
+	s := serve(t, options{})
+	cmd := program(t, "client/main.mjs", s.url, keys["bob"])
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(stdout)
+	want := func(line string) {
+		t.Helper()
+		if !lines.Scan() || lines.Text() != line {
+			t.Fatalf("the client prints %q, want %q", lines.Text(), line)
+		}
+	}
+	want("connected")
+	s.listeners(t, 1)
+	io.WriteString(stdin, "hello\n")
+	want("bob: hello")
+	io.WriteString(stdin, "/kick alice\n")
+	want("only moderators may kick")
+	s.kick("bob")
+	want("closed: 1008 kicked")
+	want("the client gives up after 1008 kicked")
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 1 {
+		t.Error(err)
+	}
+}
+
+func TestRun(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	out, stdout := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		err := run(ctx, options{addr: "127.0.0.1:0", ttl: time.Minute}, stdout, slog.New(slog.DiscardHandler))
+		stdout.Close()
+		done <- err
+	}()
+	lines := bufio.NewScanner(out)
+	for range keys {
+		if !lines.Scan() || !strings.HasPrefix(lines.Text(), "node client/main.mjs http://localhost:") {
+			t.Fatalf("the server prints %q", lines.Text())
+		}
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if err := run(t.Context(), options{addr: "0.0.0.0:0"}, io.Discard, slog.New(slog.DiscardHandler)); err == nil {
+		t.Error("serves the demo users to everybody")
+	}
 }

@@ -410,3 +410,30 @@ func TestFaults(t *testing.T) {
 		cancel()
 	}
 }
+
+// The messages of README.md get the answers that it describes.
+func TestReadme(t *testing.T) {
+	page, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for line := range strings.Lines(string(page)) {
+		if strings.HasPrefix(line, "{") {
+			lines = append(lines, line)
+		}
+	}
+	c := connect(t)
+	c.send("%s", lines[0])
+	if got := c.read(); !strings.Contains(got, `"serverInfo"`) {
+		t.Errorf("got %s", got)
+	}
+	c.send("%s", lines[1])
+	c.want(result, `2`, toolResult("2", false))
+	c.send("%s", lines[2])
+	if id := c.sampling("a long text"); id != "1" {
+		t.Errorf("the id is %s", id)
+	}
+	c.send("%s", lines[3])
+	c.want(result, `3`, toolResult("short", false))
+}

@@ -49,9 +49,23 @@ export function newClient({ server, key, connectionInit, ...options }) {
   });
 }
 
-// request resolves to the data of a query or a mutation. It rejects with the errors of the
-// server, or with the close event if the client has given up.
-export function request(client, query, variables) {
+// request resolves to the data of a query or a mutation. If the server says that it comes too
+// soon, request tries again later, and at a random time, so that many requests do not come back
+// together. It rejects with the errors of the server, or with the close
+// event if the client has given up.
+export async function request(client, query, variables) {
+  for (;;) {
+    try {
+      return await attempt(client, query, variables);
+    } catch (err) {
+      const seconds = err?.[0]?.extensions?.retryAfter;
+      if (!seconds) throw err;
+      await new Promise((done) => setTimeout(done, 1000 * (seconds + Math.random())));
+    }
+  }
+}
+
+function attempt(client, query, variables) {
   return new Promise((resolve, reject) => {
     let result;
     client.subscribe(

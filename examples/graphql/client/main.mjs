@@ -20,7 +20,7 @@ function failed(err) {
     console.log(`the client gives up after ${err.code} ${err.reason}`);
     process.exit(1);
   }
-  for (const { message, extensions } of err ?? []) console.log(message, extensions ?? '');
+  for (const { message } of err ?? []) console.log(message);
 }
 
 client.subscribe(

@@ -1,8 +1,8 @@
 // Runs a client for the tests. The argument is the options of newClient in JSON. Each line of
-// the standard input is an operation: {"id", "query", "variables"}, or {"id", "end": true}. Each
-// line of the standard output says what happens.
+// the standard input is an operation: {"id", "query", "variables"}, or {"id", "end": true}. With
+// "patient", the function request runs it. Each line of the standard output says what happens.
 import { createInterface } from 'node:readline';
-import { newClient } from '../client/client.mjs';
+import { newClient, request } from '../client/client.mjs';
 
 const options = JSON.parse(process.argv[2]);
 const tell = (what) => console.log(JSON.stringify(what));
@@ -20,8 +20,14 @@ const client = newClient({
 const ends = {};
 createInterface({ input: process.stdin })
   .on('line', (line) => {
-    const { id, query, variables, end } = JSON.parse(line);
+    const { id, query, variables, end, patient } = JSON.parse(line);
     if (end) return ends[id]();
+    if (patient) {
+      return request(client, query, variables).then(
+        (data) => tell({ event: 'complete', id, data }),
+        (err) => tell({ event: 'gave up', id, text: JSON.stringify(err) }),
+      );
+    }
     ends[id] = client.subscribe(
       { query, variables },
       {
