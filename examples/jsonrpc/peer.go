@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -36,9 +37,8 @@ func (e *rpcError) Error() string { return e.Message }
 
 // peer is the server's side of a connection.
 type peer struct {
-	conn *wsguard.Conn // read-only
-
-	sampling atomic.Bool // the client has a language model
+	conn     *wsguard.Conn // read-only
+	sampling atomic.Bool   // the client has a language model
 
 	mu      sync.Mutex
 	lastID  int                     // guarded by mu: the id of the server's last call
@@ -60,16 +60,14 @@ func serve(ctx context.Context, c *wsguard.Conn, h handler) error {
 		if err != nil {
 			return err
 		}
-		var calls []message
-		batch := bytes.HasPrefix(bytes.TrimLeft(msg, " \t\r\n"), []byte("["))
+		msg = bytes.TrimSpace(msg)
+		batch := msg[0] == '['
 		if !batch {
-			calls = make([]message, 1)
-			err = json.Unmarshal(msg, &calls[0])
-		} else {
-			err = json.Unmarshal(msg, &calls)
+			msg = slices.Concat([]byte("["), msg, []byte("]"))
 		}
-		if err != nil {
-			return err // the guard has seen to it that the message is JSON-RPC
+		var calls []message
+		if err := json.Unmarshal(msg, &calls); err != nil {
+			return err // cannot be: the guard has checked that it is JSON-RPC
 		}
 		if calls = p.settle(calls); len(calls) == 0 {
 			continue
