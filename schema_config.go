@@ -245,13 +245,14 @@ func (c SchemaConfig) base(f *faults) *url.URL {
 	base, err := url.Parse(c.BaseURL)
 	if err != nil || !base.IsAbs() || base.Opaque != "" || strings.Contains(c.BaseURL, "#") {
 		f.add("SchemaConfig.BaseURL", c.BaseURL, "must be an absolute URL without a fragment")
+		return nil
 	}
-	return base
+	return base.ResolveReference(&url.URL{}) // without dots in its path, as references to it are resolved
 }
 
 // fileURL returns the URL of a file of Files.
 func fileURL(base *url.URL, name string) string {
-	return base.ResolveReference(&url.URL{Path: name}).String()
+	return jsonschema.FileURL(base.ResolveReference(&url.URL{Path: name}).String())
 }
 
 // index finds the URLs of Files. src is the schema that is compiled.

@@ -198,3 +198,63 @@ func TestSchemaOpenAPI(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A reference may write the name of a file with or without percent-encoding, as RFC 3986 allows both.
+func TestSchemaFileNames(t *testing.T) {
+	for name, refs := range map[string][]string{
+		"user(1).json":      {"user(1).json", "user%281%29.json", "./user(1%29.json"},
+		"it's.json":         {"it's.json", "it%27s.json"},
+		"[id]!*.json":       {"[id]!*.json", "%5bid%5D%21%2a.json"},
+		"a(b) c.json":       {"a(b) c.json", "a(b)%20c.json", "a%28b%29%20c.json"},
+		"ü.json":            {"ü.json", "%C3%BC.json", "%c3%bc.json"},
+		"user.json":         {"%75ser.json", "user%2Ejson"},
+		"a%b#?.json":        {"a%25b%23%3f.json"},
+		"a:b.json":          {"./a:b.json", "a%3Ab.json"},
+		"sub (x)/a+&;.json": {"sub (x)/a+&;.json", "sub%20(x)/a%2B%26%3B.json"},
+	} {
+		for _, ref := range refs {
+			for _, base := range []string{"", "https://x.test/s/", "https://x.test/s/chat.json", "https://x.test/a(b)/"} {
+				c := wsguard.SchemaConfig{BaseURL: base, Files: mapFS(map[string]string{name: `{"type":"string","maxLength":3}`})}
+				s, err := c.Compile([]byte(`{"$ref":"` + ref + `"}`))
+				if err != nil {
+					t.Errorf("%s: %s: %v", base, ref, err)
+				} else if s.Validate([]byte(`"abc"`)) != nil || s.Validate([]byte(`"abcd"`)) == nil {
+					t.Errorf("%s: %s: judged wrong", base, ref)
+				}
+			}
+		}
+	}
+	// Files that refer to each other with one spelling or with several.
+	files := mapFS(map[string]string{
+		"s/a(1).json": `{"$id":"a(1).json","$ref":"#/$defs/x","$defs":{"x":{"$ref":"b(1).json"},"y":{"maxLength":3}}}`,
+		"s/b(1).json": `{"$ref":"a%281).json#/$defs/y"}`,
+	})
+	if s, err := (wsguard.SchemaConfig{Files: files}).CompileFile("s/a(1).json"); err != nil {
+		t.Error(err)
+	} else if s.Validate([]byte(`"abc"`)) != nil || s.Validate([]byte(`"abcd"`)) == nil {
+		t.Error("judged wrong")
+	}
+	// An encoded slash separates nothing.
+	c := wsguard.SchemaConfig{Files: mapFS(map[string]string{"sub/a.json": `{}`})}
+	if _, err := c.Compile([]byte(`{"$ref":"sub%2fa.json"}`)); err == nil {
+		t.Error("an encoded slash leads into a directory")
+	}
+	// The dots in a BaseURL lead where those of a reference do.
+	c = wsguard.SchemaConfig{BaseURL: "https://x.test/a/../b/./c.json", Files: mapFS(map[string]string{"user.json": `{}`})}
+	if _, err := c.Compile([]byte(`{"allOf":[{"$ref":"user.json"},{"$ref":"https://x.test/b/user.json"}]}`)); err != nil {
+		t.Error(err)
+	}
+}
+
+// Files to which no reference leads need not be schemas, but each *.json file is JSON.
+func TestSchemaFilesUnused(t *testing.T) {
+	for src, ok := range map[string]bool{`1`: true, `{"name":"package"}`: true, `[]`: true, "{ // tsconfig\n}": false, "": false, "\ufeff{}": false} {
+		c := wsguard.SchemaConfig{Files: mapFS(map[string]string{"user.json": `{}`, "other.json": src})}
+		if _, err := c.Compile([]byte(`{"$ref":"user.json"}`)); (err == nil) != ok || err != nil && !strings.Contains(err.Error(), "other.json: ") {
+			t.Errorf("%s: %v", src, err)
+		}
+		if _, err := c.Compile([]byte(`{"$ref":"other.json"}`)); err == nil || !strings.Contains(err.Error(), "other.json") {
+			t.Errorf("%s: %v", src, err)
+		}
+	}
+}

@@ -6,14 +6,27 @@ import (
 	"strings"
 )
 
-// open reads the files to which references lead.
+// FileURL returns the one spelling of a URL that the keys of Options.Files have. RFC 3986 takes user(1).json and
+// user%281%29.json for the same.
+func FileURL(uri string) string {
+	u, err := url.Parse(uri)
+	if err != nil || strings.Contains(strings.ToUpper(u.RawPath), "%2F") { // an encoded slash separates nothing
+		return uri
+	}
+	u.RawPath = ""
+	return u.String()
+}
+
+// open reads the files to which references lead. v5 finds a document by the spelling of the reference only. So a file may be
+// read once for each spelling.
 func (l *linter) open(refs []reference, def *dialect) {
 	for _, r := range refs {
 		u := withoutFragment(resolve(r.base, r.ref))
-		if l.opt.Files[u] == nil {
+		src := l.opt.Files[FileURL(u)]
+		if src == nil {
 			u = l.opt.IDs[u]
+			src = l.opt.Files[u]
 		}
-		src := l.opt.Files[u]
 		if src == nil || l.bases[u] || climbs(r.base, r.ref) {
 			continue
 		}

@@ -75,12 +75,6 @@ var derivedNames = map[string]string{
 	"Alpha": "Alphabetic", "Lower": "Lowercase", "Upper": "Uppercase", "IDS": "ID_Start", "IDC": "ID_Continue", "DI": "Default_Ignorable_Code_Point",
 }
 
-// missingNames has the properties of ECMA-262 that Go's tables do not give.
-const missingNames = " Bidi_Mirrored Bidi_M Case_Ignorable CI Changes_When_Casefolded CWCF Changes_When_Casemapped CWCM Changes_When_Lowercased CWL " +
-	"Changes_When_NFKC_Casefolded CWKCF Changes_When_Titlecased CWT Changes_When_Uppercased CWU Emoji Emoji_Component EComp Emoji_Modifier EMod " +
-	"Emoji_Modifier_Base EBase Emoji_Presentation EPres Extended_Pictographic ExtPict Grapheme_Base Gr_Base Grapheme_Extend Gr_Ext " +
-	"XID_Continue XIDC XID_Start XIDS "
-
 func binaryProperty(name string) (set runeSet, reason string) {
 	if long := derivedNames[name]; long != "" {
 		name = long
@@ -94,7 +88,7 @@ func binaryProperty(name string) (set runeSet, reason string) {
 	switch {
 	case binaryLong()[name]:
 		return tableSet(unicode.Properties[name]), ""
-	case !strings.Contains(name, " ") && strings.Contains(missingNames, " "+name+" "):
+	case regexProperties().binary[name]:
 		return nil, "neither Go nor RE2 has a table of this property"
 	case unicode.Scripts[name] != nil:
 		return nil, "ECMA-262 writes a script as Script=" + name

@@ -19,7 +19,8 @@ type Options struct {
 	// is ever loaded, neither from a file nor from the network.
 	Resources map[string][]byte
 
-	// Files are schemas that references may lead to, by URL. Unlike Resources, only those to which a reference leads are read.
+	// Files are schemas that references may lead to, by URL as FileURL spells it. Unlike Resources, only those to which a
+	// reference leads are read.
 	Files map[string][]byte
 
 	// IDs has the URLs of files by the absolute $id that they have. A reference may use either.
