@@ -86,7 +86,7 @@ func TestSchemaCaps(t *testing.T) {
 					continue
 				}
 				var e *wsguard.MessageError
-				if err := s.Validate(tt.msg(most + 1)); !errors.As(err, &e) || e.Reason != tt.token || !errors.Is(err, reason.JSONLimit) {
+				if err := s.Validate(tt.msg(most + 1)); !errors.As(err, &e) || e.Reason != tt.token || !errors.Is(err, reason.JSONLimit) || !strings.HasSuffix(err.Error(), ", more than SchemaConfig."+tt.field+" allows") {
 					t.Errorf("%s of %d, one more: %v", tt.field, n, err)
 				}
 			}

@@ -174,25 +174,29 @@ type rule struct {
 	calls *table // the message is a batch, and its calls have rules of this table; nil: it is none
 }
 
-// anyKind is the rule of all messages without a Table. noKind is the rule of an unknown type,
-// and noRawKind that of an unknown type of a Table with NotJSON. A fault of the application's
-// Kind has the rule faultyKind.
+// anyKind is the rule of all messages without a Table, and noKind that of messages that are
+// refused whatever their type is. A fault of the application's Kind has the rule faultyKind.
 var (
 	anyKind    = &rule{}
 	noKind     = &rule{fault: reason.UnknownType}
-	noRawKind  = &rule{raw: true, fault: reason.UnknownType}
 	faultyKind = &rule{raw: true, fault: fmt.Errorf("%w: Table.Kind panicked", reason.Internal)}
+)
+
+// These are the faults of messages for which a Table has no rule. None has text of the peer's.
+var (
+	errNotInTable  = fmt.Errorf("%w: the Table has no rule for its type", reason.UnknownType)
+	errNoType      = fmt.Errorf("%w: it has no type, and the Table has no Absent", reason.UnknownType)
+	errUnclearType = fmt.Errorf("%w: its type is unclear", reason.UnknownType)
 )
 
 func (t *Table) resolve(field string, f *faults) *table {
 	own := &table{
-		numbers: t.Numbers, kind: t.Kind, jsonrpc: t.JSONRPC, unclear: noKind,
+		numbers: t.Numbers, kind: t.Kind, jsonrpc: t.JSONRPC,
 		rules: map[string]*rule{}, prefixes: map[string]*rule{},
+		other:   &rule{raw: t.NotJSON, fault: errNotInTable},
+		absent:  &rule{raw: t.NotJSON, fault: errNoType},
+		unclear: &rule{fault: errUnclearType},
 	}
-	if t.NotJSON {
-		own.unclear = noRawKind
-	}
-	own.other, own.absent = own.unclear, own.unclear
 	t.check(field, f)
 	own.path, _ = parsePointer(t.Pointer)
 	own.maxBatch = limit(t.MaxBatch, 32, field+".MaxBatch", f)
