@@ -110,7 +110,7 @@ type SchemaConfig struct {
 // SchemaPresets says which tools have written a schema. Each preset has the words that its
 // tool writes and that say nothing, and gives the others their meaning: nullable adds null to
 // type, and a format such as int32 or ulid is checked. A word that asserts something and is
-// not supported stays an error. Several presets may be set. The table in docs/messages.md
+// not supported stays an error. Several presets may be set. The table in docs/schemas.md
 // lists the words and formats.
 type SchemaPresets struct {
 	// OpenAPI30 reads schemas of OpenAPI 3.0. Schemas without "$schema" are of draft 4, with
