@@ -16,9 +16,9 @@ import (
 // message (Pointer), from an integer (Numbers), from a function of the application's (Kind), or
 // from the method of a JSON-RPC 2.0 call (JSONRPC).
 //
-// The Table refuses a message with reason.UnknownType if it has no rule for its type. It does
-// the same if programs could read the message as one of another type, and then neither Default
-// nor Absent applies.
+// The Table refuses a message with reason.UnknownType if it has no rule for the type of the
+// message. It also does so if programs could read the message as one of another type. Neither
+// Default nor Absent applies then.
 //
 // A Table must not be changed or copied after its first use. [New] and Guard.Reconfigure take
 // what the Table contains at the time of the call.
@@ -35,10 +35,11 @@ type Table struct {
 	Numbers bool
 
 	// Kind returns the type of a message. It replaces Pointer. ok is false for a message that has
-	// no type, which is one for Absent. The default, nil, finds the type as the other fields say.
+	// no type, and Absent applies to it. The default, nil, finds the type as the other fields say.
 	//
+	// Kind must read the type as the application does, because the guard cannot check that.
 	// Kind is called before the message is checked. So msg can be anything that the peer sends,
-	// such as text that is no JSON. Kind can be called more than once for a message. Many
+	// such as text that is not JSON. Kind can be called more than once for a message. Many
 	// goroutines call it at the same time. It must neither change msg nor keep it. A panic closes
 	// the connection with 1011.
 	Kind func(msg []byte) (kind string, ok bool)
