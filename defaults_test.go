@@ -281,19 +281,19 @@ func TestREADMEDefaults(t *testing.T) {
 	}
 }
 
-// The bounds of JSON stand in docs/messages.md, in a sentence.
-func TestMessagesPageDefaults(t *testing.T) {
-	b, err := os.ReadFile("docs/messages.md")
+// The bounds of JSON stand in docs/schemas.md, in a sentence.
+func TestSchemasPageDefaults(t *testing.T) {
+	b, err := os.ReadFile("docs/schemas.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, paragraph := range strings.Split(string(b), "\n\n") {
 		if strings.Contains(paragraph, "a message is strict JSON") {
-			compareDefaults(t, "docs/messages.md", paragraph, []string{"JSON.Depth", "JSON.Keys", "JSON.KeyBytes", "JSON.NumberBytes", "JSON.Exponent"}, defaults(t))
+			compareDefaults(t, "docs/schemas.md", paragraph, []string{"JSON.Depth", "JSON.Keys", "JSON.KeyBytes", "JSON.NumberBytes", "JSON.Exponent"}, defaults(t))
 			return
 		}
 	}
-	t.Error("docs/messages.md does not say what strict JSON is")
+	t.Error("docs/schemas.md does not say what strict JSON is")
 }
 
 // TestDefaultsInComments compares the doc comments of the configuration's fields

@@ -19,9 +19,12 @@ func (e *misfit) Error() string { return fmt.Sprintf("wsguard: the message does 
 func (e *misfit) Unwrap() error { return e.err }
 
 // ReadJSON reads the next message, and decodes it into a new T with encoding/json. It decodes
-// the bytes that the Validator has checked. If the message does not fit T, ReadJSON returns an
-// error, and the connection stays open. A message that passes a Schema can still fail to fit
-// T, if the Schema admits more than T.
+// the bytes that the Validator has checked.
+//
+// If the message does not fit T, ReadJSON returns an error that wraps that of encoding/json, and
+// the connection stays open. A message that passes a Schema can still fail to fit T, if the
+// Schema admits more than T. Other errors are those of [Conn.Read]. Once the connection has
+// ended, the error is a *[CloseError].
 func ReadJSON[T any](ctx context.Context, c *Conn) (v T, err error) {
 	_, msg, err := c.Read(ctx)
 	if err == nil {

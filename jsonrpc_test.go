@@ -184,7 +184,7 @@ func TestJSONRPCBatchPlace(t *testing.T) {
 				`{"error":"invalid_message","reason":"schema","pointer":"/params/a","keyword":"#/properties/params/properties/a/type"}`,
 				`add: wsguard: message does not fit its schema: at "/params/a", by #/properties/params/properties/a/type`},
 			{batchOf(good, good, rpc("2", "word", `"params":["bad"]`)), `{"error":"invalid_message","reason":"schema"}`, `word: call 2: the word`},
-			{batchOf(good, rpc("2", "nothing")), `{"error":"invalid_message","reason":"unknown_type"}`, `call 1: wsguard: message of an unknown type`},
+			{batchOf(good, rpc("2", "nothing")), `{"error":"invalid_message","reason":"unknown_type"}`, `call 1: wsguard: message of an unknown type: the Table has no rule for its type`},
 			{batchOf(good, rpc("2", "ping", `"id":3`)), `{"error":"invalid_message","reason":"duplicate_key","pointer":"/1"}`,
 				fmt.Sprintf("wsguard: not JSON: duplicate_key at byte %d", len(batchOf(good, `{"jsonrpc":"2.0","id":2,"method":"ping",`))-1)},
 			{batchOf(good, rpc("1.5", "ping")), `{"error":"invalid_message","reason":"unknown_type"}`, `call 1: wsguard: message of an unknown type: not JSON-RPC 2.0: "id" is not what it must be`},

@@ -1,6 +1,7 @@
 package wsguard_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"strings"
@@ -57,5 +58,42 @@ func TestMessagesPageKinds(t *testing.T) {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page does not say %q", want)
 		}
+	}
+}
+
+// The function for OCPP in docs/messages.md finds the types that the page says.
+func TestMessagesPageKindFunction(t *testing.T) {
+	kind := func(msg []byte) (string, bool) {
+		var m []json.RawMessage
+		if json.Unmarshal(msg, &m) != nil || len(m) < 3 {
+			return "", false
+		}
+		var action string
+		switch string(m[0]) {
+		case "2":
+			ok := json.Unmarshal(m[2], &action) == nil
+			return action, ok
+		case "3", "4":
+			return "result", true
+		}
+		return "", false
+	}
+	for msg, want := range map[string]string{`[2,"1","BootNotification",{}]`: "BootNotification", `[3,"1",{}]`: "result", `[2,"1",{}]`: "", `{`: "", `[5,1,1]`: ""} {
+		if got, ok := kind([]byte(msg)); got != want || ok != (want != "") {
+			t.Errorf("%s: %q, %t", msg, got, ok)
+		}
+	}
+	page, err := os.ReadFile("docs/messages.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile("kind_page_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, body, _ := strings.Cut(string(page), "\tKind: func(msg []byte) (string, bool) {\n")
+	body, _, _ = strings.Cut(body, "\n\t},\n")
+	if body == "" || !strings.Contains(string(source), body) {
+		t.Error("the page has another function than this test")
 	}
 }

@@ -173,6 +173,29 @@ func TestTableDefaultAndAbsent(t *testing.T) {
 	})
 }
 
+// The log says why a Table has no rule for a message, and nothing of what the peer has written.
+func TestTableUnknownTypeDetail(t *testing.T) {
+	table := &wsguard.Table{Types: map[string]wsguard.Rule{"say": {}}}
+	rpcTable := &wsguard.Table{JSONRPC: true, Types: map[string]wsguard.Rule{"say": {}}}
+	for _, tt := range []struct {
+		table     *wsguard.Table
+		msg, want string
+	}{
+		{table, `{"type":"secret"}`, "the Table has no rule for its type"},
+		{table, `{"kind":"say"}`, "it has no type, and the Table has no Absent"},
+		{table, `{"Type":"say"}`, "its type is unclear"},
+		{table, `{"type":null}`, "its type is unclear"},
+		{rpcTable, `{"jsonrpc":"2.0","method":"secret"}`, "the Table has no rule for its type"},
+		{rpcTable, `{"jsonrpc":"2.0","id":1,"result":1}`, "it has no type, and the Table has no Absent"},
+		{rpcTable, `{"method":"say"}`, `not JSON-RPC 2.0: "jsonrpc" is not "2.0"`},
+	} {
+		err := tt.table.Validate([]byte(tt.msg))
+		if !errors.Is(err, reason.UnknownType) || err.Error() != "wsguard: message of an unknown type: "+tt.want {
+			t.Errorf("%s: %v, want %s", tt.msg, err, tt.want)
+		}
+	}
+}
+
 // An object of more than 256 members has a type like any other.
 func TestTableManyMembers(t *testing.T) {
 	members := map[string]any{}

@@ -19,8 +19,8 @@ type Refused struct {
 	// JSON-RPC batch it is the type of the call.
 	Kind string
 
-	// Message is the whole message, as the peer has sent it. It can be anything, and text that is
-	// no JSON too. It is valid until Notice returns.
+	// Message is the whole message, as the peer has sent it. It can be anything, such as
+	// text that is not JSON. It is valid until Notice returns.
 	Message []byte
 
 	// Reason is why the message is refused: reason.RateLimited, reason.Forbidden, or one of the
@@ -49,9 +49,9 @@ type Refused struct {
 	// reason.RateLimited.
 	RetryAfter time.Duration
 
-	// Warning says that the message is not refused. The application gets it and may answer it.
-	// The peer is warned that it comes near a rate. A protocol that answers each message once has
-	// no words for that, so Notice returns nil.
+	// Warning says that the message is not refused. The application gets it and may answer it. The
+	// notice only warns the peer that it comes near a rate, as RateConfig.WarnAt says. In a protocol
+	// that answers each message once, Notice should return nil.
 	Warning bool
 }
 

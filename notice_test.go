@@ -184,13 +184,13 @@ func TestNoticeFaults(t *testing.T) {
 		reason string
 		detail string
 	}{
-		"error":              {func(wsguard.Refused) ([]byte, error) { return []byte("x"), errors.New("no words") }, `{"type":"x"}`, 1008, "unknown_type", "Messages.Notice: no words: wsguard: message of an unknown type"},
-		"too long":           {func(wsguard.Refused) ([]byte, error) { return make([]byte, 257), nil }, `{"type":"x"}`, 1008, "unknown_type", "Messages.Notice: a notice of 257 bytes where 256 are allowed: wsguard: message of an unknown type"},
-		"longer than 1 KiB":  {func(wsguard.Refused) ([]byte, error) { return make([]byte, 1025), nil }, long, 1008, "unknown_type", "Messages.Notice: a notice of 1025 bytes where 1024 are allowed: wsguard: message of an unknown type"},
-		"not UTF-8":          {func(wsguard.Refused) ([]byte, error) { return []byte("\xff"), nil }, `{"type":"x"}`, 1008, "unknown_type", "Messages.Notice: wsguard: not UTF-8: wsguard: message of an unknown type"},
+		"error":              {func(wsguard.Refused) ([]byte, error) { return []byte("x"), errors.New("no words") }, `{"type":"x"}`, 1008, "unknown_type", "Messages.Notice: no words: wsguard: message of an unknown type: the Table has no rule for its type"},
+		"too long":           {func(wsguard.Refused) ([]byte, error) { return make([]byte, 257), nil }, `{"type":"x"}`, 1008, "unknown_type", "Messages.Notice: a notice of 257 bytes where 256 are allowed: wsguard: message of an unknown type: the Table has no rule for its type"},
+		"longer than 1 KiB":  {func(wsguard.Refused) ([]byte, error) { return make([]byte, 1025), nil }, long, 1008, "unknown_type", "Messages.Notice: a notice of 1025 bytes where 1024 are allowed: wsguard: message of an unknown type: the Table has no rule for its type"},
+		"not UTF-8":          {func(wsguard.Refused) ([]byte, error) { return []byte("\xff"), nil }, `{"type":"x"}`, 1008, "unknown_type", "Messages.Notice: wsguard: not UTF-8: wsguard: message of an unknown type: the Table has no rule for its type"},
 		"code of the reason": {func(wsguard.Refused) ([]byte, error) { return nil, errors.New("no words") }, `{"type":"ban"}`, 3003, "forbidden", `Messages.Notice: no words: ban: wsguard: not allowed: needs scope "moderate"`},
 		"panic":              {func(wsguard.Refused) ([]byte, error) { panic("hook") }, `{"type":"x"}`, 1011, "internal_error", "Messages.Notice panicked"},
-		"panic of an error":  {func(wsguard.Refused) ([]byte, error) { return nil, textless{} }, `{"type":"x"}`, 1008, "unknown_type", "Messages.Notice: an error without a text: wsguard: message of an unknown type"},
+		"panic of an error":  {func(wsguard.Refused) ([]byte, error) { return nil, textless{} }, `{"type":"x"}`, 1008, "unknown_type", "Messages.Notice: an error without a text: wsguard: message of an unknown type: the Table has no rule for its type"},
 		"Goexit":             {func(wsguard.Refused) ([]byte, error) { runtime.Goexit(); return nil, nil }, `{"type":"x"}`, 1011, "internal_error", ""},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -131,10 +131,21 @@ func (e *MessageError) Error() string {
 		return fmt.Sprintf("%v: at %q, by %s%s", e.err, e.place, e.Keyword, detail)
 	case e.Keyword != "":
 		return fmt.Sprintf("%v: by %s%s", e.err, e.Keyword, detail)
-	case e.Offset >= 0:
-		return fmt.Sprintf("%v: %s at byte %d", e.err, e.Reason, e.Offset)
 	}
-	return fmt.Sprintf("%v: %s", e.err, e.Reason)
+	text := fmt.Sprintf("%v: %s", e.err, e.Reason)
+	if e.Offset >= 0 {
+		text += fmt.Sprintf(" at byte %d", e.Offset)
+	}
+	if field := capFields[e.Reason]; field != "" {
+		text += ", more than SchemaConfig." + field + " allows"
+	}
+	return text
+}
+
+// capFields has the fields of SchemaConfig that bound JSON, by the Reason of a MessageError.
+var capFields = map[string]string{
+	jsonschema.TokenDepth: "MaxDepth", jsonschema.TokenKeys: "MaxKeys", jsonschema.TokenKeyBytes: "MaxKeyBytes",
+	jsonschema.TokenNumberBytes: "MaxNumberBytes", jsonschema.TokenExponent: "MaxExponent",
 }
 
 // Unwrap returns the *[reason.Reason] of the error.

@@ -35,7 +35,7 @@ func thousands(n int) string {
 
 // Each cap of JSON has a default, and a field that raises or lowers it.
 func TestSchemaCaps(t *testing.T) {
-	page, err := os.ReadFile("docs/messages.md")
+	page, err := os.ReadFile("docs/schemas.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +86,7 @@ func TestSchemaCaps(t *testing.T) {
 					continue
 				}
 				var e *wsguard.MessageError
-				if err := s.Validate(tt.msg(most + 1)); !errors.As(err, &e) || e.Reason != tt.token || !errors.Is(err, reason.JSONLimit) {
+				if err := s.Validate(tt.msg(most + 1)); !errors.As(err, &e) || e.Reason != tt.token || !errors.Is(err, reason.JSONLimit) || !strings.HasSuffix(err.Error(), ", more than SchemaConfig."+tt.field+" allows") {
 					t.Errorf("%s of %d, one more: %v", tt.field, n, err)
 				}
 			}
@@ -104,7 +104,7 @@ func TestSchemaCaps(t *testing.T) {
 			most = thousands(tt.most)
 		}
 		if row := fmt.Sprintf("\n| `%s` | %d | %s |", tt.field, tt.def, most); !strings.Contains(string(page), row) {
-			t.Errorf("docs/messages.md has no row %s", row[1:])
+			t.Errorf("docs/schemas.md has no row %s", row[1:])
 		}
 		var c wsguard.SchemaConfig
 		tt.set(&c, tt.most)

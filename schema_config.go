@@ -38,11 +38,10 @@ type SchemaConfig struct {
 	// Presets says which tools have written the schemas. The default is none.
 	Presets SchemaPresets
 
-	// Annotations has words that say nothing in the schemas, such as "javaType". A word that
-	// ends with * stands for all words that begin so. Words that begin with x- always say
-	// nothing. All other words that are not in the dialect are errors, so that a misspelt
-	// keyword is found. A keyword of the dialect is an error here, because it would still be
-	// obeyed. The default is none.
+	// Annotations has words that say nothing in the schemas, such as "javaType". "java*" stands for
+	// all words that begin with "java". Words that begin with x- always say nothing. All other words
+	// that are not in the draft are errors, so that a misspelt keyword is found. A keyword of the
+	// draft is an error here, because it would still be obeyed. The default is none.
 	Annotations []string
 
 	// FormatAnnotations has names of formats that say nothing in the schemas, such as
@@ -51,18 +50,17 @@ type SchemaConfig struct {
 	FormatAnnotations []string
 
 	// Formats has formats of your own, by name. They also replace the formats that this package
-	// checks. A function judges strings only. Values of other types pass the keyword format. It
-	// returns whether the string is of the format. A message with another string is refused with
-	// reason.Schema. If the function panics, the connection is closed with 1011, as for a
-	// Validator. Many goroutines call it at the same time. Each call allocates the string. The
-	// default is none.
+	// checks. The function of a format gets a string without the escapes of JSON, and returns
+	// whether the string is of the format. If it is not, the message is refused with reason.Schema.
+	// Values that are no strings pass the keyword format. If the function panics, the connection is
+	// closed with 1011, as for a Validator. Many goroutines call it at the same time. Each call
+	// allocates the string. The default is none.
 	Formats map[string]func(string) bool
 
-	// MaxDepth is how deeply arrays and objects may be nested in a message. The default is 64,
-	// the largest value 10,000, which is also the limit of encoding/json. It cannot be Off. A
-	// message that exceeds one of this and the next four limits is refused with reason.JSONLimit,
-	// and its connection closed with 1008 json_limit, unless MessageConfig.OnInvalid says
-	// otherwise.
+	// MaxDepth is how deeply arrays and objects may be nested in a message. The default is 64. The
+	// largest value is 10,000, which is also the limit of encoding/json. It cannot be Off. A message
+	// that exceeds MaxDepth or one of the next four limits closes the connection with 1008
+	// json_limit, unless MessageConfig.OnInvalid says otherwise.
 	MaxDepth int
 
 	// MaxKeys is how many keys one object may have. The default is 256, Off is no limit. The
@@ -74,12 +72,12 @@ type SchemaConfig struct {
 	// is no limit.
 	MaxKeyBytes int
 
-	// MaxNumberBytes is how many characters one number may have. The default is 64, the largest
-	// value 4,096. It cannot be Off, because many programs take quadratic time for a long number.
+	// MaxNumberBytes is how many characters one number may have. The default is 64, and the largest
+	// value is 4,096. It cannot be Off, because many programs take quadratic time for a long number.
 	MaxNumberBytes int
 
 	// MaxExponent is the absolute value that the exponent of a number may have. The default is
-	// 400, the largest value 1,000,000. It cannot be Off. The guard never writes a number out.
+	// 400, and the largest value is 1,000,000. It cannot be Off. The guard never writes a number out.
 	// But a program that does so, such as one that uses math/big, needs one digit for each unit
 	// of the exponent.
 	MaxExponent int
@@ -108,9 +106,9 @@ type SchemaConfig struct {
 }
 
 // SchemaPresets says which tools have written a schema. Each preset has the words that its
-// tool writes and that say nothing, and gives the others their meaning: nullable adds null to
-// type, and a format such as int32 or ulid is checked. A word that asserts something and is
-// not supported stays an error. Several presets may be set. The table in docs/messages.md
+// tool writes and that say nothing, and gives other words and formats their meaning. For example,
+// nullable adds null to type, and the formats int32 and ulid are checked. A word that asserts something and is
+// not supported stays an error. Several presets may be set. The table in docs/schemas.md
 // lists the words and formats.
 type SchemaPresets struct {
 	// OpenAPI30 reads schemas of OpenAPI 3.0. Schemas without "$schema" are of draft 4, with
@@ -141,8 +139,8 @@ type SchemaPresets struct {
 // Compile is like CompileSchema, with this configuration.
 func (c SchemaConfig) Compile(src []byte) (*Schema, error) { return c.compile(src, "") }
 
-// CompileFile is like Compile. It compiles the file of that path in Files, and its references
-// are relative to the file.
+// CompileFile compiles the schema in the file of that path in Files, as Compile does. name has no
+// slash in front, as everywhere in io/fs. References in the file are relative to its path.
 func (c SchemaConfig) CompileFile(name string) (*Schema, error) {
 	if c.Files == nil {
 		return nil, &ConfigError{Field: "SchemaConfig.Files", Reason: "CompileFile needs files"}

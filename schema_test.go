@@ -345,9 +345,9 @@ func TestReadJSONKeepsTheMessageToItself(t *testing.T) {
 	}
 }
 
-// The table of contradictions in docs/messages.md has what is an error, and what compiles.
+// The table of contradictions in docs/schemas.md has what is an error, and what compiles.
 func TestContradictionsPage(t *testing.T) {
-	page := string(must(os.ReadFile("docs/messages.md")))
+	page := string(must(os.ReadFile("docs/schemas.md")))
 	_, table, found := strings.Cut(page, "| error | compiles |\n|---|---|\n")
 	table, _, _ = strings.Cut(table, "\n\n")
 	code := regexp.MustCompile("`(\\{[^`]*|false)`")

@@ -16,9 +16,9 @@ import (
 // message (Pointer), from an integer (Numbers), from a function of the application's (Kind), or
 // from the method of a JSON-RPC 2.0 call (JSONRPC).
 //
-// The Table refuses a message with reason.UnknownType if it has no rule for its type. It does
-// the same if programs could read the message as one of another type, and then neither Default
-// nor Absent applies.
+// The Table refuses a message with reason.UnknownType if it has no rule for the type of the
+// message. It also does so if programs could read the message as one of another type. Neither
+// Default nor Absent applies then.
 //
 // A Table must not be changed or copied after its first use. [New] and Guard.Reconfigure take
 // what the Table contains at the time of the call.
@@ -35,10 +35,11 @@ type Table struct {
 	Numbers bool
 
 	// Kind returns the type of a message. It replaces Pointer. ok is false for a message that has
-	// no type, which is one for Absent. The default, nil, finds the type as the other fields say.
+	// no type, and Absent applies to it. The default, nil, finds the type as the other fields say.
 	//
+	// Kind must read the type as the application does, because the guard cannot check that.
 	// Kind is called before the message is checked. So msg can be anything that the peer sends,
-	// such as text that is no JSON. Kind can be called more than once for a message. Many
+	// such as text that is not JSON. Kind can be called more than once for a message. Many
 	// goroutines call it at the same time. It must neither change msg nor keep it. A panic closes
 	// the connection with 1011.
 	Kind func(msg []byte) (kind string, ok bool)
@@ -174,25 +175,29 @@ type rule struct {
 	calls *table // the message is a batch, and its calls have rules of this table; nil: it is none
 }
 
-// anyKind is the rule of all messages without a Table. noKind is the rule of an unknown type,
-// and noRawKind that of an unknown type of a Table with NotJSON. A fault of the application's
-// Kind has the rule faultyKind.
+// anyKind is the rule of all messages without a Table, and noKind that of messages that are
+// refused whatever their type is. A fault of the application's Kind has the rule faultyKind.
 var (
 	anyKind    = &rule{}
 	noKind     = &rule{fault: reason.UnknownType}
-	noRawKind  = &rule{raw: true, fault: reason.UnknownType}
 	faultyKind = &rule{raw: true, fault: fmt.Errorf("%w: Table.Kind panicked", reason.Internal)}
+)
+
+// These are the faults of messages for which a Table has no rule. None has text of the peer's.
+var (
+	errNotInTable  = fmt.Errorf("%w: the Table has no rule for its type", reason.UnknownType)
+	errNoType      = fmt.Errorf("%w: it has no type, and the Table has no Absent", reason.UnknownType)
+	errUnclearType = fmt.Errorf("%w: its type is unclear", reason.UnknownType)
 )
 
 func (t *Table) resolve(field string, f *faults) *table {
 	own := &table{
-		numbers: t.Numbers, kind: t.Kind, jsonrpc: t.JSONRPC, unclear: noKind,
+		numbers: t.Numbers, kind: t.Kind, jsonrpc: t.JSONRPC,
 		rules: map[string]*rule{}, prefixes: map[string]*rule{},
+		other:   &rule{raw: t.NotJSON, fault: errNotInTable},
+		absent:  &rule{raw: t.NotJSON, fault: errNoType},
+		unclear: &rule{fault: errUnclearType},
 	}
-	if t.NotJSON {
-		own.unclear = noRawKind
-	}
-	own.other, own.absent = own.unclear, own.unclear
 	t.check(field, f)
 	own.path, _ = parsePointer(t.Pointer)
 	own.maxBatch = limit(t.MaxBatch, 32, field+".MaxBatch", f)

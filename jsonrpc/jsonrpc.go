@@ -62,9 +62,9 @@ const maxID = 128
 //	{"jsonrpc":"2.0","id":7,"error":{"code":-32602,"message":"Invalid params",
 //	"data":{"reason":"schema","pointer":"/params/name","keyword":"#/properties/params/…"}}}
 //
-// The id is that of the request, byte for byte. It is null if it has more than 128 bytes, and if
-// it is not clear: if the message is not JSON, if it has an id twice, or if it is a batch. A
-// refused batch gets one response.
+// The id is that of the request, byte for byte. It is null if it has more than 128 bytes. It is also
+// null if it is not clear, because the message is not JSON, has an id twice, or is a batch. A refused
+// batch gets one response.
 //
 // The member data has the reason, and the place of the fault as far as there is room for it. For
 // a rate it has retry_after, which is how many seconds the client should wait. The id is all that
@@ -92,7 +92,7 @@ func Notice(r wsguard.Refused) ([]byte, error) {
 	}
 }
 
-// kind is what a message is.
+// kind says whether a message is a request, a response, or something else.
 type kind int
 
 const (

@@ -47,10 +47,10 @@ func String(f func(string) string) Func {
 	}
 }
 
-// Chain makes one Func of several. Each gets what the one before it returns, and the first error
-// refuses the message. Order matters. What RemoveControls removes may have stood between a blank and
-// the end of the text, so Trim stands behind it. NFC stands last, because what others remove may have
-// stood between two characters that it joins.
+// Chain makes one Func of several. Each gets the result of the one before it, and the first error
+// refuses the message. Order matters. A control may stand between a blank and the end of the text, so
+// Trim comes after RemoveControls. A character that others remove may stand between two characters
+// that NFC joins, so NFC comes last.
 //
 // Chain panics if one of fns is nil.
 func Chain(fns ...Func) Func {
@@ -69,7 +69,7 @@ func Chain(fns ...Func) Func {
 }
 
 // All makes one Message of several, for a message whose places need different Funcs. Each gets
-// what the one before it returns, and the first error refuses the message.
+// the result of the one before it, and the first error refuses the message.
 //
 // All panics if one of messages is nil.
 func All(messages ...Message) Message {
@@ -87,8 +87,9 @@ func All(messages ...Message) Message {
 	}
 }
 
-// ByKind applies to a message the Message of its type, as a Table of wsguard has found it. It
-// leaves a message alone whose type is not in kinds. Without a Table the type is "".
+// ByKind applies the Message of its type to each message. The type is the one that Conn.Kind of
+// wsguard returns, such as "say". It is "*" for the rule Default of a Table, and "" without a Table.
+// A message whose type is not in kinds stays as it is.
 //
 // ByKind copies kinds. It panics if one of them is nil.
 func ByKind(kinds map[string]Message) Message {

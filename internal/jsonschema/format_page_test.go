@@ -10,9 +10,9 @@ import (
 	"github.com/wsguard/wsguard/internal/jsonschema"
 )
 
-// TestFormatsPage holds the table of docs/messages.md: it has every format, and its examples are judged as it says.
+// TestFormatsPage holds the table of docs/schemas.md: it has every format, and its examples are judged as it says.
 func TestFormatsPage(t *testing.T) {
-	page, err := os.ReadFile("../../docs/messages.md")
+	page, err := os.ReadFile("../../docs/schemas.md")
 	if err != nil {
 		t.Skip(err)
 	}

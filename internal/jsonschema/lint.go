@@ -238,7 +238,7 @@ func (l *linter) keyword(d *document, m map[string]any, k, at, base string, res 
 			l.nullable(d, m, here)
 		} else if !l.opt.AllowUnknownKeywords && !l.vocab.silentWord(k) {
 			l.fault(d, here, "unknown keyword in %s%s; a word that says nothing starts with x- or is named in SchemaConfig.Annotations",
-				d.dialect.name, meant(d.dialect.nearest(k)))
+				d.dialect.name, hint(k, d.dialect.nearest(k), presetsWithWord(k)))
 		}
 		return
 	}
@@ -259,7 +259,7 @@ func (l *linter) keyword(d *document, m map[string]any, k, at, base string, res 
 	case kwFormat:
 		if s, ok := v.(string); ok && !l.vocab.knows(s) && !l.opt.AllowUnknownFormats {
 			l.fault(d, here, "unknown format %q%s; SchemaConfig.Formats adds formats, and SchemaConfig.FormatAnnotations names those that say nothing",
-				bound(s), meant(l.vocab.nearestFormat(s)))
+				bound(s), hint(s, l.vocab.nearestFormat(s), presetsWithFormat(s)))
 		}
 	case kwEnum:
 		if e, ok := v.([]any); ok && len(e) == 0 {
@@ -319,7 +319,7 @@ func (l *linter) references() {
 		} else if climbs(r.base, r.ref) {
 			l.fatally(r.doc, r.at, "%q leads out of the files", bound(r.ref))
 		} else if !l.bases[u] && dialectOf(u) == nil && !strings.HasPrefix(u, "https://json-schema.org/draft/20") {
-			l.fatally(r.doc, r.at, "leads to %q, which is not among the resources; nothing is loaded from a file or the network",
+			l.fatally(r.doc, r.at, "leads to %q, which is not among the resources (SchemaConfig.Files and SchemaConfig.Resources); nothing is loaded from a file or the network",
 				bound(strings.TrimPrefix(u, filesURL)))
 		} else if !l.leads(target) {
 			l.fatally(r.doc, r.at, "leads to %q, where nothing is", bound(r.ref))
@@ -372,12 +372,16 @@ func token(name string) string {
 	return strings.ReplaceAll(strings.ReplaceAll(name, "~", "~0"), "/", "~1")
 }
 
-// meant asks whether a word that is spelled nearly like another one is that one. There may be none.
-func meant(word string) string {
-	if word == "" {
-		return ""
+// hint says what may be meant by an unknown word: another word that is spelled nearly like it, or a word of presets.
+func hint(word, nearest string, presets []string) string {
+	text := ""
+	if nearest != "" && (len(presets) == 0 || editDistance(word, nearest, 2) == 1) {
+		text = fmt.Sprintf("; did you mean %q?", nearest)
 	}
-	return fmt.Sprintf("; did you mean %q?", word)
+	if len(presets) > 0 {
+		text += "; SchemaConfig.Presets knows it with " + strings.Join(presets, " or ")
+	}
+	return text
 }
 
 // bound shortens the part of a schema that an error quotes.

@@ -10,15 +10,15 @@ import (
 	"github.com/wsguard/wsguard/internal/jsonschema"
 )
 
-// TestPresetsPage holds the table of presets in docs/messages.md against the presets.
+// TestPresetsPage holds the table of presets in docs/schemas.md against the presets.
 func TestPresetsPage(t *testing.T) {
-	page, err := os.ReadFile("../../docs/messages.md")
+	page, err := os.ReadFile("../../docs/schemas.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, table, found := strings.Cut(string(page), "| `SchemaPresets` |")
 	if !found {
-		t.Fatal("docs/messages.md has no table of presets")
+		t.Fatal("docs/schemas.md has no table of presets")
 	}
 	words := regexp.MustCompile("`([^`]+)`")
 	rows := 0

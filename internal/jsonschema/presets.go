@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 )
 
@@ -19,6 +20,31 @@ const (
 	PresetPydantic
 	PresetSchemars
 )
+
+// presetNames has the names of the presets in SchemaPresets of the root, in the same order.
+var presetNames = [...]string{"OpenAPI30", "OpenAPI31", "AJV", "Zod", "Pydantic", "Schemars"}
+
+// presetsWith returns the names of the presets that know something.
+func presetsWith(knows func(*preset) bool) (names []string) {
+	for i := range presets {
+		if knows(&presets[i]) {
+			names = append(names, presetNames[i])
+		}
+	}
+	return names
+}
+
+func presetsWithWord(word string) []string {
+	return presetsWith(func(p *preset) bool {
+		return slices.Contains(p.words, word) || p.nullable && word == "nullable"
+	})
+}
+
+func presetsWithFormat(name string) []string {
+	return presetsWith(func(p *preset) bool {
+		return slices.Contains(p.silent, name) || p.formats[name] != nil || p.numbers[name] != nil
+	})
+}
 
 // A preset has what a tool writes besides JSON Schema. Words and formats that assert something are not among those that
 // say nothing: the preset gives them their meaning, or they stay errors.

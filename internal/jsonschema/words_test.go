@@ -55,6 +55,29 @@ func TestAnnotations(t *testing.T) {
 	}
 }
 
+// TestPresetsInFaults: the error for a word or a format that a preset knows names the presets.
+func TestPresetsInFaults(t *testing.T) {
+	for schema, want := range map[string][]string{
+		`{"type":"string","nullable":true}`: {"unknown keyword", "SchemaConfig.Presets knows it with OpenAPI30 or AJV or Schemars;"},
+		`{"example":1}`:                     {`did you mean "examples"?`, "Presets knows it with OpenAPI30 or OpenAPI31;"},
+		`{"id":"https://a.test/"}`:          {`did you mean "$id"?`, "Presets knows it with Zod;"},
+		`{"format":"cuid2"}`:                {"unknown format", "Presets knows it with Zod;"},
+		`{"format":"file-path"}`:            {"Presets knows it with Pydantic;"},
+		`{"format":"uint128"}`:              {"Presets knows it with Schemars;"},
+		`{"format":"byte"}`:                 {"Presets knows it with OpenAPI30 or OpenAPI31 or AJV;"},
+	} {
+		_, err := jsonschema.Compile([]byte(schema), jsonschema.Options{})
+		for _, text := range want {
+			if err == nil || !strings.Contains(err.Error(), text) {
+				t.Errorf("%s: %v, want %q in it", schema, err, text)
+			}
+		}
+		if err != nil && strings.Contains(err.Error(), `"date"`) {
+			t.Errorf("%s: %v", schema, err)
+		}
+	}
+}
+
 // TestFormatAnnotations: a format that says nothing is named, and a format that is checked stays checked.
 func TestFormatAnnotations(t *testing.T) {
 	word := func(s string) bool { return s == "word" }

@@ -10,16 +10,16 @@ import (
 	"github.com/wsguard/wsguard"
 )
 
-// TestMessagesPagePatterns holds the table of patterns in docs/messages.md. Every construct of the table is compiled, and is
+// TestSchemasPagePatterns holds the table of patterns in docs/schemas.md. Every construct of the table is compiled, and is
 // an error where the table says so. Some texts show each meaning.
-func TestMessagesPagePatterns(t *testing.T) {
-	page, err := os.ReadFile("docs/messages.md")
+func TestSchemasPagePatterns(t *testing.T) {
+	page, err := os.ReadFile("docs/schemas.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, table, ok := strings.Cut(string(page), "| in a pattern | meaning |\n|---|---|\n")
 	if !ok {
-		t.Fatal("docs/messages.md has no table of patterns")
+		t.Fatal("docs/schemas.md has no table of patterns")
 	}
 	table, _, _ = strings.Cut(table, "\n\n")
 	// What is no pattern by itself, or is refused for a reason that its construct alone does not have.
