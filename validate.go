@@ -127,9 +127,10 @@ type MessageConfig struct {
 	// not keep it. The guard copies the result. A nil result is the empty message.
 	//
 	// The guard judges a message that Sanitize has changed once more: its UTF-8, the Validator, the
-	// Scope and Authorize. What they refuse is refused as if the client had sent it. A message
-	// whose type in the Table is another one than before is of an unknown type, because its Scope
-	// and its Cost were judged for the type before. The calls of a batch keep their types too. Rates are not charged again.
+	// Scope and Authorize. What they refuse is refused as if the client had sent it. A message whose
+	// type in the Table is another one than before is of an unknown type, because its Scope and its
+	// Cost were judged for the type before. The calls of a batch keep their types too. Rates are not
+	// charged again.
 	//
 	// An error refuses the message as an error of the Validator does, and so does a result that is
 	// longer than MaxBytes, with reason.MessageTooBig. OnInvalid says what happens then. A panic,
