@@ -408,12 +408,18 @@ func (in *inbound) offence() *reason.Reason {
 	return reason.RateLimited
 }
 
-// ruleOf returns the rule that the table has for the message.
+// ruleOf returns the rule that the validator has for the message.
 func (in *inbound) ruleOf() *rule {
-	if in.table == nil || in.c.who.awaiting.Load() {
+	if in.c.who.awaiting.Load() {
 		return anyKind
 	}
-	return in.table.rule(in.msg.Data)
+	switch v := in.validator.(type) {
+	case *table:
+		return v.rule(in.msg.Data)
+	case *rule: // see fit
+		return v
+	}
+	return anyKind
 }
 
 // setRule sets the rule of the message.
