@@ -32,7 +32,7 @@ type inbound struct {
 	at        call             // what a check has judged last: the message, or a call of it
 	wait      time.Duration    // how long the message must wait for its rates, if it is over one
 	err       error            // why a check refuses the message; nil once refuse has it
-	changed   bool             // Sanitize has changed the message
+	changed   *sanitizeBox     // Sanitize has changed the message, and this has the bytes before; nil: it has not
 	kind      string           // the type of the message that was delivered last
 	notices   [2]*rate.Limiter // limit the notices about rates, and those about messages; made when needed
 	closeRead atomic.Bool      // CloseRead has been called
@@ -130,12 +130,15 @@ func (in *inbound) Judge(m *wire.Message) (v wire.Verdict, wait time.Duration, e
 
 func (in *inbound) judged(m *wire.Message) (v wire.Verdict, wait time.Duration, err error) {
 	in.msg = m
+	if m.Ahead && !in.Ahead() { // Reconfigure has changed the policy since the engine has asked
+		return wire.Hold, 0, nil
+	}
 	now := in.c.w.Arrived()
 	if m.Held {
 		now = time.Now()
 	}
 	in.setRule(anyKind)
-	in.err, in.changed = nil, false // a check that was asked ahead may have left an error
+	in.err, in.changed = nil, nil // a check that was asked ahead may have left an error
 	for i := range messageChecks {
 		switch check := &messageChecks[i]; {
 		case check.ok(in, now):
@@ -150,7 +153,7 @@ func (in *inbound) judged(m *wire.Message) (v wire.Verdict, wait time.Duration, 
 			}
 		}
 	}
-	if in.changed {
+	if in.changed != nil {
 		if v, wait, err = in.rejudge(now); v != wire.Deliver || err != nil {
 			return v, wait, err
 		}
@@ -368,7 +371,7 @@ func (in *inbound) refused(o objection, only bool) {
 // detail returns the detail of the event about a refused message.
 func (in *inbound) detail(o objection) string {
 	detail := o.detail
-	if in.changed {
+	if in.changed != nil {
 		detail = "after Sanitize: " + detail
 	}
 	if kind := in.at.rule.kind; kind != "" {
@@ -405,12 +408,18 @@ func (in *inbound) offence() *reason.Reason {
 	return reason.RateLimited
 }
 
-// ruleOf returns the rule that the table has for the message.
+// ruleOf returns the rule that the validator has for the message.
 func (in *inbound) ruleOf() *rule {
-	if in.table == nil || in.c.who.awaiting.Load() {
+	if in.c.who.awaiting.Load() {
 		return anyKind
 	}
-	return in.table.rule(in.msg.Data)
+	switch v := in.validator.(type) {
+	case *table:
+		return v.rule(in.msg.Data)
+	case *rule: // see fit
+		return v
+	}
+	return anyKind
 }
 
 // setRule sets the rule of the message.

@@ -387,6 +387,8 @@ func TestTableKindConfig(t *testing.T) {
 		"prefix and type":       {wsguardTable{Types: some, Prefixes: some}, "Prefixes"},
 		"star and default":      {wsguardTable{Types: map[string]wsguard.Rule{"*": {}}, Default: &wsguard.Rule{}}, "Types"},
 		"star":                  {wsguardTable{Types: map[string]wsguard.Rule{"*": {}}}, ""},
+		"empty and absent":      {wsguardTable{Types: map[string]wsguard.Rule{"": {}}, Absent: &wsguard.Rule{}}, "Types"},
+		"empty":                 {wsguardTable{Types: map[string]wsguard.Rule{"": {}}}, ""},
 		"too long":              {wsguardTable{Types: map[string]wsguard.Rule{strings.Repeat("x", 1025): {}}}, "Types"},
 		"default of a table":    {wsguardTable{Default: &wsguard.Rule{Validator: &wsguard.Table{}}}, "Default"},
 		"absent of a nil":       {wsguardTable{Types: some, Absent: &wsguard.Rule{Validator: nilSchema}}, "Absent"},
@@ -460,4 +462,36 @@ func TestTableKindInEvents(t *testing.T) {
 		}
 		bye(c)
 	})
+}
+
+// A connection whose subprotocol has lost its Validator sends messages of an unknown type. With
+// ReportOnly they are delivered, unless somebody would have to be asked who may send them.
+func TestTableOfRemovedSubprotocol(t *testing.T) {
+	for name, authorize := range map[string]func(context.Context, wsguard.Principal, string, []byte) error{
+		"no Authorize": nil,
+		"Authorize":    func(context.Context, wsguard.Principal, string, []byte) error { return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				some := &wsguard.Table{Types: map[string]wsguard.Rule{"say": {}}}
+				e := newEnv(t, conf(noRates, func(cfg *wsguard.Config) {
+					cfg.Subprotocols = []string{"a", "b"}
+					cfg.Messages = wsguard.MessageConfig{Validators: map[string]wsguard.Validator{"a": some}, Authorize: authorize, ReportOnly: true}
+				}))
+				e.serve(e.g.Handler(echo))
+				c := e.open(header("Sec-WebSocket-Protocol", "a"))
+				roundTrip(t, c, `{"type":"say"}`)
+				next := e.cfg
+				next.Messages.Validators = map[string]wsguard.Validator{"b": some}
+				e.reconfigure(next)
+				if authorize == nil {
+					roundTrip(t, c, `{"type":"say"}`)
+					bye(c)
+					return
+				}
+				c.WriteFrame(wstest.Text(`{"type":"say"}`))
+				wantClose(t, c, 3003, "forbidden")
+			})
+		})
+	}
 }

@@ -114,9 +114,17 @@ func (in *inbound) answer(o *objection, bucket int) (notice []byte, unanswered *
 	return notice, nil
 }
 
+// sent returns the message as the peer has sent it.
+func (in *inbound) sent() []byte {
+	if in.changed != nil {
+		return in.changed.sent
+	}
+	return in.msg.Data
+}
+
 // describe returns what the hook learns of an objection.
 func (in *inbound) describe(o *objection) Refused {
-	r := Refused{Kind: in.at.rule.kind, Message: in.msg.Data, Reason: o.kind, Token: o.why.Token()}
+	r := Refused{Kind: in.at.rule.kind, Message: in.sent(), Reason: o.kind, Token: o.why.Token()}
 	if m := o.message; m != nil {
 		r.Pointer, r.Keyword, r.Detail = m.place, m.Keyword, m.Detail
 		if m.place == "" {

@@ -13,55 +13,97 @@ import (
 // maxSanitizeBox is the largest copy of a message whose memory is kept for another message.
 const maxSanitizeBox = 64 << 10
 
-// sanitizeBoxes has memory for the copies that Sanitize gets.
-var sanitizeBoxes = sync.Pool{New: func() any { return new([]byte) }}
+// sanitizeBox has memory for one call of clean.
+type sanitizeBox struct {
+	copied []byte // what Sanitize gets
+	batch  []byte // made of what Sanitize returns for each call
+	sent   []byte // the message before it was changed
+}
 
-// clean calls Sanitize, once for each message, and replaces the message by what it returns.
-// Sanitize gets a copy and the connection copies the result. So the hook can change neither the
-// bytes that were judged nor those that the application gets.
-func (in *inbound) clean(time.Time) bool {
-	hook := in.policy.messages.Sanitize
-	switch {
-	case hook == nil || in.changed || in.c.who.awaiting.Load():
-		return true
-	case in.msg.Ahead:
-		return false // the engine asks again when it is the message's turn
+var sanitizeBoxes = sync.Pool{New: func() any { return new(sanitizeBox) }}
+
+// release gives b back, unless it is large.
+func (b *sanitizeBox) release() {
+	if max(cap(b.copied), cap(b.batch), cap(b.sent)) <= maxSanitizeBox {
+		sanitizeBoxes.Put(b)
 	}
-	box := sanitizeBoxes.Get().(*[]byte)
-	msg := append((*box)[:0], in.msg.Data...)
-	*box = msg
-	out, err := askSanitize(hook, in.rule.kind, msg[:len(msg):len(msg)])
+}
+
+// clean calls Sanitize, once for the message or for each call of a batch, and replaces the message
+// by what it returns. Sanitize gets a copy and the connection copies the result. So the hook can
+// change neither the bytes that were judged nor those that the application gets.
+func (in *inbound) clean(time.Time) bool {
+	if in.policy.messages.Sanitize == nil || in.changed != nil || in.c.who.awaiting.Load() {
+		return true
+	}
+	box := sanitizeBoxes.Get().(*sanitizeBox)
+	out, err := in.sanitize(box)
 	switch {
 	case err != nil:
 		in.err = err
-	case int64(len(out)) > in.policy.messages.MaxBytes:
+	case int64(len(out)) > in.policy.messages.MaxBytes: // a batch
 		in.err = errSanitizedTooBig
 	case !bytes.Equal(out, in.msg.Data):
 		r := in.rule
 		if !in.sameKind(out) {
 			r = noKind
 		}
+		box.sent = append(box.sent[:0], in.msg.Data...)
 		in.c.w.Replace(out)
 		in.setRule(r)
-		in.changed = true
+		in.changed = box
+		return true
 	}
-	if cap(msg) <= maxSanitizeBox {
-		sanitizeBoxes.Put(box)
-	}
+	box.release()
 	return in.err == nil
+}
+
+// sanitize returns what Sanitize makes of the message. in.at is the part of the message that an
+// error is about.
+func (in *inbound) sanitize(box *sanitizeBox) ([]byte, error) {
+	whole := wholeMessage(in.rule, in.msg.Data)
+	if in.rule.calls == nil {
+		return in.sanitizePart(box, whole)
+	}
+	msg, done := in.msg.Data, 0
+	box.batch = box.batch[:0]
+	for b := in.rule.calls.walk(msg); b.next(); {
+		if b.at.index < 0 {
+			return in.sanitizePart(box, whole) // ReportOnly has let something pass that is no batch
+		}
+		out, err := in.sanitizePart(box, b.at)
+		if err != nil {
+			return nil, b.at.placed(err)
+		}
+		box.batch = append(append(box.batch, msg[done:b.at.from]...), out...)
+		done = b.at.to
+	}
+	in.at = whole
+	box.batch = append(box.batch, msg[done:]...)
+	return box.batch, nil
+}
+
+// sanitizePart calls Sanitize with a copy of one part of the message.
+func (in *inbound) sanitizePart(box *sanitizeBox, part call) ([]byte, error) {
+	in.at = part
+	box.copied = append(box.copied[:0], part.of(in.msg.Data)...)
+	n := len(box.copied)
+	out, err := askSanitize(in.policy.messages.Sanitize, part.rule.kind, box.copied[:n:n])
+	if err == nil && int64(len(out)) > in.policy.messages.MaxBytes {
+		err = errSanitizedTooBig
+	}
+	return out, err
 }
 
 var errSanitizedTooBig = fmt.Errorf("%w: Sanitize has made it longer than MaxBytes", reason.MessageTooBig)
 
 // unclean applies OnInvalid to a message that Sanitize refuses.
 func (in *inbound) unclean() (wire.Verdict, time.Duration, error) {
-	in.at = wholeMessage(in.rule, in.msg.Data)
 	return in.refuse(object(in.takeErr(), verdict), in.policy.messages.OnInvalid)
 }
 
 // sameKind reports whether out has the type that the message has, or a batch the types of its
-// calls. The scope, the cost and the
-// rates were those of that type.
+// calls. The scope, the cost and the rates were those of that type.
 func (in *inbound) sameKind(out []byte) bool {
 	if in.table == nil {
 		return true
@@ -84,6 +126,10 @@ func (in *inbound) sameKind(out []byte) bool {
 
 // rejudge judges a message that Sanitize has changed, by the checks that depend on its bytes.
 func (in *inbound) rejudge(now time.Time) (v wire.Verdict, wait time.Duration, err error) {
+	defer func() {
+		in.changed.release()
+		in.changed = nil
+	}()
 	for i := range messageChecks[1:] {
 		if check := &messageChecks[1+i]; !check.ok(in, now) {
 			if v, wait, err = check.refuse(in); v != wire.Deliver || err != nil {

@@ -73,7 +73,8 @@ type Table struct {
 	RefuseBatches bool
 
 	// Types has a Rule for each type of message. Types, Prefixes and Default may not all be
-	// empty.
+	// empty. With Default, "*" cannot be a key, and with Absent, "" cannot, because Conn.Kind has
+	// these names for them.
 	Types map[string]Rule
 
 	// Prefixes has a Rule for all types that begin with a string: "room:" applies to the type
@@ -276,6 +277,8 @@ func (t *Table) checkKind(kind, field string, f *faults) {
 		f.add(field, kind[:32]+"…", fmt.Sprintf("a type has at most %d bytes", jsonschema.MaxKind))
 	case t.Default != nil && kind == defaultKind:
 		f.add(field, kind, "the kind of Default")
+	case t.Absent != nil && kind == "":
+		f.add(field, kind, "the kind of Absent")
 	}
 }
 

@@ -118,17 +118,19 @@ type MessageConfig struct {
 
 	// Sanitize is called for each message that has passed the Validator, the Scope and Authorize.
 	// It returns the message that the application gets in its place. Use it to remove what no
-	// check should refuse, such as blanks around a name. kind is what Authorize gets. The package
-	// sanitize has ready-made functions. The default, nil, changes nothing. Sanitize is not called
-	// for the credential in a first message.
+	// check should refuse, such as blanks around a name. kind is what Authorize gets. For a JSON-RPC
+	// batch, Sanitize is called for each call, with its kind and its bytes, and the batch is put
+	// together again. The package sanitize has ready-made functions. The default, nil, changes
+	// nothing. Sanitize is not called for the credential in a first message.
 	//
 	// msg is a copy. Sanitize may change it in place and may return it or a part of it, but it must
 	// not keep it. The guard copies the result. A nil result is the empty message.
 	//
 	// The guard judges a message that Sanitize has changed once more: its UTF-8, the Validator, the
-	// Scope and Authorize. What they refuse is refused as if the client had sent it. A message
-	// whose type in the Table is another one than before is of an unknown type, because its Scope
-	// and its Cost were judged for the type before. Rates are not charged again.
+	// Scope and Authorize. What they refuse is refused as if the client had sent it. A message whose
+	// type in the Table is another one than before is of an unknown type, because its Scope and its
+	// Cost were judged for the type before. The calls of a batch keep their types too. Rates are not
+	// charged again.
 	//
 	// An error refuses the message as an error of the Validator does, and so does a result that is
 	// longer than MaxBytes, with reason.MessageTooBig. OnInvalid says what happens then. A panic,

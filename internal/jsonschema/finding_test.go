@@ -24,6 +24,8 @@ func TestFindingCosts(t *testing.T) {
 		"members":         "{" + strings.Join(members, ",") + "}",
 		"similar members": "{" + strings.Repeat(`"metho":1,"Metod":2,`, 1500) + `"x":1}`,
 		"escaped members": "{" + strings.Repeat(`"\u006d\u0065":1,`, 1500) + `"x":1}`,
+		"like members":    "{" + strings.Repeat(`"\u006asonrpx":1,"re\u0073ulu":2,`, 800) + `"x":1}`,
+		"other scripts":   "{" + strings.Repeat("\"méthode\":1,\"ſ\":2,", 1200) + `"x":1}`,
 		"calls":           "[" + strings.TrimSuffix(strings.Repeat(`{"jsonrpc":"2.0","id":1,"method":"x"},`, 800), ",") + "]",
 	} {
 		msg := []byte(s)
@@ -49,7 +51,8 @@ func TestFindingCosts(t *testing.T) {
 		}
 		times := float64(find) / float64(valid)
 		t.Logf("%s: %.1f times json.Valid", name, times)
-		if times > 20 && !raceEnabled {
+		// The guard looks for the type several times, and a notice once more.
+		if times > 10 && !raceEnabled {
 			t.Errorf("%s: %.1f times json.Valid", name, times)
 		}
 	}

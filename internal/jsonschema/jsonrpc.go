@@ -75,6 +75,14 @@ const (
 
 var callNames = [callMembers]string{"jsonrpc", "id", "method", "params", "result", "error"}
 
+// callTexts are the callNames as bytes.
+var callTexts = func() (texts [callMembers][]byte) {
+	for n, name := range callNames {
+		texts[n] = []byte(name)
+	}
+	return texts
+}()
+
 // ReadCall reads a JSON-RPC 2.0 message that is no batch. It looks at the members that JSON-RPC 2.0 defines, and not
 // into them. For a message that Scan accepts, every reader sees the same call.
 //
@@ -143,9 +151,22 @@ func callMember(raw []byte) (n int, is bool) {
 	if len(raw)-2 > 6*len("jsonrpc") {
 		return -1, false
 	}
+	_, flags, f := scanString(raw, 1)
+	if f != faultNone {
+		return callVersion, false // parsers may read it differently, so it must not be any of the names
+	}
+	text := raw[1 : len(raw)-1]
+	var buf [6 * len("jsonrpc")]byte
+	if flags&escaped != 0 {
+		text = unescape(buf[:0], text)
+	}
 	for n, name := range callNames {
-		if is, like := compareName(raw, name); like {
-			return n, is
+		switch {
+		case flags == 0 && len(text) != len(name): // only letters outside ASCII fold to another length
+		case string(text) == name:
+			return n, true
+		case bytes.EqualFold(text, callTexts[n]):
+			return n, false
 		}
 	}
 	return -1, false
