@@ -320,8 +320,9 @@ func (s *Schema) Explain(msg []byte) *Error {
 	}
 	switch {
 	case e.KeywordLocation != "":
-		e.InstancePointer = pointer(msg, int(v.fault.off), m.path, nil)
-		e.LogPointer = pointer(msg, int(v.fault.off), m.logPath, v.prog.names)
+		w := wayTo(msg, int(v.fault.off))
+		e.InstancePointer = w.pointer(msg, m.path, nil)
+		e.LogPointer = w.pointer(msg, m.logPath, v.prog.names)
 		e.Detail = m.detail
 	case e.Kind != KindInternal && e.Token != TokenFuel:
 		e.Offset = int(v.fault.off)
