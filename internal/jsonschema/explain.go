@@ -62,7 +62,7 @@ type wayStep struct {
 // after it may be anything. It takes one pass over the bytes before off.
 func wayTo(msg []byte, off int) (w way) {
 	var top *wayStep // of the innermost open array or object; nil: there is none, or it is too deep to be in steps
-	name := false // the next string is a name in top
+	name := false    // the next string is a name in top
 	enter := func(index int32) {
 		top = nil
 		if w.depth < len(w.steps) {
