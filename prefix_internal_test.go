@@ -44,3 +44,16 @@ func TestPrefixed(t *testing.T) {
 		}
 	}
 }
+
+// The walk that finds what a batch costs allocates nothing.
+func TestBatchCostAllocates(t *testing.T) {
+	own := (&Table{JSONRPC: true, Types: map[string]Rule{"a": {Cost: 3}}, Prefixes: map[string]Rule{"b/": {}}, Default: &Rule{}}).resolve("Table", new(faults))
+	msg := []byte(`[{"jsonrpc":"2.0","method":"a"},{"jsonrpc":"2.0","method":"b/\u0063"},{"jsonrpc":"2.0","id":"7","method":"c"}]`)
+	if n := testing.AllocsPerRun(100, func() {
+		if n := own.rule(msg).cost(msg); n != 5 {
+			t.Errorf("a cost of %d", n)
+		}
+	}); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
