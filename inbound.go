@@ -35,6 +35,7 @@ type inbound struct {
 	changed   *sanitizeBox     // Sanitize has changed the message, and this has the bytes before; nil: it has not
 	kind      string           // the type of the message that was delivered last
 	notices   [2]*rate.Limiter // limit the notices about rates, and those about messages; made when needed
+	explains  *rate.Limiter    // limits the passes that find the place of a fault for Messages.Notice; made when needed
 	closeRead atomic.Bool      // CloseRead has been called
 	stale     atomic.Bool      // the rates do not count for the subject yet
 

@@ -236,17 +236,20 @@ func TestKindsAllocate(t *testing.T) {
 	}
 	calls := rpcTable()
 	calls.Absent = &wsguard.Rule{}
+	judged := must(wsguard.CompileSchema([]byte(`{"prefixItems":[true,{"format":"uri"},{"format":"email"},{"pattern":"^[\\p{L}\\s]+$"},{"pattern":"^(a|ab)*c$"},{"uniqueItems":true}]}`)))
 	tables := map[string]*wsguard.Table{
 		"json-rpc": calls,
 		"numbers":  {Pointer: "/op", Numbers: true, Types: map[string]wsguard.Rule{"2": {}}},
 		"prefix":   {Prefixes: map[string]wsguard.Rule{"room:": {}, "r": {}}, Default: &wsguard.Rule{}},
 		"function": {Kind: func(msg []byte) (string, bool) { return "x", true }, NotJSON: true, Types: map[string]wsguard.Rule{"x": {}}},
+		"array":    {Pointer: "/0", Types: map[string]wsguard.Rule{"x": {Validator: judged}}, Default: &wsguard.Rule{}, Absent: &wsguard.Rule{}},
 	}
 	for name, msgs := range map[string][]string{
 		"json-rpc": {rpc("1", "ping"), rpc("1", "add", `"params":{"a":1}`), `{"jsonrpc":"2.0","id":1,"result":1}`, batchOf(rpc("1", "ping"), rpc("2", "p\\u0069ng"), `{"jsonrpc":"2.0","method":"notifications/x"}`)},
 		"numbers":  {`{"d":1,"op":2}`},
 		"prefix":   {`{"type":"room:42"}`, `{"type":"ro\u006fm:42"}`, `{"type":"other"}`},
 		"function": {`x`},
+		"array":    {`["x","https://a.test/%20","a@b.test","Ελ ж\u00e9","aabc",[1,2,"3"]]`, `["other"]`, `["\u0078","a:b"]`, `[]`, `{}`, `7`},
 	} {
 		for _, s := range msgs {
 			msg := []byte(s)

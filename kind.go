@@ -37,13 +37,8 @@ func (t *table) named(kind []byte) *rule {
 	if r := t.rules[string(kind)]; r != nil {
 		return r
 	}
-	for _, n := range t.lengths {
-		if n > len(kind) {
-			continue
-		}
-		if r := t.prefixes[string(kind[:n])]; r != nil {
-			return r
-		}
+	if r := t.prefixed(kind); r != nil {
+		return r
 	}
 	return t.other
 }

@@ -37,11 +37,13 @@ type Refused struct {
 	// in the schema of the keyword that has refused it. Both are empty if no Schema has refused
 	// the message. A name in Pointer that the schema does not declare is *, so that Pointer
 	// repeats nothing of the message. In a JSON-RPC batch, Pointer begins with the index of the
-	// call.
+	// call. The guard takes another pass over the message to find the place. It does so for
+	// 20 messages of a connection and for one more each second, whether Notice answers them or not.
+	// For the others, Pointer has no more than the index of the call.
 	Pointer, Keyword string
 
-	// Detail says more where Keyword does not say enough, as MessageError.Detail does. It may be
-	// empty.
+	// Detail says more where Keyword does not say enough, as MessageError.Detail does. It is empty
+	// for most keywords, and for messages in which the guard does not look for the place.
 	Detail string
 
 	// RetryAfter is how long the peer has to wait until the rates allow the message. It is 0 if
@@ -85,7 +87,7 @@ func (in *inbound) answer(o *objection, bucket int) (notice []byte, unanswered *
 		*o = o.explained(in.msg.Data)
 		return o.notice().json(), nil
 	}
-	if in.bucket(bucket).Tokens() >= 1 {
+	if o.by != nil && in.explanations().Allow() {
 		*o = o.explained(in.msg.Data)
 	}
 	end := func(code websocket.StatusCode, why string) *ending {
@@ -192,6 +194,16 @@ func (in *inbound) bucket(bucket int) *rate.Limiter {
 		in.notices[bucket] = rate.NewLimiter(1, 20)
 	}
 	return in.notices[bucket]
+}
+
+// explanations returns the bucket of the passes over a message that find the place of a fault for
+// the hook Notice. A pass counts whether the hook then answers or not. So a flood of messages that
+// get no answer does not cost twice.
+func (in *inbound) explanations() *rate.Limiter {
+	if in.explains == nil {
+		in.explains = rate.NewLimiter(1, 20)
+	}
+	return in.explains
 }
 
 // mayNotify reports whether the bucket of notices allows one.

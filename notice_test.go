@@ -399,3 +399,39 @@ func TestNoticeConcurrent(t *testing.T) {
 		}
 	})
 }
+
+// A hook that answers nothing gets the place of few messages, because to find it takes another pass
+// over the message. The keyword is always there.
+func TestNoticeExplainsBounded(t *testing.T) {
+	schema := must(wsguard.CompileSchema([]byte(`{"properties":{"list":{"items":{"type":"integer"}}}}`)))
+	bubble(t, func(t *testing.T) {
+		placed, all := 0, 0
+		e := serveGuard(t, conf(noRates, replying(func(r wsguard.Refused) ([]byte, error) {
+			all++
+			if r.Keyword != "#/properties/list/items/type" {
+				t.Errorf("keyword %q", r.Keyword)
+			}
+			if r.Pointer == "/list/1" {
+				placed++
+			}
+			return nil, nil
+		}), func(cfg *wsguard.Config) { cfg.Messages.Validator = schema }))
+		c := e.open(header())
+		send := func(n int) {
+			for range n {
+				c.WriteFrame(wstest.Text(`{"list":[1,"x"]}`))
+			}
+			synctest.Wait()
+		}
+		send(200)
+		if all != 200 || placed != 20 {
+			t.Errorf("%d calls, %d with the place, want 200 and 20", all, placed)
+		}
+		time.Sleep(3 * time.Second)
+		send(50)
+		if all != 250 || placed != 23 {
+			t.Errorf("%d calls, %d with the place, want 250 and 23", all, placed)
+		}
+		bye(c)
+	})
+}

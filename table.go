@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -158,13 +157,12 @@ type table struct {
 	jsonrpc  bool
 	maxBatch int              // 0: no limit
 	rules    map[string]*rule // by the name of the type
-	prefixes map[string]*rule
-	lengths  []int // of the prefixes, the longest first
-	other    *rule // of a type without a rule; never nil
-	absent   *rule // never nil
-	unclear  *rule // of a message whose type is unclear
-	batch    *rule // of a batch
-	scoped   bool  // some type needs a scope
+	prefixes []prefix         // sorted
+	other    *rule            // of a type without a rule; never nil
+	absent   *rule            // never nil
+	unclear  *rule            // of a message whose type is unclear
+	batch    *rule            // of a batch
+	scoped   bool             // some type needs a scope
 }
 
 // rule is the Rule of one type of message. It is read-only.
@@ -194,7 +192,7 @@ var (
 func (t *Table) resolve(field string, f *faults) *table {
 	own := &table{
 		numbers: t.Numbers, kind: t.Kind, jsonrpc: t.JSONRPC,
-		rules: map[string]*rule{}, prefixes: map[string]*rule{},
+		rules:   map[string]*rule{},
 		other:   &rule{raw: t.NotJSON, fault: errNotInTable},
 		absent:  &rule{raw: t.NotJSON, fault: errNoType},
 		unclear: &rule{fault: errUnclearType},
@@ -212,13 +210,9 @@ func (t *Table) resolve(field string, f *faults) *table {
 	}
 	for prefix, r := range t.Prefixes {
 		t.checkPrefix(prefix, field+".Prefixes", f)
-		own.prefixes[prefix] = own.add(prefix, r, t.NotJSON, field+".Prefixes", f)
-		if !slices.Contains(own.lengths, len(prefix)) {
-			own.lengths = append(own.lengths, len(prefix))
-		}
+		own.addPrefix(prefix, own.add(prefix, r, t.NotJSON, field+".Prefixes", f))
 	}
-	slices.Sort(own.lengths)
-	slices.Reverse(own.lengths)
+	own.linkPrefixes()
 	if t.Default != nil {
 		own.other = own.add(defaultKind, *t.Default, t.NotJSON, field+".Default", f)
 	}

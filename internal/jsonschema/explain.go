@@ -46,46 +46,79 @@ func (e *evaluator) detail(f *treeFault) string {
 	return ""
 }
 
-// pointer writes the JSON pointer of the value or the name that begins at off, and then path. The bytes before off are valid
-// JSON, and the bytes after it may be anything. If known is not nil, names that are not in known are replaced.
-func pointer(msg []byte, off int, path string, known map[string]bool) string {
-	b := bounded{known: known}
-	i := skipSpace(msg, 0)
-	for i < off && !b.full {
-		object := msg[i] == '{'
-		found := false
-		n := 0
-		for j := firstItem(msg, i); j >= 0 && j <= off; n++ {
-			at := j
-			if object {
-				end := skipString(msg, j)
-				name := msg[j+1 : end-1]
-				j = skipSpace(msg, end)
-				if at < off && (j >= len(msg) || msg[j] != ':') {
-					break
-				}
-				if at != off {
-					j = skipSpace(msg, j+1)
-				}
-				if at == off || off < skipValue(msg, j) {
-					b.pointerName(string(unescape(nil, name)))
-				}
-			} else if off < skipValue(msg, j) {
-				b.add("/" + itoa(n))
-			}
-			if at == off {
-				i, found = off, true
-				break
-			}
-			end := skipValue(msg, j)
-			if off < end {
-				i, found = j, true
-				break
-			}
-			j = nextItem(msg, end)
+// A way leads from the whole message to a value or a name.
+type way struct {
+	steps [maxPointer]wayStep // the first ones; each takes a byte of a pointer at least
+	depth int
+}
+
+// A wayStep leads from an array or an object into it.
+type wayStep struct {
+	index int32 // of the item of an array; -1: an object
+	name  int32 // where the name in an object begins
+}
+
+// wayTo returns the way to the value or the name that begins at off. The bytes before off are valid JSON, and the bytes
+// after it may be anything. It takes one pass over the bytes before off.
+func wayTo(msg []byte, off int) (w way) {
+	var top *wayStep // of the innermost open array or object; nil: there is none, or it is too deep to be in steps
+	name := false    // the next string is a name in top
+	enter := func(index int32) {
+		top = nil
+		if w.depth < len(w.steps) {
+			top = &w.steps[w.depth]
+			top.index = index
 		}
-		if !found {
-			break
+		w.depth++
+		name = top != nil && index < 0
+	}
+	for i := 0; i < off; {
+		switch msg[i] {
+		case '[':
+			enter(0)
+		case '{':
+			enter(-1)
+		case ']', '}':
+			w.depth--
+			top, name = nil, false
+			if w.depth > 0 && w.depth <= len(w.steps) {
+				top = &w.steps[w.depth-1]
+			}
+		case ',':
+			if top == nil {
+				break
+			}
+			if name = top.index < 0; !name {
+				top.index++
+			}
+		case '"':
+			if name {
+				top.name, name = int32(i), false
+			}
+			i = skipString(msg, i)
+			continue
+		}
+		i++
+	}
+	switch {
+	case !name:
+	case off < len(msg) && msg[off] == '"':
+		top.name = int32(off)
+	default:
+		w.depth-- // off is neither a value nor a name
+	}
+	return w
+}
+
+// pointer writes w, which leads through msg, as a JSON pointer, and then path. If known is not nil, names that are not in
+// known are replaced.
+func (w *way) pointer(msg []byte, path string, known map[string]bool) string {
+	b := bounded{known: known}
+	for i := 0; i < min(w.depth, len(w.steps)) && !b.full; i++ {
+		if s := &w.steps[i]; s.index >= 0 {
+			b.add("/" + itoa(int(s.index)))
+		} else {
+			b.pointerName(string(unescape(nil, msg[s.name+1:skipString(msg, int(s.name))-1])))
 		}
 	}
 	if path != "" && !b.full {

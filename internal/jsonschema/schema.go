@@ -300,7 +300,8 @@ var evaluators = sync.Pool{New: func() any { return new(evaluator) }}
 // are known only at the end of a value, such as a required name that is missing, or an anyOf of which no branch accepts
 // the value. They count as faults at that end. If several branches fail, the fault that lies deepest is reported.
 func (s *Schema) Validate(msg []byte) error {
-	v := vm{msg: msg, prog: s.prog, limits: s.limits, fuel: s.fuelFor(msg), protos: s.limits.RefusePrototypeKeys, controls: s.limits.RefuseControls}
+	var v vm
+	v.begin(s, msg)
 	if s.judge(&v) >= 0 {
 		return nil
 	}
@@ -309,8 +310,9 @@ func (s *Schema) Validate(msg []byte) error {
 
 // Explain is like Validate, but its error also says where in the message the fault is.
 func (s *Schema) Explain(msg []byte) *Error {
-	v := vm{msg: msg, prog: s.prog, limits: s.limits, fuel: s.fuelFor(msg), protos: s.limits.RefusePrototypeKeys, controls: s.limits.RefuseControls,
-		explain: true}
+	var v vm
+	v.begin(s, msg)
+	v.explain = true
 	if s.judge(&v) >= 0 {
 		return nil
 	}
@@ -321,13 +323,20 @@ func (s *Schema) Explain(msg []byte) *Error {
 	}
 	switch {
 	case e.KeywordLocation != "":
-		e.InstancePointer = pointer(msg, int(v.fault.off), m.path, nil)
-		e.LogPointer = pointer(msg, int(v.fault.off), m.logPath, v.prog.names)
+		w := wayTo(msg, int(v.fault.off))
+		e.InstancePointer = w.pointer(msg, m.path, nil)
+		e.LogPointer = w.pointer(msg, m.logPath, v.prog.names)
 		e.Detail = m.detail
 	case e.Kind != KindInternal && e.Token != TokenFuel:
 		e.Offset = int(v.fault.off)
 	}
 	return &e
+}
+
+// begin sets what judging msg begins with in a vm that is zero. A literal would be built elsewhere and copied.
+func (v *vm) begin(s *Schema, msg []byte) {
+	v.msg, v.prog, v.limits, v.fuel = msg, s.prog, s.limits, s.fuelFor(msg)
+	v.protos, v.controls = s.limits.RefusePrototypeKeys, s.limits.RefuseControls
 }
 
 func (s *Schema) fuelFor(msg []byte) int {

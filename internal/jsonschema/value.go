@@ -294,7 +294,7 @@ func (t *tree) unique(array int32, spend func(int)) (a, b int32, ok bool) {
 	return 0, 0, true
 }
 
-// pointer writes the JSON pointer of a value, sanitised and bounded, like the function pointer.
+// pointer writes the JSON pointer of a value, sanitised and bounded, like the method pointer of a way.
 func (t *tree) pointer(i int32, known map[string]bool) string {
 	var path []int32
 	for ; i >= 0 && t.vals[i].parent >= 0; i = t.vals[i].parent {
