@@ -271,8 +271,8 @@ func TestWrapReadDeadline(t *testing.T) {
 		}); d > 0 {
 			t.Errorf("after %v", d)
 		}
-		go func() { _, err := s.Read(b); woken <- err }()
 		s.SetReadDeadline(time.Now().Add(time.Second))
+		go func() { _, err := s.Read(b); woken <- err }()
 		synctest.Wait()
 		s.SetReadDeadline(time.Now().Add(time.Minute))
 		if d := within(func() { <-woken }); d != time.Minute {
