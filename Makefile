@@ -1,7 +1,7 @@
 # Targets:
 #   test           runs the tests of every module, for every commit.
 #   nightly        runs the tests that take longer: those named TestNightly….
-#   soak           attacks a server for two minutes behind each door. It is a part
+#   soak           attacks a server for a minute behind each door. It is a part
 #                  of nightly, without the race detector, which would need more of
 #                  the machine than the attackers.
 #   check          is what CI does before the tests: format, vet, staticcheck,
@@ -20,8 +20,9 @@ FUZZTIME ?= 20s
 SOAK := ./internal/interop/soak/
 NIGHTLY = $(filter-out $(SOAK),$(sort $(dir $(shell grep -rl --include='*_test.go' --exclude-dir=node_modules '^func TestNightly' .))))
 # These modules are what users build. The others are tests of ours, which run on
-# the platforms of CI only.
-USED := $(filter-out ./bench/ ./internal/%,$(MODULES))
+# the platforms of CI only. So does examples/graphql, because its dependencies take
+# long to compile.
+USED := $(filter-out ./bench/ ./internal/% ./examples/graphql/,$(MODULES))
 PLATFORMS := linux/386 windows/amd64 darwin/arm64 freebsd/amd64
 # The root package may have this many exported constants, variables, functions and
 # types, as go doc -short counts them, and methods together. Documentation may

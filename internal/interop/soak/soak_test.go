@@ -15,7 +15,7 @@ import (
 )
 
 var (
-	attackTime = flag.Duration("attack", 2*time.Minute, "how long each door of wsguard is attacked")
+	attackTime = flag.Duration("attack", time.Minute, "how long each door of wsguard is attacked")
 	peerTime   = flag.Duration("attackpeers", 20*time.Second, "how long each server of another library is attacked, for comparison")
 	calmTime   = flag.Duration("calm", 10*time.Second, "how long each server is used before it is attacked")
 )
