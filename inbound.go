@@ -27,17 +27,16 @@ type inbound struct {
 	late      *time.Timer     // bounds Authorize
 	rates     *connRates
 	msg       *wire.Message
-	rule      *rule            // the rule of the message; never nil
-	cost      int              // how many messages it counts for
-	at        call             // what a check has judged last: the message, or a call of it
-	wait      time.Duration    // how long the message must wait for its rates, if it is over one
-	err       error            // why a check refuses the message; nil once refuse has it
-	changed   *sanitizeBox     // Sanitize has changed the message, and this has the bytes before; nil: it has not
-	kind      string           // the type of the message that was delivered last
-	notices   [2]*rate.Limiter // limit the notices about rates, and those about messages; made when needed
-	explains  *rate.Limiter    // limits the passes that find the place of a fault for Messages.Notice; made when needed
-	closeRead atomic.Bool      // CloseRead has been called
-	stale     atomic.Bool      // the rates do not count for the subject yet
+	rule      *rule                        // the rule of the message; never nil
+	cost      int                          // how many messages it counts for
+	at        call                         // what a check has judged last: the message, or a call of it
+	wait      time.Duration                // how long the message must wait for its rates, if it is over one
+	err       error                        // why a check refuses the message; nil once refuse has it
+	changed   *sanitizeBox                 // Sanitize has changed the message, and this has the bytes before; nil: it has not
+	kind      string                       // the type of the message that was delivered last
+	notices   [noticeBuckets]*rate.Limiter // made when needed
+	closeRead atomic.Bool                  // CloseRead has been called
+	stale     atomic.Bool                  // the rates do not count for the subject yet
 
 	messages, bytes atomic.Uint64 // delivered messages, and their payload bytes
 	unnoticed       atomic.Uint64 // refused messages that got no notice, because of its limit

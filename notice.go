@@ -73,6 +73,13 @@ func (r Refused) MaxBytes() int { return min(max(len(r.Message), minNotice), max
 const (
 	rateNotices = iota
 	messageNotices
+
+	// placePasses are not notices but the passes over a message that find the place of a fault for
+	// the hook Notice. A pass counts whether the hook then answers or not. So a flood of messages
+	// that get no answer does not cost twice.
+	placePasses
+
+	noticeBuckets
 )
 
 // answer returns the notice that answers a refused message, or nil if none is sent. If a notice
@@ -87,7 +94,7 @@ func (in *inbound) answer(o *objection, bucket int) (notice []byte, unanswered *
 		*o = o.explained(in.msg.Data)
 		return o.notice().json(), nil
 	}
-	if o.by != nil && in.explanations().Allow() {
+	if o.by != nil && in.bucket(placePasses).Allow() {
 		*o = o.explained(in.msg.Data)
 	}
 	end := func(code websocket.StatusCode, why string) *ending {
@@ -188,22 +195,12 @@ func (in *inbound) warn() {
 	}
 }
 
-// bucket returns a bucket of notices.
+// bucket returns one of the buckets.
 func (in *inbound) bucket(bucket int) *rate.Limiter {
 	if in.notices[bucket] == nil {
 		in.notices[bucket] = rate.NewLimiter(1, 20)
 	}
 	return in.notices[bucket]
-}
-
-// explanations returns the bucket of the passes over a message that find the place of a fault for
-// the hook Notice. A pass counts whether the hook then answers or not. So a flood of messages that
-// get no answer does not cost twice.
-func (in *inbound) explanations() *rate.Limiter {
-	if in.explains == nil {
-		in.explains = rate.NewLimiter(1, 20)
-	}
-	return in.explains
 }
 
 // mayNotify reports whether the bucket of notices allows one.
