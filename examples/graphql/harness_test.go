@@ -125,17 +125,7 @@ func connect(t *testing.T, s *server, user string, opts map[string]any) *client 
 		t.Fatal(err)
 	}
 	cmd := program(t, "testdata/driver.mjs", string(arg))
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	stdin, stdout := start(t, cmd)
 	c := &client{t, stdin, make(chan event, 1000)}
 	go func() {
 		defer close(c.events)
@@ -241,7 +231,23 @@ func (c *client) heard(who, text string) {
 	}
 }
 
-// say says something as a user who has no connection.
+// start starts a program and returns its standard input and output.
+func start(t *testing.T, cmd *exec.Cmd) (stdin io.WriteCloser, stdout io.ReadCloser) {
+	t.Helper()
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stdout, err = cmd.StdoutPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return stdin, stdout
+}
+
+// say sends a chat message in the name of a user without a connection.
 func (s *server) say(text string) {
 	s.chat.say(context.WithValue(context.Background(), sessionKey{}, &session{}), text)
 }

@@ -83,7 +83,7 @@ func TestChat(t *testing.T) {
 }
 
 // When a credential expires, the client connects again with a new one, and its subscription
-// goes on.
+// continues.
 func TestExpiry(t *testing.T) {
 	both(t, func(t *testing.T, opts options, way map[string]any) {
 		// The first credential expires soon, and the others do not.
@@ -328,7 +328,7 @@ func TestPatience(t *testing.T) {
 	}
 }
 
-// A client that goes on regardless uses up its notices. It is closed, and stays away.
+// A client that ignores the notices uses them up. The guard then closes it, and it does not connect again.
 func TestFlood(t *testing.T) {
 	t.Parallel()
 	s := serve(t, options{})
@@ -467,17 +467,7 @@ func TestTerminal(t *testing.T) {
 	t.Parallel()
 	s := serve(t, options{})
 	cmd := program(t, "client/main.mjs", s.url, keys["bob"])
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	stdin, stdout := start(t, cmd)
 	lines := bufio.NewScanner(stdout)
 	want := func(line string) {
 		t.Helper()
