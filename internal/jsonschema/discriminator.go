@@ -5,12 +5,9 @@ import (
 	"unicode/utf8"
 )
 
-// maxKind is how many bytes the string that names a type may have.
-const maxKind = 1024
-
 // MaxKind is how many bytes the name of a type has at most. Discriminator and ReadCall do not take a longer string for
 // one.
-const MaxKind = maxKind
+const MaxKind = 1024
 
 // A Found says what Discriminator has found.
 type Found uint8
@@ -76,7 +73,7 @@ func Discriminator(msg []byte, path []string, numbers bool, buf []byte) ([]byte,
 // kindAt returns the text of the string at i, unless it is longer than a type may be.
 func kindAt(msg []byte, i int, buf []byte) ([]byte, bool) {
 	raw := msg[i:skipString(msg, i)]
-	if len(raw) > maxKind+2 {
+	if len(raw) > MaxKind+2 {
 		return nil, false
 	}
 	return Unquote(raw, buf)

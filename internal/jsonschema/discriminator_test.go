@@ -113,8 +113,8 @@ func TestDiscriminatorFinds(t *testing.T) {
 		{`[1`, "1", false, "", Unclear},
 		{`[1,]`, "1", false, "", Unclear},
 		{`[1}`, "1", false, "", Unclear},
-		{`{"type":"` + strings.Repeat("x", maxKind) + `"}`, "type", false, strings.Repeat("x", maxKind), Present},
-		{`{"type":"` + strings.Repeat("x", maxKind+1) + `"}`, "type", false, "", Unclear},
+		{`{"type":"` + strings.Repeat("x", MaxKind) + `"}`, "type", false, strings.Repeat("x", MaxKind), Present},
+		{`{"type":"` + strings.Repeat("x", MaxKind+1) + `"}`, "type", false, "", Unclear},
 		{manyMembers(300, `"type":"say"`), "type", false, "say", Present},
 		{manyMembers(300, `"x":"say"`), "type", false, "", Absent},
 	} {

@@ -105,7 +105,7 @@ func (l *linter) document(d *document) {
 	}
 	components, _ := m["components"].(map[string]any)
 	schemas, _ := components["schemas"].(map[string]any)
-	for _, name := range sortedKeys(schemas) {
+	for _, name := range sortedNames(schemas) {
 		l.schema(d, schemas[name], "/components/schemas/"+token(name), d.url, d.url+"#")
 	}
 }

@@ -10,7 +10,7 @@ import (
 )
 
 func TestReadCall(t *testing.T) {
-	long := strings.Repeat("m", maxKind+1)
+	long := strings.Repeat("m", MaxKind+1)
 	for _, tt := range []struct {
 		msg    string
 		kind   CallKind
@@ -161,7 +161,7 @@ func classify(msg []byte) (kind CallKind, method, id string) {
 	id = string(all["id"])
 	if first("method") != 0 {
 		p := first("params")
-		if first("method") != '"' || json.Unmarshal(all["method"], &method) != nil || len(all["method"]) > maxKind+2 ||
+		if first("method") != '"' || json.Unmarshal(all["method"], &method) != nil || len(all["method"]) > MaxKind+2 ||
 			p != 0 && p != '{' && p != '[' || null || first("result") != 0 || first("error") != 0 {
 			return NoCall, "", ""
 		}

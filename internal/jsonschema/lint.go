@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -187,7 +186,7 @@ func (l *linter) numbers(d *document, v any, at string) {
 			l.numbers(d, e, at+"/"+strconv.Itoa(i))
 		}
 	case map[string]any:
-		for _, k := range sortedKeys(v) {
+		for _, k := range sortedNames(v) {
 			l.numbers(d, v[k], at+"/"+token(k))
 		}
 	}
@@ -225,7 +224,7 @@ func (l *linter) schema(d *document, v any, at, base string, res position) {
 	} else if b, ok := m["$recursiveAnchor"].(bool); ok && b {
 		l.anchors = append(l.anchors, anchor{d, at})
 	}
-	for _, k := range sortedKeys(m) {
+	for _, k := range sortedNames(m) {
 		l.keyword(d, m, k, at, base, res, lone)
 	}
 }
@@ -297,7 +296,7 @@ func (l *linter) keyword(d *document, m map[string]any, k, at, base string, res 
 		}
 	case kwSchemaMap, kwPatterns, kwDefs, kwDepends:
 		if names, ok := v.(map[string]any); ok {
-			for _, name := range sortedKeys(names) {
+			for _, name := range sortedNames(names) {
 				if kind == kwPatterns {
 					l.pattern(d, here+"/"+token(name), name)
 				}
@@ -356,15 +355,6 @@ func (l *linter) leads(target string) bool {
 		return v != nil
 	}
 	return true
-}
-
-func sortedKeys(m map[string]any) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }
 
 // token escapes a name for a JSON pointer.

@@ -74,8 +74,8 @@ func (p *preset) add(v *vocabulary) {
 	}
 }
 
-// openAPI is the part that both versions of OpenAPI have. The discriminator is a hint for programs: the oneOf, anyOf or
-// allOf beside it says what is accepted.
+// openAPI is the part that both versions of OpenAPI have. The discriminator checks nothing. The oneOf, anyOf or
+// allOf of the same schema decides which values are accepted.
 func openAPI(version string) preset {
 	return preset{
 		words:    []string{"discriminator", "xml", "externalDocs", "example"},
