@@ -102,7 +102,7 @@ type MessageConfig struct {
 	// closes it with 1011. Unlike a connection without the hook, one that has used up its notices
 	// is closed when a further one is due. The code is 1008 unless Config.CloseCodes has the
 	// reason, and the text is the token of the reason. So a client does not wait for an answer in
-	// vain. For a warning, nothing but a panic closes.
+	// vain. For a warning, only a panic closes the connection.
 	//
 	// The guard copies the notice. Many goroutines call Notice at the same time. It must neither
 	// change nor keep Refused.Message.
@@ -126,10 +126,10 @@ type MessageConfig struct {
 	// msg is a copy. Sanitize may change it in place and may return it or a part of it, but it must
 	// not keep it. The guard copies the result. A nil result is the empty message.
 	//
-	// The guard judges a message that Sanitize has changed once more: its UTF-8, the Validator, the
-	// Scope and Authorize. What they refuse is refused as if the client had sent it. A message whose
-	// type in the Table is another one than before is of an unknown type, because its Scope and its
-	// Cost were judged for the type before. The calls of a batch keep their types too. Rates are not
+	// If Sanitize has changed a message, the guard judges it once more, by its UTF-8, the Validator,
+	// the Scope and Authorize. A message that is refused then is refused as if the client had sent
+	// it. Sanitize must not change the type that a message has in the Table. Such a message is of an
+	// unknown type, because its Scope and its Cost were judged for the type before. The calls of a batch keep their types too. Rates are not
 	// charged again.
 	//
 	// An error refuses the message as an error of the Validator does, and so does a result that is
