@@ -99,7 +99,7 @@ type ending struct {
 	kind    endKind
 	why     *reason.Reason
 	offence *reason.Reason // the key of offences under which the end counts towards a ban; nil: it does not count
-	code    StatusCode     // set for an endChosen, an endByPeer or an endLost; the code of other ends unless Config.CloseCodes has the reason, if it is not 0
+	code    StatusCode     // of an endChosen, an endByPeer and an endLost; for other ends, a code for a reason that Config.CloseCodes does not have, or 0
 	text    string         // set for an endChosen or an endByPeer
 	detail  string         // for the event only
 	flush   bool           // what is queued is written first

@@ -1,10 +1,10 @@
 package wsguard
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
-	"strings"
 	"sync/atomic"
 
 	"github.com/wsguard/wsguard/internal/jsonschema"
@@ -198,7 +198,7 @@ func (t *Table) resolve(field string, f *faults) *table {
 		unclear: &rule{fault: errUnclearType},
 	}
 	t.check(field, f)
-	own.path, _ = parsePointer(t.Pointer)
+	own.path, _ = jsonschema.SplitPointer(cmp.Or(t.Pointer, "/type"))
 	own.maxBatch = limit(t.MaxBatch, 32, field+".MaxBatch", f)
 	own.batch = &rule{calls: own}
 	if t.RefuseBatches {
@@ -240,7 +240,7 @@ func (t *Table) clone() *Table {
 
 // check finds the faults of all fields of t except the rules.
 func (t *Table) check(field string, f *faults) {
-	if _, ok := parsePointer(t.Pointer); !ok {
+	if _, ok := jsonschema.SplitPointer(cmp.Or(t.Pointer, "/type")); !ok {
 		f.add(field+".Pointer", t.Pointer, "not a JSON pointer to a member of the message")
 	}
 	if len(t.Types) == 0 && len(t.Prefixes) == 0 && t.Default == nil {
@@ -305,24 +305,6 @@ func (t *table) add(kind string, r Rule, raw bool, field string, f *faults) *rul
 		}
 	}
 	return &rule{kind: kind, Rule: r, raw: raw}
-}
-
-// parsePointer splits a JSON pointer (RFC 6901).
-func parsePointer(p string) (path []string, ok bool) {
-	if p == "" {
-		p = "/type"
-	}
-	if p[0] != '/' {
-		return nil, false
-	}
-	for part := range strings.SplitSeq(p[1:], "/") {
-		rest := strings.NewReplacer("~0", "", "~1", "").Replace(part)
-		if strings.Contains(rest, "~") {
-			return nil, false
-		}
-		path = append(path, strings.NewReplacer("~1", "/", "~0", "~").Replace(part))
-	}
-	return path, true
 }
 
 // Validate judges a message of a Table. It refuses duplicate keys even if the Validator of

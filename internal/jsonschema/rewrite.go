@@ -19,6 +19,19 @@ type pathStep struct {
 
 // ParsePath splits a JSON pointer (RFC 6901) in which * stands for every member of an object and every item of an array.
 func ParsePath(pointer string) (p Path, ok bool) {
+	names, ok := SplitPointer(pointer)
+	for _, name := range names {
+		s := pathStep{every: name == "*", name: []byte(name), index: -1}
+		if n, ok := index(name); ok {
+			s.index = n
+		}
+		p = append(p, s)
+	}
+	return p, ok
+}
+
+// SplitPointer returns the unescaped names of a JSON pointer (RFC 6901).
+func SplitPointer(pointer string) (names []string, ok bool) {
 	if pointer == "" {
 		return nil, true
 	}
@@ -29,14 +42,9 @@ func ParsePath(pointer string) (p Path, ok bool) {
 		if strings.Contains(strings.NewReplacer("~0", "", "~1", "").Replace(part), "~") {
 			return nil, false
 		}
-		name := strings.NewReplacer("~1", "/", "~0", "~").Replace(part)
-		s := pathStep{every: part == "*", name: []byte(name), index: -1}
-		if n, ok := index(name); ok {
-			s.index = n
-		}
-		p = append(p, s)
+		names = append(names, strings.NewReplacer("~1", "/", "~0", "~").Replace(part))
 	}
-	return p, true
+	return names, true
 }
 
 // Rewrite returns msg with other texts in the strings that paths lead to. fn returns the text for the text of a string at
