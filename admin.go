@@ -17,10 +17,17 @@ import (
 //
 // No method checks who calls it. An application that offers them over HTTP must authenticate
 // the operator.
-type Admin struct{ g *Guard }
+type Admin struct {
+	g  *Guard
+	by string // who calls the methods; empty: it is not known
+}
 
 // Admin returns the Admin of the Guard.
-func (g *Guard) Admin() Admin { return Admin{g} }
+func (g *Guard) Admin() Admin { return Admin{g: g} }
+
+// By returns an Admin whose events name the operator, in audit.Event.Operator. The name is escaped
+// and cut to about 256 bytes. It changes nothing else.
+func (a Admin) By(operator string) Admin { return Admin{a.g, operator} }
 
 // Sessions returns the connections that are open, in no order. Anonymous connections are
 // among them. Connections that wait for a credential in their first message are not.
@@ -46,6 +53,7 @@ func (a Admin) Kick(id string, code StatusCode, text string) bool {
 	if sendable(code) {
 		e = chosen(code, text, reason.Kicked)
 	}
+	e.by = a.by
 	c.end(e)
 	return true
 }
@@ -61,12 +69,12 @@ func (a Admin) Kick(id string, code StatusCode, text string) bool {
 //
 // The guard remembers the revocation for AuthConfig.RevocationTTL, in memory only. Restore
 // undoes it.
-func (a Admin) Revoke(subject string) { a.g.revoke(identity{id: subject}) }
+func (a Admin) Revoke(subject string) { a.g.revoke(identity{id: subject}, a.by) }
 
 // SignOut is like Revoke for one login. sessionID is the Principal.SessionID of the login,
 // and not the ID of a connection. SignOut closes all connections of the login. It voids the
 // tickets and all credentials of the login, whenever they were issued. Nothing undoes it.
-func (a Admin) SignOut(sessionID string) { a.g.revoke(identity{true, sessionID}) }
+func (a Admin) SignOut(sessionID string) { a.g.revoke(identity{true, sessionID}, a.by) }
 
 // Restore undoes Revoke. The credentials of the subject open connections again, and so do
 // tickets that are issued to it from now on. Tickets that were issued to it before stay
@@ -77,7 +85,7 @@ func (a Admin) Restore(subject string) {
 		ttl = max(ttl, t.TTL) // other instances may sell as well
 	}
 	a.g.state.registry.restore(identity{id: subject}, ttl)
-	a.g.events.emit(audit.Event{Kind: audit.Restored, Subject: subject})
+	a.g.events.emit(audit.Event{Kind: audit.Restored, Subject: subject, Operator: a.by})
 }
 
 // Bans returns all bans that are in force, those that end soonest first.
@@ -139,7 +147,10 @@ func (a Admin) Ban(client string, d time.Duration, why string) error {
 			added = append(added, key)
 		}
 	}
-	a.g.events.emit(audit.Event{Kind: audit.Banned, Client: client, Err: reason.Banned, Reason: "by_hand", Detail: why})
+	a.g.events.tell(occurrence{
+		Event: audit.Event{Kind: audit.Banned, Client: client, Err: reason.Banned, Reason: "by_hand", Detail: why, Operator: a.by},
+		until: time.Now().Add(d),
+	}, nil)
 	return nil
 }
 
@@ -153,7 +164,7 @@ func (a Admin) Lift(client string) bool {
 		lifted = a.g.state.bans.Lift(key, time.Now()) || lifted
 	}
 	if lifted {
-		a.g.events.emit(audit.Event{Kind: audit.Lifted, Client: client})
+		a.g.events.emit(audit.Event{Kind: audit.Lifted, Client: client, Operator: a.by})
 	}
 	return lifted
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/seen"
@@ -94,8 +95,9 @@ type admission struct {
 	ctx   context.Context // bounds every wait of the steps
 	marks marks
 	undo  []func()
+	begun time.Time
 
-	w       http.ResponseWriter // set for a handshake only
+	w       http.ResponseWriter // nil for a refresh, and for the Check of a piece
 	wrapped bool                // for Guard.Wrap
 	login   func(*http.Request) (Principal, error)
 	ticket  string // the ticket that a sale has sold
@@ -129,6 +131,7 @@ type admission struct {
 func (e *Endpoint) admission(r *http.Request) *admission {
 	return &admission{
 		endpointPolicy: e.policy(), e: e, g: e.g, r: r, ctx: r.Context(), marks: marksOf(r), from: r.Header.Get("Origin"), stripped: r,
+		begun: time.Now(),
 	}
 }
 
@@ -157,13 +160,40 @@ func (a *admission) unwind() {
 	}
 }
 
-// event returns an event with the subject, the client, the Origin and the Host of the admission.
-func (a *admission) event() audit.Event {
-	e := audit.Event{Subject: a.principal.Subject, Client: a.client.String(), Origin: a.r.Header.Get("Origin"), Host: a.r.Host}
+// event returns an occurrence that is about the admission's request.
+func (a *admission) event() occurrence {
+	e := occurrence{Event: audit.Event{
+		Subject: a.principal.Subject, Client: a.client.String(), Origin: a.r.Header.Get("Origin"), Host: a.r.Host,
+		Endpoint: a.name, RequestID: a.askRequestID(),
+	}}
+	if a.r.URL != nil {
+		e.Path = a.r.URL.Path
+	}
 	if !a.client.valid() {
 		e.Client = a.g.clientOf(a.r)
 	}
+	if a.g.events.observer.call != nil {
+		e.ctx = context.WithoutCancel(a.r.Context())
+	}
 	return e
+}
+
+// askRequestID returns the ID of the admission's request, as Config.RequestID says.
+func (a *admission) askRequestID() (id string) {
+	defer func() {
+		if recover() != nil {
+			id = ""
+		}
+	}()
+	if a.policy.requestID != nil {
+		return a.policy.requestID(a.r)
+	}
+	if a.w != nil {
+		if id = a.w.Header().Get("X-Request-Id"); id != "" {
+			return id
+		}
+	}
+	return a.r.Header.Get("X-Request-Id")
 }
 
 func (a *admission) notDraining() error {
@@ -228,7 +258,7 @@ func (a *admission) judgeOrigin(check func(page, *http.Request) error) error {
 	case a.passed(stepOrigin):
 		return nil // the piece in front has reported it if need be
 	case err != nil && a.origin.report:
-		a.g.report(a.r, err)
+		a.reportOnly(err)
 		return nil
 	}
 	return err
@@ -267,7 +297,7 @@ func (a *admission) chargeRate() error {
 	case a.acceptedLately():
 		// Others at the address have used up its rate. Only the subject is charged.
 	case a.rates.ReportOnly:
-		a.g.report(a.r, err)
+		a.reportOnly(err)
 	default:
 		return err
 	}
@@ -344,7 +374,7 @@ func (a *admission) takeSlot() error {
 	a.leases = append(a.leases[:len(a.leases):len(a.leases)], l)
 	a.takes(l.releaseUnlessMoved)
 	if over != nil {
-		a.g.report(a.r, over)
+		a.reportOnly(over)
 	}
 	return nil
 }
@@ -400,11 +430,11 @@ func (a *admission) reportOver(over error) error {
 // report reports what would have been refused, if that were not only reported.
 func (a *admission) report(err error) {
 	if a.conn == nil {
-		a.g.report(a.r, err)
+		a.reportOnly(err)
 		return
 	}
 	d := asDenied(err)
-	a.conn.report(d.Reason, d.detail, true)
+	a.conn.report(d.Reason, d.detail, audit.ActionReport)
 }
 
 func (a *admission) takeSubjectSlot() error {

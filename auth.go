@@ -453,7 +453,7 @@ func (a *admission) authenticate() error {
 		if !a.auth.cfg.InsecureReportOnly || a.r == nil || a.conn != nil {
 			return err
 		}
-		a.g.report(a.r, err)
+		a.reportOnly(err)
 		p = Principal{}
 	}
 	a.principal = p

@@ -478,7 +478,7 @@ func TestClaimReconfigureKeeps(t *testing.T) {
 		}
 		conn := c.want("101", "/", "192.0.2.1")
 		c.mu.Lock()
-		if n := len(c.events); n != 2 || c.events[0].Kind != audit.Reconfigured || c.events[1].Kind != audit.Open {
+		if n := len(c.events); n != 3 || c.events[0].Kind != audit.Reconfigured || c.events[1].Kind != audit.Accepted || c.events[2].Kind != audit.Open {
 			t.Errorf("%+v", c.events)
 		}
 		c.mu.Unlock()

@@ -80,6 +80,7 @@ type Conn struct {
 	host        string // as retained returns it
 	subprotocol string
 	opened      time.Time
+	tally       *meterShard     // the shard of the Guard's meter in which the connection counts
 	ctx         context.Context // ends when the cause of the end is fixed
 	cancel      context.CancelCauseFunc
 

@@ -31,12 +31,12 @@ const (
 	spelledExactly
 )
 
-// tally counts the names in a request by their spelling.
-type tally [3]int
+// spellings counts the names in a request by their spelling.
+type spellings [3]int
 
 // credentials returns how many credentials there are. Names that are spelled alike count
 // only if another name is spelled exactly. Without one they name something else.
-func (t tally) credentials() int {
+func (t spellings) credentials() int {
 	if t[spelledExactly] == 0 {
 		return 0
 	}
@@ -113,7 +113,7 @@ func bearerIn(header string) (p shown) {
 
 // cookieIn finds the cookie with a name.
 func cookieIn(r *http.Request, name string) (p shown) {
-	var of tally
+	var of spellings
 	for _, line := range r.Header["Cookie"] {
 		for part := range strings.SplitSeq(line, ";") {
 			key, value, _ := strings.Cut(part, "=")
@@ -157,7 +157,7 @@ func paramIn(r *http.Request, name string) (p shown) {
 }
 
 func countQuery(raw, name string) int {
-	var of tally
+	var of spellings
 	for part := range strings.SplitSeq(raw, "&") {
 		for part := range strings.SplitSeq(part, ";") {
 			key, _, _ := strings.Cut(part, "=")

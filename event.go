@@ -18,10 +18,12 @@ import (
 
 const maxField = 256
 
-// sink hands events to the hook and to the log.
+// sink counts events and hands them to the log, to the hook and to the observer.
 type sink struct {
-	log  *slog.Logger      // read-only; nil: slog.Default at the time of the event
-	hook func(audit.Event) // read-only; nil: none
+	log      *slog.Logger      // read-only; nil: slog.Default at the time of the event
+	hook     func(audit.Event) // read-only; nil: none
+	meter    *meter            // read-only; has a lock of its own
+	observer observer          // has a lock of its own
 
 	mu    sync.Mutex           // no other lock is taken while it is held
 	kinds map[sampled]*sampler // guarded by mu
@@ -57,12 +59,14 @@ func levelOf(kind audit.Kind) slog.Level {
 	switch kind {
 	case audit.Refusal, audit.Violation, audit.Banned, audit.Warning:
 		return slog.LevelWarn
+	case audit.Accepted:
+		return slog.LevelDebug
 	}
 	return slog.LevelInfo
 }
 
-func newSink(log *slog.Logger, hook func(audit.Event)) *sink {
-	return &sink{log: log, hook: hook, kinds: map[sampled]*sampler{}}
+func newSink(cfg Config) *sink {
+	return &sink{log: cfg.Logger, hook: cfg.OnEvent, meter: newMeter(), observer: observer{call: cfg.Observer}, kinds: map[sampled]*sampler{}}
 }
 
 func (s *sink) logger() *slog.Logger {
@@ -72,35 +76,48 @@ func (s *sink) logger() *slog.Logger {
 	return slog.Default()
 }
 
-// emit reports an event to the log, and then to the hook. A panic of one of them is
-// recovered, and the other one gets the event nevertheless.
-func (s *sink) emit(e audit.Event) { s.explained(e, nil) }
+// emit reports an event that has no more in its record than in e.
+func (s *sink) emit(e audit.Event) { s.tell(occurrence{Event: e}, nil) }
 
-// explained is emit for an event about which more can be said than e.Detail does. It calls
-// more only if there is a line for it in the log, and the hook then gets the same Detail. A nil
-// more says nothing.
-func (s *sink) explained(e audit.Event, more func() string) {
+// tell counts an event. Then it reports the event to the log, to the hook and to the observer. A
+// panic of one of them is recovered, and the others get the event nevertheless.
+//
+// If more can be said about the event than o.Detail does, more says it. tell calls more only if
+// there is a line for the event in the log, and the hook and the observer then get the same
+// Detail. A nil more says nothing.
+func (s *sink) tell(o occurrence, more func() string) {
 	defer func() { _ = recover() }()
-	e.Reason = sanitize(e.Reason, maxField)
-	suppressed, due := s.due(&e)
+	o.Reason = sanitize(o.Reason, maxField)
+	s.meter.count(&o.Event)
+	suppressed, due := s.due(&o.Event)
 	switch {
 	case due && more != nil:
-		e.Detail = more()
-	case !due && s.hook == nil:
+		o.Detail = more()
+	case !due && s.hook == nil && s.observer.call == nil:
 		return
 	}
-	e.Time = time.Now()
-	e.Subject = sanitize(e.Subject, maxField)
-	e.Client = sanitize(e.Client, maxField)
-	e.Origin = sanitize(e.Origin, maxField)
-	e.Host = sanitize(e.Host, maxField)
-	e.Detail = sanitize(e.Detail, maxField)
+	o.Time = time.Now()
+	for _, field := range []*string{&o.Subject, &o.Client, &o.Origin, &o.Host, &o.Path, &o.RequestID, &o.Operator, &o.Detail} {
+		*field = sanitize(*field, maxField)
+	}
 	if due {
-		s.write(e, suppressed)
+		s.write(o.Event, suppressed)
 	}
 	if s.hook != nil {
-		s.hook(e)
+		s.callHook(o.Event)
 	}
+	if s.observer.call != nil {
+		if o.ctx == nil {
+			o.ctx = context.Background()
+		}
+		s.observer.add(o.ctx, o.record())
+	}
+}
+
+// callHook calls the hook, and recovers its panic.
+func (s *sink) callHook(e audit.Event) {
+	defer func() { _ = recover() }()
+	s.hook(e)
 }
 
 // due reports whether e must be written, and how many events before it were suppressed.
@@ -142,6 +159,10 @@ func (s *sink) line(e audit.Event, suppressed uint64) {
 	add("subject", e.Subject)
 	add("client", e.Client)
 	add("origin", e.Origin)
+	add("endpoint", e.Endpoint)
+	add("path", e.Path)
+	add("request_id", e.RequestID)
+	add("operator", e.Operator)
 	closed := e.Kind == audit.Close && e.ConnID != ""
 	switch {
 	case e.Kind == audit.Refusal:
@@ -153,12 +174,13 @@ func (s *sink) line(e audit.Event, suppressed uint64) {
 			attrs = append(attrs, slog.Int("code", int(e.Code)))
 		}
 	case closed:
-		attrs = append(attrs, slog.Int("code", int(e.Code)), slog.Bool("remote", e.Remote))
+		attrs = append(attrs, slog.Int("code", int(e.Code)), slog.Bool("remote", e.Remote), slog.String("by", string(e.By)))
 		if e.PeerCode != 0 {
 			attrs = append(attrs, slog.Int("peer_code", int(e.PeerCode)))
 		}
 	}
 	add("reason", e.Reason)
+	add("action", string(e.Action))
 	add("detail", e.Detail)
 	if e.Report {
 		attrs = append(attrs, slog.Bool("report_only", true))
@@ -191,7 +213,7 @@ func (s *sink) sampler(e *audit.Event) *sampler {
 	case levelOf(e.Kind) == slog.LevelWarn:
 		of.reason, of.report = e.Reason, e.Report // the reasons are a closed set
 		limit, burst = warnPerSecond, warnBurst
-	case e.Kind != audit.Open && e.Kind != audit.Close && e.Kind != audit.Refresh:
+	case e.Kind != audit.Accepted && e.Kind != audit.Open && e.Kind != audit.Close && e.Kind != audit.Refresh:
 		return nil
 	}
 	k := s.kinds[of]

@@ -57,6 +57,13 @@ type waiter struct {
 
 func newCounter() *counter { return &counter{each: map[clientKey]int{}} }
 
+// held returns how many places are held.
+func (c *counter) held() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.all
+}
+
 // fly reserves a place for a handshake of client. It waits for one, but no longer than
 // patience.
 func (c *counter) fly(ctx context.Context, client client, cfg RateConfig) (*flight, error) {

@@ -119,7 +119,7 @@ func (g *Guard) sweep(stop <-chan struct{}) {
 			go g.sweep(stop) // a hook has panicked, or ended the goroutine
 			return
 		}
-		g.sessions.swept()
+		g.sessions.sweeperDone()
 	}()
 	t := time.NewTicker(sweepEvery)
 	defer t.Stop()

@@ -96,7 +96,7 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 	}
 	if err != nil && a.auth.cfg.InsecureReportOnly {
 		d := asDenied(err)
-		c.refused(d.Reason, d.detail, true)
+		c.refused(d.Reason, d.detail, audit.ActionReport)
 		a.principal, err = Principal{}, nil
 	}
 	if err == nil {
@@ -237,13 +237,13 @@ func (c *Conn) refresh(ctx context.Context, token string) error {
 		return c.cause() // the connection has ended meanwhile
 	case err != nil:
 		d := asDenied(err)
-		c.refused(d.Reason, "refresh: "+d.detail, false)
+		c.refused(d.Reason, "refresh: "+d.detail, audit.ActionRefuse)
 		return err
 	case old.anonymous():
 	case p.Subject != old.Subject:
 		return c.end(violation(reason.Refresh, ""))
 	case p.IssuedAt.Before(old.IssuedAt): // a thief may have kept it
-		c.refused(reason.Unauthenticated, "refresh: older than the credential in force", false)
+		c.refused(reason.Unauthenticated, "refresh: older than the credential in force", audit.ActionRefuse)
 		return deny(reason.Unauthenticated, "older than the credential in force")
 	case !c.adopt(p):
 		return c.cause()

@@ -164,6 +164,7 @@ func (in *inbound) judged(m *wire.Message) (v wire.Verdict, wait time.Duration, 
 	in.kind = in.rule.kind
 	in.messages.Add(1)
 	in.bytes.Add(uint64(len(m.Data)))
+	in.c.tally.in.Add(uint64(len(m.Data)))
 	return wire.Deliver, 0, nil
 }
 
@@ -212,9 +213,14 @@ func (in *inbound) Broken(err error) { in.c.end(unwritten(context.Background(), 
 // must be closed instead.
 func (in *inbound) Idle() bool {
 	if in.c.first.timeouts.ReportOnly {
-		in.c.refused(reason.Idle, "", true)
+		in.c.refused(reason.Idle, "", audit.ActionReport)
 	}
 	return in.c.first.timeouts.ReportOnly
+}
+
+// Pong counts how long the peer has taken to answer a ping.
+func (in *inbound) Pong(roundTrip time.Duration) {
+	in.c.g.events.meter.pings.Add(microseconds(roundTrip))
 }
 
 // affordable charges the message to its rates.
@@ -230,7 +236,7 @@ func (in *inbound) tooMany() (wire.Verdict, time.Duration, error) {
 	c, wait := in.c, in.wait
 	switch action := in.policy.rates.Action; {
 	case action == actionReport:
-		c.refused(reason.RateLimited, "", true)
+		c.refused(reason.RateLimited, "", audit.ActionReport)
 		in.setRule(in.ruleOf())
 		return wire.Deliver, 0, nil
 	case action == ActionReply:
@@ -241,7 +247,7 @@ func (in *inbound) tooMany() (wire.Verdict, time.Duration, error) {
 			return wire.Drop, 0, c.end(*e)
 		}
 		c.offended(o.why, messageOffences[in.offence()])
-		c.refused(o.why, "", false)
+		c.refused(o.why, "", audit.ActionReply)
 		in.send(notice)
 		return wire.Drop, 0, nil
 	case action == ActionDelay && wait <= maxDelay-in.msg.Waited():
@@ -339,13 +345,13 @@ func (in *inbound) refuse(o objection, action Action) (wire.Verdict, time.Durati
 	case serversFault(o.why):
 		e = violation(o.why, in.detail(o))
 	case action == actionReport:
-		in.refused(o, true)
+		in.refused(o, audit.ActionReport)
 		return wire.Deliver, 0, nil
 	case action == ActionReply:
 		notice, unanswered := in.answer(&o, messageNotices)
 		if unanswered == nil {
 			c.offended(o.why, messageOffences[o.kind])
-			in.refused(o, false)
+			in.refused(o, audit.ActionReply)
 			in.send(notice)
 			return wire.Drop, 0, nil
 		}
@@ -361,11 +367,10 @@ func (in *inbound) refuse(o objection, action Action) (wire.Verdict, time.Durati
 }
 
 // refused counts and reports a message that was refused while the connection stays open.
-// With only, the message was not refused but only reported.
-func (in *inbound) refused(o objection, only bool) {
+func (in *inbound) refused(o objection, action audit.Action) {
 	c := in.c
 	c.life.violations.Add(1)
-	c.g.events.explained(c.violation(o.why, in.detail(o), only), func() string { return in.detail(o.explained(in.msg.Data)) })
+	c.g.events.tell(occurrence{Event: c.violation(o.why, in.detail(o), action)}, func() string { return in.detail(o.explained(in.msg.Data)) })
 }
 
 // detail returns the detail of the event about a refused message.

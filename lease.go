@@ -39,6 +39,13 @@ func (s *slots) held() int {
 	return s.all
 }
 
+// figures returns how many slots are held, and how many of them wait for a credential.
+func (s *slots) figures() (held, waiting int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.all, len(s.waiting.all)
+}
+
 // acquire reserves a slot. stranger says that no credential was presented. over is the error
 // of a cap that is exceeded, or nil. l is nil if over is not, except with ReportOnly.
 func (s *slots) acquire(who client, stranger bool, cfg CapConfig) (l *Lease, over error) {

@@ -103,6 +103,7 @@ type ending struct {
 	text    string         // set for an endChosen or an endByPeer
 	detail  string         // for the event only
 	flush   bool           // what is queued is written first
+	by      string         // the operator who has caused it, as Admin.By was told; empty: none is known
 	cut     bool           // the client gets neither a close frame nor the time to read one
 }
 
@@ -392,7 +393,7 @@ func (c *Conn) ended(by ending, cause *CloseError, detail string) {
 	c.life.reported = true
 	c.life.reportMu.Unlock()
 	if endEffects[by.kind].violation {
-		c.report(by.why, by.detail, false)
+		c.report(by.why, by.detail, audit.ActionClose)
 	}
 	e := c.event(audit.Close)
 	e.Err, e.Reason, e.Detail = cause, cause.err.Token(), detail
@@ -403,33 +404,36 @@ func (c *Conn) ended(by ending, cause *CloseError, detail string) {
 	if detail == "" && cause.Reason != e.Reason {
 		e.Detail = cause.Reason // the application or the peer has chosen it
 	}
+	e.By, e.Operator = partyOf(by), by.by
+	if c.wrap != nil && cause == c.wrap.said.Load() {
+		e.By = audit.ByApplication
+	}
 	e.Duration = time.Since(c.opened)
 	e.Stats = c.stats()
 	c.g.events.emit(e)
 }
 
 // refused counts and reports a message that was refused while the connection stays open.
-// With only, the message was not refused but only reported.
-func (c *Conn) refused(why *reason.Reason, detail string, only bool) {
+func (c *Conn) refused(why *reason.Reason, detail string, action audit.Action) {
 	c.life.violations.Add(1)
-	c.report(why, detail, only)
+	c.report(why, detail, action)
 }
 
-// report reports a message that was refused. With only, the message was not refused but
-// only reported.
-func (c *Conn) report(why *reason.Reason, detail string, only bool) {
-	c.g.events.emit(c.violation(why, detail, only))
+// report reports what has become of a message, or of a credential of Refresh.
+func (c *Conn) report(why *reason.Reason, detail string, action audit.Action) {
+	c.g.events.emit(c.violation(why, detail, action))
 }
 
 // violation returns the event of a message that was refused, or only reported.
-func (c *Conn) violation(why *reason.Reason, detail string, only bool) audit.Event {
+func (c *Conn) violation(why *reason.Reason, detail string, action audit.Action) audit.Event {
 	e := c.event(audit.Violation)
-	e.Err, e.Reason, e.Detail, e.Report = why, why.Token(), detail, only
+	e.Err, e.Reason, e.Detail, e.Action = why, why.Token(), detail, action
+	e.Report = action == audit.ActionReport || action == audit.ActionWarn
 	return e
 }
 
 func (c *Conn) event(kind audit.Kind) audit.Event {
-	return audit.Event{Kind: kind, ConnID: c.id, Subject: c.Principal().Subject, Client: c.client.String(), Origin: c.origin, Host: c.host}
+	return audit.Event{Kind: kind, ConnID: c.id, Endpoint: c.first.name, Subject: c.Principal().Subject, Client: c.client.String(), Origin: c.origin, Host: c.host}
 }
 
 func (c *Conn) stats() audit.Stats {

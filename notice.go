@@ -10,6 +10,7 @@ import (
 	"github.com/coder/websocket"
 	"golang.org/x/time/rate"
 
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/reason"
 )
 
@@ -173,7 +174,7 @@ func ask(hook func(Refused) ([]byte, error), r Refused) (notice []byte, err erro
 
 // warn sends the peer a notice before it exceeds a rate.
 func (in *inbound) warn() {
-	in.c.report(reason.RateLimited, "warned", true)
+	in.c.report(reason.RateLimited, "warned", audit.ActionWarn)
 	hook := in.policy.messages.Notice
 	if hook == nil {
 		if in.mayNotify(rateNotices) {
@@ -206,7 +207,7 @@ func (in *inbound) bucket(bucket int) *rate.Limiter {
 // mayNotify reports whether the bucket of notices allows one.
 func (in *inbound) mayNotify(bucket int) bool {
 	if !in.bucket(bucket).Allow() {
-		in.unnoticed.Add(1)
+		in.c.omitted()
 		return false
 	}
 	return true

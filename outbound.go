@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wire"
 	"github.com/wsguard/wsguard/reason"
 )
@@ -37,7 +38,7 @@ func (c *Conn) outbound(msg []byte) error {
 		return nil
 	}
 	o := outboundObjection(v, msg, err)
-	c.report(o.why, "outbound: "+o.detail, false)
+	c.report(o.why, "outbound: "+o.detail, audit.ActionRefuse)
 	returned = true
 	return o.outbound()
 }
@@ -81,14 +82,22 @@ func (c *Conn) writeMessage(ctx context.Context, typ MessageType, msg []byte) er
 // it.
 func (c *Conn) notify(msg []byte) {
 	if !c.w.Notice(msg) {
-		c.reading.unnoticed.Add(1)
+		c.omitted()
 	}
+}
+
+// omitted counts a notice that was not sent.
+func (c *Conn) omitted() {
+	c.reading.unnoticed.Add(1)
+	c.tally.unnoticed.Add(1)
 }
 
 // wrote counts messages that the application has sent, and the bytes of their payloads.
 func (c *Conn) wrote(messages, bytes int) {
 	c.writing.messages.Add(uint64(messages))
 	c.writing.bytes.Add(uint64(bytes))
+	c.tally.out.Add(uint64(messages))
+	c.tally.outBytes.Add(uint64(bytes))
 	charge(c.writing.sent.Load(), messages, bytes)
 }
 

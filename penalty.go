@@ -150,7 +150,10 @@ func (g *Guard) reportBan(who string, ban penalty.Ban) {
 	if ban.Strikes > 1 {
 		detail += fmt.Sprintf(", for the %d. time", ban.Strikes)
 	}
-	g.events.emit(audit.Event{Kind: audit.Banned, Client: who, Err: reason.Banned, Reason: ban.Reason, Detail: detail})
+	g.events.tell(occurrence{
+		Event: audit.Event{Kind: audit.Banned, Client: who, Err: reason.Banned, Reason: ban.Reason, Detail: detail},
+		until: ban.Until, strikes: ban.Strikes,
+	}, nil)
 }
 
 // banned returns an error if the client is banned.

@@ -68,8 +68,8 @@ func newCheck(p *policy, cfg Config, step string, why *reason.Reason, err error)
 // standAlone returns a Guard that has one step only. It reports as cfg says.
 func standAlone(p *policy, cfg Config) *Guard {
 	g := &Guard{born: time.Now(), state: cfg.State, events: standalone()}
-	if cfg.Logger != nil || cfg.OnEvent != nil {
-		g.events = newSink(cfg.Logger, cfg.OnEvent)
+	if cfg.Logger != nil || cfg.OnEvent != nil || cfg.Observer != nil {
+		g.events = newSink(cfg)
 	}
 	if g.state == nil {
 		g.state = NewState()
@@ -81,7 +81,7 @@ func standAlone(p *policy, cfg Config) *Guard {
 }
 
 // standalone is the sink to which pieces that stand alone report.
-var standalone = sync.OnceValue(func() *sink { return newSink(nil, nil) })
+var standalone = sync.OnceValue(func() *sink { return newSink(Config{}) })
 
 func (c *RequestCheck) steps() []step {
 	return []step{loopbackStep, map[string]step{stepOrigin: originStep, stepHost: hostStep, stepTLS: tlsStep}[c.step]}
@@ -124,6 +124,7 @@ func (a *admission) piece(w http.ResponseWriter, steps []step) bool {
 			a.unwind()
 		}
 	}()
+	a.w = w
 	err := a.run(steps)
 	if err != nil {
 		a.unwind() // before the client is told
@@ -268,9 +269,10 @@ func (a *admission) inFront() (own, known bool) {
 }
 
 // refuse answers a request that does not pass, and reports it by e.
-func (a *admission) refuse(w http.ResponseWriter, err error, e audit.Event) {
+func (a *admission) refuse(w http.ResponseWriter, err error, e occurrence) {
 	d := asDenied(err)
 	e.Kind, e.Err, e.Reason, e.Detail, e.Status = audit.Refusal, err, d.Token(), d.detail, d.statusCode()
+	e.Duration = time.Since(a.begun)
 	switch {
 	case e.Code != 0:
 		e.Status = http.StatusSwitchingProtocols // the close code has told the refusal
@@ -282,7 +284,7 @@ func (a *admission) refuse(w http.ResponseWriter, err error, e audit.Event) {
 		http.NewResponseController(w).SetReadDeadline(time.Now())
 	}
 	d.write(w)
-	a.g.events.emit(e)
+	a.g.events.tell(e, nil)
 }
 
 // clientOf returns the client that has sent a request, for an event.
@@ -296,11 +298,10 @@ func (g *Guard) clientOf(r *http.Request) string {
 	return r.RemoteAddr
 }
 
-// report reports a refusal by a step that only reports.
-func (g *Guard) report(r *http.Request, err error) {
+// reportOnly reports a refusal by a step that only reports.
+func (a *admission) reportOnly(err error) {
 	d := asDenied(err)
-	g.events.emit(audit.Event{
-		Kind: audit.Violation, Err: err, Reason: d.Token(), Detail: d.detail, Report: true,
-		Client: g.clientOf(r), Origin: r.Header.Get("Origin"), Host: r.Host,
-	})
+	e := a.event()
+	e.Kind, e.Err, e.Reason, e.Detail, e.Report, e.Action = audit.Violation, err, d.Token(), d.detail, true, audit.ActionReport
+	a.g.events.tell(e, nil)
 }

@@ -30,6 +30,7 @@ type policy struct {
 	timeouts     TimeoutConfig
 	send         SendConfig
 	codes        map[*reason.Reason]StatusCode
+	requestID    func(*http.Request) string // nil: the header X-Request-Id
 	broken       *reason.Reason // why a piece whose configuration has faults refuses every request; nil: it has none
 
 	endpoints []*endpointPolicy // by Endpoint.index
@@ -43,6 +44,7 @@ func newPolicyID() string { return strconv.FormatUint(policies.Add(1), 36) }
 // endpointPolicy is a policy with the settings of one of its endpoints. It is immutable.
 type endpointPolicy struct {
 	*policy
+	name         string
 	subprotocols []string
 	messages     MessageConfig
 	attach       func(*http.Request, Principal) (any, error)
@@ -71,6 +73,7 @@ func compile(cfg Config, further []EndpointConfig, endings chan struct{}, f *fau
 		timeouts:     cfg.Timeouts.resolve(f),
 		send:         cfg.Send.resolve(f),
 		codes:        cfg.CloseCodes,
+		requestID:    cfg.RequestID,
 	}
 	if p.origin.missing && p.host.list == nil {
 		f.add("AllowMissingOrigin", "", "needs a Hosts list: without an Origin nothing else stops DNS rebinding")
@@ -91,7 +94,7 @@ func compile(cfg Config, further []EndpointConfig, endings chan struct{}, f *fau
 			f.add("CloseCodes", int(code), "cannot be sent")
 		}
 	}
-	own := EndpointConfig{cfg.Subprotocols, cfg.Messages, cfg.Attach}
+	own := EndpointConfig{cfg.Name, cfg.Subprotocols, cfg.Messages, cfg.Attach}
 	for _, e := range append([]EndpointConfig{own}, further...) {
 		if e.Attach == nil {
 			e.Attach = cfg.Attach
@@ -104,7 +107,7 @@ func compile(cfg Config, further []EndpointConfig, endings chan struct{}, f *fau
 
 // endpoint compiles the settings of one endpoint.
 func (p *policy) endpoint(cfg EndpointConfig, endings chan struct{}, f *faults) *endpointPolicy {
-	e := &endpointPolicy{policy: p, subprotocols: cfg.Subprotocols, attach: cfg.Attach}
+	e := &endpointPolicy{policy: p, name: cfg.Name, subprotocols: cfg.Subprotocols, attach: cfg.Attach}
 	for i, s := range e.subprotocols {
 		if !isToken(s) {
 			f.add("Subprotocols", s, "not a token of RFC 9110")
@@ -138,13 +141,13 @@ const (
 // but LoopbackOnly holds.
 func alone(cfg Config, f *faults) *policy {
 	off := Rate{PerSecond: Off}
-	p := &policy{id: newPolicyID(), client: cfg.Proxies.resolver(f), insecureHTTP: true, loopbackOnly: newLoopbackRule(cfg, f)}
+	p := &policy{id: newPolicyID(), client: cfg.Proxies.resolver(f), requestID: cfg.RequestID, insecureHTTP: true, loopbackOnly: newLoopbackRule(cfg, f)}
 	p.origin.none = true
 	p.penalties.Violations = off
 	p.auth.cfg.Failures = off
 	p.auth.cfg.VerifyTimeout = 5 * time.Second // for OriginFunc
 	p.rates.Handshakes = off
 	p.rates.MaxInFlight, p.rates.MaxInFlightPerClient = 256, 8
-	p.endpoints = []*endpointPolicy{{policy: p}}
+	p.endpoints = []*endpointPolicy{{policy: p, name: cfg.Name}}
 	return p
 }

@@ -22,6 +22,7 @@ type queue struct {
 	count   atomic.Int64  // messages that are not written; changed under mu
 	weight  atomic.Int64  // the bytes that the segments hold, a prepared message in full; 0 or less once the queue is dropped, so that makeRoom does not choose it again; changed under mu
 	dropped atomic.Uint64 // messages that Send refused, and those that the end has dropped
+	tally   *meterShard   // read-only; counts for the Guard what count and dropped count for the connection
 
 	mu         sync.Mutex      // no other lock is taken while it is held
 	head, tail *segment        // guarded by mu
@@ -137,6 +138,7 @@ func (c *Conn) put(m *message, credit int64) outcome {
 	}
 	q.added++
 	q.count.Add(1)
+	q.tally.queued.Add(1)
 	if !q.draining {
 		q.draining = true
 		if q.start == nil {
@@ -237,6 +239,7 @@ func (s *outbox) Wrote(n int64) (whole bool) {
 		f.Frames, f.Payload = 0, 0
 	}
 	q.count.Add(-f.Frames)
+	q.tally.queued.Add(-f.Frames)
 	q.bytes -= f.Payload
 	if q.shed {
 		q.drop()
@@ -298,8 +301,7 @@ func (c *Conn) dropQueue(final bool) {
 			f = q.countBusy()
 		}
 		left := f.Frames
-		q.dropped.Add(uint64(q.count.Load() - left))
-		q.count.Store(left)
+		q.dropping(q.count.Load() - left)
 		c.give(q.freeAll(last))
 		c.g.queues.leaving.Add(q.memory)
 		q.bytes = f.Payload
@@ -312,8 +314,22 @@ func (c *Conn) dropQueue(final bool) {
 
 // drop counts all messages as dropped.
 func (q *queue) drop() {
-	q.dropped.Add(uint64(q.count.Swap(0)))
+	q.dropping(q.count.Load())
 	q.bytes = 0
+}
+
+// refused counts a message that found no room.
+func (q *queue) refused() {
+	q.dropped.Add(1)
+	q.tally.dropped.Add(1)
+}
+
+// dropping counts n queued messages as dropped. The caller holds mu.
+func (q *queue) dropping(n int64) {
+	q.count.Add(-n)
+	q.tally.queued.Add(-n)
+	q.dropped.Add(uint64(n))
+	q.tally.dropped.Add(uint64(n))
 }
 
 // countBusy counts the frames that the writer has taken.

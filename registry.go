@@ -56,6 +56,13 @@ type session struct {
 	gone   bool       // guarded by set.mu: the session is unregistered, and must not be listed again
 }
 
+// revocations returns how many revocations are remembered.
+func (s *registry) revocations() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.void)
+}
+
 // register lists a new session of p. The caller must look at revoked afterwards. So a
 // revocation at any time either finds the session or is found.
 func (s *registry) register(p Principal) *session {

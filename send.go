@@ -82,7 +82,7 @@ func (c *Conn) send(m message) error {
 		return c.sent(did)
 	}
 	if c.first.send.DropNewest {
-		c.queue.dropped.Add(1)
+		c.queue.refused()
 		return reason.QueueFull
 	}
 	return c.end(because(reason.QueueFull, ""))
@@ -97,7 +97,7 @@ func (c *Conn) sent(did outcome) error {
 		if err := c.cause(); err != nil {
 			return err // it was this connection that had to go
 		}
-		c.queue.dropped.Add(1)
+		c.queue.refused()
 		return errTotal
 	}
 	return nil

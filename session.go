@@ -19,6 +19,7 @@ type sessions struct {
 	mu       sync.Mutex    // no other lock is taken while it is held
 	conns    []*Conn       // guarded by mu
 	sweeper  chan struct{} // guarded by mu: closed to stop the sweeper; nil while there are no connections
+	swept    time.Time     // guarded by mu: when the sweeper has looked at the connections last, or was started
 	sweepers int           // guarded by mu: the running sweepers; a stopped one counts until it has returned
 	draining bool          // guarded by mu
 	entering int           // guarded by mu: the handshakes under way
@@ -50,6 +51,7 @@ func (s *sessions) add(c *Conn) (draining bool) {
 	if s.sweeper == nil {
 		s.sweeper = make(chan struct{})
 		s.sweepers++
+		s.swept = time.Now()
 		go s.g.sweep(s.sweeper)
 	}
 	draining = s.draining
@@ -93,6 +95,7 @@ func (s *sessions) due(due, unread []*Conn) (_, _ []*Conn) {
 	born := int64(now.Sub(s.g.born))
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.swept = now
 	for _, c := range s.conns {
 		if c.watch.due.Load() <= born {
 			due = append(due, c)
@@ -104,8 +107,8 @@ func (s *sessions) due(due, unread []*Conn) (_, _ []*Conn) {
 	return due, unread
 }
 
-// swept counts a sweeper that has returned.
-func (s *sessions) swept() {
+// sweeperDone counts a sweeper that has returned.
+func (s *sessions) sweeperDone() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sweepers--
@@ -152,14 +155,17 @@ func (c *Conn) describe() audit.Session {
 	}
 }
 
-func (g *Guard) revoke(id identity) {
+func (g *Guard) revoke(id identity, operator string) {
 	ttl := g.policy.Load().auth.cfg.RevocationTTL
 	conns, many := g.state.registry.revoke(id, ttl, g.state.accepted.Now)
-	e := audit.Event{Kind: audit.Revoked, Subject: id.id, Detail: fmt.Sprintf("%d connections end", len(conns))}
+	e := occurrence{
+		Event:       audit.Event{Kind: audit.Revoked, Subject: id.id, Operator: operator, Detail: fmt.Sprintf("%d connections end", len(conns))},
+		connections: len(conns),
+	}
 	if id.login {
 		e.Kind, e.Subject = audit.SignedOut, ""
 	}
-	g.events.emit(e)
+	g.events.tell(e, nil)
 	for _, c := range conns {
 		c.end(because(reason.Revoked, ""))
 	}

@@ -88,6 +88,14 @@ func (t *tickets) outstanding() time.Duration {
 	return t.longest
 }
 
+// count returns how many tickets were sold that are neither used nor expired.
+func (t *tickets) count(now time.Time) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.expire(now)
+	return len(t.sold)
+}
+
 func newTickets() *tickets {
 	return &tickets{memory: store.NewOnce(0), sold: map[string]*sale{}, subjects: map[string]int{}}
 }
@@ -173,11 +181,7 @@ func (t *tickets) sell(s *sale, cfg *TicketConfig, now time.Time) bool {
 		}
 	}
 	t.ttl, t.longest = cfg.TTL, max(t.longest, cfg.TTL)
-	for len(t.queue) > 0 && !now.Before(t.queue[0].until) {
-		t.drop(t.queue[0])
-		t.queue[0] = nil
-		t.queue = t.queue[1:]
-	}
+	t.expire(now)
 	if cfg.MaxPerSubject > 0 && t.subjects[s.subject] >= cfg.MaxPerSubject {
 		return false
 	}
@@ -185,6 +189,15 @@ func (t *tickets) sell(s *sale, cfg *TicketConfig, now time.Time) bool {
 	t.subjects[s.subject]++
 	t.queue = append(t.queue, s)
 	return true
+}
+
+// expire forgets the tickets that have expired. The caller holds mu.
+func (t *tickets) expire(now time.Time) {
+	for len(t.queue) > 0 && !now.Before(t.queue[0].until) {
+		t.drop(t.queue[0])
+		t.queue[0] = nil
+		t.queue = t.queue[1:]
+	}
 }
 
 // unused reports whether this process has sold a ticket that nobody has presented since.
@@ -314,6 +327,7 @@ func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http
 			a.r.Body = lent
 		}
 		defer a.unwind()
+		a.w = w
 		err := a.run(saleSteps)
 		complete := lent.takeBack(w)
 		if err != nil {
@@ -323,7 +337,7 @@ func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http
 		}
 		sold := a.event()
 		sold.Kind = audit.Ticket
-		g.events.emit(sold)
+		g.events.tell(sold, nil)
 		h := w.Header()
 		h.Set("Content-Type", "application/json")
 		h.Set("Cache-Control", "no-store")

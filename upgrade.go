@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"time"
 
 	"github.com/coder/websocket"
 
@@ -44,7 +45,7 @@ func (a *admission) guarded(w http.ResponseWriter, done func() error) error {
 			a.gone, err = true, lost
 		}
 		ev := a.event()
-		if a.answered || a.explain(w, err, &ev) {
+		if a.answered || a.explain(w, err, &ev.Event) {
 			w = discardResponse{}
 		}
 		refused = true
@@ -62,6 +63,8 @@ func (a *admission) prepare() *Conn {
 		g: a.g, e: a.e, first: a.endpointPolicy, known: a.known, id: newID(), client: a.client, origin: retained(a.from), host: retained(a.r.Host),
 		subprotocol: a.subprotocol,
 	}
+	c.tally = a.g.events.meter.shard()
+	c.queue.tally = c.tally
 	c.who.value, c.who.session = a.value, a.session
 	c.life.leases, c.life.lease = a.leases, a.lease
 	c.reading.c, c.reading.rule = c, anyKind
@@ -105,9 +108,17 @@ func (a *admission) upgrade(w http.ResponseWriter, holders int32) (err error) {
 			}
 		}
 	}()
+	a.accepted(c)
 	c.start(a.await, holders)
 	started = true
 	return nil
+}
+
+// accepted reports that the handshake has led to c.
+func (a *admission) accepted(c *Conn) {
+	e := a.event()
+	e.Kind, e.ConnID, e.subprotocol, e.Duration = audit.Accepted, c.id, a.subprotocol, time.Since(a.begun)
+	a.g.events.tell(e, nil)
 }
 
 // notSent returns why the 101 could not be sent.
@@ -193,5 +204,5 @@ func (a *admission) explain(w http.ResponseWriter, err error, ev *audit.Event) b
 func (a *admission) cutOff() {
 	e := a.event()
 	e.Kind, e.Err, e.Reason, e.Detail = audit.Warning, reason.Internal, "panic", "a hook or a ResponseWriter ended a handshake"
-	a.g.events.emit(e)
+	a.g.events.tell(e, nil)
 }

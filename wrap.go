@@ -74,7 +74,8 @@ type wrapping struct {
 	c     *Conn
 	said  atomic.Pointer[CloseError] // the close frame that the handler has sent
 	leave sync.Once                  // calls sessions.left
-	told  atomic.Bool                // a refusal has been reported
+	told  atomic.Bool                // it has been reported that the handshake was accepted or refused
+	a     atomic.Pointer[occurrence] // what that report says of the request; nil once it has been made
 
 	mu      sync.Mutex
 	over    context.CancelCauseFunc // ends the context of the handler's request
@@ -103,6 +104,9 @@ func (e *Endpoint) serveWrapped(w http.ResponseWriter, r *http.Request, next htt
 	}
 	ctx, over := context.WithCancelCause(r.Context())
 	wr.c, wr.over, c.wrap = c, over, wr
+	about := a.event()
+	about.ConnID, about.subprotocol, about.at = c.id, a.subprotocol, a.begun
+	wr.a.Store(&about)
 	ww := &wrapWriter{wr: wr, w: w, a: a, offer: a.offer()}
 	defer ww.returned()
 	admitted = true
@@ -146,6 +150,11 @@ func (wr *wrapping) left(g *Guard) { wr.leave.Do(g.sessions.left) }
 func (wr *wrapping) Opened() {
 	c := wr.c
 	c.opened = time.Now()
+	if !wr.told.Swap(true) {
+		e := *wr.a.Swap(nil)
+		e.Kind, e.Duration = audit.Accepted, time.Since(e.at)
+		c.g.events.tell(e, nil)
+	}
 	c.list(true)
 	wr.left(c.g)
 	if c.g.banned(c.client) != nil {
@@ -161,11 +170,10 @@ func (wr *wrapping) refused(why *reason.Reason, status int, detail string) {
 	if wr.told.Swap(true) {
 		return
 	}
-	c := wr.c
-	c.g.events.emit(audit.Event{
-		Kind: audit.Refusal, Err: why, Reason: why.Token(), Detail: detail, Status: status,
-		Subject: c.Principal().Subject, Client: c.client.String(), Origin: c.origin, Host: c.host,
-	})
+	e := *wr.a.Swap(nil)
+	e.Kind, e.ConnID, e.Duration = audit.Refusal, "", time.Since(e.at)
+	e.Err, e.Reason, e.Detail, e.Status = why, why.Token(), detail, status
+	wr.c.g.events.tell(e, nil)
 }
 
 // BadAnswer reports that the client got a 502 in place of the handler's answer.
@@ -208,6 +216,8 @@ func (wr *wrapping) Sent(messages int, bytes int64) {
 	c := wr.c
 	c.writing.messages.Add(uint64(messages))
 	c.writing.bytes.Add(uint64(bytes))
+	c.tally.out.Add(uint64(messages))
+	c.tally.outBytes.Add(uint64(bytes))
 	charge(c.writing.sent.Load(), max(1, messages), int(bytes))
 }
 
@@ -222,7 +232,7 @@ func (wr *wrapping) Outbound() (max int64, hold bool) {
 func (wr *wrapping) Check(binary bool, msg []byte) bool {
 	c := wr.c
 	if !binary && !utf8.Valid(msg) {
-		c.report(reason.InvalidUTF8, "outbound: text is not UTF-8", false)
+		c.report(reason.InvalidUTF8, "outbound: text is not UTF-8", audit.ActionRefuse)
 		return false
 	}
 	return c.outbound(msg) == nil

@@ -188,11 +188,33 @@ type Config struct {
 
 	// Logger gets a line for each event. Refusals, violations, bans and warnings have the level
 	// Warn. Of these, Logger gets at most 5 lines per second for each kind and reason, with a
-	// burst of 20. All other events have the level Info. Of these, Logger gets at most 50 lines
+	// burst of 20. Accepted handshakes have the level Debug, and all other events have the level
+	// Info. Of these, Logger gets at most 50 lines
 	// per second about connections that open, with a burst of 500, and as many about those that
 	// close and about those that are refreshed. No other lines are left out. A later line says in
 	// suppressed how many lines were left out. The default is slog.Default().
 	Logger *slog.Logger
+
+	// Name names the endpoint of Guard.Handler, Guard.Accept and Guard.Wrap in events and in the
+	// log. It is cut to 256 bytes. The default is the empty name.
+	Name string
+
+	// RequestID returns the ID that middleware or a proxy has given a request, so that its events
+	// and its line in the access log can be matched. The events and the log have it escaped and
+	// cut to 256 bytes. It must not block. A panic counts as an empty ID. The default, nil, takes
+	// the header X-Request-Id of the response if middleware in front has set it, and otherwise
+	// that of the request, which the client can choose.
+	RequestID func(*http.Request) string
+
+	// Observer is called with a record of every event, on a goroutine of its own, one at a time
+	// and in the order in which the events were reported. ctx has the values of the request that
+	// the event is about, such as the trace that a middleware has begun, and does not end with
+	// it. For all other events it is context.Background().
+	//
+	// Observer may block. At most 1,024 records wait for it, and audit.Snapshot.EventsDropped
+	// counts those that found no room. The guard recovers a panic of Observer. Guard.Shutdown
+	// waits until Observer has got the records that wait. The default, nil, calls nothing.
+	Observer func(ctx context.Context, r audit.Record)
 
 	// OnEvent is called with every event, on the goroutine that reports it. For a close event,
 	// that is a goroutine of the guard, and not the goroutine that has ended the connection.
@@ -234,7 +256,7 @@ func New(cfg Config) (*Guard, error) {
 	g := &Guard{
 		born:    time.Now(),
 		state:   cfg.State,
-		events:  newSink(cfg.Logger, cfg.OnEvent),
+		events:  newSink(cfg),
 		endings: make(chan struct{}, maxEndings),
 	}
 	if g.state == nil {
@@ -261,7 +283,8 @@ func New(cfg Config) (*Guard, error) {
 //   - its client, its subprotocol and the value of Attach
 //
 // If cfg has a mistake, Reconfigure returns an error and changes nothing. Switching
-// Auth.Tickets on or off is a mistake. Reconfigure ignores State, Logger and OnEvent of cfg.
+// Auth.Tickets on or off is a mistake. Reconfigure ignores State, Logger, OnEvent and
+// Observer of cfg.
 func (g *Guard) Reconfigure(cfg Config) error {
 	g.setting.Lock()
 	defer g.setting.Unlock()
@@ -306,7 +329,7 @@ func (cfg Config) clone() Config {
 		cfg.Auth.Tickets = &own
 	}
 	cfg.Auth.FirstMessage = cfg.Auth.FirstMessage.own()
-	own := EndpointConfig{cfg.Subprotocols, cfg.Messages, cfg.Attach}.clone()
+	own := EndpointConfig{cfg.Name, cfg.Subprotocols, cfg.Messages, cfg.Attach}.clone()
 	cfg.Subprotocols, cfg.Messages = own.Subprotocols, own.Messages
 	return cfg
 }
@@ -335,6 +358,10 @@ func ownTable(v Validator) Validator {
 // settings. The first endpoint of a Guard, which Guard.Handler, Guard.Accept and Guard.Wrap
 // serve, has these settings in Config.
 type EndpointConfig struct {
+	// Name names the endpoint in events and in the log. It is cut to 256 bytes. The default is
+	// the empty name, and not the name in the Guard's Config.
+	Name string
+
 	// Subprotocols is as in [Config]. The default is an empty list, and not the list of the
 	// Guard's Config.
 	Subprotocols []string
@@ -376,7 +403,7 @@ func (e *Endpoint) Reconfigure(cfg EndpointConfig) error {
 	defer g.setting.Unlock()
 	if e.index == 0 {
 		own := g.cfg
-		own.Subprotocols, own.Messages, own.Attach = cfg.Subprotocols, cfg.Messages, cfg.Attach
+		own.Name, own.Subprotocols, own.Messages, own.Attach = cfg.Name, cfg.Subprotocols, cfg.Messages, cfg.Attach
 		return g.configure(own, g.further)
 	}
 	further := slices.Clone(g.further)

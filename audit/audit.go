@@ -1,5 +1,6 @@
-// Package audit has the values in which a wsguard.Guard reports about itself. An [Event] says
-// what has happened, a [Session] describes a connection, and a [Ban] a client that is banned.
+// Package audit has the values in which a wsguard.Guard reports about itself. An [Event] or a
+// [Record] says what has happened, a [Snapshot] has figures, a [Session] describes a connection,
+// and a [Ban] a client that is banned.
 //
 // # Usage
 //
@@ -16,7 +17,10 @@
 //	}
 //
 // OnEvent runs on the goroutine that has caused the event, so it must not block. The log
-// leaves out repeated lines, and OnEvent gets every event.
+// leaves out repeated lines, and OnEvent gets every event. Config.Observer gets the same events
+// as a [Record] each, on a goroutine of its own, so it may take its time.
+//
+// Guard.Stats returns the figures of a Guard as a [Snapshot].
 //
 // Guard.Admin of package wsguard lists the Sessions and the Bans.
 package audit
@@ -33,6 +37,10 @@ type Kind string
 
 // The kinds of events.
 const (
+	// Accepted says that a handshake has led to a connection, whose ID is Event.ConnID. Open
+	// follows. The log has Accepted at the level Debug only.
+	Accepted Kind = "accept"
+
 	// Open says that the application has a new connection. If the credential comes in the first
 	// message, Open follows when the guard has accepted it.
 	Open Kind = "open"
@@ -116,6 +124,19 @@ type Event struct {
 	// Host is the Host header of the handshake.
 	Host string
 
+	// Path is the path of the request's URL, without the query. It is set for Accepted, Refusal
+	// and Ticket, and for a Violation that is about a handshake. It is empty for the events of
+	// a connection. Find the Accepted event with the same ConnID for those.
+	Path string
+
+	// RequestID is the ID that the application's middleware or a proxy has given the request,
+	// as Config.RequestID says. It is set for the same events as Path.
+	RequestID string
+
+	// Endpoint is the name of the endpoint, from EndpointConfig.Name or Config.Name. It is set
+	// for the events of a request and of a connection.
+	Endpoint string
+
 	// Err is the reason as an error. errors.Is finds the value of package reason in it. It is
 	// set for a Refusal, a Violation, a Close, a Banned event, and for the Warning "panic". For
 	// a Close it is the *wsguard.CloseError. It is nil for all other events.
@@ -153,6 +174,18 @@ type Event struct {
 	// closed it without a response. It is 0 for all other kinds.
 	Status int
 
+	// Action is what the guard did with what a Violation is about. It is empty for all other
+	// kinds.
+	Action Action
+
+	// By is who has ended the connection of a Close. It is empty for all other kinds.
+	By Party
+
+	// Operator is who has called a method of Admin, as Admin.By was told. It is set for Banned,
+	// Lifted, Revoked, SignedOut, Restored, and for the Close of a connection that Kick has
+	// ended.
+	Operator string
+
 	// Report says that the guard has refused nothing and only reports. It is set in report-only
 	// mode for what the guard would have refused, closed or banned. It is also set for the
 	// warning that RateConfig.WarnAt sends to a peer.
@@ -175,7 +208,8 @@ type Event struct {
 	// Remote says for a Close that the peer or the network has ended the connection.
 	Remote bool
 
-	// Duration is how long the connection of a Close was open.
+	// Duration is how long the connection of a Close was open. For Accepted and Refusal it is
+	// the time from the beginning of the guard's checks to the answer.
 	Duration time.Duration
 
 	// Stats has the counts of the connection of a Close.

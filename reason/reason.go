@@ -23,6 +23,7 @@ package reason
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/coder/websocket"
@@ -104,11 +105,15 @@ func New(token, text string, code websocket.StatusCode) *Reason {
 	return &Reason{token: token, text: text, status: http.StatusForbidden, code: code, own: true}
 }
 
-// The tokens and close codes of this package.
+// The reasons of this package, with their tokens and close codes.
 var (
+	all    []*Reason
 	tokens = map[string]bool{}
 	codes  = map[websocket.StatusCode]bool{}
 )
+
+// All returns the reasons of this package. Those of [New] are not among them.
+func All() []*Reason { return slices.Clone(all) }
 
 // define returns a reason of this package, and notes its token and its code for New.
 func define(token, text string, status int, code websocket.StatusCode) *Reason {
@@ -116,7 +121,9 @@ func define(token, text string, status int, code websocket.StatusCode) *Reason {
 	if code != 0 {
 		codes[code] = true
 	}
-	return &Reason{token: token, text: text, status: status, code: code}
+	r := &Reason{token: token, text: text, status: status, code: code}
+	all = append(all, r)
+	return r
 }
 
 // These are reasons to refuse a handshake. Those that have a close code as well can also end a

@@ -305,6 +305,28 @@ func (t *Table) Stats(la, lb Limit, now time.Time) (st Stats) {
 	return st
 }
 
+// sample is how many sets of a shard Sample looks at.
+const sample = 16
+
+// Sample is like Stats, but looks at no more than a fixed part of the table. If the table has
+// grown beyond that part, Keys, Penalised and Networks are estimates. Its cost does not grow with
+// the number of keys.
+func (t *Table) Sample(la, lb Limit, now time.Time) (st Stats) {
+	ns := t.elapsed(now)
+	at := look{lane: [2]lane{newLane(la), newLane(lb)}}
+	for i := range t.shard {
+		s := &t.shard[i]
+		s.mu.Lock()
+		s.look(&at, ns)
+		s.sample(&st, &at)
+		s.mu.Unlock()
+	}
+	t.overflow.mu.Lock()
+	st.Overflowed = t.overflow.used
+	t.overflow.mu.Unlock()
+	return st
+}
+
 // Evicted returns how many buckets were forgotten although they were not full.
 func (t *Table) Evicted() (n uint64) {
 	for i := range t.shard {

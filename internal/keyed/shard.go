@@ -299,17 +299,35 @@ func (s *shard) mark(hash uint64, at *look, net bool) bool {
 func (s *shard) count(st *Stats, at *look) {
 	st.Evicted += s.evicted
 	for set := 0; set < len(s.mem); set += stride {
-		for p := set; p < set+ways; p++ {
-			if !at.live(s.get(p)) {
-				continue
-			}
-			st.Keys++
-			if s.mem[p]&marked != 0 {
-				st.Penalised++
-			}
-			if s.mem[p]&network != 0 {
-				st.Networks++
-			}
+		s.countSet(st, at, set)
+	}
+}
+
+// sample is count for sets that are spread over the shard. They stand for the others.
+func (s *shard) sample(st *Stats, at *look) {
+	st.Evicted += s.evicted
+	step := max(1, int(s.sets)/sample) // both are powers of two
+	var part Stats
+	for set := 0; set < len(s.mem); set += step * stride {
+		s.countSet(&part, at, set)
+	}
+	st.Keys += part.Keys * step
+	st.Penalised += part.Penalised * step
+	st.Networks += part.Networks * step
+}
+
+// countSet counts the buckets of a set that are not full.
+func (s *shard) countSet(st *Stats, at *look, set int) {
+	for p := set; p < set+ways; p++ {
+		if !at.live(s.get(p)) {
+			continue
+		}
+		st.Keys++
+		if s.mem[p]&marked != 0 {
+			st.Penalised++
+		}
+		if s.mem[p]&network != 0 {
+			st.Networks++
 		}
 	}
 }

@@ -282,6 +282,23 @@ func (b *Box) All(now time.Time) []Ban {
 	return bans
 }
 
+// Count returns how many bans are in force.
+func (b *Box) Count(now time.Time) (n int) {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	for _, e := range b.nets {
+		if now.Before(e.until) {
+			n++
+		}
+	}
+	for _, e := range b.names {
+		if now.Before(e.until) {
+			n++
+		}
+	}
+	return n
+}
+
 // Stats say how full the box is.
 type Stats struct {
 	Entries   int    // the bans, and bans that are over and kept for their strikes

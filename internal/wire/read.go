@@ -500,10 +500,10 @@ var errForwarded = errors.New("wire: a control frame for the wrapped handler")
 func (c *Conn) controlFrame(op byte, p []byte) error {
 	c.alive()
 	var n uint32
-	ours, fresh := false, false
+	ours, fresh, trip := false, false, time.Duration(-1)
 	if op == opPong {
 		if n, ours = c.ourPing(p); ours {
-			fresh = c.answersOurs(n)
+			fresh, trip = c.answersOurs(n)
 		}
 	}
 	// The answers to our own pings are no flood, even if they come all at once because
@@ -518,6 +518,9 @@ func (c *Conn) controlFrame(op byte, p []byte) error {
 		if c.wrapped != nil && !ours {
 			c.wrapped.forward(opPong, p)
 			return errForwarded
+		}
+		if trip >= 0 {
+			c.hooks.Pong(trip)
 		}
 	case opClose:
 		code, reason, fault, detail := parseClose(p)

@@ -99,6 +99,10 @@ type Hooks interface {
 	// Idle is called when no application message has come or gone for the idle timeout. It
 	// returns true if the guard only reports that.
 	Idle() bool
+
+	// Pong is called when the peer has answered the latest ping of the guard, with the time
+	// since the ping was handed to the writer.
+	Pong(roundTrip time.Duration)
 }
 
 // Errors that say why a call stopped. None of them closes the connection.
@@ -290,6 +294,7 @@ type Conn struct {
 	pingKey   uint64          // makes the payloads of our pings; read-only
 	pings     uint32          // mu: pings of ours that were sent or wait for the writer
 	ponged    uint32          // mu: the last of them that a pong has answered
+	pingLeft  time.Duration   // mu: when the last of them was handed to the writer
 	theirPing time.Duration   // mu: when the wrapped handler sent its last ping; 0: never
 	pingBegun time.Duration   // mu: when the write of the ping whose answer pongs awaits began
 	pinged    bool            // mu: the write of that ping has returned

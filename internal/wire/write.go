@@ -199,6 +199,7 @@ func (c *Conn) nextWaiting() (op byte, p []byte) {
 		payload := c.pingPayload(c.pings)
 		op, p = opPing, payload[:]
 		c.pendPing = false
+		c.pingLeft = c.now()
 	case c.mayNotice():
 		op, p = opText, c.notices[0]
 		c.notices[0] = nil
@@ -309,15 +310,19 @@ func (c *Conn) ourPing(p []byte) (n uint32, ok bool) {
 }
 
 // answersOurs takes a pong to our nth ping. It reports whether the pong is news. It is none if
-// the same pong, or one to a later ping, has come before.
-func (c *Conn) answersOurs(n uint32) bool {
+// the same pong, or one to a later ping, has come before. roundTrip is the time since that ping
+// was handed to the writer, or negative if it is not known.
+func (c *Conn) answersOurs(n uint32) (fresh bool, roundTrip time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if n <= c.ponged || n > c.pings {
-		return false
+		return false, -1
 	}
 	c.ponged = n
-	return true
+	if n < c.pings || c.pendPing {
+		return true, -1 // when that ping was sent is not known any more
+	}
+	return true, max(0, c.filled-c.pingLeft)
 }
 
 // writeFrame sends one frame, as the write that begins at start. The caller is the writer.
