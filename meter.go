@@ -83,12 +83,8 @@ func microseconds(d time.Duration) uint64 { return uint64(max(0, d.Microseconds(
 // count counts an event.
 func (m *meter) count(e *audit.Event) {
 	switch e.Kind {
-	case audit.Accepted:
+	case audit.Accepted, audit.Refusal:
 		m.handshakes.Add(microseconds(e.Duration))
-	case audit.Refusal:
-		if e.Duration > 0 {
-			m.handshakes.Add(microseconds(e.Duration))
-		}
 	case audit.Close:
 		m.connections.Add(microseconds(e.Duration))
 	}
