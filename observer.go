@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/wsguard/wsguard/audit"
 )
@@ -82,7 +83,10 @@ func (o *observer) one(next observed) {
 	o.call(next.ctx, next.record)
 }
 
-// flush waits until the observer has got all records, or until ctx ends.
+// flushFor is how long flush waits at most, because an observer may block for ever.
+const flushFor = time.Second
+
+// flush waits until the observer has got all records, for at most flushFor, or until ctx ends.
 func (o *observer) flush(ctx context.Context) {
 	o.mu.Lock()
 	if !o.running {
@@ -92,8 +96,11 @@ func (o *observer) flush(ctx context.Context) {
 	done := make(chan struct{})
 	o.idle = append(o.idle, done)
 	o.mu.Unlock()
+	t := time.NewTimer(flushFor)
+	defer t.Stop()
 	select {
 	case <-done:
+	case <-t.C:
 	case <-ctx.Done():
 	}
 }

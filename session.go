@@ -204,7 +204,8 @@ const (
 // over the first half of the time until the deadline of ctx, or over 10 seconds if there is
 // none. It returns nil when the connections have ended and their handlers have returned. For a
 // connection of Accept, that is when the context of its request has ended. The Guard then has
-// no goroutine left. Further calls wait for the same drain.
+// no goroutine left, except that of a Config.Observer which has not got all events within a
+// second. Further calls wait for the same drain.
 //
 // If ctx ends first, Shutdown cuts the remaining connections and returns the error of ctx, at
 // most 100 milliseconds after ctx has ended. The following may run on after that:
@@ -236,6 +237,7 @@ func (g *Guard) Shutdown(ctx context.Context) error {
 	case <-s.drained:
 		<-s.paced // closed at once
 		g.events.flush()
+		g.events.observer.flush(ctx)
 		return nil
 	case <-ctx.Done():
 	}

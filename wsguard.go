@@ -213,7 +213,7 @@ type Config struct {
 	//
 	// Observer may block. At most 1,024 records wait for it, and audit.Snapshot.EventsDropped
 	// counts those that found no room. The guard recovers a panic of Observer. Guard.Shutdown
-	// waits until Observer has got the records that wait. The default, nil, calls nothing.
+	// waits for at most a second until Observer has got the records that wait. The default, nil, calls nothing.
 	Observer func(ctx context.Context, r audit.Record)
 
 	// OnEvent is called with every event, on the goroutine that reports it. For a close event,
