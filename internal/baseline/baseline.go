@@ -8,10 +8,10 @@
 // # How to feed it
 //
 // Call Tick about every 5 seconds while something happens, and while Spiking is
-// true. Ticks may be irregular, and they may stop while nothing happens: a Series
-// takes a gap for a time without events. Ticks that are closer together than
-// 4 seconds are taken together, and a decision needs at least four ticks that are
-// not.
+// true. The first call tells where the counter begins. Make it when the counter is
+// made. Ticks may be irregular, and may stop while nothing happens. A Series takes
+// a gap for a time without events. It takes ticks that are less than 4 seconds apart
+// together as one. A decision needs at least four ticks.
 //
 // # What is a spike
 //
@@ -429,7 +429,7 @@ func (s *Series) end(settled bool, rate float64) Change {
 }
 
 // feed lets a slot into the averages. Slots without events wait for the next one
-// that has some: until then nobody knows whether they belong to a silence.
+// that has some, because only then it is known whether they belong to a silence.
 func (s *Series) feed(one slot, rule *Rule) {
 	if one.n == 0 {
 		s.zeros += one.d
