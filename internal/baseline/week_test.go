@@ -44,8 +44,11 @@ func calmly(t *testing.T, seed uint64, s shape, rate, until float64) {
 func TestWeek(t *testing.T) {
 	t.Parallel()
 	until := week
-	if testing.Short() || raceEnabled {
+	if testing.Short() {
 		until = 30 * hour
+	}
+	if raceEnabled {
+		until = 10 * hour
 	}
 	for name, s := range weeks {
 		for _, rate := range []float64{0.05, 0.2, 1, 5, 50, 1000, 100_000} {
