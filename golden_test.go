@@ -139,6 +139,7 @@ func goldenDay(e *env) {
 	login := func(token string) *wstest.Client {
 		c, _ := e.tryWith(wstest.HandshakeOptions{Path: "/chat/lobby?secret=1", Header: header("Authorization", "Bearer "+token, "X-Request-Id", "req-1\u202e")})
 		e.opened()
+		roundTrip(t, c, "{}") // the handler runs
 		return c
 	}
 	say := func(c *wstest.Client, text string) {
