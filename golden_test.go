@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/wsguard/wsguard"
@@ -140,11 +141,13 @@ func goldenDay(e *env) {
 		c, _ := e.tryWith(wstest.HandshakeOptions{Path: "/chat/lobby?secret=1", Header: header("Authorization", "Bearer "+token, "X-Request-Id", "req-1\u202e")})
 		e.opened()
 		roundTrip(t, c, "{}") // the handler runs
+		synctest.Wait()       // and the answer has been counted
 		return c
 	}
 	say := func(c *wstest.Client, text string) {
 		c.WriteFrame(wstest.Text(`{"text":"` + text + `"}`))
 		c.ReadMessage()
+		synctest.Wait()
 	}
 	end := func(c *wstest.Client) {
 		c.Timeout = time.Minute
