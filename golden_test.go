@@ -59,7 +59,9 @@ func TestGoldenLog(t *testing.T) {
 		cfg := conf(noHandshakeLimits, noPings, func(cfg *wsguard.Config) {
 			cfg.Name = "echo"
 			cfg.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-			cfg.Observer = func(ctx context.Context, r audit.Record) { records[strings.TrimPrefix(fmt.Sprintf("%T", r), "audit.")] = true }
+			cfg.Observer = func(ctx context.Context, r audit.Record) {
+				records[strings.TrimPrefix(fmt.Sprintf("%T", r), "audit.")] = true
+			}
 			cfg.Auth = wsguard.AuthConfig{Verifier: goldenLogin, Tickets: &wsguard.TicketConfig{}}
 			cfg.Messages.Validator = must(wsguard.CompileSchema([]byte(`{"type":"object","additionalProperties":false,"properties":{"text":{"type":"string"}}}`)))
 			cfg.Messages.OnInvalid = wsguard.ActionReply

@@ -31,7 +31,7 @@ type policy struct {
 	send         SendConfig
 	codes        map[*reason.Reason]StatusCode
 	requestID    func(*http.Request) string // nil: the header X-Request-Id
-	broken       *reason.Reason // why a piece whose configuration has faults refuses every request; nil: it has none
+	broken       *reason.Reason             // why a piece whose configuration has faults refuses every request; nil: it has none
 
 	endpoints []*endpointPolicy // by Endpoint.index
 }

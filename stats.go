@@ -27,14 +27,12 @@ func (g *Guard) Stats() audit.Snapshot {
 // limits adds the limits of the whole server to s.
 func (g *Guard) limits(s *audit.Snapshot) {
 	p := g.policy.Load()
-	for _, l := range []audit.Limit{
+	s.Limits = append(s.Limits, []audit.Limit{
 		{Name: "Caps.MaxConns", Max: int64(p.caps.MaxConns), Used: int64(s.Slots)},
 		{Name: "Caps.MaxUnauthenticated", Max: int64(p.caps.MaxUnauthenticated), Used: int64(s.Unauthenticated)},
 		{Name: "Rates.MaxInFlight", Max: int64(p.rates.MaxInFlight), Used: int64(s.InFlight)},
 		{Name: "Send.MaxTotalBytes", Max: p.send.MaxTotalBytes, Used: s.QueuedBytes},
-	} {
-		s.Limits = append(s.Limits, l)
-	}
+	}...)
 	if t := p.auth.tickets; t != nil {
 		s.Limits = append(s.Limits, audit.Limit{Name: "Auth.Tickets.MaxTotal", Max: int64(t.MaxTotal), Used: int64(s.TicketsOutstanding)})
 	}

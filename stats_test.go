@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/wsguard/wsguard"
@@ -35,6 +36,7 @@ func TestStats(t *testing.T) {
 		a.WriteFrame(wstest.Text("10"))
 		wantMessage(t, a, `{"error":"invalid_message","reason":"schema","keyword":"#/maximum"}`)
 
+		synctest.Wait() // the answers are counted
 		s := e.g.Stats()
 		if s.Open != 3 || s.Slots != 3 || s.HandshakesAccepted != 3 || s.InFlight != 0 || s.Draining {
 			t.Errorf("open: %+v", s)
@@ -158,6 +160,7 @@ func TestStatsQueues(t *testing.T) {
 		})
 		c := e.open(header())
 		<-full
+		synctest.Wait()
 		s := e.g.Stats()
 		if s.QueuedMessages != 4 || s.QueuedBytes < 1<<20 || s.QueueDropped != 2 {
 			t.Errorf("%d messages with %d bytes queued, %d dropped", s.QueuedMessages, s.QueuedBytes, s.QueueDropped)
@@ -165,6 +168,7 @@ func TestStatsQueues(t *testing.T) {
 		c.Close()
 		e.closed()
 		e.idle()
+		synctest.Wait()
 		if s = e.g.Stats(); s.QueuedMessages != 0 || s.QueuedBytes != 0 || s.QueueDropped != 6 {
 			t.Errorf("after the end: %d messages with %d bytes queued, %d dropped", s.QueuedMessages, s.QueuedBytes, s.QueueDropped)
 		}
