@@ -122,22 +122,19 @@
 //
 // # Testing
 //
-// A Guard works with httptest.NewServer. The server listens on loopback, where clear text
-// passes while Proxies is empty. The client must send a listed Origin and a credential, here
-// with coder/websocket:
+// Package [github.com/wsguard/wsguard/wsguardtest] serves a handler in a test, in memory or over
+// TCP, with a principal of the test's choice. It also checks a schema or a [Table] against a
+// corpus of messages.
 //
-//	srv := httptest.NewServer(guard.Handler(handler))
-//	defer srv.Close()
-//	c, _, err := websocket.Dial(ctx, srv.URL, &websocket.DialOptions{
-//		Subprotocols: []string{"chat"},
-//		HTTPHeader: http.Header{
-//			"Origin":        {"https://app.example.com"},
-//			"Authorization": {"Bearer " + token},
-//		},
-//	})
+//	func TestHandler(t *testing.T) {
+//		s := wsguardtest.NewServer(t, handler)
+//		c := s.Dial(wsguardtest.As(wsguard.Principal{Subject: "alice"}))
+//		c.WriteText(`{"type":"say","text":"hello"}`)
+//		c.WantJSON(`{"type":"said","user":"alice","text":"hello"}`)
+//	}
 //
-// When Guard.Shutdown has returned nil, the Guard has no goroutine left. So a leak check
-// passes, and a bubble of testing/synctest ends. Package
-// [github.com/wsguard/wsguard/wsguardtest] checks a schema or a [Table] against a corpus of
-// messages.
+// A Guard also works with httptest.NewServer. The server listens on loopback, where clear text
+// passes while Proxies is empty. The client must send a listed Origin and a credential. When
+// Guard.Shutdown has returned nil, the Guard has no goroutine left. So a leak check passes, and
+// a bubble of testing/synctest ends.
 package wsguard

@@ -32,7 +32,7 @@ var importLaw = []mayImport{
 	{"", []string{"audit", "reason", "store", "internal/"}},
 	{"jsonrpc", []string{"", "reason", "internal/"}},
 	{"graphqlws", []string{"", "reason", "internal/"}},
-	{"wsguardtest", []string{"", "audit", "reason", "store"}},
+	{"wsguardtest", []string{"", "audit", "reason", "store", "internal/"}},
 	{"contrib/", []string{"", "audit", "reason", "store"}},
 	{"examples/", []string{"", "audit", "reason", "store", "wsguardtest", "contrib/", "sanitize", "jsonrpc", "graphqlws"}},
 	{"sanitize", []string{"reason", "internal/"}},

@@ -39,7 +39,7 @@ func ExampleMessages() {
 }
 
 // t prints what fails.
-var t = printer{}
+var t testing.TB = printer{}
 
 type printer struct{ testing.TB }
 

@@ -1,16 +1,3 @@
-// Package wsguardtest has helpers for the tests of programs that use wsguard.
-//
-// # Usage
-//
-// [Messages] checks that a schema or a table of message types accepts the messages that it
-// must accept, and refuses the others:
-//
-//	func TestMessages(t *testing.T) {
-//		wsguardtest.Messages(t, table, os.DirFS("testdata/messages"))
-//	}
-//
-// The messages are files. Those below valid/ must pass, and those below invalid/ must be
-// refused.
 package wsguardtest
 
 import (

@@ -6,22 +6,18 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/coder/websocket"
-
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/wsguardtest"
 )
 
-// start runs the program, and returns the URL and the header of its clients.
-func start(t *testing.T) (url string, header http.Header) {
+// start runs the program, and returns the URL and the token of its clients.
+func start(t *testing.T) (url, token string) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "token")
 	ctx, stop := context.WithCancel(context.Background())
@@ -51,68 +47,36 @@ func start(t *testing.T) (url string, header http.Header) {
 	if len(fields) < 4 || !strings.HasPrefix(fields[3], "ws://") {
 		t.Fatalf("the server prints %q", line)
 	}
-	token, err := os.ReadFile(file)
+	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fields[3], http.Header{"Authorization": {"Bearer " + strings.TrimSpace(string(token))}}
+	return fields[3], strings.TrimSpace(string(b))
 }
 
+// client is a client of JSON-RPC.
 type client struct {
-	t   *testing.T
-	ctx context.Context
-	ws  *websocket.Conn
+	*wsguardtest.Client
+	t *testing.T
 }
 
+// connect runs the program, and connects a client to it.
 func connect(t *testing.T) *client {
 	t.Helper()
-	url, header := start(t)
-	return dial(t, url, header)
-}
-
-func dial(t *testing.T, url string, header http.Header) *client {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	t.Cleanup(cancel)
-	ws, _, err := websocket.Dial(ctx, url, &websocket.DialOptions{HTTPHeader: header})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ws.CloseNow() })
-	return &client{t, ctx, ws}
+	url, token := start(t)
+	s := wsguardtest.ServerAt(t, url, wsguardtest.Origin(""), wsguardtest.Header("Authorization", "Bearer "+token))
+	return &client{s.Dial(), t}
 }
 
 func (c *client) send(format string, args ...any) {
 	c.t.Helper()
-	if err := c.ws.Write(c.ctx, websocket.MessageText, fmt.Appendf(nil, format, args...)); err != nil {
-		c.t.Fatal(err)
-	}
-}
-
-func (c *client) read() string {
-	c.t.Helper()
-	_, msg, err := c.ws.Read(c.ctx)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return string(msg)
+	c.WriteText(fmt.Sprintf(format, args...))
 }
 
 // want expects a message that is equal to this one as JSON.
 func (c *client) want(format string, args ...any) {
 	c.t.Helper()
-	got := c.read()
-	if want := fmt.Sprintf(format, args...); !reflect.DeepEqual(decode(c.t, got), decode(c.t, want)) {
-		c.t.Fatalf("got  %s\nwant %s", got, want)
-	}
-}
-
-func decode(t *testing.T, msg string) (v any) {
-	t.Helper()
-	if err := json.Unmarshal([]byte(msg), &v); err != nil {
-		t.Fatalf("%v in %s", err, msg)
-	}
-	return v
+	c.WantJSON(fmt.Sprintf(format, args...))
 }
 
 // initialize says that the client has these capabilities.
@@ -136,7 +100,7 @@ func TestCalls(t *testing.T) {
 	c.send(`{"jsonrpc":"2.0","id":1,"method":"ping"}`)
 	c.want(result, `1`, `{}`)
 	c.send(`{"jsonrpc":"2.0","id":2,"method":"tools/list","params":{}}`)
-	if got := c.read(); !strings.Contains(got, `"name":"count_words"`) || !strings.Contains(got, `"name":"summarize"`) {
+	if got := c.ReadText(); !strings.Contains(got, `"name":"count_words"`) || !strings.Contains(got, `"name":"summarize"`) {
 		t.Errorf("the tools are %s", got)
 	}
 	c.send(`{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"count_words","arguments":{"text":" one two\n"}}}`)
@@ -168,11 +132,11 @@ func TestIDs(t *testing.T) {
 		`""`, `"7"`, `"\u0041\/\""`, `"<a> & b"`, "\"\u2028\"", `"\ud83d\ude00"`, `"` + strings.Repeat("x", 126) + `"`,
 	} {
 		c.send(`{"jsonrpc":"2.0","id":%s,"method":"ping"}`, id)
-		if got := c.read(); !strings.Contains(got, `"id":`+id+`,`) {
+		if got := c.ReadText(); !strings.Contains(got, `"id":`+id+`,`) {
 			t.Errorf("%s: the server answers %s", id, got)
 		}
 		c.send(`{"jsonrpc": "2.0", "id" : %s , "method":"nothing"}`, id)
-		if got := c.read(); !strings.Contains(got, `"id":`+id+`,`) || !strings.Contains(got, `-32601`) {
+		if got := c.ReadText(); !strings.Contains(got, `"id":`+id+`,`) || !strings.Contains(got, `-32601`) {
 			t.Errorf("%s: the guard answers %s", id, got)
 		}
 		if id == `"7"` { // the rates allow no more
@@ -191,7 +155,7 @@ func TestIDs(t *testing.T) {
 // wantError expects an error with a code, and with a pointer in its data if that is not empty.
 func (c *client) wantError(id string, code int, pointer string) {
 	c.t.Helper()
-	msg := c.read()
+	msg := c.ReadText()
 	var m struct {
 		ID    json.RawMessage
 		Error struct {
@@ -264,7 +228,7 @@ func TestBatch(t *testing.T) {
 // sampling reads the server's call of the client's model, and returns its id.
 func (c *client) sampling(text string) (id string) {
 	c.t.Helper()
-	msg := c.read()
+	msg := c.ReadText()
 	var call struct {
 		JSONRPC string
 		ID      json.RawMessage
@@ -305,7 +269,7 @@ func TestBothDirections(t *testing.T) {
 	c.wantError(`null`, -32600, "")
 	c.send(`[`+result+`,{"jsonrpc":"2.0","id":"ping","method":"ping"}]`, second, fmt.Sprintf(sampled, "2nd"))
 	for range 2 { // in any order
-		if got := c.read(); strings.HasPrefix(got, "[") {
+		if got := c.ReadText(); strings.HasPrefix(got, "[") {
 			if !strings.Contains(got, `"id":"ping"`) {
 				t.Errorf("got %s", got)
 			}
@@ -323,7 +287,7 @@ func TestBothDirections(t *testing.T) {
 	} {
 		c.send(summarize, `3`, "x")
 		c.send(answer, c.sampling("x"))
-		if got := c.read(); !strings.Contains(got, want) || !strings.Contains(got, `"isError":true`) {
+		if got := c.ReadText(); !strings.Contains(got, want) || !strings.Contains(got, `"isError":true`) {
 			t.Errorf("got %s, want %s", got, want)
 		}
 	}
@@ -332,24 +296,15 @@ func TestBothDirections(t *testing.T) {
 // The server answers only so many messages of a connection at the same time, and refuses others
 // at once. It ends although answers are under way.
 func TestBusy(t *testing.T) {
-	off := wsguard.Rate{PerSecond: wsguard.Off}
-	g, err := wsguard.New(wsguard.Config{
-		InsecureAnyOrigin: true,
-		Auth:              wsguard.AuthConfig{InsecureAnonymous: true},
-		Rates:             wsguard.RateConfig{Messages: off},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	started := make(chan struct{}, maxAnswers)
 	wait := func(ctx context.Context, _ *peer, _ message) (any, error) {
 		started <- struct{}{}
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
-	srv := httptest.NewServer(g.Handler(func(ctx context.Context, c *wsguard.Conn) error { return serve(ctx, c, wait) }))
-	defer srv.Close()
-	c := dial(t, "ws"+strings.TrimPrefix(srv.URL, "http"), http.Header{"Origin": {srv.URL}})
+	cfg := wsguard.Config{Rates: wsguard.RateConfig{Messages: wsguard.Rate{PerSecond: wsguard.Off}}}
+	s := wsguardtest.NewServer(t, func(ctx context.Context, c *wsguard.Conn) error { return serve(ctx, c, wait) }, wsguardtest.Config(cfg))
+	c := &client{s.Dial(), t}
 	for range maxAnswers {
 		c.send(`{"jsonrpc":"2.0","id":1,"method":"wait"}`)
 	}
@@ -358,10 +313,6 @@ func TestBusy(t *testing.T) {
 	}
 	c.send(`[{"jsonrpc":"2.0","method":"notification"},{"jsonrpc":"2.0","id":"more","method":"wait"}]`)
 	c.want(`[{"jsonrpc":"2.0","id":"more","error":{"code":-32000,"message":"the server is busy"}}]`)
-	c.ws.CloseNow()
-	if err := g.Shutdown(c.ctx); err != nil {
-		t.Error(err)
-	}
 }
 
 // Each request above the rate gets an error with its id, and with the time to wait.
@@ -383,7 +334,7 @@ func TestRate(t *testing.T) {
 				}
 			}
 		}
-		msg := c.read()
+		msg := c.ReadText()
 		if err := json.Unmarshal([]byte(msg), &m); err != nil || answered[m.ID] {
 			t.Fatalf("got %s, %v", msg, err)
 		}
@@ -425,7 +376,7 @@ func TestReadme(t *testing.T) {
 	}
 	c := connect(t)
 	c.send("%s", lines[0])
-	if got := c.read(); !strings.Contains(got, `"serverInfo"`) {
+	if got := c.ReadText(); !strings.Contains(got, `"serverInfo"`) {
 		t.Errorf("got %s", got)
 	}
 	c.send("%s", lines[1])

@@ -5,14 +5,13 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/coder/websocket"
+	"github.com/wsguard/wsguard/wsguardtest"
 )
 
 // start runs the server and returns its address.
@@ -67,13 +66,8 @@ func TestLocal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	header := http.Header{"Authorization": {"Bearer " + strings.TrimSpace(string(token))}}
-	_, res, err := websocket.Dial(ctx, "ws://"+addr, &websocket.DialOptions{Host: "evil.example", HTTPHeader: header})
-	if err == nil || res.StatusCode != http.StatusMisdirectedRequest {
-		t.Error("under another name:", err)
-	}
+	s := wsguardtest.ServerAt(t, "ws://"+addr, wsguardtest.Origin(""), wsguardtest.Header("Authorization", "Bearer "+strings.TrimSpace(string(token))))
+	s.WantRefusal(421, "host", wsguardtest.Host("evil.example"))
 }
 
 func TestFaults(t *testing.T) {

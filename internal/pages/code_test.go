@@ -134,7 +134,7 @@ type checker struct {
 
 func newChecker(t *testing.T) *checker {
 	t.Helper()
-	cmd := exec.Command("go", "list", "-export", "-deps", "-json=ImportPath,Name,Export", ".", "./audit", "./reason", "./store", "./wsguardtest")
+	cmd := exec.Command("go", "list", "-export", "-deps", "-json=ImportPath,Name,Export", ".", "./audit", "./reason", "./store", "./wsguardtest", "net/http/httptest", "testing/fstest", "testing/synctest")
 	cmd.Dir = root
 	var stderr strings.Builder
 	cmd.Stderr = &stderr

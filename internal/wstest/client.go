@@ -40,10 +40,15 @@ const (
 // caller must do that, on the test's goroutine.
 type Client struct {
 	// Timeout bounds each call as a whole, in the fake time of a bubble too, so
-	// that a test fails instead of hanging. Zero means [DefaultTimeout]. A
-	// frame that is late by design, such as a ping, needs a longer one. After a
-	// timeout the client can go on reading, unless it came within a payload.
+	// that a test fails instead of hanging. Zero means [DefaultTimeout], and a
+	// negative value means no bound. A frame that is late by design, such as a
+	// ping, needs a longer one. After a timeout the client can go on reading,
+	// unless it came within a payload.
 	Timeout time.Duration
+
+	// Control is called by ReadMessage with each ping and pong that it skips. It
+	// may be nil.
+	Control func(Frame)
 
 	conn   net.Conn
 	br     *bufio.Reader
@@ -94,11 +99,15 @@ func (c *Client) WriteFrame(f Frame) error {
 	return err
 }
 
+// deadline returns the zero Time if there is no bound.
 func (c *Client) deadline() time.Time {
-	if c.Timeout != 0 {
-		return time.Now().Add(c.Timeout)
+	switch {
+	case c.Timeout < 0:
+		return time.Time{}
+	case c.Timeout == 0:
+		return time.Now().Add(DefaultTimeout)
 	}
-	return time.Now().Add(DefaultTimeout)
+	return time.Now().Add(c.Timeout)
 }
 
 // reading sets the deadline of a call that reads and returns what clears it.
@@ -240,8 +249,8 @@ func newKey() string {
 	return base64.StdEncoding.EncodeToString(nonce[:])
 }
 
-// acceptKey computes Sec-WebSocket-Accept (RFC 6455, section 4.2.2).
-func acceptKey(key string) string {
+// AcceptKey computes Sec-WebSocket-Accept (RFC 6455, section 4.2.2).
+func AcceptKey(key string) string {
 	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
@@ -251,7 +260,7 @@ func checkUpgrade(h http.Header, key string) error {
 	if key == "" {
 		return violation("101 to a request without exactly one key")
 	}
-	if got, want := h.Values("Sec-WebSocket-Accept"), acceptKey(key); len(got) != 1 || got[0] != want {
+	if got, want := h.Values("Sec-WebSocket-Accept"), AcceptKey(key); len(got) != 1 || got[0] != want {
 		return violation("Sec-WebSocket-Accept is %q, want %q", got, want)
 	}
 	if got := h.Values("Upgrade"); len(got) != 1 || !strings.EqualFold(got[0], "websocket") {
@@ -364,6 +373,9 @@ func (c *Client) ReadMessage() (opcode byte, payload []byte, err error) {
 		case f.Opcode == OpClose:
 			return 0, nil, parseClose(f.Payload)
 		case f.Opcode > OpClose:
+			if c.Control != nil {
+				c.Control(f)
+			}
 			continue
 		case c.begun != (f.Opcode == OpContinuation):
 			c.broken = violation("opcode %d, message begun: %t", f.Opcode, c.begun)

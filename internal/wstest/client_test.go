@@ -410,6 +410,23 @@ func TestReadMessage(t *testing.T) {
 	}
 }
 
+// ReadMessage shows the control frames that it skips, and may wait for ever.
+func TestControl(t *testing.T) {
+	c, s := scripted(t)
+	c.Timeout = -1
+	var skipped []string
+	c.Control = func(f wstest.Frame) { skipped = append(skipped, string(f.Payload)) }
+	for _, f := range []wstest.Frame{
+		{Fin: true, Opcode: wstest.OpPing, Payload: []byte("ping")}, {Opcode: wstest.OpText, Payload: []byte("a")},
+		{Fin: true, Opcode: wstest.OpPong, Payload: []byte("pong")}, {Fin: true, Payload: []byte("b")},
+	} {
+		mustWrite(t, s, string(wstest.AppendFrame(nil, f)))
+	}
+	if _, msg, err := c.ReadMessage(); err != nil || string(msg) != "ab" || strings.Join(skipped, " ") != "ping pong" {
+		t.Errorf("%q, %v, skipped %q", msg, err, skipped)
+	}
+}
+
 func TestReadClose(t *testing.T) {
 	for _, tc := range []struct {
 		payload string

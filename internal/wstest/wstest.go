@@ -1,5 +1,6 @@
-// Package wstest holds the helpers of the project's own tests. Nothing in it is
-// part of the library, and it imports nothing but the standard library.
+// Package wstest holds the helpers of the project's own tests. Package wsguardtest
+// serves users with them, and nothing else outside of tests imports them. It imports
+// nothing but the standard library.
 //
 //   - [Pipe] and [Listener] are an in-memory network that behaves like TCP and
 //     blocks only in ways that [testing/synctest] understands, so that hours of
