@@ -61,7 +61,7 @@ func text(t testing.TB, families []*dto.MetricFamily) string {
 }
 
 // jittered finds what depends on the time between two pings, which is random.
-var jittered = regexp.MustCompile(`(?m)^(wsguard_connection_duration_seconds_sum\{.*\}) 7\d.*$`)
+var jittered = regexp.MustCompile(`(?m)^(wsguard_connection_duration_seconds_sum\{.*\}) \d+.*$`)
 
 // TestExposition compares all that Prometheus gets after a small scenario with a golden file. In
 // a bubble of synctest, time is a figure like any other.
