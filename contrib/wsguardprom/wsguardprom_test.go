@@ -263,6 +263,31 @@ func TestZeros(t *testing.T) {
 	}
 }
 
+// Prometheus learns when the counters began with 0.
+func TestCreated(t *testing.T) {
+	s := full()
+	r := prometheus.NewPedanticRegistry()
+	r.MustRegister(of(s, Options{}))
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.Metric {
+			created := s.Since
+			switch {
+			case m.Counter != nil:
+				created = m.Counter.GetCreatedTimestamp().AsTime()
+			case m.Histogram != nil:
+				created = m.Histogram.GetCreatedTimestamp().AsTime()
+			}
+			if !created.Equal(s.Since) {
+				t.Errorf("%s was created at %s, want %s", f.GetName(), created, s.Since)
+			}
+		}
+	}
+}
+
 // Each Guard of a process has a name, and no two have the same.
 func TestTwoGuards(t *testing.T) {
 	a, b := newGuard(t), newGuard(t)
