@@ -59,7 +59,7 @@ func noLimits(cfg *wsguard.Config) {
 // Nothing that a peer sends adds a series: neither origins, paths, hosts and subprotocols, nor
 // close codes and their texts, nor messages.
 func TestHostile(t *testing.T) {
-	n := 100_000
+	n := 50_000 // behind each door
 	if testing.Short() {
 		n = 4000
 	}
