@@ -104,7 +104,9 @@ func dial(t *testing.T, s *httptest.Server, path string, header http.Header) (*w
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	c, res, err := websocket.Dial(ctx, s.URL+path, &websocket.DialOptions{HTTPHeader: header})
+	c, res, err := websocket.Dial(ctx, s.URL+path, &websocket.DialOptions{
+		HTTPHeader: header, Subprotocols: header.Values("Sec-WebSocket-Protocol"),
+	})
 	switch {
 	case err == nil:
 		t.Cleanup(func() { c.CloseNow() })
@@ -130,13 +132,16 @@ func say(t *testing.T, c *websocket.Conn, messages ...string) {
 	}
 }
 
-// recorder returns a TracerProvider, and a function that returns its spans when a guard has shut
-// down.
-func recorder(t *testing.T, options ...sdktrace.TracerProviderOption) (*sdktrace.TracerProvider, func() tracetest.SpanStubs) {
+// recorder returns a TracerProvider, and a function that waits for some spans and returns all.
+func recorder(t *testing.T, options ...sdktrace.TracerProviderOption) (*sdktrace.TracerProvider, func(atLeast int) tracetest.SpanStubs) {
 	spans := tracetest.NewInMemoryExporter()
 	p := sdktrace.NewTracerProvider(append(options, sdktrace.WithSyncer(spans))...)
 	t.Cleanup(func() { p.Shutdown(context.Background()) })
-	return p, spans.GetSpans
+	return p, func(atLeast int) tracetest.SpanStubs {
+		t.Helper()
+		eventually(t, func() bool { return len(spans.GetSpans()) >= atLeast })
+		return spans.GetSpans()
+	}
 }
 
 // series returns the values of all series, as lines such as `name{key=value} 1`, in order.
