@@ -174,6 +174,7 @@ func (a *admission) event() occurrence {
 	}
 	if a.g.events.observer.call != nil {
 		e.ctx = context.WithoutCancel(a.r.Context())
+		e.method, e.scheme = sanitize(a.r.Method, maxField), a.policy.schemeOf(a.r)
 	}
 	return e
 }

@@ -12,6 +12,8 @@ type occurrence struct {
 	audit.Event
 	ctx         context.Context // that of the request, without its end; nil: there is no request
 	at          time.Time       // when the admission of the request began; used by wrapping only
+	method      string          // of the request
+	scheme      string          // of the request, as schemeOf says
 	subprotocol string          // of an Accepted
 	until       time.Time       // of a Banned
 	strikes     int             // of a Banned
@@ -20,7 +22,10 @@ type occurrence struct {
 
 // about returns the request that the occurrence is about.
 func (o *occurrence) about() audit.Request {
-	return audit.Request{Path: o.Path, Endpoint: o.Endpoint, RequestID: o.RequestID, Subject: o.Subject, Client: o.Client, Origin: o.Origin, Host: o.Host}
+	return audit.Request{
+		Method: o.method, Scheme: o.scheme, Path: o.Path, Endpoint: o.Endpoint, RequestID: o.RequestID, Subject: o.Subject,
+		Client: o.Client, Origin: o.Origin, Host: o.Host,
+	}
 }
 
 // on returns the connection that the occurrence is about.

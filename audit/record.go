@@ -29,6 +29,8 @@ type Record interface {
 
 // Request describes the request of a handshake, or of a ticket.
 type Request struct {
+	Method    string // the method, which a client can choose
+	Scheme    string // "https" or "http", as a trusted proxy says or as the connection shows
 	Path      string // the path of the URL, without the query
 	Endpoint  string // EndpointConfig.Name or Config.Name
 	RequestID string // as Event.RequestID
