@@ -2,7 +2,7 @@
 // a careful user writes around that library, and beside other libraries, in one
 // run. It prints Markdown tables and what wsguard has to reach.
 //
-//	go run . [-quick] [-only echo,tls,broadcast,idle,refuse,limits,schema] [-servers wsguard,gorilla] [-sizes 150] [-profile PREFIX]
+//	go run . [-quick] [-only echo,tls,broadcast,idle,refuse,watched,limits,schema] [-servers wsguard,gorilla] [-sizes 150] [-profile PREFIX]
 package main
 
 import (
@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 func main() {
@@ -86,7 +87,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fs.SetOutput(stderr)
 	short := fs.Bool("quick", false, "little of everything, to see that it works")
 	rounds := fs.Int("rounds", 0, "rounds of each measurement (default 7)")
-	only := fs.String("only", "", "parts to run, of echo,tls,broadcast,idle,refuse,limits,schema (default all)")
+	only := fs.String("only", "", "parts to run, of echo,tls,broadcast,idle,refuse,watched,limits,schema (default all)")
 	servers := fs.String("servers", "", "servers to run: parts of their names, separated by commas (default all)")
 	sizes := fs.String("sizes", "", "message sizes to run, in bytes, of 150,4096,32768 (default all)")
 	profile := fs.String("profile", "", "have each server write its CPU and heap profile to files that begin with `PREFIX`")
@@ -137,6 +138,8 @@ func run(o options, stdout, stderr io.Writer) (err error) {
 	var broadcast []broadcastResult
 	var idle []idleResult
 	var refuse map[string][]refuseRound
+	var seen []echoResult
+	var stats [2][]time.Duration
 	if o.runs("idle") {
 		if idle, err = runIdle(o, log); err != nil {
 			return err
@@ -162,6 +165,14 @@ func run(o options, stdout, stderr io.Writer) (err error) {
 			return err
 		}
 	}
+	if o.runs("watched") {
+		if seen, err = runEcho(o, watchedServers, o.small(), log); err != nil {
+			return err
+		}
+		if stats, err = runStats(o, log); err != nil {
+			return err
+		}
+	}
 	var limits *limitsResult
 	if o.runs("limits") {
 		limits = runLimits(o, log)
@@ -178,10 +189,13 @@ func run(o options, stdout, stderr io.Writer) (err error) {
 	printBroadcast(stdout, o, broadcast)
 	printIdle(stdout, o, idle)
 	printRefuse(stdout, o, refuse)
+	printEcho(stdout, o, ", watched", watchedServers, []baseline{{"nothing attached", unwatched}}, seen)
+	printStats(stdout, o, stats)
 	printLimits(stdout, o, limits)
 	printSchema(stdout, o, schema)
 	goals(stdout, echo, idle, refuse)
 	goalsBroadcast(stdout, broadcast)
+	goalsWatched(stdout, seen, refuse, stats)
 	goalsLimits(stdout, limits)
 	goalsSchema(stdout, schema)
 	return nil

@@ -60,6 +60,7 @@ const (
 
 var refuseServers = []server{
 	{name: foreignOrigin, handler: guardHandler},
+	{name: quietRefusal, handler: func(origin string) http.Handler { return guardEcho(newGuardWith(origin, silent)) }},
 	{name: bannedClient, handler: guardBanned},
 	{name: overTheCap, handler: guardFull},
 	{name: plain403, handler: func(string) http.Handler {
@@ -84,7 +85,7 @@ var broadcastServers = []server{
 }
 
 func findServer(name string) (server, bool) {
-	for _, list := range [][]server{echoServers, tlsServers, broadcastServers, refuseServers} {
+	for _, list := range [][]server{echoServers, tlsServers, broadcastServers, refuseServers, watchedServers} {
 		for _, s := range list {
 			if s.name == name {
 				return s, true
