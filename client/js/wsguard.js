@@ -234,7 +234,7 @@ export class Connection {
   #socket = null;
   #timer = 0; // of the handshake, of the wait, or of the beat
   #attempts = 0; #wakes = 0; // since the last stable connection
-  #renewed = false; // a login was refused since the last stable connection
+  #renewed = ''; // why a credential was refused since the last stable connection
   #pace; #openedAt = 0; #greeting = false;
   #wait = null; // {until, notBefore, longest, state}
   #heard = 0; #probed = 0; #beatAt = 0; #offlineSince = 0;
@@ -331,7 +331,7 @@ export class Connection {
     return new Promise((resolve, reject) => {
       const late = setTimeout(() => abort.abort(new Error('no credential in time')), timeout);
       abort.signal.addEventListener('abort', () => { clearTimeout(late); reject(abort.signal.reason); });
-      new Promise((go) => { go(credential({ renew: this.#renewed, signal: abort.signal })); })
+      new Promise((go) => { go(credential({ renew: this.#renewed !== '', signal: abort.signal })); })
         .finally(() => clearTimeout(late)).then(resolve, reject);
     });
   }
@@ -467,7 +467,7 @@ export class Connection {
       this.#later(told, v);
       if (local === 'slept') this.#wake();
     } else if (v.act === 'login' && !this.#renewed) {
-      this.#renewed = true; // once: a fresh credential that is refused too is no accident
+      this.#renewed = why; // once: a fresh credential that is refused too is no accident
       this.#later(told, v);
     } else {
       this.#end({ login: 'login', rest: 'idle' }[v.act] ?? 'closed', told, v.act === 'rest');
@@ -483,7 +483,7 @@ export class Connection {
   #refused(err) {
     const { status } = err ?? {};
     if (status === 401) {
-      this.#end('login', { why: this.#text('login') });
+      this.#end('login', { why: this.#renewed || this.#text('login') });
     } else if (status === 408 || status === 425 || status === 429 || status >= 500) {
       const min = Number.isFinite(err.retryAfter) ? err.retryAfter : 0;
       this.#later({ why: this.#text(status === 429 ? 'too_many' : 'unavailable_now') }, { min });
@@ -567,7 +567,7 @@ export class Connection {
 
   #stable() {
     this.#attempts = this.#wakes = 0;
-    this.#renewed = false;
+    this.#renewed = '';
     this.#pace = this.#o.pace;
   }
 
