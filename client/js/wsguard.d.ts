@@ -107,10 +107,10 @@ export type Sent =
     readonly sent: false;
     /**
      * "invalid": it cannot be encoded, or checkOutgoing has refused it; detail says why. "not_connected": there is
-     * no connection and no queue for it. "queue_full": the queue is full. "stopped": the client has stopped while
+     * no connection and no queue for it. "must_wait": the server has asked to wait, or others wait in front of it, and it must not be queued. "queue_full": the queue is full. "stopped": the client has stopped while
      * the message was in the queue. "lost": the connection ended while the browser still held the message.
      */
-    readonly why: 'invalid' | 'not_connected' | 'queue_full' | 'stopped' | 'lost';
+    readonly why: 'invalid' | 'not_connected' | 'must_wait' | 'queue_full' | 'stopped' | 'lost';
     readonly detail?: string;
   };
 

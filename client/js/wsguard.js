@@ -216,7 +216,8 @@ function credentialOf(given) {
     const text = ['ticket', 'token'].includes(name) && typeof value === 'string' && value;
     if (!text && !['url', 'first'].includes(name)) throw new TypeError('not a credential');
   }
-  return given;
+  const { first } = given;
+  return { ...given, first: first === undefined || typeof first === 'string' || binary(first) ? first : JSON.stringify(first) };
 }
 
 const binary = (data) => data instanceof ArrayBuffer || ArrayBuffer.isView(data);
@@ -228,7 +229,7 @@ const offline = () => globalThis.navigator?.onLine === false;
 
 /** Connection keeps one WebSocket open. */
 export class Connection {
-  #o; #beatEvery; #url;
+  #o; #url; // read-only after the constructor
   #epoch = 0; // grows whenever what is under way is not wanted any more
   #abort = null; // of the credential under way
   #socket = null;
@@ -286,7 +287,7 @@ export class Connection {
     const { state, cause } = this.state;
     const open = state === 'open' && this.#socket;
     if (open && (this.#greeting || (!this.#queue.length && now() >= this.#holdUntil))) return this.#write(data);
-    if (!queue || (state === 'stopped' && cause !== 'idle')) return not('not_connected');
+    if (!queue || (state === 'stopped' && cause !== 'idle')) return not(open ? 'must_wait' : 'not_connected');
     const size = bytes(data);
     if (this.#queue.length >= this.#o.queueMessages || this.#queued + size > this.#o.queueBytes) return not('queue_full');
     return new Promise((settle) => {
@@ -314,13 +315,14 @@ export class Connection {
     if (epoch !== this.#epoch) return;
     let socket;
     try {
-      socket = this.#dial(credentialOf(given));
+      given = credentialOf(given);
+      socket = this.#dial(given);
     } catch (err) { // an address or a subprotocol that cannot be used; the error may hold the credential
       const cause = err instanceof RangeError ? 'address' : 'credential';
       this.#end(cause, { why: this.#text(cause) });
       return;
     }
-    this.#attach(socket, given?.first);
+    this.#attach(socket, given.first);
   }
 
   // #credential asks the page for a credential, and waits no longer than the timeout.
@@ -372,7 +374,7 @@ export class Connection {
     this.#beat();
     // What the page sends while it is told goes first, before what has waited.
     this.#greeting = true;
-    if (first !== undefined) this.#write(typeof first === 'string' || binary(first) ? first : JSON.stringify(first));
+    if (first !== undefined) this.#write(first);
     this.#set({ state: 'open' });
     if (socket !== this.#socket) return;
     this.#greeting = false;
@@ -586,12 +588,13 @@ export class Connection {
     let next = BEAT;
     if (heartbeat) {
       if (!this.#probed && now() - this.#heard >= heartbeat.every) this.#probe();
-      const due = this.#probed ? this.#probed + heartbeat.timeout : this.#heard + heartbeat.every + (this.#asks ? 0 : heartbeat.timeout);
-      if (now() >= due) {
+      const left = (this.#probed || this.#heard + heartbeat.every) + heartbeat.timeout - now();
+      if (left <= 0) {
         this.#lost('silent');
         return;
       }
-      next = Math.min(BEAT, due - now());
+      const quiet = this.#heard + heartbeat.every - now(); // until it asks
+      next = Math.min(BEAT, left, quiet > 0 ? quiet : BEAT);
     }
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#beat(), Math.ceil(next));
@@ -627,6 +630,7 @@ export class Connection {
       else if (this.#probe()) this.#beat(); // the network may be another one
       else if (since && now() - since > SLEPT) this.#lost('slept');
     };
+    this.#offlineSince = 0;
     const gone = () => { this.#offlineSince ||= now(); };
     const on = [[globalThis.document, 'visibilitychange', seen], [globalThis, 'online', online], [globalThis, 'offline', gone]];
     this.#listening = on.filter(([target]) => target?.addEventListener);

@@ -56,6 +56,18 @@ test('any message is a sign of life', async () => {
   assert.deepEqual(last().sent, []);
 });
 
+test('a message that cannot be made is like none', async () => {
+  for (const message of [() => { throw new Error('in the page'); }, () => undefined]) {
+    const w = await opened({ heartbeat: { ...probes, message } });
+    await pass(39_000, 500);
+    assert.equal(w.connection.state.state, 'open');
+    await pass(2_000, 500);
+    assert.equal(w.connection.state.state, 'waiting');
+    w.connection.stop();
+  }
+  assert.ok(page.reported.splice(0).length < 10);
+});
+
 test('without a message to send, silence is what counts', async () => {
   const w = await opened({ heartbeat: { every: 5_000, timeout: 2_000 } });
   await pass(6_500, 500);

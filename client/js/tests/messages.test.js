@@ -187,6 +187,7 @@ test('a notice about a rate holds what the page sends next', async () => {
   last().receive({ error: 'rate_limited', retry_after_ms: 700 });
   assert.deepEqual(w.messages, [{ error: 'rate_limited', retry_after_ms: 700 }]);
   const held = [outcome(w.connection.send(2)), outcome(w.connection.send(3))];
+  assert.deepEqual(await w.connection.send('now', { queue: false }), { sent: false, why: 'must_wait' });
   await pass(650);
   assert.deepEqual([last().json, held], [[1], [{}, {}]]);
   await pass(300);

@@ -52,8 +52,8 @@ test('each state, cause and outcome has a type and is described', () => {
   for (const cause of found(/#end\('(\w+)'/g)) assert.ok(causes.has(cause), cause);
   for (const state of found(/state: '(\w+)'/g)) assert.ok(types.includes(`'${state}'`), state);
   for (const cause of causes) assert.ok(types.includes(`'${cause}'`) && readme.includes(`\`${cause}\``), cause);
-  const outcomes = new Set([...found(/not\('(\w+)'/g), ...found(/sent: false, why: '(\w+)'/g)]);
-  assert.deepEqual([...outcomes].sort(), ['invalid', 'lost', 'not_connected', 'queue_full', 'stopped']);
+  const outcomes = new Set([...found(/not\((?:open \? )?'(\w+)'/g), ...found(/ : '(not_connected)'/g), ...found(/sent: false, why: '(\w+)'/g)]);
+  assert.deepEqual([...outcomes].sort(), ['invalid', 'lost', 'must_wait', 'not_connected', 'queue_full', 'stopped']);
   for (const why of outcomes) assert.ok(types.includes(`'${why}'`) && readme.includes(`\`${why}\``), why);
 });
 
