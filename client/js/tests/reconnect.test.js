@@ -232,6 +232,14 @@ test('stop and start leave nothing of what was under way', async () => {
   assert.equal(dials(), 1);
 });
 
+test('a page that stops while it is told needs no credential', async () => {
+  let asked = 0;
+  const c = new Connection({ url: '/ws', credential: () => { asked++; }, onState: (s) => { if (s.state === 'connecting') c.stop(); } });
+  c.start();
+  await settle();
+  assert.deepEqual([c.state.cause, asked], ['page', 0]);
+});
+
 test('the page may stop and start from its callbacks', async () => {
   for (const at of ['connecting', 'open', 'waiting', 'stopped']) {
     for (const act of ['stop', 'start', 'retry', 'send']) {

@@ -56,6 +56,18 @@ test('a credential does not lead to another server', async () => {
   }
 });
 
+test('a credential does not lead down to clear text from a page in clear text', async () => {
+  uninstall();
+  page = install('http://app.example.com/');
+  for (const url of ['ws://app.example.com/ws', 'http://app.example.com/ws']) {
+    const c = new Connection({ url: 'wss://app.example.com/ws', credential: () => ({ url }) });
+    c.start();
+    await settle();
+    assert.equal(c.state.cause, 'address', url);
+  }
+  assert.equal(FakeSocket.all.length, 0);
+});
+
 test('the address is fixed when the connection is made', async () => {
   const url = new URL('https://app.example.com/ws');
   const c = new Connection({ url });
