@@ -34,7 +34,8 @@ var importLaw = []mayImport{
 	{"graphqlws", []string{"", "reason", "internal/"}},
 	{"wsguardtest", []string{"", "audit", "reason", "store", "internal/"}},
 	{"contrib/", []string{"", "audit", "reason", "store"}},
-	{"examples/", []string{"", "audit", "reason", "store", "wsguardtest", "contrib/", "sanitize", "jsonrpc", "graphqlws"}},
+	{"examples/", []string{"", "audit", "reason", "store", "wsguardtest", "contrib/", "sanitize", "jsonrpc", "graphqlws", "client/"}},
+	{"client/", nil},
 	{"sanitize", []string{"reason", "internal/"}},
 	{"bench", []string{"", "audit", "reason", "store", "internal/"}},
 }

@@ -65,13 +65,13 @@ func TestNightlyBrowser(t *testing.T) {
 	alice.Wait("text('#messages').includes('back')")
 
 	// What the page would do about the closes that nobody provokes here.
-	bob.Eval("import('/reconnect.js').then((m) => { window.verdict = m.verdict; })")
+	bob.Eval("import('/policy.js').then((m) => { window.verdict = m.verdict; })")
 	bob.Wait("typeof window.verdict === 'function'")
 	for _, tt := range []struct{ close, act string }{
-		{"1000", "ask"}, {"1001, 'lifetime'", "retry"}, {"1003, 'message_type'", "ask"}, {"1006", "retry"},
-		{"1008, 'rate_limited'", "ask"}, {"1008, 'schema'", "ask"}, {"1008, 'queue_full'", "retry"}, {"1009", "ask"},
-		{"1011", "retry"}, {"1012, 'draining'", "retry"}, {"1013", "retry"}, {"3000, 'expired'", "login"}, {"3003, 'kicked'", "ask"},
-		{"3008, 'idle'", "ask"}, {"3008, 'pong_timeout'", "retry"}, {"4000", "ask"},
+		{"1000", "stop"}, {"1001, 'lifetime'", "retry"}, {"1003, 'message_type'", "stop"}, {"1006", "retry"},
+		{"1008, 'rate_limited'", "stop"}, {"1008, 'schema'", "stop"}, {"1008, 'queue_full'", "retry"}, {"1009", "stop"},
+		{"1011", "retry"}, {"1012, 'draining'", "retry"}, {"1013", "retry"}, {"3000, 'expired'", "login"}, {"3003, 'kicked'", "stop"},
+		{"3008, 'idle'", "rest"}, {"3008, 'pong_timeout'", "retry"}, {"4000", "stop"},
 	} {
 		if got := bob.Eval("window.verdict(" + tt.close + ").act"); got != tt.act {
 			t.Errorf("after %s: %v, want %s", tt.close, got, tt.act)

@@ -433,7 +433,7 @@ func TestPages(t *testing.T) {
 	s := serve(t)
 	c := s.HTTPClient()
 	defer c.CloseIdleConnections()
-	for _, path := range []string{"/", "/app.js", "/reconnect.js", "/lab.js", "/style.css", "/icon.svg", "/none"} {
+	for _, path := range []string{"/", "/app.js", "/wsguard.js", "/policy.js", "/lab.js", "/style.css", "/icon.svg", "/none"} {
 		res, err := c.Get(s.URL + path)
 		if err != nil {
 			t.Fatal(err)

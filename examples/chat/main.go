@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/client/js"
 )
 
 //go:embed static
@@ -172,6 +173,7 @@ func (a *app) handler() http.Handler {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /", http.FileServerFS(pages))
+	mux.Handle("GET /wsguard.js", js.Handler()) // the browser client, which reconnects
 	mux.HandleFunc("POST /login", a.logins.login)
 	mux.HandleFunc("POST /logout", a.logins.logout)
 	mux.Handle("POST /ticket", a.chat.TicketHandler(a.logins.principal))

@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/client/js"
 	"github.com/wsguard/wsguard/sanitize"
 )
 
@@ -162,6 +163,7 @@ func (a *app) handler() http.Handler {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /", http.FileServerFS(pages))
+	mux.Handle("GET /wsguard.js", js.Handler()) // the browser client, which reconnects
 	mux.Handle("GET /ws", a.guard.Handler(a.hub.serve))
 	return a.headers(a.guard.Pieces().Host.Handler(mux))
 }

@@ -299,7 +299,7 @@ func FuzzMarkup(f *testing.F) {
 
 func TestPage(t *testing.T) {
 	host := start(t)
-	for _, path := range []string{"/", "/app.js", "/style.css", "/icon.svg"} {
+	for _, path := range []string{"/", "/app.js", "/wsguard.js", "/style.css", "/icon.svg"} {
 		res, err := http.Get("http://" + host + path)
 		if err != nil {
 			t.Fatal(err)

@@ -30,6 +30,7 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/client/js"
 	"github.com/wsguard/wsguard/contrib/wsguardjwt"
 )
 
@@ -194,6 +195,7 @@ func (a *app) handler() http.Handler {
 	r.Use(a.guard.Pieces().Host.Handler, http.NewCrossOriginProtection().Handler)
 
 	r.Method(http.MethodGet, "/ws", a.guard.Handler(a.hub.serve))
+	r.Method(http.MethodGet, "/wsguard.js", js.Handler()) // the browser client, which reconnects
 	r.Get("/.well-known/openid-configuration", a.issuer.configuration)
 	r.Get("/.well-known/jwks.json", a.issuer.keys)
 	r.Post("/login", a.issuer.login)

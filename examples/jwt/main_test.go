@@ -351,6 +351,7 @@ func TestPages(t *testing.T) {
 	for path, want := range map[string]string{
 		"/":                                 "Demo users",
 		"/app.js":                           "bearer.",
+		"/wsguard.js":                       "export class Connection",
 		"/style.css":                        "color-scheme",
 		"/.well-known/openid-configuration": `"jwks_uri":"` + p.url + `/.well-known/jwks.json"`,
 		"/.well-known/jwks.json":            `"crv":"P-256"`,

@@ -1,4 +1,5 @@
-import { Connection } from './reconnect.js';
+import { Connection, ticket } from './wsguard.js';
+import { texts, verdict } from './policy.js';
 import { experiments, curlLine } from './lab.js';
 
 const $ = (id) => document.getElementById(id);
@@ -34,7 +35,23 @@ let since = 0;
 const joined = new Map(); // room → {people, messages, unread}
 let pending = []; // what we have said and not seen coming back
 
-const connection = new Connection('/ws', { message: onMessage, state: onState });
+const connection = new Connection({
+  url: '/ws',
+  credential: ticket('/ticket'),
+  verdict,
+  texts,
+  checkIncoming: (m) => typeof m?.type === 'string' || typeof m?.error === 'string',
+  retryHint: () => 0, // the page shows what happens to those who do not wait
+  onMessage,
+  onState,
+});
+
+// send sends now or not at all: what it could not send the user sends again.
+function send(message) {
+  if (connection.state.state !== 'open') return false;
+  connection.send(message, { queue: false });
+  return true;
+}
 
 // ---------------------------------------------------------------- login
 
@@ -91,7 +108,7 @@ function show(which) {
 
 // ---------------------------------------------------------------- connection
 
-let countdown = 0;
+let before = ''; // the state that was shown last
 
 function status(state, text) {
   document.body.dataset.state = state;
@@ -99,7 +116,11 @@ function status(state, text) {
 }
 
 function onState(s) {
-  clearInterval(countdown);
+  if (s.state === 'waiting' && before === 'waiting') {
+    $('banner-next').textContent = `Retrying in ${s.seconds} s`;
+    return;
+  }
+  before = s.state;
   $('send').disabled = s.state !== 'open';
   switch (s.state) {
     case 'connecting':
@@ -110,28 +131,25 @@ function onState(s) {
       show('app');
       status('open', 'connected');
       banner(null);
-      for (const room of joined.size ? joined.keys() : ['lobby']) connection.send({ type: 'join', room });
+      for (const room of joined.size ? joined.keys() : ['lobby']) send({ type: 'join', room });
       return;
-    case 'login':
-      login(me ? s.why : ''); // a first visit is no failure
-      return;
+  }
+  if (s.cause === 'page') return; // whoever has called stop says why
+  if (s.cause === 'login') {
+    login(me ? s.why : ''); // a first visit is no failure
+    return;
   }
   show('app');
   lost();
-  const what = s.code && s.code !== 1006 ? `(close code ${s.code}${s.reason ? ' ' + s.reason : ''})` : '';
+  let what = s.code && s.code !== 1006 ? `(close code ${s.code}${s.reason ? ' ' + s.reason : ''})` : '';
+  if (s.status) what = `(HTTP ${s.status})`;
   if (s.state === 'stopped') {
     status('stopped', 'disconnected');
     banner('Disconnected.', `${s.why} ${what}`, 'This page does not reconnect by itself after that.', 'Connect again');
     return;
   }
   status('waiting', 'reconnecting');
-  banner('Connection lost.', `${s.why} ${what}`, '', 'Retry now');
-  const tick = () => {
-    const left = Math.max(0, Math.ceil((s.until - performance.now()) / 1000));
-    $('banner-next').textContent = `Retrying in ${left} s`;
-  };
-  tick();
-  countdown = setInterval(tick, 250);
+  banner('Connection lost.', `${s.why} ${what}`, `Retrying in ${s.seconds} s`, 'Retry now');
 }
 
 // banner says what is wrong, what happens next and what the user can do.
@@ -258,7 +276,7 @@ function notice(text) {
 // ---- saying something
 
 function say(room, text) {
-  if (!connection.send({ type: 'say', room, text })) {
+  if (!send({ type: 'say', room, text })) {
     notice('Not connected: wait until the page has reconnected.');
     return false;
   }
@@ -289,12 +307,12 @@ function go(room) {
     joined.get(room).unread = 0;
     renderRooms();
     renderRoom();
-  } else if (!connection.send({ type: 'join', room })) {
+  } else if (!send({ type: 'join', room })) {
     notice('Not connected: wait until the page has reconnected.');
   }
 }
 
-$('leave').addEventListener('click', () => connection.send({ type: 'leave', room: current }));
+$('leave').addEventListener('click', () => send({ type: 'leave', room: current }));
 
 // ---------------------------------------------------------------- drawing
 
@@ -393,7 +411,7 @@ function onEvents(m) {
 
 // ---------------------------------------------------------------- the lab
 
-for (const x of experiments({ drill: () => connection.send({ type: 'drill' }) })) {
+for (const x of experiments({ drill: () => send({ type: 'drill' }) })) {
   const result = el('p', 'result');
   result.setAttribute('role', 'status');
   const button = el('button', '', x.name);

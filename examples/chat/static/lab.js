@@ -1,7 +1,19 @@
 // What an attacker, or a broken client, would do. Each experiment says what
 // should happen, does it on a connection of its own, and tells what did.
 
-import { ticketURL, Refused } from './reconnect.js';
+import { Refused, ticket } from './wsguard.js';
+
+const TIMEOUT = 10_000; // for a ticket
+const buy = ticket('/ticket');
+
+// labURL is the address of one connection to the lab.
+async function labURL() {
+  const { ticket: bought } = await buy({ signal: AbortSignal.timeout(TIMEOUT), renew: false });
+  const url = new URL('/lab', location.href);
+  url.protocol = url.protocol.replace('http', 'ws');
+  url.searchParams.set('ticket', bought);
+  return url;
+}
 
 // Probe is a connection that keeps what it saw.
 class Probe {
@@ -10,7 +22,7 @@ class Probe {
   static async open() {
     let url;
     try {
-      url = await ticketURL('/lab');
+      url = await labURL();
     } catch (err) {
       if (err instanceof Refused && err.status === 429) throw new Error('Too many connections in a row (429), please wait a few seconds.');
       if (err instanceof Refused) throw new Error(`The server gave out no ticket (HTTP ${err.status}).`);

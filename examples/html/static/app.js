@@ -1,3 +1,5 @@
+import { Connection } from './wsguard.js';
+
 const $ = (id) => document.getElementById(id);
 
 // The one way from a string to HTML on this page. The Content-Security-Policy
@@ -36,40 +38,33 @@ function said(m) {
   line('message', name, body(m));
 }
 
-let failures = 0;
-let socket = null;
+let before = ''; // the state that was shown last
 
-function connect() {
-  $('status').textContent = 'connecting…';
-  socket = new WebSocket('/ws');
-  socket.onmessage = (e) => {
-    $('raw').textContent = e.data;
-    const m = JSON.parse(e.data);
+const connection = new Connection({
+  url: '/ws',
+  decode(data) {
+    $('raw').textContent = data;
+    return JSON.parse(data);
+  },
+  onMessage(m) {
     switch (m.type) {
-      case 'hello':
-        failures = 0;
-        $('status').textContent = `connected as ${m.name}`;
-        break;
+      case 'hello': $('status').textContent = `connected as ${m.name}`; break;
       case 'said': said(m); break;
       default: if (m.error) line('event', `refused: ${m.error} ${m.pointer ?? ''} ${m.keyword ?? m.reason ?? ''}`);
     }
-  };
-  // Back where that makes sense: the network, or a server that has had enough
-  // for now; and not where it has said no.
-  socket.onclose = (e) => {
-    line('event', `closed ${e.code} ${e.reason}`);
-    $('status').textContent = 'not connected';
-    if ([1001, 1006, 1011, 1012, 1013].includes(e.code)) {
-      setTimeout(connect, Math.random() * Math.min(30_000, 1000 * 2 ** failures++));
-    }
-  };
-}
-
-$('form').addEventListener('submit', (e) => {
-  e.preventDefault();
-  if (socket?.readyState !== WebSocket.OPEN) return;
-  const type = new FormData(e.target).get('type');
-  socket.send(JSON.stringify({ type, [type === 'markup' ? 'html' : 'text']: $('text').value }));
+  },
+  onState(s) {
+    if (s.code && before !== 'waiting') line('event', `closed ${s.code} ${s.reason}`);
+    before = s.state;
+    $('status').textContent = { connecting: 'connecting…', open: 'connected', waiting: `reconnecting in ${s.seconds} s`, stopped: 'not connected' }[s.state];
+  },
 });
 
-connect();
+$('form').addEventListener('submit', async (e) => {
+  e.preventDefault();
+  const type = new FormData(e.target).get('type');
+  const { sent, why } = await connection.send({ type, [type === 'markup' ? 'html' : 'text']: $('text').value });
+  if (!sent) line('event', `not sent: ${why}`);
+});
+
+connection.start();

@@ -1,12 +1,12 @@
+import { Connection, Refused, retryAfter } from './wsguard.js';
+
 // The token is kept in this variable and nowhere else: what is in localStorage
 // is any script's, for ever. A page that is loaded again asks for a new one with
 // its cookie, which no script can read.
 let token = '';
 let expires = 0; // by this browser's clock
-let socket = null;
-let wanted = false;
-let failures = 0;
-let timer = 0;
+let spent = false; // it has opened a connection already
+let timer = 0; // of the next refresh
 
 const $ = (id) => document.getElementById(id);
 
@@ -27,81 +27,69 @@ function show(which, why = '') {
   $('login-error').textContent = why;
 }
 
-class Refused extends Error {}
-
 // post returns the answer's JSON. 401 means that the login is over.
-async function post(path, body) {
-  const res = await fetch(path, { method: 'POST', body: body && JSON.stringify(body), signal: AbortSignal.timeout(10_000) });
-  if (res.status === 401) throw new Refused(await res.text());
-  if (!res.ok) throw new Error(await res.text());
+async function post(path, body, signal = AbortSignal.timeout(10_000)) {
+  const res = await fetch(path, { method: 'POST', body: body && JSON.stringify(body), redirect: 'error', signal });
+  if (!res.ok) {
+    const err = new Refused(res.status, retryAfter(res.headers.get('Retry-After')));
+    err.message = await res.text();
+    throw err;
+  }
   return res.status === 204 ? null : res.json();
 }
 
 function keep(answer) {
   token = answer.token;
+  spent = false;
   expires = Date.now() + answer.expires_in * 1000;
   $('me').textContent = answer.name;
 }
 
-// connect sends the token beside the subprotocol. The server takes it away, and
+// The client sends the token as bearer.TOKEN, beside the subprotocol. The server takes it away, and
 // names "chat" only in its answer.
-function connect() {
-  clearTimeout(timer);
-  const ws = new WebSocket('/ws', ['chat', `bearer.${token}`]);
-  socket = ws;
-  $('status').textContent = 'connecting…';
-  ws.onopen = () => {
-    $('status').textContent = 'connected';
-    schedule();
-  };
-  ws.onmessage = (e) => {
-    const m = JSON.parse(e.data);
+const connection = new Connection({
+  url: '/ws',
+  protocols: 'chat',
+  async credential({ renew, signal }) {
+    if (spent || renew) await fresh(signal);
+    spent = true;
+    return { token };
+  },
+  texts: { login: 'Please log in.' },
+  onMessage(m) {
     switch (m.type) {
-      case 'hello':
-        failures = 0;
-        line(`connected as ${m.name}`, 'event');
-        break;
+      case 'hello': line(`connected as ${m.name}`, 'event'); break;
       case 'said': line(`${m.name}: ${m.text}`); break;
       case 'refreshed': line('token refreshed on the open connection', 'event'); break;
       case 'problem': line(m.text, 'event'); break;
       default: if (m.error) line(m.error, 'event');
     }
-  };
-  ws.onclose = (e) => {
-    if (socket !== ws) return;
-    socket = null;
-    $('status').textContent = 'not connected';
-    line(`closed ${e.code} ${e.reason}`, 'event');
-    if (wanted) again(e.code);
-  };
-}
+  },
+  onState,
+});
 
-// again comes back, where that makes sense: with a new token after 3000, later
-// where the network or the server has had a problem, and never where it has said
-// no.
-function again(code) {
-  if (code === 3000 && failures === 0) {
-    failures++;
-    renew().then(connect, over);
-    return;
-  }
-  if (![1001, 1006, 1011, 1012, 1013, 3000].includes(code)) {
-    over(new Error(`The server has closed the connection (${code}).`));
-    return;
-  }
-  const wait = Math.random() * Math.min(30_000, 1000 * 2 ** failures++);
-  $('status').textContent = `reconnecting in ${Math.ceil(wait / 1000)} s`;
-  timer = setTimeout(() => renew().then(connect, (err) => (err instanceof Refused ? over(err) : again(1006))), wait);
-}
+let before = ''; // the state that was shown last
 
-function over(err) {
-  wanted = false;
+function onState(s) {
+  if (s.code && before !== 'waiting') line(`closed ${s.code} ${s.reason}`, 'event');
+  before = s.state;
   clearTimeout(timer);
-  token = '';
-  show('login', err.message);
+  switch (s.state) {
+    case 'connecting': $('status').textContent = 'connecting…'; break;
+    case 'open':
+      $('status').textContent = 'connected';
+      schedule();
+      break;
+    case 'waiting': $('status').textContent = `reconnecting in ${s.seconds} s`; break;
+    case 'stopped':
+      $('status').textContent = 'not connected';
+      if (s.cause === 'page' || s.cause === 'idle') return;
+      token = '';
+      show('login', s.cause === 'closed' ? `The server has closed the connection (${s.code}).` : s.why);
+  }
 }
 
-const renew = async () => keep(await post('/token'));
+const fresh = async (signal) => keep(await post('/token', undefined, signal));
 
 // schedule refreshes the token when three quarters of its life are over: early
 // enough to try again.
@@ -109,19 +97,27 @@ function schedule() {
   clearTimeout(timer);
   const left = expires - Date.now();
   timer = setTimeout(async () => {
-    if (!socket || !$('auto').checked) return;
+    if (!$('auto').checked) return;
     try {
-      await renew();
-      socket?.send(JSON.stringify({ type: 'refresh', token }));
-      schedule();
+      await fresh();
     } catch (err) {
-      if (err instanceof Refused) over(err);
+      if (err.status === 401) over(err.message);
       else timer = setTimeout(schedule, 5_000);
+      return;
     }
+    if (connection.state.state !== 'open') return; // the next attempt uses the token
+    connection.send({ type: 'refresh', token }, { queue: false });
+    schedule();
   }, Math.max(1_000, left * 0.75));
 }
 
-$('auto').addEventListener('change', () => { if (socket) schedule(); });
+function over(why) {
+  connection.stop();
+  token = '';
+  show('login', why);
+}
+
+$('auto').addEventListener('change', () => { if (connection.state.state === 'open') schedule(); });
 
 setInterval(() => {
   $('left').textContent = token ? `${Math.max(0, Math.round((expires - Date.now()) / 1000))} s` : '–';
@@ -140,17 +136,14 @@ $('login-form').addEventListener('submit', async (e) => {
 });
 
 function start() {
-  wanted = true;
-  failures = 0;
   show('chat');
-  connect();
+  connection.start();
 }
 
 // The server closes the socket: that it does is the point. The page only does
 // not come back.
 $('logout').addEventListener('click', async () => {
-  wanted = false;
-  clearTimeout(timer);
+  connection.stop();
   token = '';
   try {
     await post('/logout');
@@ -158,12 +151,13 @@ $('logout').addEventListener('click', async () => {
   show('login');
 });
 
-$('say-form').addEventListener('submit', (e) => {
+$('say-form').addEventListener('submit', async (e) => {
   e.preventDefault();
-  if (socket?.readyState !== WebSocket.OPEN) return;
-  socket.send(JSON.stringify({ type: 'say', text: $('text').value }));
+  const text = $('text').value;
   $('text').value = '';
+  const { sent, why } = await connection.send({ type: 'say', text });
+  if (!sent) line(`not sent (${why}): ${text}`, 'event');
 });
 
 // A page that is loaded again has its cookie still, perhaps.
-renew().then(start, () => show('login'));
+fresh().then(start, () => show('login'));
