@@ -3,6 +3,7 @@ module github.com/wsguard/wsguard/contrib/wsguardotel
 go 1.25.0
 
 require (
+	github.com/coder/websocket v1.8.15
 	github.com/wsguard/wsguard v0.1.0
 	go.opentelemetry.io/otel v1.38.0
 	go.opentelemetry.io/otel/metric v1.38.0
@@ -12,7 +13,6 @@ require (
 )
 
 require (
-	github.com/coder/websocket v1.8.15 // indirect
 	github.com/go-logr/logr v1.4.3 // indirect
 	github.com/go-logr/stdr v1.2.2 // indirect
 	github.com/google/uuid v1.6.0 // indirect

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -29,13 +30,13 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *addr); err != nil {
+	if err := run(ctx, *addr, os.Stdout); err != nil {
 		log.Fatal(err)
 	}
 }
 
-// run serves until ctx ends.
-func run(ctx context.Context, addr string) (err error) {
+// run serves until ctx ends. It says on stdout where.
+func run(ctx context.Context, addr string, stdout io.Writer) (err error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return err
@@ -48,6 +49,7 @@ func run(ctx context.Context, addr string) (err error) {
 	guard, err := wsguard.New(wsguard.Config{
 		Origins:            []string{"http://" + l.Addr().String()},
 		AllowMissingOrigin: true, // programs may connect as well
+		Hosts:              []string{l.Addr().String()},
 		Auth:               wsguard.AuthConfig{InsecureAnonymous: true},
 		Name:               "echo",
 		Observer:           wsguardotel.Observer(t.cfg),
@@ -64,7 +66,7 @@ func run(ctx context.Context, addr string) (err error) {
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
-	fmt.Printf("listening on http://%s\n", l.Addr())
+	fmt.Fprintf(stdout, "listening on http://%s\n", l.Addr())
 	select {
 	case err = <-served:
 	case <-ctx.Done():

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"compress/gzip"
 	"context"
 	"fmt"
@@ -306,19 +307,17 @@ func TestRun(t *testing.T) {
 	c := collect(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	r, w, err := os.Pipe()
+	r, w := io.Pipe()
+	go func() {
+		err := run(ctx, "127.0.0.1:0", w)
+		w.CloseWithError(err)
+		ended <- err
+	}()
+	line, err := bufio.NewReader(r).ReadString('\n')
 	if err != nil {
 		t.Fatal(err)
 	}
-	stdout := os.Stdout
-	os.Stdout = w
-	go func() { ended <- run(ctx, "127.0.0.1:0") }()
-	var url string
-	_, err = fmt.Fscanf(r, "listening on %s\n", &url)
-	os.Stdout = stdout
-	if err != nil {
-		t.Fatal(err)
-	}
+	url := strings.TrimSpace(strings.TrimPrefix(line, "listening on "))
 	if err := talk(ctx, url+"/ws", url); err != nil {
 		t.Error(err)
 	}
