@@ -71,11 +71,12 @@ var errStatus = errors.New("wire: a middleware has replaced the status")
 // whole.
 func (n *native) announce(a *announcement) (sent bool, err error) {
 	h := n.outer.Header()
-	before := maps.Clone(h)
-	// A middleware that compresses holds its status back until it has seen the body.
-	if len(before["Content-Encoding"]) > 0 {
+	// A middleware that compresses may hold the status back until the handler has returned, and
+	// pass it to net/http then.
+	if len(h["Content-Encoding"]) > 0 || HasToken(h, "Vary", "Accept-Encoding") {
 		return false, nil
 	}
+	before := maps.Clone(h)
 	clear(h)
 	maps.Copy(h, a.header)
 	defer func() {
