@@ -330,10 +330,13 @@ func (w *wrapWriter) returned() {
 }
 
 func (w *wrapWriter) Header() http.Header {
-	if w.conn != nil {
-		return w.header
+	if w.conn == nil {
+		return w.w.Header()
 	}
-	return w.w.Header()
+	if w.header == nil {
+		w.header = http.Header{}
+	}
+	return w.header
 }
 
 func (w *wrapWriter) WriteHeader(status int) {
@@ -343,7 +346,7 @@ func (w *wrapWriter) WriteHeader(status int) {
 		return // the handler has answered already
 	case status == http.StatusSwitchingProtocols:
 		if w.take() == nil {
-			h = w.header
+			h = w.Header()
 			if w.a.subprotocol != "" && h.Get("Sec-Websocket-Protocol") == "" {
 				h.Set("Sec-Websocket-Protocol", w.a.subprotocol) // some handlers read it there
 			}
@@ -439,7 +442,9 @@ func (w *wrapWriter) take() (err error) {
 	w.a.hand(c)
 	c.w, w.brw = wc, brw
 	c.prepare(2) // the socket, and the handler's return
-	w.header = w.w.Header().Clone()
+	if h := w.w.Header(); len(h) > 0 {
+		w.header = h.Clone()
+	}
 	w.conn = wc.Wrap(w.offer, w.wr)
 	return nil
 }

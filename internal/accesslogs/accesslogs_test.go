@@ -224,13 +224,19 @@ func TestAccepted(t *testing.T) {
 				if n := len(res.Header["Sec-Websocket-Accept"]) + len(res.Header["Connection"]) + len(res.Header["Upgrade"]); n != 3 || len(res.Header["Content-Type"])+len(res.Header["Content-Encoding"]) > 0 {
 					t.Errorf("%v", res.Header)
 				}
-				c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(time.Minute))
-				if _, _, err := c.ReadMessage(); !websocket.IsCloseError(err, 1000) {
-					t.Error(err)
-				}
 				want := 101
 				if name == "echo, compressing" {
 					want = 200 // that of echo itself: Gzip would hold the 101 back
+				}
+				// Only the function of Handler runs apart from the request.
+				if door == "Handler" {
+					wantLogged(t, statuses, want)
+				} else if got := statuses(); len(got) > 0 {
+					t.Errorf("logged: %d, although the handler runs", got)
+				}
+				c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(time.Minute))
+				if _, _, err := c.ReadMessage(); !websocket.IsCloseError(err, 1000) {
+					t.Error(err)
 				}
 				c.Close()
 				wantLogged(t, statuses, want)

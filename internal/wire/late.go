@@ -58,7 +58,7 @@ func (w *Wrapped) attach(a *announcement) (sent bool, err error) {
 			err = errPanicked
 		}
 	}()
-	if a != nil && l.ctx.Err() != context.Canceled { // the client is there
+	if a != nil && !gone(l.ctx) {
 		sent, err = l.native.announce(a)
 	}
 	nc, brw, failed := l.native.hijack()
@@ -68,6 +68,10 @@ func (w *Wrapped) attach(a *announcement) (sent bool, err error) {
 	w.c.replace(nc, earlyOf(brw))
 	return sent, err
 }
+
+// gone reports whether net/http has found that the client of a request has left. It cancels the
+// context of the request then.
+func gone(ctx context.Context) bool { return ctx.Err() == context.Canceled }
 
 // Returned must be called before a wrapped handler returns to net/http, which would answer the
 // request if it still had the connection.

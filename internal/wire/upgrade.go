@@ -87,7 +87,7 @@ func Upgrade(w http.ResponseWriter, r *http.Request, subprotocol string, cfg *Co
 	if !Hijackable(w) {
 		return nil, ErrNotHijackable
 	}
-	uw := &upgradeWriter{w: w, header: w.Header().Clone(), cfg: cfg}
+	uw := &upgradeWriter{w: w, gone: gone(r.Context()), header: w.Header().Clone(), cfg: cfg}
 	if uw.header == nil {
 		uw.header = http.Header{}
 	}
@@ -117,6 +117,7 @@ func Upgrade(w http.ResponseWriter, r *http.Request, subprotocol string, cfg *Co
 // told of an upgrade that did not happen.
 type upgradeWriter struct {
 	w      http.ResponseWriter
+	gone   bool // the client has left
 	header http.Header
 	cfg    *Config
 	conn   *Conn
@@ -132,10 +133,9 @@ func (w *upgradeWriter) WriteHeader(status int) {
 	if status != http.StatusSwitchingProtocols || w.conn != nil || w.err != nil {
 		return
 	}
-	if n := nativeOf(w.w); n != nil {
-		if w.announce(n); w.conn != nil || w.err != nil {
-			return
-		}
+	if n := nativeOf(w.w); n != nil && !w.gone {
+		w.announce(n)
+		return
 	}
 	if w.conn, _, w.err = Hijack(w.w, w.cfg); w.err != nil {
 		return
