@@ -418,3 +418,32 @@ func TestEarlyFrames(t *testing.T) {
 		})
 	}
 }
+
+// The same over TLS.
+func TestAcceptedOverTLS(t *testing.T) {
+	for door, behind := range doors {
+		t.Run(door, func(t *testing.T) {
+			h, statuses := useChi(t, behind(t, newGuard(t, wsguard.Config{})))
+			var errors errorLog
+			srv := httptest.NewUnstartedServer(h)
+			srv.Config.ErrorLog = log.New(&errors, "", 0)
+			srv.StartTLS()
+			defer srv.Close()
+			d := websocket.Dialer{TLSClientConfig: srv.Client().Transport.(*http.Transport).TLSClientConfig.Clone()}
+			d.TLSClientConfig.NextProtos = nil // no HTTP/2
+			c, _, err := d.Dial("wss"+strings.TrimPrefix(srv.URL, "https"), fromApp())
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.WriteMessage(websocket.TextMessage, []byte("hello"))
+			if _, msg, err := c.ReadMessage(); err != nil || string(msg) != "hello" {
+				t.Errorf("%q %v", msg, err)
+			}
+			c.Close()
+			wantLogged(t, statuses, 101)
+			if s := errors.String(); s != "" {
+				t.Errorf("the server has logged: %s", s)
+			}
+		})
+	}
+}
