@@ -118,6 +118,7 @@ func TestEndingOfADeafNetConn(t *testing.T) {
 			c := wstest.NewClient(t, must(pipes.Dial(context.Background())))
 			c.Timeout = patience()
 			e.upgrade(c, header())
+			synctest.Wait()  // for the hijack
 			deaf.Store(true) // net/http needs deadlines itself
 			c.WriteFrame(wstest.Text("begin"))
 			synctest.Wait()

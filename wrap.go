@@ -294,9 +294,10 @@ type wrapWriter struct {
 	status   int  // the status of the handler's answer; 0: none, or it has hijacked
 	lost     bool // the client had left before a server error of the handler
 	conn     *wire.Wrapped
-	brw      *bufio.ReadWriter
-	err      error // why the connection cannot be hijacked
-	hijacked bool  // Hijack has returned conn
+	header   http.Header       // the header of the handler when conn is set; other goroutines use that of w then
+	brw      *bufio.ReadWriter // those of net/http; nil: it needs them itself
+	err      error             // why the connection cannot be hijacked
+	hijacked bool              // Hijack has returned conn
 }
 
 // returned runs when the handler has returned, or panicked.
@@ -304,6 +305,7 @@ func (w *wrapWriter) returned() {
 	v := recover()
 	switch {
 	case w.conn != nil:
+		w.wr.c.w.Returned()
 		if v != nil {
 			w.wr.c.panicked(v)
 		}
@@ -327,15 +329,24 @@ func (w *wrapWriter) returned() {
 	}
 }
 
-func (w *wrapWriter) Header() http.Header { return w.w.Header() }
+func (w *wrapWriter) Header() http.Header {
+	if w.conn == nil {
+		return w.w.Header()
+	}
+	if w.header == nil {
+		w.header = http.Header{}
+	}
+	return w.header
+}
 
 func (w *wrapWriter) WriteHeader(status int) {
-	h := w.w.Header()
+	h := w.Header()
 	switch {
 	case w.conn != nil:
 		return // the handler has answered already
 	case status == http.StatusSwitchingProtocols:
 		if w.take() == nil {
+			h = w.Header()
 			if w.a.subprotocol != "" && h.Get("Sec-Websocket-Protocol") == "" {
 				h.Set("Sec-Websocket-Protocol", w.a.subprotocol) // some handlers read it there
 			}
@@ -400,7 +411,7 @@ func (w *wrapWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	w.hijacked = true
 	// Reuse the buffers of net/http, which no longer needs them.
-	if w.brw.Reader.Size() >= hijackBytes && w.brw.Writer.Size() >= hijackBytes {
+	if w.brw != nil && w.brw.Reader.Size() >= hijackBytes && w.brw.Writer.Size() >= hijackBytes {
 		w.brw.Reader.Reset(w.conn)
 		w.brw.Writer.Reset(w.conn)
 	} else {
@@ -415,10 +426,15 @@ const hijackBytes = 4096
 
 var errAnswered = errors.New("wsguard: the handler has answered already")
 
-// take hijacks the connection for the engine.
-func (w *wrapWriter) take() error {
+// take hands the connection to the engine. The engine hijacks it when the handler has answered,
+// so that middleware can be told the status. If that is not possible, take hijacks it.
+func (w *wrapWriter) take() (err error) {
 	c := w.wr.c
-	wc, brw, err := wire.Hijack(w.w, c.first.wire)
+	var brw *bufio.ReadWriter
+	wc := wire.Later(w.w, w.a.r, c.first.wire)
+	if wc == nil {
+		wc, brw, err = wire.Hijack(w.w, c.first.wire)
+	}
 	if err != nil {
 		w.err = denyCause(notTaken(w.a.r, err), err)
 		return w.err
@@ -426,6 +442,9 @@ func (w *wrapWriter) take() error {
 	w.a.hand(c)
 	c.w, w.brw = wc, brw
 	c.prepare(2) // the socket, and the handler's return
+	if h := w.w.Header(); len(h) > 0 {
+		w.header = h.Clone()
+	}
 	w.conn = wc.Wrap(w.offer, w.wr)
 	return nil
 }

@@ -7,7 +7,9 @@ import (
 	"encoding/base64"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 )
 
 // maxAnswer bounds the head of a wrapped handler's response.
@@ -103,11 +105,44 @@ func closing(head []byte) []byte {
 	return b.Bytes()
 }
 
-// badGateway is the response that replaces a 101 that does not fit.
+// announcementOf returns what middleware is told of a response with this head. It returns nil if
+// net/http would not send the same head. That is so for an interim response, and for one whose
+// body has no simple framing.
+func announcementOf(status int, head []byte, timeout time.Duration) *announcement {
+	h := http.Header{}
+	for i, line := range strings.Split(string(head[:len(head)-4]), "\r\n") {
+		name, value, _ := strings.Cut(line, ":")
+		if i == 0 {
+			continue
+		}
+		switch key := http.CanonicalHeaderKey(name); key {
+		case "Connection", "Upgrade", "Date", "Trailer", "Content-Length", "Content-Type", "Content-Encoding", "Transfer-Encoding":
+			name = key // net/http looks for them
+		}
+		h[name] = append(h[name], strings.Trim(value, " \t"))
+	}
+	length, coding := h["Content-Length"], h["Transfer-Encoding"]
+	switch {
+	case status == http.StatusSwitchingProtocols:
+		withoutBody(h)
+	case status < 200, len(length)+len(coding) > 1, len(coding) == 1 && coding[0] != "chunked":
+		return nil
+	case len(length) == 1:
+		if _, err := strconv.ParseUint(length[0], 10, 63); err != nil {
+			return nil
+		}
+	case len(coding) == 0:
+		h["Transfer-Encoding"] = []string{"identity"} // net/http then adds no framing
+	}
+	return &announcement{status: status, header: h, timeout: timeout}
+}
+
+// badGateway is the head of the response that replaces a 101 that does not fit.
 const badGateway = "HTTP/1.1 502 Bad Gateway\r\n" +
 	"Connection: close\r\n" +
 	"Cache-Control: no-store\r\n" +
 	"Content-Type: text/plain; charset=utf-8\r\n" +
 	"X-Content-Type-Options: nosniff\r\n" +
-	"Content-Length: 20\r\n\r\n" +
-	"Bad Gateway: handler"
+	"Content-Length: 20\r\n\r\n"
+
+const badGatewayBody = "Bad Gateway: handler"

@@ -115,6 +115,9 @@ const (
 func (c *Conn) finish(e Ending) {
 	defer e.Done()
 	defer c.abandon()
+	if c.wrapped != nil {
+		c.wrapped.attach(nil)
+	}
 	socket := c.socket()
 	defer closeConn(socket)
 	// Neither a tls.Conn's lock nor a net.Conn that ignores its deadlines holds the ending up.

@@ -65,15 +65,18 @@ func Hijack(w http.ResponseWriter, cfg *Config) (*Conn, *bufio.ReadWriter, error
 	if err != nil {
 		return nil, nil, errors.Join(ErrNotHijackable, err)
 	}
-	// Frames may have come with the handshake. They are copied, so that net/http's
-	// buffers can go, and judged as any others.
-	var early []byte
+	nc.SetDeadline(time.Time{})
+	return newConn(nc, earlyOf(brw), cfg), brw, nil
+}
+
+// earlyOf returns the frames that have come with the handshake. They are copied, so that the
+// buffers of net/http can go, and judged as any others.
+func earlyOf(brw *bufio.ReadWriter) (early []byte) {
 	if n := brw.Reader.Buffered(); n > 0 {
 		b, _ := brw.Reader.Peek(n)
 		early = append(early, b...)
 	}
-	nc.SetDeadline(time.Time{})
-	return newConn(nc, early, cfg), brw, nil
+	return early
 }
 
 // Upgrade takes the connection over and answers 101, which coder/websocket words. The
@@ -84,7 +87,7 @@ func Upgrade(w http.ResponseWriter, r *http.Request, subprotocol string, cfg *Co
 	if !Hijackable(w) {
 		return nil, ErrNotHijackable
 	}
-	uw := &upgradeWriter{w: w, header: w.Header().Clone(), cfg: cfg}
+	uw := &upgradeWriter{w: w, gone: gone(r.Context()), header: w.Header().Clone(), cfg: cfg}
 	if uw.header == nil {
 		uw.header = http.Header{}
 	}
@@ -114,6 +117,7 @@ func Upgrade(w http.ResponseWriter, r *http.Request, subprotocol string, cfg *Co
 // told of an upgrade that did not happen.
 type upgradeWriter struct {
 	w      http.ResponseWriter
+	gone   bool // the client has left
 	header http.Header
 	cfg    *Config
 	conn   *Conn
@@ -129,9 +133,34 @@ func (w *upgradeWriter) WriteHeader(status int) {
 	if status != http.StatusSwitchingProtocols || w.conn != nil || w.err != nil {
 		return
 	}
+	if n := nativeOf(w.w); n != nil && !w.gone {
+		w.announce(n)
+		return
+	}
 	if w.conn, _, w.err = Hijack(w.w, w.cfg); w.err != nil {
 		return
 	}
+	w.send()
+}
+
+// announce tells the middleware of the 101, and takes the connection over.
+func (w *upgradeWriter) announce(n *native) {
+	withoutBody(w.header)
+	sent, failed := n.announce(&announcement{status: http.StatusSwitchingProtocols, header: w.header, timeout: w.cfg.WriteTimeout})
+	nc, brw, err := n.hijack()
+	if err != nil {
+		w.err = errors.Join(ErrNotHijackable, err)
+		return
+	}
+	nc.SetDeadline(time.Time{})
+	w.conn, w.err = newConn(nc, earlyOf(brw), w.cfg), failed
+	if !sent {
+		w.send()
+	}
+}
+
+// send writes the 101.
+func (w *upgradeWriter) send() {
 	nc := w.conn.nc
 	nc.SetWriteDeadline(time.Now().Add(w.cfg.WriteTimeout))
 	_, w.err = nc.Write(SwitchingProtocols(w.header))
@@ -146,10 +175,16 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return none, bufio.NewReadWriter(bufio.NewReaderSize(none, 16), bufio.NewWriterSize(none, 16)), nil
 }
 
+// withoutBody removes the headers that describe a body. A 101 has none.
+func withoutBody(h http.Header) {
+	for _, name := range []string{"Content-Encoding", "Content-Length", "Content-Type", "Trailer", "Transfer-Encoding"} {
+		h.Del(name)
+	}
+}
+
 // SwitchingProtocols is the head of a 101 with these headers.
 func SwitchingProtocols(h http.Header) []byte {
-	h.Del("Content-Length")
-	h.Del("Transfer-Encoding")
+	withoutBody(h)
 	var b bytes.Buffer
 	b.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
 	h.Write(&b)

@@ -199,7 +199,7 @@ var past = time.Unix(1, 0)
 
 // Conn is one connection.
 type Conn struct {
-	nc    net.Conn
+	nc    net.Conn // fixed, except that a late is replaced before the wrapped handler's response goes out
 	cfg   *Config
 	hooks Hooks     // fixed before the first Receive
 	born  time.Time // times below count from here: monotonic, and one word
@@ -315,10 +315,8 @@ type Conn struct {
 
 func newConn(nc net.Conn, early []byte, cfg *Config) *Conn {
 	c := &Conn{
-		nc:      nc,
 		cfg:     cfg,
 		born:    time.Now(),
-		early:   early,
 		rlock:   make(chan struct{}, 1),
 		wlock:   make(chan struct{}, 1),
 		closing: make(chan struct{}),
@@ -327,16 +325,22 @@ func newConn(nc net.Conn, early []byte, cfg *Config) *Conn {
 		pingKey:  mathrand.Uint64(),
 		pendPong: -1,
 	}
-	c.resumes = isSocket(nc)
-	c.tls, _ = nc.(*tls.Conn)
+	c.own(nc, early)
 	c.control = bucket{rate: cfg.ControlRate, burst: float64(cfg.ControlBurst), tokens: float64(cfg.ControlBurst)}
 	c.pingAt = c.nextPing(1)
 	c.lastApp.Store(1)
-	c.raw = newRawReader(nc)
 	c.rctx.fire = c.interruptRead
 	c.wctx.fire = c.interruptWrite
 	c.away.Store(1)
 	return c
+}
+
+// own sets the net.Conn of c, and what has been read from it.
+func (c *Conn) own(nc net.Conn, early []byte) {
+	c.nc, c.early = nc, early
+	c.resumes = isSocket(nc)
+	c.tls, _ = nc.(*tls.Conn)
+	c.raw = newRawReader(nc)
 }
 
 // isSocket reports whether nc is a socket with nothing around it.

@@ -56,6 +56,8 @@ type Wrapped struct {
 	wpoke    chan struct{} // wakes a Write that waits for the writer's lock
 	answerBy *time.Timer   // bounds phaseAnswer, or a refusal without progress
 
+	late atomic.Pointer[late] // the connection that net/http still has; nil: it does not
+
 	closed    atomic.Bool                // the handler has called Close
 	closeSent atomic.Bool                // its close frame has gone out
 	told      atomic.Bool                // the handler has been given the close frame of the guard's end
@@ -130,15 +132,26 @@ func (c *Conn) Wrap(offer Offer, hooks WrapHooks) *Wrapped {
 		answered: make(chan struct{}), shut: make(chan struct{}), changed: make(chan struct{}, 1), wpoke: make(chan struct{}, 1),
 	}
 	c.wrapped = w
-	w.answerBy = time.AfterFunc(never, w.late)
+	if l, ok := c.nc.(*late); ok {
+		w.late.Store(l)
+	}
+	w.answerBy = time.AfterFunc(never, w.tooLate)
 	w.answerBy.Reset(c.cfg.WriteTimeout)
 	return w
 }
 
 const never = time.Duration(1<<63 - 1)
 
-func (w *Wrapped) LocalAddr() net.Addr  { return w.c.nc.LocalAddr() }
-func (w *Wrapped) RemoteAddr() net.Addr { return w.c.nc.RemoteAddr() }
+func (w *Wrapped) LocalAddr() net.Addr  { return w.netConn().LocalAddr() }
+func (w *Wrapped) RemoteAddr() net.Addr { return w.netConn().RemoteAddr() }
+
+// netConn returns the connection, which it takes over if net/http still has it.
+func (w *Wrapped) netConn() net.Conn {
+	w.attach(nil)
+	w.c.mu.Lock()
+	defer w.c.mu.Unlock()
+	return w.c.nc
+}
 
 // Close ends the connection and returns at once, and so do calls that are under way. No
 // close frame is invented; one of the peer's is answered.
@@ -192,7 +205,7 @@ func (w *Wrapped) CloseWrite() error {
 	}
 	w.finSent = true
 	w.lastWord()
-	if half, ok := w.c.nc.(interface{ CloseWrite() error }); ok {
+	if half, ok := w.netConn().(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
 	}
 	return nil

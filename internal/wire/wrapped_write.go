@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -221,7 +222,7 @@ func (w *Wrapped) writeAnswer(p []byte) (int, error) {
 			return len(p) - len(rest), w.bad(a.fault)
 		}
 		rest, w.head = rest[n-had:], nil
-		if err := w.c.writeAll(a.head); err != nil {
+		if err := w.sendHead(a.status, a.head, nil); err != nil {
 			return 0, err
 		}
 		took := len(p) - len(rest)
@@ -259,15 +260,15 @@ var errBadAnswer = errors.New("wsguard: the handler's response is no 101 that fi
 func (w *Wrapped) bad(detail string) error {
 	w.refused.Store(true)
 	w.settle(phaseOver)
-	if w.c.writeAll([]byte(badGateway)) == nil {
+	if w.sendHead(http.StatusBadGateway, []byte(badGateway), []byte(badGatewayBody)) == nil {
 		w.hooks.BadAnswer(detail)
 	}
 	return errBadAnswer
 }
 
-// late bounds how long the handler may take for its response head, and how long a refusal
+// tooLate bounds how long the handler may take for its response head, and how long a refusal
 // may make no progress.
-func (w *Wrapped) late() {
+func (w *Wrapped) tooLate() {
 	defer w.c.survive()
 	select {
 	case w.c.wlock <- struct{}{}:
@@ -288,6 +289,25 @@ func (w *Wrapped) late() {
 		w.phase = phaseOver
 		w.hooks.Closed("no progress")
 	}
+}
+
+// sendHead sends a response head, and body behind it. Middleware learns the status if that is
+// still possible.
+func (w *Wrapped) sendHead(status int, head, body []byte) error {
+	var said *announcement
+	if w.late.Load() != nil && !w.c.ending.Load() {
+		said = announcementOf(status, head, w.c.cfg.WriteTimeout)
+	}
+	switch sent, err := w.attach(said); {
+	case err != nil:
+		w.c.broken = true // a part of the head may have left
+		return w.failed(err)
+	case !sent:
+		return w.c.writeAll(slices.Concat(head, body))
+	case len(body) > 0:
+		return w.c.writeAll(body)
+	}
+	return nil
 }
 
 // writeAll sends b within the write timeout. It is for heads: no deadline of the
