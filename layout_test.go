@@ -37,7 +37,7 @@ var importLaw = []mayImport{
 	{"examples/", []string{"", "audit", "reason", "store", "wsguardtest", "contrib/", "sanitize", "jsonrpc", "graphqlws", "client/"}},
 	{"client/", nil},
 	{"sanitize", []string{"reason", "internal/"}},
-	{"bench", []string{"", "audit", "reason", "store", "internal/"}},
+	{"bench", []string{"", "audit", "reason", "store", "internal/", "contrib/"}},
 }
 
 // coreDependencies are what the packages of the root module may import beyond the
