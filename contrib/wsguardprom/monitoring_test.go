@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -216,6 +217,20 @@ func recorded(t *testing.T) (f testFile) {
 	return f
 }
 
+// claims returns what the row of the page must say about a rule: its ratio and its duration.
+func claims(r rule) (claims []string) {
+	if m := regexp.MustCompile(`> (0\.\d+)`).FindStringSubmatch(r.Expr); m != nil {
+		ratio, _ := strconv.ParseFloat(m[1], 64)
+		claims = append(claims, fmt.Sprintf("%.0f %%", 100*ratio))
+	}
+	if r.For == "1m" {
+		claims = append(claims, "a minute")
+	} else if minutes, ok := strings.CutSuffix(r.For, "m"); ok {
+		claims = append(claims, minutes+" minutes")
+	}
+	return claims
+}
+
 // Each alert has its severity, its texts, a section and a row of the page, and recorded series on
 // which it fires and does not.
 func TestAlerts(t *testing.T) {
@@ -248,8 +263,15 @@ func TestAlerts(t *testing.T) {
 		if !strings.HasSuffix(r.Annotations["runbook_url"], "/docs/monitoring/README.md#"+strings.ToLower(r.Alert)) {
 			t.Errorf("%s: the runbook is %s", r.Alert, r.Annotations["runbook_url"])
 		}
-		if row := fmt.Sprintf("| [%s](#%s) | %s |", r.Alert, strings.ToLower(r.Alert), r.Labels["severity"]); !strings.Contains(page, row) {
-			t.Errorf("the page has no row %s", row)
+		start := fmt.Sprintf("| [%s](#%s) | %s |", r.Alert, strings.ToLower(r.Alert), r.Labels["severity"])
+		_, row, ok := strings.Cut(page, start)
+		if row, _, _ = strings.Cut(row, "\n"); !ok {
+			t.Errorf("the page has no row %s", start)
+		}
+		for _, want := range claims(r) {
+			if !strings.Contains(row, want) {
+				t.Errorf("the row about %s does not say %q: %s", r.Alert, want, row)
+			}
 		}
 		if !fires[r.Alert] || !quiet[r.Alert] {
 			t.Errorf("%s: fires in a test %t, does not fire in a test %t", r.Alert, fires[r.Alert], quiet[r.Alert])
