@@ -344,10 +344,18 @@ func (a *admission) chargeSubject() error {
 }
 
 func (a *admission) takePlace() (err error) {
-	if a.fl, err = a.g.state.inFlight.fly(a.ctx, a.client, a.rates); err == nil {
-		a.takes(a.land)
+	limits := a.rates
+	if a.observe {
+		limits.MaxInFlight, limits.MaxInFlightPerClient = 0, 0
 	}
-	return err
+	if a.fl, err = a.g.state.inFlight.fly(a.ctx, a.client, limits); err != nil {
+		return err
+	}
+	a.takes(a.land)
+	if a.observe {
+		a.observeFlight()
+	}
+	return nil
 }
 
 // land gives the place in flight back. Calling it again does nothing.

@@ -41,7 +41,7 @@ func TestPiecesAloneReport(t *testing.T) {
 			a, err := wsguard.NewAuthenticator(cfg)
 			return a.Handler(next), err
 		}, func(r *http.Request) { r.Header.Set("Authorization", "Bearer junk") }, "unauthenticated", false},
-		"cap, reported": {wsguard.Config{Caps: wsguard.CapConfig{MaxConns: 1}, ReportOnly: true}, func(cfg wsguard.Config) (http.Handler, error) {
+		"cap, reported": {wsguard.Config{Caps: wsguard.CapConfig{MaxConns: 1}, Observe: true}, func(cfg wsguard.Config) (http.Handler, error) {
 			c, err := wsguard.NewConnCap(cfg)
 			if err == nil {
 				_, err = c.Acquire(upgradeRequest())

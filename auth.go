@@ -388,12 +388,13 @@ func newAuthRule(cfg AuthConfig, f *faults) authRule {
 type Authenticator struct{ g *Guard }
 
 // NewAuthenticator returns an Authenticator that can stand in front of any handler. It uses the
-// fields Auth, LoopbackOnly, Proxies, Logger, OnEvent and State of cfg. TokenSources.FirstMessage
+// fields Auth, InsecureObserve, LoopbackOnly, Proxies, Logger, OnEvent and State of cfg. TokenSources.FirstMessage
 // and Tickets need a Guard and are errors here. An Authenticator that is returned with an error
 // refuses every request.
 func NewAuthenticator(cfg Config) (*Authenticator, error) {
 	var f faults
 	p := alone(cfg, &f)
+	cfg = cfg.observed()
 	p.auth = newAuthRule(cfg.Auth, &f)
 	if cfg.Auth.Sources.FirstMessage {
 		f.add("Auth.Sources.FirstMessage", "", "needs a Guard")

@@ -103,12 +103,12 @@ func (cfg CapConfig) resolve(f *faults) CapConfig {
 type ConnCap struct{ g *Guard }
 
 // NewConnCap returns a cap that can stand in front of any handler. It uses the fields Caps,
-// ReportOnly, LoopbackOnly, Proxies, Logger, OnEvent and State of cfg. A ConnCap that is
+// Observe, LoopbackOnly, Proxies, Logger, OnEvent and State of cfg. A ConnCap that is
 // returned with an error refuses every request.
 func NewConnCap(cfg Config) (*ConnCap, error) {
 	var f faults
 	p := alone(cfg, &f)
-	cfg.Caps.ReportOnly = cfg.Caps.ReportOnly || cfg.ReportOnly
+	cfg = cfg.observed()
 	p.caps = cfg.Caps.resolve(&f)
 	if cfg.Caps.ReplaceOldest {
 		f.add("Caps.ReplaceOldest", "", "needs a Guard")

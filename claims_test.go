@@ -215,43 +215,30 @@ func TestClaimWhoWaits(t *testing.T) {
 	})
 }
 
-// limits.md, Trying a limit first: with Config.ReportOnly, the limits of size, type and frames
-// still close, and so do the other timeouts. The limits of handshakes in flight still refuse.
-func TestClaimReportOnlyStillEnds(t *testing.T) {
+// running-services.md, What Observe does not let pass: the checks that are not limits of the
+// service still refuse and close.
+func TestClaimObserveStillEnds(t *testing.T) {
 	cfg := wsguard.Config{
-		ReportOnly: true,
-		Auth: wsguard.AuthConfig{InsecureAnonymous: true, Verifier: func(ctx context.Context, token string) (wsguard.Principal, error) {
-			time.Sleep(3 * time.Second)
-			return claimNames(ctx, token)
-		}},
-		Rates:    wsguard.RateConfig{MaxInFlightPerClient: 1},
-		Messages: wsguard.MessageConfig{MaxBytes: 1 << 10, MaxFragments: 2, ControlFrames: claimOnce(1)},
-		Timeouts: wsguard.TimeoutConfig{Lifetime: time.Hour},
+		Observe: true, Auth: wsguard.AuthConfig{InsecureAnonymous: true},
+		Messages: wsguard.MessageConfig{MaxBytes: 1 << 10}, Subprotocols: []string{"chat"},
 	}
 	claim(t, cfg, nil, func(c *claimed) {
 		for want, frames := range map[string][]wstest.Frame{
-			"1009 message_too_big": {wstest.Text(strings.Repeat("x", 1025))},
-			"1003 message_type":    {wstest.Binary([]byte("x"))},
+			"1009 message_too_big": {{Fin: true, Opcode: wstest.OpBinary, Masked: true, Payload: make([]byte, 16<<20+1)}},
 			"1007 invalid_utf8":    {wstest.Text("\xff")},
-			"1008 fragments":       {claimPart(wstest.OpText, false), claimPart(0, false), claimPart(0, true)},
-			"1008 control_flood":   {wstest.Pong(nil), wstest.Pong(nil)},
-			"1008 message_timeout": {claimPart(wstest.OpText, false)},
-			"3008 pong_timeout":    nil,
+			"1002 protocol_error":  {claimPart(0, true)},
 		} {
 			conn := c.want("101", "/", "192.0.2.1")
 			for _, f := range frames {
-				conn.WriteFrame(f)
+				go conn.WriteFrame(f)
 			}
 			var code int
 			var reason string
 			fmt.Sscan(want, &code, &reason)
 			c.closes(conn, code, reason)
 		}
-		done := make(chan *wstest.Client)
-		go func() { done <- c.want("101", "/", "192.0.2.1", claimBearer("good")...) }()
-		time.Sleep(time.Second)
-		c.want("429 in_flight", "/", "192.0.2.1", claimBearer("good")...)
-		(<-done).Close()
+		c.want("403 origin", "/", "192.0.2.1", "Origin", "https://evil.example")
+		c.want("400 subprotocol", "/", "192.0.2.1", "Sec-WebSocket-Protocol", "other")
 	})
 }
 

@@ -39,9 +39,9 @@
 // Any other value out of range is a [ConfigError]. The names of fields that weaken security
 // begin with Insecure.
 //
-// To put a Guard in front of a running service, set Config.ReportOnly first. The Guard then
-// reports what its caps, its rates, its bans for violations, its Validators and its idle
-// timeout would refuse or close, and lets it pass.
+// To put a Guard in front of a running service, set Config.Observe first. The Guard then reports
+// what its limits and its Validators would refuse or close, and lets it pass. [Guard.Suggest]
+// says which limits fit the service.
 //
 // # Two doors
 //

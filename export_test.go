@@ -6,16 +6,22 @@ package wsguard
 func (g *Guard) Resolved() Config {
 	e := g.endpoint.policy()
 	cfg := Config{
-		Auth:      e.auth.cfg,
-		Caps:      e.caps,
-		Rates:     e.rates,
-		Penalties: e.penalties,
-		Messages:  e.messages,
-		Timeouts:  e.timeouts,
-		Send:      e.send,
+		InsecureReportOnlyOrigins: e.origin.report,
+		Auth:                      e.auth.cfg,
+		Caps:                      e.caps,
+		Rates:                     e.rates,
+		Penalties:                 e.penalties,
+		Messages:                  e.messages,
+		Timeouts:                  e.timeouts,
+		Send:                      e.send,
 	}
 	cfg.Auth.Tickets = e.auth.tickets
 	return cfg
+}
+
+// ResolvedMessages returns the Messages that an endpoint of g works with.
+func (g *Guard) ResolvedMessages(endpoint int) MessageConfig {
+	return g.policy.Load().endpoints[endpoint].messages
 }
 
 // Revalidations returns how many calls of Revalidate have not returned, and how many

@@ -69,16 +69,34 @@ func (c *counter) held() int {
 func (c *counter) fly(ctx context.Context, client client, cfg RateConfig) (*flight, error) {
 	w := &waiter{key: client.key(), most: cfg.MaxInFlight, mostEach: cfg.MaxInFlightPerClient}
 	if ok, own := c.take(ctx, w); !ok {
-		if own {
-			return nil, denyStatus(reason.InFlight, http.StatusTooManyRequests, "of the client")
-		}
-		d := deny(reason.InFlight, "")
-		d.blameless = true
-		return nil, d
+		return nil, noPlace(own)
 	}
 	fl := &flight{release: func() { c.give(w.key) }}
 	fl.hold()
 	return fl, nil
+}
+
+// noPlace is the refusal of a handshake that gets no place. own says that its client's own limit is
+// reached.
+func noPlace(own bool) error {
+	if own {
+		return denyStatus(reason.InFlight, http.StatusTooManyRequests, "of the client")
+	}
+	d := deny(reason.InFlight, "")
+	d.blameless = true
+	return d
+}
+
+// over returns the error of a limit of cfg that the places of all, or those of client, exceed, or
+// nil.
+func (c *counter) over(client client, cfg RateConfig) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	own := cfg.MaxInFlightPerClient > 0 && c.each[client.key()] > cfg.MaxInFlightPerClient
+	if own || cfg.MaxInFlight > 0 && c.all > cfg.MaxInFlight {
+		return noPlace(own)
+	}
+	return nil
 }
 
 // take reserves a place. If it returns false, own says whether the client's own limit is

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/reason"
 )
 
@@ -155,7 +156,7 @@ func (g *Guard) sweep(stop <-chan struct{}) {
 // sweeper owns it.
 type watch struct {
 	due      atomic.Int64 // when the sweeper must look, counted from Guard.born; schedule only makes it earlier
-	lifetime int64        // when Lifetime ends it, counted from Guard.born; 0: never; read-only after list
+	lifetime int64        // when Lifetime ends it, counted from Guard.born; 0: never
 	pinged   int64        // when the sweeper has last sent a ping, counted from Guard.born
 	looked   int64        // when the sweeper has last looked after the peer, counted from Guard.born; 0: never
 }
@@ -218,6 +219,9 @@ func (c *Conn) sweep(late bool) {
 		return
 	case !expires.IsZero() && !now.Before(expires):
 		c.end(because(reason.Expired, ""))
+	case c.watch.lifetime != 0 && age >= c.watch.lifetime && c.first.observe:
+		c.watch.lifetime = 0
+		c.refused(reason.Lifetime, "", audit.ActionReport)
 	case c.watch.lifetime != 0 && age >= c.watch.lifetime:
 		c.end(because(reason.Lifetime, ""))
 	case c.who.awaiting.Load() && !now.Before(c.who.authBy) && !late:

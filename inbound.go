@@ -106,12 +106,12 @@ func (in *inbound) Accept(binary bool) (int64, error) {
 	}
 	awaiting := c.who.awaiting.Load()
 	switch {
-	case binary && (!in.policy.messages.Binary || awaiting && c.first.auth.cfg.FirstMessage != nil):
+	case binary && (!in.policy.messages.Binary && !(in.policy.observe && !awaiting) || awaiting && c.first.auth.cfg.FirstMessage != nil):
 		return 0, c.end(violation(reason.MessageType, ""))
 	case awaiting:
 		return c.first.auth.cfg.FirstMessageBytes, nil
 	}
-	return in.policy.messages.MaxBytes, nil
+	return in.policy.maxBytes(), nil
 }
 
 // Judge judges the rate, the UTF-8, the schema and the authorization of a whole message, and
@@ -136,6 +136,9 @@ func (in *inbound) judged(m *wire.Message) (v wire.Verdict, wait time.Duration, 
 	now := in.c.w.Arrived()
 	if m.Held {
 		now = time.Now()
+	}
+	if in.policy.observe {
+		in.observeForm()
 	}
 	in.setRule(anyKind)
 	in.err, in.changed = nil, nil // a check that was asked ahead may have left an error
@@ -170,9 +173,9 @@ func (in *inbound) judged(m *wire.Message) (v wire.Verdict, wait time.Duration, 
 
 // Ahead reports whether messages may be judged before the application has read those in
 // front of them. It is false if Authorize or a scope must be asked about each message, and
-// if a message can cause a warning.
+// if a message can cause a warning or is judged for the reports of Config.Observe only.
 func (in *inbound) Ahead() bool {
-	return !in.authorizes() && in.policy.messages.Sanitize == nil && in.rates.warnAt == 0
+	return !in.policy.observe && !in.authorizes() && in.policy.messages.Sanitize == nil && in.rates.warnAt == 0
 }
 
 // authorizes reports whether it depends on the message who may send it.
@@ -208,15 +211,6 @@ func (in *inbound) Failed(e *wire.Error) error {
 
 // Broken ends a connection that cannot be written to.
 func (in *inbound) Broken(err error) { in.c.end(unwritten(context.Background(), err)) }
-
-// Idle reports an idle connection if ReportOnly is set. It returns false if the connection
-// must be closed instead.
-func (in *inbound) Idle() bool {
-	if in.c.first.timeouts.ReportOnly {
-		in.c.refused(reason.Idle, "", audit.ActionReport)
-	}
-	return in.c.first.timeouts.ReportOnly
-}
 
 // Pong counts how long the peer has taken to answer a ping.
 func (in *inbound) Pong(roundTrip time.Duration) {

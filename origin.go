@@ -61,12 +61,13 @@ func (o *originRule) opaque() string {
 
 // NewOriginCheck returns a check of the Origin header and the fetch metadata. It uses the
 // fields Origins, SameOrigin, InsecureSameOrigin, InsecureAnyOrigin, OriginFunc,
-// AllowMissingOrigin, InsecureReportOnlyOrigins, Hosts, LoopbackOnly, Proxies, Logger, OnEvent
+// AllowMissingOrigin, InsecureReportOnlyOrigins, InsecureObserve, Hosts, LoopbackOnly, Proxies, Logger, OnEvent
 // and State of cfg. It returns an error if one of them has a fault. A RequestCheck that is
 // returned with an error refuses every request.
 func NewOriginCheck(cfg Config) (*RequestCheck, error) {
 	var f faults
 	p := alone(cfg, &f)
+	cfg = cfg.observed()
 	p.origin = newOriginRule(cfg, &f)
 	p.host = newHostRule(cfg.Hosts, &f)
 	return newCheck(p, cfg, stepOrigin, reason.Origin, f.err())

@@ -30,6 +30,7 @@ type policy struct {
 	timeouts     TimeoutConfig
 	send         SendConfig
 	codes        map[*reason.Reason]StatusCode
+	observe      bool                       // Config.Observe
 	requestID    func(*http.Request) string // nil: the header X-Request-Id
 	broken       *reason.Reason             // why a piece whose configuration has faults refuses every request; nil: it has none
 
@@ -55,10 +56,7 @@ type endpointPolicy struct {
 // any more. It adds every fault to f. The caller must not use a policy with faults. endings
 // bounds how many endings may wait for their peer at the same time.
 func compile(cfg Config, further []EndpointConfig, endings chan struct{}, f *faults) *policy {
-	if cfg.ReportOnly {
-		cfg.Caps.ReportOnly, cfg.Rates.ReportOnly, cfg.Penalties.ReportOnly = true, true, true
-		cfg.Timeouts.ReportOnly = true
-	}
+	cfg = cfg.observed()
 	p := &policy{
 		id:           newPolicyID(),
 		client:       cfg.Proxies.resolver(f),
@@ -74,6 +72,7 @@ func compile(cfg Config, further []EndpointConfig, endings chan struct{}, f *fau
 		send:         cfg.Send.resolve(f),
 		codes:        cfg.CloseCodes,
 		requestID:    cfg.RequestID,
+		observe:      cfg.Observe,
 	}
 	if p.origin.missing && p.host.list == nil {
 		f.add("AllowMissingOrigin", "", "needs a Hosts list: without an Origin nothing else stops DNS rebinding")
@@ -99,7 +98,7 @@ func compile(cfg Config, further []EndpointConfig, endings chan struct{}, f *fau
 		if e.Attach == nil {
 			e.Attach = cfg.Attach
 		}
-		e.Messages.ReportOnly = e.Messages.ReportOnly || cfg.ReportOnly
+		e.Messages = cfg.observedMessages(e.Messages)
 		p.endpoints = append(p.endpoints, p.endpoint(e, endings, f))
 	}
 	return p

@@ -28,14 +28,14 @@ func reports(t *testing.T, evs []audit.Event) map[string]int {
 	return n
 }
 
-// Config.ReportOnly puts every guard into report-only mode that has one, on each endpoint.
+// Config.Observe puts every guard into report-only mode that has one, on each endpoint.
 func TestReportOnlyAll(t *testing.T) {
 	only := wsguard.Rate{PerSecond: never, Burst: 1}
 	for _, endpoint := range []bool{false, true} {
 		bubble(t, func(t *testing.T) {
 			messages := wsguard.MessageConfig{Validator: refuseWord("bad")}
 			cfg := wsguard.Config{
-				ReportOnly: true,
+				Observe: true,
 				Auth:       wsguard.AuthConfig{Verifier: newTokens().Verify, InsecureAnonymous: true},
 				Caps:       wsguard.CapConfig{MaxConns: 1},
 				Rates:      wsguard.RateConfig{Handshakes: only, Messages: only, Action: wsguard.ActionReply},
@@ -66,12 +66,12 @@ func TestReportOnlyAll(t *testing.T) {
 	}
 }
 
-// Config.ReportOnly does not let in what an attacker could use: foreign origins, bad
+// Config.Observe does not let in what an attacker could use: foreign origins, bad
 // credentials, and messages without the scope.
 func TestReportOnlyIsNotInsecure(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	e := serveGuard(t, wsguard.Config{
-		ReportOnly: true,
+		Observe: true,
 		Auth:       wsguard.AuthConfig{Verifier: newTokens().Verify},
 		Messages: wsguard.MessageConfig{Validator: &wsguard.Table{Types: map[string]wsguard.Rule{
 			"ban": {Scope: "admin"},

@@ -41,7 +41,7 @@ func (in *inbound) clean(time.Time) bool {
 	switch {
 	case err != nil:
 		in.err = err
-	case int64(len(out)) > in.policy.messages.MaxBytes: // a batch
+	case int64(len(out)) > in.policy.maxBytes(): // a batch
 		in.err = errSanitizedTooBig
 	case !bytes.Equal(out, in.msg.Data):
 		r := in.rule
@@ -89,7 +89,7 @@ func (in *inbound) sanitizePart(box *sanitizeBox, part call) ([]byte, error) {
 	box.copied = append(box.copied[:0], part.of(in.msg.Data)...)
 	n := len(box.copied)
 	out, err := askSanitize(in.policy.messages.Sanitize, part.rule.kind, box.copied[:n:n])
-	if err == nil && int64(len(out)) > in.policy.messages.MaxBytes {
+	if err == nil && int64(len(out)) > in.policy.maxBytes() {
 		err = errSanitizedTooBig
 	}
 	return out, err

@@ -73,7 +73,8 @@ type MessageConfig struct {
 	OnInvalid Action
 
 	// ReportOnly reports a message that its Validator refuses, and delivers it. OnInvalid does
-	// not apply then. There is one exception. If Authorize is set or a Rule of the Table has a
+	// not apply then. The other fields here are not affected, unless Config.Observe is set.
+	// There is one exception. If Authorize is set or a Rule of the Table has a
 	// Scope, a message of an unknown type is still forbidden, as OnForbidden says. The default
 	// is false.
 	ReportOnly bool

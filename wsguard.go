@@ -70,18 +70,33 @@ type Config struct {
 	// 403.
 	AllowMissingOrigin bool
 
-	// ReportOnly reports some of what the Guard would refuse or close, and lets it pass. Use it
-	// to put a Guard in front of a running service. The events that have Report set say what the
-	// Guard would have done. ReportOnly sets the fields ReportOnly of Caps, Rates, Penalties,
-	// Messages and Timeouts, and that of each Endpoint's Messages. Each of these fields may be
-	// set alone. They let pass a connection above a cap, a handshake or a message above a rate,
-	// a client that would be banned for its violations, a message that a Validator refuses, and
-	// an idle connection. The default is false.
+	// Observe lets pass most of what the Guard would refuse or close, and reports it. Use it to put
+	// a Guard in front of a running service. The events that have Report set say what the Guard
+	// would have done, and Guard.Suggest says which limits fit the service. The client sees nothing.
+	// The default is false.
 	//
-	// All other checks still refuse. An attacker could profit if foreign origins, bad
-	// credentials or forbidden messages passed. So these have fields of their own, whose names
-	// begin with InsecureReportOnly.
-	ReportOnly bool
+	// Observe sets the fields ReportOnly of Caps, Rates, Penalties, Messages and Timeouts, and that
+	// of each Endpoint's Messages. Each of these fields may be set alone. They let pass a connection
+	// above a cap, a handshake or a message above a rate, a client that would be banned for its
+	// violations, a message that a Validator refuses, and an idle connection.
+	//
+	// Observe also lets pass what these fields alone do not. These are a handshake above MaxInFlight
+	// or MaxInFlightPerClient, and everything that exceeds Timeouts.Pong, Timeouts.Lifetime or one
+	// of the fields Binary, MaxBytes, MaxFragments, Timeout and ControlFrames of Messages. A
+	// message longer than 16 MiB still closes the connection with 1009, unless MaxBytes is
+	// larger, because the guard holds whole messages in memory.
+	//
+	// All other checks still refuse. docs/running-services.md lists them. An attacker could profit
+	// if foreign origins, bad credentials or forbidden messages passed. So these have fields of
+	// their own, whose names begin with InsecureReportOnly, and InsecureObserve sets them all.
+	Observe bool
+
+	// InsecureObserve implies Observe. It also sets InsecureReportOnlyOrigins,
+	// Auth.InsecureReportOnly and Messages.InsecureReportOnlyForbidden, the last one for each
+	// Endpoint too. So handshakes with a foreign origin or a bad credential pass and are reported,
+	// and so are messages that their sender may not send. Use it only if the service behind the
+	// Guard still makes these checks by itself. The default is false.
+	InsecureObserve bool
 
 	// InsecureReportOnlyOrigins reports a handshake whose origin is foreign or missing, and lets
 	// it pass. Credentials that a browser sends by itself still count only for a page whose
@@ -367,7 +382,8 @@ type EndpointConfig struct {
 	Subprotocols []string
 
 	// Messages is as in [Config]. A field that is zero has the default that its comment states,
-	// and not the value of the Guard's Config. Config.ReportOnly of the Guard applies to it.
+	// and not the value of the Guard's Config. Config.Observe and Config.InsecureObserve of the
+	// Guard apply to it.
 	Messages MessageConfig
 
 	// Attach is as in [Config]. The default, nil, is the Attach of the Guard.

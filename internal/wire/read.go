@@ -481,7 +481,7 @@ func (c *Conn) accept(h header, complete bool) error {
 // begin takes the header of a data frame.
 func (c *Conn) begin(h header) error {
 	c.frags++
-	if c.cfg.MaxFragments > 0 && c.frags > c.cfg.MaxFragments {
+	if most := c.cfg.MaxFragments; most > 0 && c.frags == most+1 && !c.hooks.Tolerates(FaultFragments) {
 		return &Error{Fault: FaultFragments, Detail: "too many frames in a message"}
 	}
 	if !c.open {
@@ -508,7 +508,7 @@ func (c *Conn) controlFrame(op byte, p []byte) error {
 	}
 	// The answers to our own pings are no flood, even if they come all at once because
 	// the application was busy.
-	if op != opClose && !fresh && !c.control.take(c.filled) {
+	if op != opClose && !fresh && !c.control.take(c.filled) && !c.hooks.Tolerates(FaultControl) {
 		return &Error{Fault: FaultControl, Detail: "too many control frames"}
 	}
 	switch op {
@@ -702,7 +702,11 @@ func (c *Conn) due(now time.Duration) (wake time.Duration, err error) {
 	if t := c.cfg.MessageTimeout; t > 0 && mid {
 		at := c.started + t
 		if now >= at {
-			return 0, &Error{Fault: FaultMessageTimeout, Detail: "message not complete in time"}
+			if !c.hooks.Tolerates(FaultMessageTimeout) {
+				return 0, &Error{Fault: FaultMessageTimeout, Detail: "message not complete in time"}
+			}
+			c.started = now
+			at = now + t
 		}
 		soonest(at)
 	}
@@ -710,7 +714,7 @@ func (c *Conn) due(now time.Duration) (wake time.Duration, err error) {
 	if t := c.cfg.IdleTimeout; t > 0 && !(mid && c.cfg.MessageTimeout > 0) {
 		at := time.Duration(c.lastApp.Load()) + t
 		if now >= at {
-			if !c.hooks.Idle() {
+			if !c.hooks.Tolerates(FaultIdle) {
 				return 0, &Error{Fault: FaultIdle, Detail: "no message for too long"}
 			}
 			c.lastApp.Store(int64(now))
@@ -725,10 +729,15 @@ func (c *Conn) due(now time.Duration) (wake time.Duration, err error) {
 			at := time.Duration(sent) + t
 			if now >= at {
 				if at = c.pongBy(now, at); at == 0 {
-					return 0, &Error{Fault: FaultPong, Detail: "ping not answered"}
+					if !c.hooks.Tolerates(FaultPong) {
+						return 0, &Error{Fault: FaultPong, Detail: "ping not answered"}
+					}
+					c.pongs.Store(0) // until the next ping
 				}
 			}
-			soonest(at)
+			if at > 0 {
+				soonest(at)
+			}
 		}
 	}
 	if c.pingAt > 0 {

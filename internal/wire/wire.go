@@ -96,9 +96,11 @@ type Hooks interface {
 	// written.
 	Broken(err error)
 
-	// Idle is called when no application message has come or gone for the idle timeout. It
-	// returns true if the guard only reports that.
-	Idle() bool
+	// Tolerates is called with a FaultFragments, a FaultControl, a FaultMessageTimeout, a
+	// FaultIdle or a FaultPong. It returns true if the guard only reports the fault, and the
+	// engine goes on. The engine calls it once for each message that has too many frames, and
+	// again each time that a timeout has passed once more.
+	Tolerates(f Fault) bool
 
 	// Pong is called when the peer has answered the latest ping of the guard, with the time
 	// since the ping was handed to the writer.
