@@ -35,12 +35,12 @@ func TestReportOnlyAll(t *testing.T) {
 		bubble(t, func(t *testing.T) {
 			messages := wsguard.MessageConfig{Validator: refuseWord("bad")}
 			cfg := wsguard.Config{
-				Observe: true,
-				Auth:       wsguard.AuthConfig{Verifier: newTokens().Verify, InsecureAnonymous: true},
-				Caps:       wsguard.CapConfig{MaxConns: 1},
-				Rates:      wsguard.RateConfig{Handshakes: only, Messages: only, Action: wsguard.ActionReply},
-				Messages:   messages,
-				Timeouts:   wsguard.TimeoutConfig{PingInterval: wsguard.Off, Idle: time.Minute},
+				Observe:  true,
+				Auth:     wsguard.AuthConfig{Verifier: newTokens().Verify, InsecureAnonymous: true},
+				Caps:     wsguard.CapConfig{MaxConns: 1},
+				Rates:    wsguard.RateConfig{Handshakes: only, Messages: only, Action: wsguard.ActionReply},
+				Messages: messages,
+				Timeouts: wsguard.TimeoutConfig{PingInterval: wsguard.Off, Idle: time.Minute},
 			}
 			e := serveWith(t, cfg, func(g *wsguard.Guard) http.Handler {
 				if endpoint {
@@ -72,7 +72,7 @@ func TestReportOnlyIsNotInsecure(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	e := serveGuard(t, wsguard.Config{
 		Observe: true,
-		Auth:       wsguard.AuthConfig{Verifier: newTokens().Verify},
+		Auth:    wsguard.AuthConfig{Verifier: newTokens().Verify},
 		Messages: wsguard.MessageConfig{Validator: &wsguard.Table{Types: map[string]wsguard.Rule{
 			"ban": {Scope: "admin"},
 		}}},

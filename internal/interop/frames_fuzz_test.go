@@ -99,7 +99,7 @@ type frameDoor struct {
 
 func (d *frameDoor) Accept(bool) (int64, error) { return 0, nil }
 func (d *frameDoor) Ahead() bool                { return false }
-func (d *frameDoor) Tolerates(wire.Fault) bool { return false }
+func (d *frameDoor) Tolerates(wire.Fault) bool  { return false }
 func (d *frameDoor) Pong(time.Duration)         {}
 func (d *frameDoor) Broken(error)               {}
 

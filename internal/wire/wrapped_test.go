@@ -67,7 +67,7 @@ func (d *door) Accept(bool) (int64, error)                           { return 1 
 func (d *door) Judge(*Message) (v Verdict, w time.Duration, e error) { return Deliver, 0, nil }
 func (d *door) Ahead() bool                                          { return true }
 func (d *door) Broken(err error)                                     { d.end(err, 0) }
-func (d *door) Tolerates(Fault) bool { return false }
+func (d *door) Tolerates(Fault) bool                                 { return false }
 func (d *door) Pong(time.Duration)                                   {}
 
 func (d *door) Failed(e *Error) error {
