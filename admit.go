@@ -151,6 +151,9 @@ func (a *admission) run(steps []step) error {
 // takes pushes undo, which gives back something that a step has taken, on the undo stack.
 func (a *admission) takes(undo func()) { a.undo = append(a.undo, undo) }
 
+// gauges returns where the use of limits is noted.
+func (a *admission) gauges() *gauges { return a.g.events.meter.gauges }
+
 // unwind gives back what the steps have taken, once.
 func (a *admission) unwind() {
 	undo := a.undo
@@ -295,11 +298,16 @@ func (a *admission) chargeRate() error {
 	switch {
 	case err == nil:
 		a.paid = true
+		a.g.sessions.usage.handshake(handshaker{client: a.client.key()}, 1)
 	case a.acceptedLately():
 		// Others at the address have used up its rate. Only the subject is charged.
 	case a.rates.ReportOnly:
+		a.gauges().refuse(limitHandshakes)
+		a.g.sessions.usage.handshake(handshaker{client: a.client.key()}, 1)
 		a.reportOnly(err)
 	default:
+		a.gauges().refuse(limitHandshakes)
+		a.g.sessions.usage.handshake(handshaker{client: a.client.key()}, 1)
 		return err
 	}
 	return nil
@@ -336,6 +344,12 @@ func (a *admission) chargeSubject() error {
 	}
 	again := slices.ContainsFunc(a.marks.passed, func(m mark) bool { return m.by == a.g && m.step == stepSubject })
 	err := a.g.state.rates.authenticated(a.client, !a.known, a.paid && !again, a.principal.Subject, a.rates.Handshakes)
+	a.g.sessions.usage.handshake(handshaker{subject: a.principal.Subject}, 1)
+	if err != nil {
+		a.gauges().refuse(limitHandshakes)
+	} else if a.paid && !again {
+		a.g.sessions.usage.handshake(handshaker{client: a.client.key()}, -1)
+	}
 	if err != nil && a.rates.ReportOnly {
 		a.report(err)
 		return nil
@@ -349,12 +363,11 @@ func (a *admission) takePlace() (err error) {
 		limits.MaxInFlight, limits.MaxInFlightPerClient = 0, 0
 	}
 	if a.fl, err = a.g.state.inFlight.fly(a.ctx, a.client, limits); err != nil {
+		a.gauges().refusedBy(err)
 		return err
 	}
 	a.takes(a.land)
-	if a.observe {
-		a.observeFlight()
-	}
+	a.observeFlight()
 	return nil
 }
 
@@ -375,7 +388,8 @@ func (a *admission) takeSlot() error {
 			return a.reportOver(l.over(a.caps)) // a Guard with other caps has taken it
 		}
 	}
-	l, over := a.g.state.slots.acquire(a.client, a.stranger(), a.caps)
+	l, over := a.g.state.slots.acquire(a.client, a.stranger(), a.caps, a.gauges())
+	a.gauges().refusedBy(over)
 	if l == nil {
 		return over
 	}
@@ -420,15 +434,16 @@ func (a *admission) awaitCredential() error {
 	if a.lease == nil { // in a piece; the Guard behind counts it
 		return nil
 	}
-	if err := a.reportOver(a.lease.anonymous(a.caps)); err != nil {
+	if err := a.reportOver(a.lease.anonymous(a.caps, a.gauges())); err != nil {
 		return err
 	}
-	return a.reportOver(a.lease.await(a.caps))
+	return a.reportOver(a.lease.await(a.caps, a.gauges()))
 }
 
 // reportOver returns over, the error of a cap that is exceeded. With CapConfig.ReportOnly it
 // reports over instead and returns nil.
 func (a *admission) reportOver(over error) error {
+	a.gauges().refusedBy(over)
 	if over != nil && a.caps.ReportOnly {
 		a.report(over)
 		return nil
@@ -451,9 +466,9 @@ func (a *admission) takeSubjectSlot() error {
 	case a.await:
 		return nil
 	case a.principal.anonymous():
-		return a.reportOver(a.lease.anonymous(a.caps))
+		return a.reportOver(a.lease.anonymous(a.caps, a.gauges()))
 	}
-	if err := a.returnTicket(a.reportOver(a.lease.bind(a.principal.Subject, a.caps))); err != nil {
+	if err := a.returnTicket(a.reportOver(a.lease.bind(a.principal.Subject, a.caps, a.gauges()))); err != nil {
 		return err
 	}
 	if a.conn != nil {
@@ -471,7 +486,7 @@ func (a *admission) takeKnownSubjectSlot() error {
 	if a.caps.ReplaceOldest {
 		return nil // the Guard behind knows what to replace
 	}
-	return a.reportOver(a.lease.bind(p.Subject, a.caps))
+	return a.reportOver(a.lease.bind(p.Subject, a.caps, a.gauges()))
 }
 
 // replaceOldest ends the oldest connection of the subject, if the newcomer has taken its place.

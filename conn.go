@@ -32,7 +32,7 @@ import (
 //	the engine's reader and writer → reportMu
 //	the engine's reader and writer → sessions.mu
 //	the engine's writer → queue.mu
-//	queues.mu → sessions.mu
+//	queues.mu → sessions.mu → usage.mu
 //
 // The lock of State.revalidations may be taken while any of them is held.
 //

@@ -47,3 +47,11 @@ func (c *Conn) QueueHolds() bool {
 
 // QueueLen returns how many messages are queued.
 func (c *Conn) QueueLen() int { return int(c.queue.count.Load()) }
+
+// Suggestible returns the fields that Suggest has suggestions for.
+func Suggestible() (fields []string) {
+	for _, s := range suggestible {
+		fields = append(fields, s.field)
+	}
+	return fields
+}

@@ -80,23 +80,20 @@ func (c *counter) fly(ctx context.Context, client client, cfg RateConfig) (*flig
 // reached.
 func noPlace(own bool) error {
 	if own {
-		return denyStatus(reason.InFlight, http.StatusTooManyRequests, "of the client")
+		d := denyStatus(reason.InFlight, http.StatusTooManyRequests, "of the client")
+		d.limit = limitFlightEach
+		return d
 	}
-	d := deny(reason.InFlight, "")
+	d := denyOver(reason.InFlight, "", limitFlight)
 	d.blameless = true
 	return d
 }
 
-// over returns the error of a limit of cfg that the places of all, or those of client, exceed, or
-// nil.
-func (c *counter) over(client client, cfg RateConfig) error {
+// levels returns how many places are held, and how many of them by client.
+func (c *counter) levels(client client) (all, own int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	own := cfg.MaxInFlightPerClient > 0 && c.each[client.key()] > cfg.MaxInFlightPerClient
-	if own || cfg.MaxInFlight > 0 && c.all > cfg.MaxInFlight {
-		return noPlace(own)
-	}
-	return nil
+	return c.all, c.each[client.key()]
 }
 
 // take reserves a place. If it returns false, own says whether the client's own limit is

@@ -147,6 +147,9 @@ func (g *Guard) sweep(stop <-chan struct{}) {
 			c.sweep(late)
 		}
 		g.lookAfter(unread)
+		if n%5 == 4 { // once a second
+			g.sessions.look()
+		}
 		clear(due)
 		clear(unread)
 	}
@@ -159,6 +162,7 @@ type watch struct {
 	lifetime int64        // when Lifetime ends it, counted from Guard.born; 0: never
 	pinged   int64        // when the sweeper has last sent a ping, counted from Guard.born
 	looked   int64        // when the sweeper has last looked after the peer, counted from Guard.born; 0: never
+	counted  counted      // guarded by usage.mu
 }
 
 // lookAfter looks after the peers of connections whose application does not read. It never
@@ -221,8 +225,10 @@ func (c *Conn) sweep(late bool) {
 		c.end(because(reason.Expired, ""))
 	case c.watch.lifetime != 0 && age >= c.watch.lifetime && c.first.observe:
 		c.watch.lifetime = 0
+		c.g.events.meter.gauges.refuse(limitLifetime)
 		c.refused(reason.Lifetime, "", audit.ActionReport)
 	case c.watch.lifetime != 0 && age >= c.watch.lifetime:
+		c.g.events.meter.gauges.refuse(limitLifetime)
 		c.end(because(reason.Lifetime, ""))
 	case c.who.awaiting.Load() && !now.Before(c.who.authBy) && !late:
 		c.end(badCredential(deny(reason.AuthTimeout, "")))

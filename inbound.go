@@ -203,8 +203,12 @@ var messageChecks = [...]messageCheck{
 	{(*inbound).clean, (*inbound).unclean},
 }
 
+// gauges returns where the use of limits is noted.
+func (in *inbound) gauges() *gauges { return in.c.g.events.meter.gauges }
+
 // Failed ends the connection because of a fault that the engine has found.
 func (in *inbound) Failed(e *wire.Error) error {
+	in.gauges().refuse(limitOf(e.Fault))
 	late := in.c.who.awaiting.Load() && !time.Now().Before(in.c.who.authBy)
 	return in.c.end(engineFault(e, late))
 }
@@ -230,10 +234,12 @@ func (in *inbound) tooMany() (wire.Verdict, time.Duration, error) {
 	c, wait := in.c, in.wait
 	switch action := in.policy.rates.Action; {
 	case action == actionReport:
+		in.gauges().refuse(in.rates.over)
 		c.refused(reason.RateLimited, "", audit.ActionReport)
 		in.setRule(in.ruleOf())
 		return wire.Deliver, 0, nil
 	case action == ActionReply:
+		in.gauges().refuse(in.rates.over)
 		o := objection{why: reason.RateLimited, kind: reason.RateLimited, wait: wait}
 		notice, e := in.answer(&o, rateNotices)
 		if e != nil {
@@ -247,6 +253,7 @@ func (in *inbound) tooMany() (wire.Verdict, time.Duration, error) {
 	case action == ActionDelay && wait <= maxDelay-in.msg.Waited():
 		return wire.Hold, wait, nil
 	}
+	in.gauges().refuse(in.rates.over)
 	e := violation(reason.RateLimited, "")
 	e.offence = in.offence()
 	return wire.Drop, 0, c.end(e)

@@ -48,11 +48,19 @@ func (s *slots) figures() (held, waiting int) {
 
 // acquire reserves a slot. stranger says that no credential was presented. over is the error
 // of a cap that is exceeded, or nil. l is nil if over is not, except with ReportOnly.
-func (s *slots) acquire(who client, stranger bool, cfg CapConfig) (l *Lease, over error) {
+func (s *slots) acquire(who client, stranger bool, cfg CapConfig, g *gauges) (l *Lease, over error) {
 	l = &Lease{slots: s, client: who.key(), stranger: stranger}
 	l.network, _ = who.network()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	g.note(limitConns, s.all+1)
+	g.note(limitUsers, s.clients[l.client]+1)
+	if stranger {
+		g.note(limitStrangers, s.strangers[l.client]+1)
+	}
+	if l.network.IsValid() {
+		g.note(limitNetwork, s.networks[l.network]+1)
+	}
 	if over = s.over(l, 1, cfg); over != nil && !cfg.ReportOnly {
 		return nil, over
 	}
@@ -72,15 +80,15 @@ func (s *slots) acquire(who client, stranger bool, cfg CapConfig) (l *Lease, ove
 func (s *slots) over(l *Lease, more int, cfg CapConfig) error {
 	switch {
 	case cfg.MaxConns > 0 && s.all+more > cfg.MaxConns:
-		return deny(reason.MaxConns, "")
+		return denyOver(reason.MaxConns, "", limitConns)
 	case cfg.MaxConnsPerClient > 0 && l.stranger && s.strangers[l.client]+more > cfg.MaxConnsPerClient:
-		return deny(reason.MaxClientConns, "")
+		return denyOver(reason.MaxClientConns, "", limitStrangers)
 	case cfg.MaxUsersPerClient > 0 && s.clients[l.client]+more > cfg.MaxUsersPerClient:
-		d := deny(reason.MaxClientConns, "of all its users")
+		d := denyOver(reason.MaxClientConns, "of all its users", limitUsers)
 		d.blameless = true
 		return d
 	case cfg.MaxConnsPerNetwork > 0 && l.network.IsValid() && s.networks[l.network]+more > cfg.MaxConnsPerNetwork:
-		d := deny(reason.MaxClientConns, "of its /48")
+		d := denyOver(reason.MaxClientConns, "of its /48", limitNetwork)
 		d.blameless = true
 		return d
 	}
@@ -110,7 +118,7 @@ func (l *Lease) lock() (s *slots, unlock func()) {
 // subject already, or if subject is "", which is anonymous. If the subject has as many
 // connections as it may have, and cfg has ReplaceOldest, the lease may replace the oldest of them.
 // replaceOldest does that.
-func (l *Lease) bind(subject string, cfg CapConfig) (over error) {
+func (l *Lease) bind(subject string, cfg CapConfig, g *gauges) (over error) {
 	s, unlock := l.lock()
 	defer unlock()
 	if subject == "" || l.subject == subject || l.released {
@@ -121,10 +129,11 @@ func (l *Lease) bind(subject string, cfg CapConfig) (over error) {
 	if p == nil {
 		p = &party{}
 	}
+	g.note(limitSubject, len(p.leases)+1)
 	if cfg.MaxConnsPerSubject > 0 && len(p.leases) >= cfg.MaxConnsPerSubject {
 		if cfg.ReplaceOldest && !cfg.ReportOnly && p.mayReplace() {
 			p.replacing = l
-		} else if over = deny(reason.MaxSubjectConns, ""); !cfg.ReportOnly {
+		} else if over = denyOver(reason.MaxSubjectConns, "", limitSubject); !cfg.ReportOnly {
 			return over
 		}
 	}
@@ -202,7 +211,7 @@ func (l *Lease) known() {
 
 // anonymous counts the lease as a stranger's although a credential was presented, because the
 // credential was refused and the refusal only reported.
-func (l *Lease) anonymous(cfg CapConfig) (over error) {
+func (l *Lease) anonymous(cfg CapConfig, g *gauges) (over error) {
 	s, unlock := l.lock()
 	defer unlock()
 	if l.stranger || l.subject != "" || l.released {
@@ -210,8 +219,9 @@ func (l *Lease) anonymous(cfg CapConfig) (over error) {
 	}
 	l.stranger = true
 	s.strangers[l.client]++
+	g.note(limitStrangers, s.strangers[l.client])
 	if cfg.MaxConnsPerClient > 0 && s.strangers[l.client] > cfg.MaxConnsPerClient {
-		over = deny(reason.MaxClientConns, "")
+		over = denyOver(reason.MaxClientConns, "", limitStrangers)
 	}
 	return over
 }

@@ -336,6 +336,7 @@ type connRates struct {
 	shared          []sharedBucket // those of its client and of its subject
 	sent            *rate.Limiter  // the bucket of SentBytes, which writers charge; nil: no limit
 	owing           bool           // sent has refused the last message
+	over            limitID        // the limit that has refused the last message that was refused
 	warnAt          float64        // RateConfig.WarnAt
 	warned          bool           // a warning was sent, and the used part has not halved since
 	last            time.Time      // the time of the last take
@@ -347,6 +348,7 @@ type sharedBucket struct {
 	table           *keyed.Table
 	key             keyed.Key
 	messages, bytes keyed.Limit
+	names           [2]limitID // of messages and bytes
 }
 
 // conn returns the buckets of a new connection.
@@ -360,10 +362,10 @@ func (b *buckets) conn(cfg RateConfig, client client, subject string) *connRates
 func (c *connRates) share(b *buckets, cfg RateConfig, client client, subject string) {
 	c.warnAt, c.shared = cfg.WarnAt, nil
 	if !cfg.ClientMessages.off() || !cfg.ClientBytes.off() {
-		c.shared = append(c.shared, sharedBucket{b.clients, client.in(b.clients), cfg.ClientMessages.limit(), cfg.ClientBytes.limit()})
+		c.shared = append(c.shared, sharedBucket{b.clients, client.in(b.clients), cfg.ClientMessages.limit(), cfg.ClientBytes.limit(), [2]limitID{limitClientMessages, limitClientBytes}})
 	}
 	if (!cfg.SubjectMessages.off() || !cfg.SubjectBytes.off()) && subject != "" {
-		c.shared = append(c.shared, sharedBucket{b.subjects, b.subjects.String(subject), cfg.SubjectMessages.limit(), cfg.SubjectBytes.limit()})
+		c.shared = append(c.shared, sharedBucket{b.subjects, b.subjects.String(subject), cfg.SubjectMessages.limit(), cfg.SubjectBytes.limit(), [2]limitID{limitSubjectMessages, limitSubjectBytes}})
 	}
 }
 
@@ -395,26 +397,37 @@ func (c *connRates) take(n, cost int, now time.Time) (wait time.Duration, ok boo
 	c.last = now
 	if c.sent != nil {
 		if owed := -c.sent.TokensAt(now); owed > 0 {
-			c.owing = true
+			c.owing, c.over = true, noLimit
 			return time.Duration(min(owed/float64(c.sent.Limit()), math.MaxInt32) * float64(time.Second)), false
 		}
 	}
 	c.owing = false
 	if c.messages != nil && !c.messages.AllowN(now, cost) {
+		c.over = limitMessages
 		return missing(c.messages, cost, now), false
 	}
 	if c.bytes != nil && !c.bytes.AllowN(now, n) {
 		wait = missing(c.bytes, n, now)
 		giveBack(c.messages, cost, now)
+		c.over = limitBytes
 		return wait, false
 	}
 	for i, b := range c.shared {
 		if wait, ok := b.table.Take2(b.key, float64(cost), float64(n), b.messages, b.bytes, now); !ok {
 			c.give(c.shared[:i], n, cost, now)
+			c.over = b.exceeded(cost, now)
 			return wait, false
 		}
 	}
 	return 0, true
+}
+
+// exceeded returns which of its two limits has refused a message that counts for cost messages.
+func (b *sharedBucket) exceeded(cost int, now time.Time) limitID {
+	if _, ok := b.table.Peek(b.key, float64(cost), b.messages, now); !ok {
+		return b.names[0]
+	}
+	return b.names[1]
 }
 
 // give undoes a take of the same moment. shared are the shared buckets that take has charged.

@@ -22,6 +22,8 @@ type meter struct {
 	connections tally.Histogram // microseconds
 	pings       tally.Histogram // microseconds
 
+	gauges *gauges // read-only; its fields are atomic
+
 	mu         sync.Mutex // no other lock is taken while it is held
 	accepted   uint64     // guarded by mu
 	sold       uint64     // guarded by mu
@@ -70,7 +72,7 @@ func newMeter() *meter {
 	n := min(maxShards, 1<<bits.Len(uint(runtime.GOMAXPROCS(0)-1)))
 	return &meter{
 		shards: make([]meterShard, n), refused: map[string]uint64{}, reported: map[string]uint64{}, closed: map[audit.Closing]uint64{},
-		violations: map[audit.Offence]uint64{}, warnings: map[string]uint64{}, own: map[string]struct{}{},
+		gauges: newGauges(), violations: map[audit.Offence]uint64{}, warnings: map[string]uint64{}, own: map[string]struct{}{},
 	}
 }
 

@@ -47,6 +47,7 @@ func (in *inbound) observeForm() {
 	case m.Binary && !in.policy.messages.Binary:
 		in.c.refused(reason.MessageType, "", audit.ActionReport)
 	case int64(len(m.Data)) > in.policy.messages.MaxBytes:
+		in.gauges().refuse(limitSize)
 		in.c.refused(reason.MessageTooBig, "", audit.ActionReport)
 	}
 }
@@ -63,14 +64,25 @@ func (in *inbound) Tolerates(f wire.Fault) bool {
 	case !c.first.observe, c.who.awaiting.Load():
 		return false
 	}
+	in.gauges().refuse(limitOf(f))
 	c.refused(engineFault(&wire.Error{Fault: f}, false).why, "", audit.ActionReport)
 	return true
 }
 
-// observeFlight reports a handshake that would have waited for a place in flight without
-// Config.Observe.
+// observeFlight notes how many places in flight are held. With Config.Observe it reports a handshake
+// that would have waited for a place.
 func (a *admission) observeFlight() {
-	if over := a.g.state.inFlight.over(a.client, a.rates); over != nil {
+	all, own := a.g.state.inFlight.levels(a.client)
+	g := a.gauges()
+	g.note(limitFlight, all)
+	g.note(limitFlightEach, own)
+	if !a.observe {
+		return
+	}
+	tooMany := a.rates.MaxInFlightPerClient > 0 && own > a.rates.MaxInFlightPerClient
+	if tooMany || a.rates.MaxInFlight > 0 && all > a.rates.MaxInFlight {
+		over := noPlace(tooMany)
+		g.refusedBy(over)
 		a.report(over)
 	}
 }

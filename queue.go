@@ -19,10 +19,11 @@ import (
 // written. So the end of a connection finds all that has not left, in order, and no memory is
 // used again while a net.Conn may still read it.
 type queue struct {
-	count   atomic.Int64  // messages that are not written; changed under mu
-	weight  atomic.Int64  // the bytes that the segments hold, a prepared message in full; 0 or less once the queue is dropped, so that makeRoom does not choose it again; changed under mu
-	dropped atomic.Uint64 // messages that Send refused, and those that the end has dropped
-	tally   *meterShard   // read-only; counts for the Guard what count and dropped count for the connection
+	count           atomic.Int64  // messages that are not written; changed under mu
+	weight          atomic.Int64  // the bytes that the segments hold, a prepared message in full; 0 or less once the queue is dropped, so that makeRoom does not choose it again; changed under mu
+	dropped         atomic.Uint64 // messages that Send refused, and those that the end has dropped
+	peak, peakBytes atomic.Int64  // the largest count and payload since the sweeper has looked; raised under mu
+	tally           *meterShard   // read-only; counts for the Guard what count and dropped count for the connection
 
 	mu         sync.Mutex      // no other lock is taken while it is held
 	head, tail *segment        // guarded by mu
@@ -137,7 +138,12 @@ func (c *Conn) put(m *message, credit int64) outcome {
 		q.copyFrame(m)
 	}
 	q.added++
-	q.count.Add(1)
+	if n := q.count.Add(1); n > q.peak.Load() {
+		q.peak.Store(n)
+	}
+	if q.bytes > q.peakBytes.Load() {
+		q.peakBytes.Store(q.bytes)
+	}
 	q.tally.queued.Add(1)
 	if !q.draining {
 		q.draining = true

@@ -114,6 +114,8 @@ type denied struct {
 	// cause the refusal, or because the credential is genuine. The refusal counts towards no
 	// failure and no ban.
 	blameless bool
+
+	limit limitID // the limit that is exceeded, for Guard.Suggest
 }
 
 func (d *denied) Error() string {
@@ -138,6 +140,13 @@ func deny(why *reason.Reason, detail string) *denied {
 func innocent(detail string) *denied {
 	d := deny(reason.Unauthenticated, detail)
 	d.blameless = true
+	return d
+}
+
+// denyOver is a refusal because of a limit.
+func denyOver(why *reason.Reason, detail string, limit limitID) *denied {
+	d := deny(why, detail)
+	d.limit = limit
 	return d
 }
 

@@ -63,6 +63,7 @@ func (c *Conn) makeRoom(n int64) bool {
 		func() {
 			qs.mu.Unlock() // the end calls the net.Conn, which may be the application's
 			defer qs.mu.Lock()
+			c.g.events.meter.gauges.refuse(limitQueueTotal)
 			victim.end(because(reason.QueueFull, "all queues together are full, and those of this client hold the most"))
 			victim.dropQueue(false)
 		}()

@@ -81,11 +81,21 @@ func (c *Conn) send(m message) error {
 	if did != full {
 		return c.sent(did)
 	}
+	c.overQueue()
 	if c.first.send.DropNewest {
 		c.queue.refused()
 		return reason.QueueFull
 	}
 	return c.end(because(reason.QueueFull, ""))
+}
+
+// overQueue counts a message that the queue has no room for.
+func (c *Conn) overQueue() {
+	l := limitQueueBytes
+	if c.queue.count.Load() >= int64(c.first.send.MaxMessages) {
+		l = limitQueue
+	}
+	c.g.events.meter.gauges.refuse(l)
 }
 
 // sent returns the error for an outcome other than full.
@@ -98,6 +108,7 @@ func (c *Conn) sent(did outcome) error {
 			return err // it was this connection that had to go
 		}
 		c.queue.refused()
+		c.g.events.meter.gauges.refuse(limitQueueTotal)
 		return errTotal
 	}
 	return nil

@@ -14,9 +14,10 @@ import (
 
 // sessions has the connections of a Guard and the state of its drain.
 type sessions struct {
-	g *Guard
+	g     *Guard
+	usage *usage // has a lock of its own, which may be taken while mu is held
 
-	mu       sync.Mutex    // no other lock is taken while it is held
+	mu       sync.Mutex    // only the lock of usage is taken while it is held
 	conns    []*Conn       // guarded by mu
 	sweeper  chan struct{} // guarded by mu: closed to stop the sweeper; nil while there are no connections
 	swept    time.Time     // guarded by mu: when the sweeper has looked at the connections last, or was started
@@ -28,7 +29,7 @@ type sessions struct {
 }
 
 func newSessions(g *Guard) *sessions {
-	return &sessions{g: g, drained: make(chan struct{}), paced: make(chan struct{})}
+	return &sessions{g: g, usage: newUsage(g.events.meter.gauges), drained: make(chan struct{}), paced: make(chan struct{})}
 }
 
 func (s *sessions) find(id string) *Conn {
@@ -52,6 +53,7 @@ func (s *sessions) add(c *Conn) (draining bool) {
 		s.sweeper = make(chan struct{})
 		s.sweepers++
 		s.swept = time.Now()
+		s.usage.begin(s.swept)
 		go s.g.sweep(s.sweeper)
 	}
 	draining = s.draining
@@ -73,6 +75,7 @@ func (s *sessions) reconfigured() {
 
 func (s *sessions) remove(c *Conn) {
 	s.g.state.registry.unregister(c.who.session)
+	s.usage.leave(c)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	last := len(s.conns) - 1
@@ -105,6 +108,16 @@ func (s *sessions) due(due, unread []*Conn) (_, _ []*Conn) {
 		}
 	}
 	return due, unread
+}
+
+// look notes what the connections use of their limits. The sweeper calls it once a second.
+func (s *sessions) look() {
+	if n := s.g.queues.total.Load(); n > 0 {
+		s.usage.gauges.note(limitQueueTotal, int(n))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.usage.look(s.conns, time.Now())
 }
 
 // sweeperDone counts a sweeper that has returned.

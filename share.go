@@ -23,8 +23,8 @@ const (
 )
 
 // await counts the lease as unauthenticated, once. authenticated ends that.
-func (l *Lease) await(cfg CapConfig) error {
-	silent, over := l.takePlace(cfg)
+func (l *Lease) await(cfg CapConfig, g *gauges) error {
+	silent, over := l.takePlace(cfg, g)
 	if silent != nil {
 		silent.end(because(reason.MaxConns, "its place went to another client"))
 	}
@@ -33,20 +33,21 @@ func (l *Lease) await(cfg CapConfig) error {
 
 // takePlace returns a connection that must end because the lease has got its place, and the
 // error of a limit that is exceeded.
-func (l *Lease) takePlace(cfg CapConfig) (silent *Conn, over error) {
+func (l *Lease) takePlace(cfg CapConfig, g *gauges) (silent *Conn, over error) {
 	s, unlock := l.lock()
 	defer unlock()
 	w := &s.waiting
 	if _, waits := w.all[l]; waits || l.released {
 		return nil, nil
 	}
+	g.note(limitWaiting, len(w.all)+1)
 	if most := cfg.MaxUnauthenticated; most > 0 {
 		each := max(minShare, most/4)
 		switch {
 		case w.clients[l.client] >= each:
-			over = deny(reason.MaxClientConns, "of those not authenticated yet")
+			over = denyOver(reason.MaxClientConns, "of those not authenticated yet", limitWaiting)
 		case l.network.IsValid() && w.networks[l.network] >= each:
-			d := deny(reason.MaxClientConns, "of those of its /48 not authenticated yet")
+			d := denyOver(reason.MaxClientConns, "of those of its /48 not authenticated yet", limitWaiting)
 			d.blameless = true
 			over = d
 		case len(w.all) >= most:
@@ -54,7 +55,7 @@ func (l *Lease) takePlace(cfg CapConfig) (silent *Conn, over error) {
 				silent = old.conn
 				w.remove(old)
 			} else {
-				over = deny(reason.MaxConns, "of those not authenticated yet")
+				over = denyOver(reason.MaxConns, "of those not authenticated yet", limitWaiting)
 			}
 		}
 		if over != nil && !cfg.ReportOnly {

@@ -46,6 +46,12 @@ func (c *Counts) Add(h *Histogram) {
 	c.Sum += h.sum.Load()
 }
 
+// Note counts a value in c.
+func (c *Counts) Note(v uint64) {
+	c.N[bucket(v)]++
+	c.Sum += v
+}
+
 // Total returns how many values c has.
 func (c *Counts) Total() (n uint64) {
 	for _, k := range c.N {
