@@ -55,3 +55,26 @@ func Suggestible() (fields []string) {
 	}
 	return fields
 }
+
+// NoteUse notes that n of the limit of a field was used, within a second and within a minute if
+// the field is a Rate.
+func (g *Guard) NoteUse(field string, n uint64) {
+	for _, s := range suggestible {
+		if s.field != field {
+			continue
+		}
+		switch use := &g.events.meter.gauges[s.limit]; s.limit {
+		case limitSize:
+			g.events.meter.shards[0].in.Add(n)
+		case limitPong:
+			g.events.meter.pings.Add(n)
+		case limitLifetime:
+			g.events.meter.connections.Add(n)
+		default:
+			use.seen.Add(n)
+			if use.minute != nil {
+				use.minute.Add(n)
+			}
+		}
+	}
+}

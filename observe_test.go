@@ -68,58 +68,63 @@ func loosely() wsguard.Config {
 	}
 }
 
+// frameOf is a frame of a text message.
+func frameOf(op byte, fin bool, s string) wstest.Frame {
+	f := wstest.Text(s)
+	f.Opcode, f.Fin = op, fin
+	return f
+}
+
+// harmless is what exceeds the limits of messages, frames and time, by the reasons. send checks
+// that it has passed. n is how often it must be reported.
+var harmless = map[string]struct {
+	n    int
+	send func(*testing.T, *wstest.Client)
+}{
+	"message_too_big": {1, func(t *testing.T, c *wstest.Client) { roundTrip(t, c, strings.Repeat("x", 64<<10)) }},
+	"message_type": {1, func(t *testing.T, c *wstest.Client) {
+		c.WriteFrame(wstest.Binary([]byte{0xff}))
+		wantMessage(t, c, "\xff")
+	}},
+	"fragments": {2, func(t *testing.T, c *wstest.Client) {
+		for range 2 {
+			for i, part := range []string{"a", "b", "c", "d", "e"} {
+				op := wstest.OpText
+				if i > 0 {
+					op = 0
+				}
+				c.WriteFrame(frameOf(byte(op), i == 4, part))
+			}
+			wantMessage(t, c, "abcde")
+		}
+	}},
+	"control_flood": {3, func(t *testing.T, c *wstest.Client) {
+		for range 4 {
+			c.WriteFrame(wstest.Pong(nil))
+		}
+		roundTrip(t, c, "still here")
+	}},
+	"message_timeout": {2, func(t *testing.T, c *wstest.Client) {
+		c.WriteFrame(frameOf(wstest.OpText, false, "slow"))
+		time.Sleep(12 * time.Second)
+		c.WriteFrame(frameOf(0, true, "ly"))
+		wantMessage(t, c, "slowly")
+	}},
+	"pong_timeout": {2, func(t *testing.T, c *wstest.Client) {
+		time.Sleep(70 * time.Second)
+		roundTrip(t, c, "still here")
+	}},
+	"lifetime": {1, func(t *testing.T, c *wstest.Client) {
+		for range 50 {
+			time.Sleep(15 * time.Second)
+			roundTrip(t, c, "still here")
+		}
+	}},
+}
+
 // Observe reports what exceeds the limits of messages, frames and time, and lets it pass.
 func TestObserveHarmsNobody(t *testing.T) {
-	big := strings.Repeat("x", 64<<10)
-	text := func(op byte, fin bool, s string) wstest.Frame {
-		f := wstest.Text(s)
-		f.Opcode, f.Fin = op, fin
-		return f
-	}
-	for want, tt := range map[string]struct {
-		n    int
-		send func(*testing.T, *wstest.Client)
-	}{
-		"message_too_big": {1, func(t *testing.T, c *wstest.Client) { roundTrip(t, c, big) }},
-		"message_type": {1, func(t *testing.T, c *wstest.Client) {
-			c.WriteFrame(wstest.Binary([]byte{0xff}))
-			wantMessage(t, c, "\xff")
-		}},
-		"fragments": {2, func(t *testing.T, c *wstest.Client) {
-			for range 2 {
-				for i, part := range []string{"a", "b", "c", "d", "e"} {
-					op := wstest.OpText
-					if i > 0 {
-						op = 0
-					}
-					c.WriteFrame(text(byte(op), i == 4, part))
-				}
-				wantMessage(t, c, "abcde")
-			}
-		}},
-		"control_flood": {3, func(t *testing.T, c *wstest.Client) {
-			for range 4 {
-				c.WriteFrame(wstest.Pong(nil))
-			}
-			roundTrip(t, c, "still here")
-		}},
-		"message_timeout": {2, func(t *testing.T, c *wstest.Client) {
-			c.WriteFrame(text(wstest.OpText, false, "slow"))
-			time.Sleep(12 * time.Second)
-			c.WriteFrame(text(0, true, "ly"))
-			wantMessage(t, c, "slowly")
-		}},
-		"pong_timeout": {2, func(t *testing.T, c *wstest.Client) {
-			time.Sleep(70 * time.Second)
-			roundTrip(t, c, "still here")
-		}},
-		"lifetime": {1, func(t *testing.T, c *wstest.Client) {
-			for range 50 {
-				time.Sleep(15 * time.Second)
-				roundTrip(t, c, "still here")
-			}
-		}},
-	} {
+	for want, tt := range harmless {
 		t.Run(want, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				e := serveWith(t, loosely(), func(g *wsguard.Guard) http.Handler { return echoDoor(g) })

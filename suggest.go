@@ -52,7 +52,7 @@ func (g *Guard) Suggest() []audit.Suggestion {
 		}
 		all = append(all, audit.Suggestion{
 			Field: s.field, Unit: s.unit, Observed: now.Sub(g.born), Short: now.Sub(g.born) < longEnough || use.n.Total() < enough,
-			Observations: use.n.Total(), P99: quantile(&use.n, 0.99) / s.scale, P999: quantile(&use.n, 0.999) / s.scale,
+			Observations: use.n.Total(), Percentile99: quantile(&use.n, 0.99) / s.scale, Percentile999: quantile(&use.n, 0.999) / s.scale,
 			Refused: g.events.meter.gauges[s.limit].refused.Load(), Current: s.current(p), Value: value,
 		})
 	}
@@ -161,9 +161,9 @@ func (s *suggestion) value(use *usedOf) (v audit.Setting) {
 		v = s.rate(use)
 	case s.floor.Duration > 0:
 		d := time.Duration(min(s.enough(&use.n)/s.scale*float64(time.Second), float64(maxTimeout)))
-		v.Duration = roundTime(max(d, s.floor.Duration))
+		v.Duration = max(roundTime(d), s.floor.Duration)
 	default:
-		v.Number = int64(roundUp(max(s.enough(&use.n), float64(s.floor.Number)), s.unit == "bytes", maxAmount))
+		v.Number = max(int64(roundUp(s.enough(&use.n), s.unit == "bytes", maxAmount)), s.floor.Number)
 	}
 	return v
 }
@@ -193,8 +193,8 @@ func (s *suggestion) rate(use *usedOf) audit.Setting {
 	r := n / 60
 	burst := max(2*k, n*(1-min(1, r/k)))
 	return audit.Setting{
-		PerSecond: roundUp(max(r, s.floor.PerSecond), s.unit == "bytes", maxPerSecond),
-		Burst:     int(roundUp(max(burst, float64(s.floor.Burst)), s.unit == "bytes", min(maxBurst, math.MaxInt))),
+		PerSecond: max(roundUp(r, s.unit == "bytes", maxPerSecond), s.floor.PerSecond),
+		Burst:     max(int(roundUp(burst, s.unit == "bytes", min(maxBurst, math.MaxInt))), s.floor.Burst),
 	}
 }
 
@@ -205,10 +205,18 @@ func (p *policy) reconcile(values map[limitID]audit.Setting) {
 		users.Number = max(users.Number, int64(p.caps.MaxConnsPerClient), values[limitStrangers].Number)
 		values[limitUsers] = users
 	}
-	longest := max(p.largest(), values[limitSize].Number)
-	for _, l := range []limitID{limitClientBytes, limitSubjectBytes, limitBytes} {
+	size := values[limitSize]
+	size.Number = min(size.Number, maxBurst)
+	rates := map[limitID]Rate{limitClientBytes: p.rates.ClientBytes, limitSubjectBytes: p.rates.SubjectBytes, limitBytes: p.rates.Bytes}
+	for l, now := range rates {
+		if values[l].Burst == 0 && !now.off() { // it stays as it is
+			size.Number = min(size.Number, int64(now.Burst))
+		}
+	}
+	values[limitSize] = size
+	for l := range rates {
 		if v := values[l]; v.Burst > 0 {
-			v.Burst = max(v.Burst, int(min(longest, maxBurst)))
+			v.Burst = max(v.Burst, int(max(size.Number, p.largest())))
 			values[l] = v
 		}
 	}

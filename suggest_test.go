@@ -1,6 +1,7 @@
 package wsguard_test
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -100,8 +101,8 @@ func TestSuggestPercentiles(t *testing.T) {
 			"Messages.MaxBytes": sizes, "Timeouts.Idle": gaps,
 		} {
 			s := suggested(t, e.g, field)
-			near(t, field+" P99", s.P99, percentile(want, 0.99))
-			near(t, field+" P999", s.P999, percentile(want, 0.999))
+			near(t, field+" Percentile99", s.Percentile99, percentile(want, 0.99))
+			near(t, field+" Percentile999", s.Percentile999, percentile(want, 0.999))
 			if off := int(s.Observations) - len(want); off < -1 || off > 1 {
 				t.Errorf("%s: %d observations, want %d", field, s.Observations, len(want))
 			}
@@ -136,7 +137,7 @@ func TestSuggestCaps(t *testing.T) {
 			"Caps.MaxConnsPerClient":  {5, 2},
 		} {
 			s := suggested(t, e.g, field)
-			near(t, field, s.P999, float64(want.top))
+			near(t, field, s.Percentile999, float64(want.top))
 			if int(s.Refused) != want.refused {
 				t.Errorf("%s: %d refused, want %d", field, s.Refused, want.refused)
 			}
@@ -247,7 +248,7 @@ func TestSuggestReplay(t *testing.T) {
 					if _, err := wsguard.New(cfg); err != nil {
 						t.Fatalf("after %s: %v", s.Field, err)
 					}
-					if s.Value == (audit.Setting{}) || s.P999 < s.P99 {
+					if s.Value == (audit.Setting{}) || s.Percentile999 < s.Percentile99 {
 						t.Errorf("%+v", s)
 					}
 				}
@@ -339,4 +340,118 @@ func TestSettingString(t *testing.T) {
 			t.Errorf("%+v: %s, want %s", s, got, want)
 		}
 	}
+}
+
+// New accepts the first suggestions, however many of them, whatever was seen and whatever the
+// limits are. None is without a limit, or below what was seen of 99.9 %.
+func FuzzSuggest(f *testing.F) {
+	f.Add(uint64(1), uint64(2), false)
+	f.Add(uint64(3), uint64(4), true)
+	f.Fuzz(func(t *testing.T, seed1, seed2 uint64, off bool) {
+		rng := rand.New(rand.NewPCG(seed1, seed2))
+		any := func(n int) int { return 1 + rng.IntN(1<<rng.IntN(n)) }
+		cfg := wsguard.Config{Origins: []string{appOrigin}, Auth: wsguard.AuthConfig{InsecureAnonymous: true}}
+		cfg.Caps.MaxConnsPerClient = any(20)
+		cfg.Messages.MaxBytes = int64(any(20))
+		cfg.Timeouts.PingInterval = time.Duration(any(40) + 2)
+		if off {
+			none := wsguard.Rate{PerSecond: wsguard.Off}
+			cfg.Caps.MaxConnsPerClient, cfg.Timeouts.PingInterval = wsguard.Off, wsguard.Off
+			cfg.Rates.Bytes, cfg.Rates.Messages = none, none
+		}
+		g, err := wsguard.New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		must(g.Endpoint(wsguard.EndpointConfig{Messages: wsguard.MessageConfig{MaxBytes: int64(any(20))}}))
+		for _, field := range wsguard.Suggestible() {
+			for range rng.IntN(4) {
+				g.NoteUse(field, rng.Uint64N(1<<rng.IntN(45)+1))
+			}
+		}
+		for _, s := range g.Suggest() {
+			set(&cfg, s)
+			if err := g.Reconfigure(cfg); err != nil {
+				t.Fatalf("after %s: %v", s.Field, err)
+			}
+			value := max(float64(s.Value.Number), s.Value.Duration.Seconds(), float64(s.Value.Burst))
+			if s.Field != "Timeouts.Pong" && s.Field != "Messages.MaxBytes" && value < min(s.Percentile999, 1<<34) || value <= 0 {
+				t.Errorf("%+v", s)
+			}
+		}
+	})
+}
+
+// What is sent, and how handshakes come, is observed too.
+func TestSuggestHandshakesAndQueues(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		cfg := observing()
+		cfg.Rates.MaxInFlight = 4
+		cfg.Send = wsguard.SendConfig{MaxMessages: 10, DropNewest: true}
+		cfg.Timeouts = wsguard.TimeoutConfig{Idle: wsguard.Off, Lifetime: time.Hour}
+		cfg.Auth.Verifier = func(ctx context.Context, token string) (wsguard.Principal, error) {
+			time.Sleep(100 * time.Millisecond)
+			return anyone(ctx, token)
+		}
+		e := serveWith(t, cfg, func(g *wsguard.Guard) http.Handler {
+			return g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+				for range 15 {
+					c.Send(wsguard.MessageText, []byte("0123456789"))
+				}
+				return echo(ctx, c)
+			})
+		})
+		time.Sleep(50 * time.Millisecond)
+		var wg sync.WaitGroup
+		for i := range 6 {
+			wg.Go(func() {
+				c := e.open(bearer(fmt.Sprint("user", i/3)))
+				for range 10 {
+					wantMessage(t, c, "0123456789")
+				}
+				time.Sleep(2 * time.Hour)
+				c.Close()
+			})
+		}
+		time.Sleep(2 * time.Second)
+		for field, want := range map[string]struct{ p999, refused float64 }{
+			"Rates.Handshakes": {3, 0}, "Rates.MaxInFlight": {6, 2}, "Rates.MaxInFlightPerClient": {6, 0},
+			"Send.MaxMessages": {10, 30}, "Send.MaxBytes": {100, 0},
+		} {
+			s := suggested(t, e.g, field)
+			near(t, field, s.Percentile999, want.p999)
+			if float64(s.Refused) != want.refused {
+				t.Errorf("%s: %d refused, want %v", field, s.Refused, want.refused)
+			}
+		}
+		wg.Wait()
+		if s := suggested(t, e.g, "Timeouts.Lifetime"); s.Refused != 6 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// A day without Observe that is quiet needs no more than a day of it: the suggestion for a rate
+// that comes in bursts has the bursts in Burst, and the average in PerSecond.
+func TestSuggestBursts(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		cfg := observing()
+		cfg.Observe = false
+		cfg.Rates.Messages = wsguard.Rate{PerSecond: 1000, Burst: 1000}
+		cfg.Timeouts.Lifetime = wsguard.Off
+		e := serveWith(t, cfg, func(g *wsguard.Guard) http.Handler { return echoDoor(g) })
+		c := e.open(header())
+		time.Sleep(100 * time.Millisecond)
+		for range 1500 {
+			for range 30 {
+				roundTrip(t, c, "x")
+			}
+			time.Sleep(time.Minute)
+		}
+		s := suggested(t, e.g, "Rates.Messages")
+		if s.Short || s.Value.PerSecond > 1.5 || s.Value.Burst < 45 || s.Value.Burst > 100 {
+			t.Errorf("%+v", s)
+		}
+		c.Close()
+	})
 }

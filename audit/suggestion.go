@@ -12,7 +12,7 @@ type Suggestion struct {
 	// Field is the field of wsguard.Config, such as "Rates.Messages".
 	Field string
 
-	// Unit is what P99 and P999 count: "connections", "handshakes", "messages", "bytes" or
+	// Unit is what Percentile99 and Percentile999 count: "connections", "handshakes", "messages", "bytes" or
 	// "seconds". For a Rate they count what was used of it within a second.
 	Unit string
 
@@ -26,16 +26,16 @@ type Suggestion struct {
 	// Observations is how often the use of the limit was looked at.
 	Observations uint64
 
-	// P99 and P999 are the 99th and the 99.9th percentile of what was used. They are at most an
+	// Percentile99 and Percentile999 are the 99th and the 99.9th percentile of what was used. They are at most an
 	// eighth too large.
-	P99, P999 float64
+	Percentile99, Percentile999 float64
 
 	// Refused is how many handshakes, messages or connections the limit has refused or ended, and
 	// how many it would have, if it did not only report. It counts from the call of New, under all
 	// values that the limit had.
 	Refused uint64
 
-	// Current is the limit now, and Value is the suggested one. Value has room above P999. It is
+	// Current is the limit now, and Value is the suggested one. Value has room above Percentile999. It is
 	// never without a limit.
 	Current, Value Setting
 }
@@ -90,9 +90,9 @@ func number(n int64) string {
 // String returns the suggestion as a line of text, such as
 // "Caps.MaxConnsPerClient: 16 (now 64; 99.9 % use at most 5 connections; 0 refused)".
 func (s Suggestion) String() string {
-	use := strconv.FormatFloat(s.P999, 'g', 3, 64)
-	if s.P999 >= 100 {
-		use = strconv.FormatFloat(s.P999, 'f', 0, 64)
+	use := strconv.FormatFloat(s.Percentile999, 'g', 3, 64)
+	if s.Percentile999 >= 100 {
+		use = strconv.FormatFloat(s.Percentile999, 'f', 0, 64)
 	}
 	per := ""
 	if s.Value.PerSecond != 0 {
