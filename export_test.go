@@ -78,3 +78,10 @@ func (g *Guard) NoteUse(field string, n uint64) {
 		}
 	}
 }
+
+// Look lets the sweeper look at what the connections use of their limits.
+// conns is memory for it, which Look returns.
+func (g *Guard) Look(conns []*Conn) []*Conn { return g.sessions.look(conns) }
+
+// Due lets the sweeper look for connections that are due.
+func (g *Guard) Due() { g.sessions.due(nil, nil) }

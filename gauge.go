@@ -99,6 +99,9 @@ type usage struct {
 
 	mu      sync.Mutex // no other lock is taken while it is held
 	windows [2]window  // guarded by mu: of a second, and of a minute
+
+	paying     sync.Mutex    // no other lock is taken while it is held
+	handshakes [2]handshakes // guarded by paying: of a second, and of a minute
 }
 
 const (
@@ -106,14 +109,17 @@ const (
 	minute
 )
 
-// window sums up what is used in a time.
+// window sums up what messages use in a time.
 type window struct {
-	begun    time.Time // when the window of the messages began
+	begun    time.Time
 	clients  map[clientKey]used
 	subjects map[string]used
+}
 
-	handshakesBegun time.Time
-	handshakes      map[handshaker]int
+// handshakes sums up the handshakes in a time.
+type handshakes struct {
+	begun time.Time
+	n     map[handshaker]int
 }
 
 // handshaker is who pays for a handshake: a client, or a subject.
@@ -131,7 +137,8 @@ const maxUsers = 1 << 16
 func newUsage(g *gauges) *usage {
 	u := &usage{gauges: g}
 	for i := range u.windows {
-		u.windows[i] = window{clients: map[clientKey]used{}, subjects: map[string]used{}, handshakes: map[handshaker]int{}}
+		u.windows[i] = window{clients: map[clientKey]used{}, subjects: map[string]used{}}
+		u.handshakes[i].n = map[handshaker]int{}
 	}
 	return u
 }
@@ -145,31 +152,31 @@ type counted struct {
 // handshake counts n handshakes. n is negative if the charge was given back.
 func (u *usage) handshake(of handshaker, n int) {
 	now := time.Now()
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	u.paying.Lock()
+	defer u.paying.Unlock()
 	u.rollHandshakes(now)
-	for i := range u.windows {
-		w := &u.windows[i]
-		if _, known := w.handshakes[of]; known || len(w.handshakes) < maxUsers {
-			w.handshakes[of] += n
+	for i := range u.handshakes {
+		all := u.handshakes[i].n
+		if _, known := all[of]; known || len(all) < maxUsers {
+			all[of] += n
 		}
 	}
 }
 
-// rollHandshakes ends the windows of handshakes whose time is over. The caller holds mu.
+// rollHandshakes ends the windows of handshakes whose time is over. The caller holds paying.
 func (u *usage) rollHandshakes(now time.Time) {
-	for i := range u.windows {
-		w := &u.windows[i]
-		if now.Sub(w.handshakesBegun) < windowTimes[i] {
+	for i := range u.handshakes {
+		h := &u.handshakes[i]
+		if now.Sub(h.begun) < windowTimes[i] {
 			continue
 		}
-		for _, n := range w.handshakes {
+		for _, n := range h.n {
 			if n > 0 {
 				u.gauges[limitHandshakes].add(i, uint64(n), 1)
 			}
 		}
-		clear(w.handshakes)
-		w.handshakesBegun = now
+		clear(h.n)
+		h.begun = now
 	}
 }
 
@@ -277,7 +284,8 @@ func (u *usage) glance(c *Conn) {
 	}
 }
 
-// gap notes how long a connection was without a message. Only gaps of at least a second count.
+// gap notes how long a connection was without a message. Only gaps of at least a second count. The
+// caller need not hold mu.
 func (u *usage) gap(d time.Duration) {
 	if d >= time.Second {
 		u.gauges.note(limitIdle, int(d.Milliseconds()))
@@ -292,14 +300,15 @@ func (u *usage) leave(c *Conn) {
 		u.count(c, i, 1)
 	}
 	u.glance(c)
-	u.gap(time.Since(c.watch.counted.last))
 }
 
 // settle ends the windows that nobody else will end, because there are no connections.
 func (u *usage) settle(now time.Time) {
+	u.paying.Lock()
+	u.rollHandshakes(now)
+	u.paying.Unlock()
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.rollHandshakes(now)
 	for i := range u.windows {
 		if now.Sub(u.windows[i].begun) >= windowTimes[i] {
 			u.flush(i, 1)

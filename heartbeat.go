@@ -124,7 +124,7 @@ func (g *Guard) sweep(stop <-chan struct{}) {
 	}()
 	t := time.NewTicker(sweepEvery)
 	defer t.Stop()
-	var due, unread []*Conn
+	var due, unread, all []*Conn
 	last := time.Now()
 	for n := 0; ; n++ {
 		select {
@@ -148,7 +148,7 @@ func (g *Guard) sweep(stop <-chan struct{}) {
 		}
 		g.lookAfter(unread)
 		if n%5 == 4 { // once a second
-			g.sessions.look()
+			all = g.sessions.look(all)
 		}
 		clear(due)
 		clear(unread)

@@ -389,6 +389,7 @@ func (c *Conn) ended(by ending, cause *CloseError, detail string) {
 		}
 	}
 	c.dropQueue(true)
+	c.g.sessions.usage.gap(time.Since(c.w.LastMessage()))
 	c.life.reportMu.Lock()
 	c.life.reported = true
 	c.life.reportMu.Unlock()

@@ -187,6 +187,17 @@ func TestReportOnlyKeepsTheForm(t *testing.T) {
 		c.WriteFrame(wstest.Binary(nil))
 		wantClose(t, c, 1003, "message_type")
 		wantClose(t, e.open(header()), 3008, "pong_timeout")
+		cfg.Rates.MaxInFlight = 1
+		cfg.Auth.Verifier = func(ctx context.Context, token string) (wsguard.Principal, error) {
+			time.Sleep(3 * time.Second)
+			return anyone(ctx, token)
+		}
+		e = serveWith(t, cfg, func(g *wsguard.Guard) http.Handler { return echoDoor(g) })
+		var wg sync.WaitGroup
+		wg.Go(func() { e.open(bearer("alice")).Close() })
+		time.Sleep(time.Second)
+		e.refused(bearer("bob"), 503, "in_flight")
+		wg.Wait()
 	})
 }
 

@@ -110,14 +110,18 @@ func (s *sessions) due(due, unread []*Conn) (_, _ []*Conn) {
 	return due, unread
 }
 
-// look notes what the connections use of their limits. The sweeper calls it once a second.
-func (s *sessions) look() {
+// look notes what the connections use of their limits. The sweeper calls it once a second. conns is
+// memory for look, and look returns it.
+func (s *sessions) look(conns []*Conn) []*Conn {
 	if n := s.g.queues.total.Load(); n > 0 {
 		s.usage.gauges.note(limitQueueTotal, int(n))
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.usage.look(s.conns, time.Now())
+	conns = append(conns, s.conns...)
+	s.mu.Unlock()
+	s.usage.look(conns, time.Now())
+	clear(conns)
+	return conns[:0]
 }
 
 // sweeperDone counts a sweeper that has returned.
