@@ -223,15 +223,13 @@ func TestClaimObserveStillEnds(t *testing.T) {
 		Messages: wsguard.MessageConfig{MaxBytes: 1 << 10}, Subprotocols: []string{"chat"},
 	}
 	claim(t, cfg, nil, func(c *claimed) {
-		for want, frames := range map[string][]wstest.Frame{
-			"1009 message_too_big": {{Fin: true, Opcode: wstest.OpBinary, Masked: true, Payload: make([]byte, 16<<20+1)}},
-			"1007 invalid_utf8":    {wstest.Text("\xff")},
-			"1002 protocol_error":  {claimPart(0, true)},
+		for want, frame := range map[string][]byte{
+			"1009 message_too_big": {0x82, 0xff, 0, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0}, // the header of one byte more than 16 MiB
+			"1007 invalid_utf8":    wstest.AppendFrame(nil, wstest.Text("\xff")),
+			"1002 protocol_error":  wstest.AppendFrame(nil, claimPart(0, true)),
 		} {
 			conn := c.want("101", "/", "192.0.2.1")
-			for _, f := range frames {
-				go conn.WriteFrame(f)
-			}
+			conn.Write(frame)
 			var code int
 			var reason string
 			fmt.Sscan(want, &code, &reason)

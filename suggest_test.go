@@ -233,7 +233,7 @@ func TestSuggestReplay(t *testing.T) {
 					}
 				}
 				got := reports(t, e.events.all())
-				if int(refused["Rates."]) != got["rate_limited"] || int(refused["Messages."]) != got["message_too_big"] || int(refused["Timeouts.Idle"]) != got["idle"] {
+				if int(refused["Rates."]) != got["rate_limited"]+got["in_flight"] || int(refused["Messages."]) != got["message_too_big"] || int(refused["Timeouts.Idle"]) != got["idle"] {
 					t.Errorf("refused %v, reported %v", refused, got)
 				}
 			})
