@@ -34,7 +34,9 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -89,12 +91,13 @@ type env struct {
 	s      *wstest.Server // nil until serve
 	events *eventLog
 	log    *wstest.Log
+	asked  *atomic.Uint64 // the handshakes that were answered with 101
 }
 
 // newEnv makes the guard. What cfg leaves open is what most tests want.
 func newEnv(t testing.TB, cfg wsguard.Config) *env {
 	t.Helper()
-	e := &env{t: t, events: &eventLog{}, log: &wstest.Log{}}
+	e := &env{t: t, events: &eventLog{}, log: &wstest.Log{}, asked: &atomic.Uint64{}}
 	if len(cfg.Origins) == 0 && !cfg.AllowMissingOrigin {
 		cfg.Origins = []string{appOrigin}
 	}
@@ -301,7 +304,27 @@ func (e *env) dial() *wstest.Client {
 	if inBubble() {
 		c.Timeout = patience()
 	}
+	c.Upgraded = e.registered
 	return c
+}
+
+// registered waits until the guard has the connections whose 101 has come. net/http sends the 101 a
+// moment before the guard has the connection, so that a client may be faster.
+func (e *env) registered() {
+	asked := e.asked.Add(1)
+	for range 10_000 { // another guard may have answered
+		s := e.g.Stats()
+		for _, n := range s.HandshakesRefused { // a close code has told it
+			s.HandshakesAccepted += n
+		}
+		if s.HandshakesAccepted >= asked {
+			return
+		}
+		runtime.Gosched()
+		if !inBubble() {
+			time.Sleep(10 * time.Microsecond)
+		}
+	}
 }
 
 // upgrade makes a handshake on c, which must succeed.

@@ -50,6 +50,10 @@ type Client struct {
 	// may be nil.
 	Control func(Frame)
 
+	// Upgraded is called when a handshake has been answered with 101, before the call that has
+	// made it returns. It may be nil.
+	Upgraded func()
+
 	conn   net.Conn
 	br     *bufio.Reader
 	broken error // why the rest of the connection cannot be parsed; nil: it can
@@ -159,6 +163,9 @@ func (c *Client) HandshakeWith(o HandshakeOptions) (*http.Response, error) {
 		return res, errors.Join(writeErr, err)
 	}
 	if res.StatusCode == http.StatusSwitchingProtocols {
+		if c.Upgraded != nil {
+			c.Upgraded()
+		}
 		return res, checkUpgrade(res.Header, key)
 	}
 	return res, nil
