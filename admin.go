@@ -41,6 +41,18 @@ func (a Admin) Sessions() iter.Seq[audit.Session] {
 	}
 }
 
+// Activity returns who makes work for the Guard: what it has refused lately, the clients that
+// were refused most, and those that are nearest to their limits. It looks at each client and each
+// subject that has a connection, and stops new handshakes for that moment. So call it when an
+// operator asks, and [Guard.Stats] every second.
+func (a Admin) Activity() audit.Activity {
+	now := time.Now()
+	return audit.Activity{
+		Time: now, Refusals: a.g.events.recent.list(), Offenders: a.g.events.spikes.offenders(now),
+		Fullest: a.g.state.fullest(a.g.policy.Load()),
+	}
+}
+
 // Kick ends the connection with this ID, and reports whether there is one. The peer gets code
 // and text, which is cut to 123 bytes of valid UTF-8. If code is 0 or must not be sent (RFC
 // 6455 §7.4), the connection is closed with 3003 kicked, and text goes to the event only.

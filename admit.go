@@ -165,7 +165,7 @@ func (a *admission) unwind() {
 
 // event returns an occurrence that is about the admission's request.
 func (a *admission) event() occurrence {
-	e := occurrence{Event: audit.Event{
+	e := occurrence{who: a.client.key(), Event: audit.Event{
 		Subject: a.principal.Subject, Client: a.client.String(), Origin: a.r.Header.Get("Origin"), Host: a.r.Host,
 		Endpoint: a.name, RequestID: a.askRequestID(),
 	}}
@@ -173,7 +173,7 @@ func (a *admission) event() occurrence {
 		e.Path = a.r.URL.Path
 	}
 	if !a.client.valid() {
-		e.Client = a.g.clientOf(a.r)
+		e.Client, e.who = a.g.clientOf(a.r)
 	}
 	if a.g.events.observer.call != nil {
 		e.ctx = context.WithoutCancel(a.r.Context())

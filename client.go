@@ -46,6 +46,17 @@ func (c client) key() clientKey {
 	return clientKey{prefix: clientip.Key(c.addr)}
 }
 
+// String returns the client as Admin.Ban takes it. A name is escaped and cut.
+func (k clientKey) String() string {
+	switch {
+	case k.name != "":
+		return sanitize(k.name, maxField)
+	case k.prefix.IsSingleIP():
+		return k.prefix.Addr().String()
+	}
+	return k.prefix.String()
+}
+
 // network is the /48 around an IPv6 client without a name.
 func (c client) network() (p netip.Prefix, ok bool) {
 	if c.name != "" || !clientip.Inner(c.addr).Is6() || c.addr.Is4In6() {

@@ -90,6 +90,8 @@ type Conn struct {
 	who     authentication
 	life    lifecycle
 	watch   watch
+
+	ticked struct{ messages, bytes uint64 } // what reading had counted at the last tick of spikes, whose mu guards it
 }
 
 // ID returns the name of the connection in events, in [Admin.Sessions] and for

@@ -24,6 +24,8 @@ type sink struct {
 	hook     func(audit.Event) // read-only; nil: none
 	meter    *meter            // read-only; has a lock of its own
 	observer observer          // has a lock of its own
+	recent   recent            // has a lock of its own
+	spikes   *spikes           // read-only; has locks of its own; nil: spikes are not looked for
 
 	mu    sync.Mutex           // no other lock is taken while it is held
 	kinds map[sampled]*sampler // guarded by mu
@@ -57,7 +59,7 @@ const (
 // levelOf returns the level of the lines about a kind of events.
 func levelOf(kind audit.Kind) slog.Level {
 	switch kind {
-	case audit.Refusal, audit.Violation, audit.Banned, audit.Warning:
+	case audit.Refusal, audit.Violation, audit.Banned, audit.Warning, audit.SpikeStart, audit.SpikeOver:
 		return slog.LevelWarn
 	case audit.Accepted:
 		return slog.LevelDebug
@@ -88,17 +90,22 @@ func (s *sink) emit(e audit.Event) { s.tell(occurrence{Event: e}, nil) }
 func (s *sink) tell(o occurrence, more func() string) {
 	defer func() { _ = recover() }()
 	o.Reason = sanitize(o.Reason, maxField)
-	s.meter.count(&o.Event)
+	refusal := s.meter.count(&o.Event)
+	s.spikes.saw(&o, refusal)
+	keep := refusal != "" && s.recent.due(refusal)
 	suppressed, due := s.due(&o.Event)
 	switch {
 	case due && more != nil:
 		o.Detail = more()
-	case !due && s.hook == nil && s.observer.call == nil:
+	case !due && !keep && s.hook == nil && s.observer.call == nil:
 		return
 	}
 	o.Time = time.Now()
 	for _, field := range []*string{&o.Subject, &o.Client, &o.Origin, &o.Host, &o.Path, &o.RequestID, &o.Operator, &o.Detail} {
 		*field = sanitize(*field, maxField)
+	}
+	if keep {
+		s.recent.add(refusal, o.Event)
 	}
 	if due {
 		s.write(o.Event, suppressed)
@@ -182,6 +189,9 @@ func (s *sink) line(e audit.Event, suppressed uint64) {
 	add("reason", e.Reason)
 	add("action", string(e.Action))
 	add("detail", e.Detail)
+	if e.Kind == audit.SpikeOver {
+		attrs = append(attrs, slog.Duration("duration", e.Duration))
+	}
 	if e.Report {
 		attrs = append(attrs, slog.Bool("report_only", true))
 	}

@@ -1,5 +1,20 @@
 package wsguard
 
+import "github.com/wsguard/wsguard/internal/baseline"
+
+// What docs/operators.md says of spikes and of Activity.
+var SpikeFloors = spikeFloors
+
+const (
+	DefaultSpikeFactor = baseline.DefaultFactor
+	KeptEach           = keptEach
+	WarnPerSecond      = warnPerSecond
+	FullestEach        = fullestEach
+	OffenderHalfLife   = offenderHalfLife
+	OffenderCounters   = offenderCounters
+	ShownInEvent       = shownInEvent
+)
+
 // Resolved returns the Config that g works with: each limit has its default, or
 // what New was given. A limit without a default is 0, and a rate that is off is
 // Rate{PerSecond: Off}.
@@ -14,6 +29,7 @@ func (g *Guard) Resolved() Config {
 		Messages:                  e.messages,
 		Timeouts:                  e.timeouts,
 		Send:                      e.send,
+		SpikeFactor:               e.spikeFactor,
 	}
 	cfg.Auth.Tickets = e.auth.tickets
 	return cfg

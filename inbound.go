@@ -371,7 +371,7 @@ func (in *inbound) refuse(o objection, action Action) (wire.Verdict, time.Durati
 func (in *inbound) refused(o objection, action audit.Action) {
 	c := in.c
 	c.life.violations.Add(1)
-	c.g.events.tell(occurrence{Event: c.violation(o.why, in.detail(o), action)}, func() string { return in.detail(o.explained(in.msg.Data)) })
+	c.g.events.tell(occurrence{Event: c.violation(o.why, in.detail(o), action), who: c.client.key()}, func() string { return in.detail(o.explained(in.msg.Data)) })
 }
 
 // detail returns the detail of the event about a refused message.

@@ -422,7 +422,12 @@ func (c *Conn) refused(why *reason.Reason, detail string, action audit.Action) {
 
 // report reports what has become of a message, or of a credential of Refresh.
 func (c *Conn) report(why *reason.Reason, detail string, action audit.Action) {
-	c.g.events.emit(c.violation(why, detail, action))
+	c.tell(c.violation(why, detail, action))
+}
+
+// reportOwn reports a message of the application that was refused. The client is no offender.
+func (c *Conn) reportOwn(why *reason.Reason, detail string) {
+	c.g.events.emit(c.violation(why, detail, audit.ActionRefuse))
 }
 
 // violation returns the event of a message that was refused, or only reported.
@@ -432,6 +437,9 @@ func (c *Conn) violation(why *reason.Reason, detail string, action audit.Action)
 	e.Report = action == audit.ActionReport || action == audit.ActionWarn
 	return e
 }
+
+// tell reports an event that is about the connection.
+func (c *Conn) tell(e audit.Event) { c.g.events.tell(occurrence{Event: e, who: c.client.key()}, nil) }
 
 func (c *Conn) event(kind audit.Kind) audit.Event {
 	return audit.Event{Kind: kind, ConnID: c.id, Endpoint: c.first.name, Subject: c.Principal().Subject, Client: c.client.String(), Origin: c.origin, Host: c.host}

@@ -31,6 +31,7 @@ type meter struct {
 	banned     uint64     // guarded by mu
 	revoked    uint64     // guarded by mu
 	refused    map[string]uint64
+	refusals   map[string]uint64 // all refusals of clients, of handshakes and of messages, reported ones included
 	reported   map[string]uint64
 	closed     map[audit.Closing]uint64
 	violations map[audit.Offence]uint64
@@ -71,7 +72,7 @@ const other = "other"
 func newMeter() *meter {
 	n := min(maxShards, 1<<bits.Len(uint(runtime.GOMAXPROCS(0)-1)))
 	return &meter{
-		shards: make([]meterShard, n), refused: map[string]uint64{}, reported: map[string]uint64{}, closed: map[audit.Closing]uint64{},
+		shards: make([]meterShard, n), refused: map[string]uint64{}, refusals: map[string]uint64{}, reported: map[string]uint64{}, closed: map[audit.Closing]uint64{},
 		gauges: newGauges(), violations: map[audit.Offence]uint64{}, warnings: map[string]uint64{}, own: map[string]struct{}{},
 	}
 }
@@ -82,8 +83,9 @@ func (m *meter) shard() *meterShard { return &m.shards[m.next.Add(1)&uint32(len(
 // microseconds returns d for a Histogram.
 func microseconds(d time.Duration) uint64 { return uint64(max(0, d.Microseconds())) }
 
-// count counts an event.
-func (m *meter) count(e *audit.Event) {
+// count counts an event. It returns the token under which a Refusal or a Violation counts as a
+// refusal of the client, and "" for all other events.
+func (m *meter) count(e *audit.Event) (refusal string) {
 	switch e.Kind {
 	case audit.Accepted, audit.Refusal:
 		m.handshakes.Add(microseconds(e.Duration))
@@ -96,13 +98,20 @@ func (m *meter) count(e *audit.Event) {
 	case audit.Accepted:
 		m.accepted++
 	case audit.Refusal:
-		m.refused[m.name(e)]++
+		refusal = m.name(e)
+		m.refused[refusal]++
+		m.refusals[refusal]++
 	case audit.Violation:
+		refusal = m.name(e)
 		if e.ConnID == "" {
-			m.reported[m.name(e)]++
+			m.reported[refusal]++
 		} else {
-			m.violations[audit.Offence{Reason: m.name(e), Action: e.Action}]++
+			m.violations[audit.Offence{Reason: refusal, Action: e.Action}]++
 		}
+		if e.Action == audit.ActionWarn {
+			return "" // nothing was refused
+		}
+		m.refusals[refusal]++
 	case audit.Close:
 		m.closed[audit.Closing{Reason: m.name(e), By: e.By, Code: registered(e.Code)}]++
 	case audit.Banned:
@@ -118,6 +127,7 @@ func (m *meter) count(e *audit.Event) {
 	case audit.Warning:
 		m.warnings[e.Reason]++
 	}
+	return refusal
 }
 
 // name returns the token under which an event counts. There are no more of them than there are

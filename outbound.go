@@ -8,7 +8,6 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/wire"
 	"github.com/wsguard/wsguard/reason"
 )
@@ -38,7 +37,7 @@ func (c *Conn) outbound(msg []byte) error {
 		return nil
 	}
 	o := outboundObjection(v, msg, err)
-	c.report(o.why, "outbound: "+o.detail, audit.ActionRefuse)
+	c.reportOwn(o.why, "outbound: "+o.detail)
 	returned = true
 	return o.outbound()
 }

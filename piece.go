@@ -287,15 +287,16 @@ func (a *admission) refuse(w http.ResponseWriter, err error, e occurrence) {
 	a.g.events.tell(e, nil)
 }
 
-// clientOf returns the client that has sent a request, for an event.
-func (g *Guard) clientOf(r *http.Request) string {
+// clientOf returns the client that has sent a request, for an event. The key is zero if it is
+// not known.
+func (g *Guard) clientOf(r *http.Request) (who string, key clientKey) {
 	if who, err := g.policy.Load().client.of(r); err == nil {
-		return who.String()
+		return who.String(), who.key()
 	}
 	if addr, _, err := clientip.Peer(r.RemoteAddr); err == nil && addr.IsValid() {
-		return addr.String()
+		return addr.String(), clientKey{}
 	}
-	return r.RemoteAddr
+	return r.RemoteAddr, clientKey{}
 }
 
 // reportOnly reports a refusal by a step that only reports.

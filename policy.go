@@ -32,6 +32,7 @@ type policy struct {
 	codes        map[*reason.Reason]StatusCode
 	observe      bool                       // Config.Observe
 	requestID    func(*http.Request) string // nil: the header X-Request-Id
+	spikeFactor  float64                    // 0: no spikes are looked for
 	broken       *reason.Reason             // why a piece whose configuration has faults refuses every request; nil: it has none
 
 	endpoints []*endpointPolicy // by Endpoint.index
@@ -73,6 +74,7 @@ func compile(cfg Config, further []EndpointConfig, endings chan struct{}, f *fau
 		codes:        cfg.CloseCodes,
 		requestID:    cfg.RequestID,
 		observe:      cfg.Observe,
+		spikeFactor:  resolveSpikeFactor(cfg.SpikeFactor, f),
 	}
 	if p.origin.missing && p.host.list == nil {
 		f.add("AllowMissingOrigin", "", "needs a Hosts list: without an Origin nothing else stops DNS rebinding")

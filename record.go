@@ -10,6 +10,7 @@ import (
 // occurrence is an event with what only its record has.
 type occurrence struct {
 	audit.Event
+	who         clientKey       // the client of a Refusal, a Violation or an Accepted
 	ctx         context.Context // that of the request, without its end; nil: there is no request
 	at          time.Time       // when the admission of the request began; used by wrapping only
 	method      string          // of the request
@@ -18,6 +19,7 @@ type occurrence struct {
 	until       time.Time       // of a Banned
 	strikes     int             // of a Banned
 	connections int             // of a Revoked and a SignedOut
+	spike       *spikeChange    // of a SpikeStart and a SpikeOver
 }
 
 // about returns the request that the occurrence is about.
@@ -69,6 +71,8 @@ func (o *occurrence) record() audit.Record {
 		return audit.LoginSignedOut{Time: o.Time, Connections: o.connections, Operator: o.Operator}
 	case audit.Restored:
 		return audit.SubjectRestored{Time: o.Time, Subject: o.Subject, Operator: o.Operator}
+	case audit.SpikeStart, audit.SpikeOver:
+		return o.spike.record(o.Time)
 	case audit.Reconfigured:
 		return audit.GuardReconfigured{Time: o.Time}
 	}

@@ -167,7 +167,7 @@ func (c *Conn) describe() audit.Session {
 	p := c.Principal()
 	return audit.Session{
 		ID: c.id, Subject: p.Subject, SessionID: p.SessionID, Scopes: slices.Clone(p.Scopes), Expires: p.Expires,
-		Client: c.client.addr, Origin: sanitize(c.origin, maxField), Subprotocol: c.subprotocol,
+		Client: c.client.addr, ClientName: sanitize(c.client.name, maxField), Origin: sanitize(c.origin, maxField), Subprotocol: c.subprotocol,
 		Since: c.opened, LastMessage: c.w.LastMessage(), Stats: c.stats(),
 	}
 }
@@ -190,6 +190,13 @@ func (g *Guard) revoke(id identity, operator string) {
 		g.events.emit(audit.Event{Kind: audit.Warning, Reason: "revocations", Detail: "100,000 revocations are remembered until Restore: set Auth.RevocationTTL"})
 	}
 	g.state.verified.forget(id)
+}
+
+// count returns how many connections have not ended.
+func (s *sessions) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
 }
 
 // open returns the connections that have not ended.
@@ -241,6 +248,7 @@ func (g *Guard) Shutdown(ctx context.Context) error {
 	s.checkDrained()
 	s.mu.Unlock()
 	if first {
+		g.events.spikes.stop()
 		pace := drainPace
 		if by, ok := ctx.Deadline(); ok {
 			pace = time.Until(by) / 2

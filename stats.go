@@ -18,6 +18,7 @@ func (g *Guard) Stats() audit.Snapshot {
 	s := audit.Snapshot{Time: time.Now(), Since: g.born, EventsDropped: g.events.observer.dropped.Load()}
 	g.sessions.figures(&s)
 	g.events.meter.figures(&s)
+	g.events.spikes.figures(&s)
 	g.state.figures(&s, g.policy.Load())
 	s.QueuedBytes = g.queues.total.Load()
 	g.limits(&s)

@@ -232,7 +232,7 @@ func (wr *wrapping) Outbound() (max int64, hold bool) {
 func (wr *wrapping) Check(binary bool, msg []byte) bool {
 	c := wr.c
 	if !binary && !utf8.Valid(msg) {
-		c.report(reason.InvalidUTF8, "outbound: text is not UTF-8", audit.ActionRefuse)
+		c.reportOwn(reason.InvalidUTF8, "outbound: text is not UTF-8")
 		return false
 	}
 	return c.outbound(msg) == nil

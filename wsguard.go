@@ -231,6 +231,22 @@ type Config struct {
 	// waits for at most a second until Observer has got the records that wait. The default, nil, calls nothing.
 	Observer func(ctx context.Context, r audit.Record)
 
+	// SpikeFactor says when the guard reports an unusual rate: when the rate is that many times as
+	// high as usual. The guard watches the refusals, those for each reason included, the accepted
+	// handshakes, and the messages and bytes that the application gets. A SpikeStart event has the
+	// figures and the clients that have caused most of it, and a SpikeOver event follows. The
+	// guard only reports, and refuses nothing because of a spike.
+	//
+	// The guard learns what is usual during the first 5 minutes, and from then on as it goes. A
+	// tenfold flood is reported within about 30 seconds. A few events are no spike. There must be
+	// one refusal in 4 seconds, one connection in 2 seconds, or 2 messages per second.
+	//
+	// The default is 5. Off looks for no spikes. A value below 2 or above 1e6 is an error. The
+	// guard reads its counters every 5 seconds while connections are open or anything happens,
+	// which costs nothing for a message. The memory for each reason that has refused anything is
+	// at most 50 KiB. Pieces that stand alone look for no spikes.
+	SpikeFactor float64
+
 	// OnEvent is called with every event, on the goroutine that reports it. For a close event,
 	// that is a goroutine of the guard, and not the goroutine that has ended the connection.
 	// Many goroutines may call OnEvent at the same time. It must not block. The guard recovers
@@ -278,6 +294,7 @@ func New(cfg Config) (*Guard, error) {
 		g.state = NewState()
 	}
 	g.sessions = newSessions(g)
+	g.events.spikes = newSpikes(g)
 	g.endpoint = &Endpoint{g: g}
 	if err := g.configure(cfg, nil); err != nil {
 		return nil, err

@@ -22,7 +22,8 @@
 //
 // Guard.Stats returns the figures of a Guard as a [Snapshot].
 //
-// Guard.Admin of package wsguard lists the Sessions and the Bans.
+// Guard.Admin of package wsguard lists the Sessions and the Bans. Its method Activity returns an
+// [Activity], which says who makes work for the Guard.
 package audit
 
 import (
@@ -94,6 +95,15 @@ const (
 
 	// Warning says that the operator should look at something. Event.Reason says at what.
 	Warning Kind = "warning"
+
+	// SpikeStart says that a rate has left its baseline, as Config.SpikeFactor of package
+	// wsguard says. Event.Reason says which rate, as Spike.Of does, and Event.Detail has the
+	// figures and the clients that have caused most of it.
+	SpikeStart Kind = "spike"
+
+	// SpikeOver says that a spike is over. Event.Reason says which one, and Event.Duration how
+	// long it lasted.
+	SpikeOver Kind = "spike_over"
 )
 
 // Event is something that has happened. Strings that a peer has chosen are escaped and cut to
@@ -156,7 +166,8 @@ type Event struct {
 	//   - "panic": a handler has panicked, or a hook or a ResponseWriter has cut a handshake
 	//     off.
 	//
-	// Reason is empty for all other kinds.
+	// A SpikeStart and a SpikeOver have the name of the rate here. It is "refusals", "connections",
+	// "messages" or "bytes". Reason is empty for all other kinds.
 	Reason string
 
 	// Detail says more, for people. It may have the text of an error that the application
@@ -208,8 +219,9 @@ type Event struct {
 	// Remote says for a Close that the peer or the network has ended the connection.
 	Remote bool
 
-	// Duration is how long the connection of a Close was open. For Accepted and Refusal it is
-	// the time from the beginning of the guard's checks to the answer.
+	// Duration is how long the connection of a Close was open, or how long the rate of a
+	// SpikeOver was high. For Accepted and Refusal it is the time from the beginning of the
+	// guard's checks to the answer.
 	Duration time.Duration
 
 	// Stats has the counts of the connection of a Close.
@@ -269,6 +281,10 @@ type Session struct {
 	// Client is the address of the client. Behind a trusted proxy it is the address that the
 	// proxy reports.
 	Client netip.Addr
+
+	// ClientName is the name that Proxies.ClientName has given the client, escaped and cut to
+	// about 256 bytes. It is empty without ClientName.
+	ClientName string
 
 	// Origin is the Origin header of the handshake, escaped and cut to about 256 bytes. It is
 	// empty if there was none.

@@ -178,6 +178,28 @@ type OperatorWarned struct {
 	Stack  []byte // as Event.Stack
 }
 
+// SpikeBegun says that a rate has left its baseline. The Guard only reports it, and refuses
+// nothing because of it.
+type SpikeBegun struct {
+	Time      time.Time
+	Of        string     // as Spike.Of
+	Reason    string     // as Spike.Reason
+	Rate      float64    // per second, since the spike began
+	Baseline  float64    // the usual rate, per second
+	Offenders []Offender // the clients that have caused most of it, at most 5, the first most
+}
+
+// SpikeEnded says that a spike is over, or that the rate has been high for so long that it is
+// the new baseline.
+type SpikeEnded struct {
+	Time     time.Time
+	Of       string        // as Spike.Of
+	Reason   string        // as Spike.Reason
+	Peak     float64       // the highest rate, per second
+	Duration time.Duration // how long the rate was high
+	Settled  bool          // the rate has not fallen, and is the new baseline
+}
+
 // Kind returns Accepted.
 func (HandshakeAccepted) Kind() Kind { return Accepted }
 
@@ -225,6 +247,12 @@ func (GuardReconfigured) Kind() Kind { return Reconfigured }
 // Kind returns Warning.
 func (OperatorWarned) Kind() Kind { return Warning }
 
+// Kind returns SpikeStart.
+func (SpikeBegun) Kind() Kind { return SpikeStart }
+
+// Kind returns SpikeOver.
+func (SpikeEnded) Kind() Kind { return SpikeOver }
+
 func (HandshakeAccepted) record()   {}
 func (HandshakeRefused) record()    {}
 func (ConnectionOpened) record()    {}
@@ -239,3 +267,5 @@ func (LoginSignedOut) record()      {}
 func (SubjectRestored) record()     {}
 func (GuardReconfigured) record()   {}
 func (OperatorWarned) record()      {}
+func (SpikeBegun) record()          {}
+func (SpikeEnded) record()          {}

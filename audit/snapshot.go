@@ -100,6 +100,12 @@ type Snapshot struct {
 	// EventsDropped counts the events that Config.Observer has not got, because it was too slow.
 	EventsDropped uint64
 
+	// Spikes counts the spikes that have begun, by Spike.Of.
+	Spikes map[string]uint64
+
+	// Spiking has the spikes that go on.
+	Spiking []Spike
+
 	// Limits has the limits that count things which the whole server shares, and how full they
 	// are.
 	Limits []Limit
@@ -191,6 +197,10 @@ type Table struct {
 type Limit struct {
 	// Name is the field of Config, such as "Caps.MaxConns".
 	Name string
+
+	// Of is the client, the network or the subject that the limit is about. It is empty for a
+	// limit of the whole server.
+	Of string
 
 	// Max is the limit, or 0 if there is none.
 	Max int64
