@@ -8,6 +8,35 @@ import (
 	"github.com/wsguard/wsguard/internal/wstest/browser"
 )
 
+// TestNightlyFigures shows the figures to an operator, who ends a connection.
+func TestNightlyFigures(t *testing.T) {
+	wstest.Nightly(t)
+	s, app := serveApp(t)
+	b := browser.Start(t)
+	alice, root := b.Open("http://"+s.Addr), b.Open("http://"+s.Addr)
+	for name, p := range map[string]*browser.Page{"alice": alice, "root": root} {
+		p.Wait("visible('#login-form')")
+		if name == "root" {
+			p.Eval(fmt.Sprintf("$('#key').value = %q", app.logins.key))
+		}
+		p.Eval(fmt.Sprintf("$('#name').value = %q; $('#login-form').requestSubmit()", name))
+		p.Wait("text('#status-text') === 'connected' && visible('#app')")
+	}
+	alice.Wait("!visible('#figures-open') && !visible('#figures')")
+	alice.Eval("$('#lab-invalid button').click()")
+	alice.Wait("text('#lab-invalid .result').startsWith('✓')")
+	root.Wait("visible('#figures-open')")
+	root.Eval("$('#figures-open').click()")
+	root.Wait("text('#figures-sessions').includes('alice') && text('#figures-refusals').includes('schema')")
+	root.Wait("text('#figures-limits').includes('Caps.MaxConns') && text('#figures-offenders').includes('refusals')")
+	root.Eval("$('[aria-label=\"Kick alice\"]').click()")
+	alice.Wait("text('#banner').includes('3003 kicked')")
+	root.Wait("!text('#figures-sessions').includes('alice')")
+	root.Eval("$('#figures-close').click()")
+	root.Wait("!visible('#figures')")
+	b.NoErrors()
+}
+
 // TestNightlyBrowser uses the pages as people do, in a real browser.
 func TestNightlyBrowser(t *testing.T) {
 	wstest.Nightly(t)

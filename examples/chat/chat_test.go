@@ -24,6 +24,13 @@ import (
 // finds every goroutine back.
 func serve(t *testing.T) *wstest.Server {
 	t.Helper()
+	s, _ := serveApp(t)
+	return s
+}
+
+// serveApp is serve for tests that need the app as well.
+func serveApp(t *testing.T) (*wstest.Server, *app) {
+	t.Helper()
 	wstest.CheckGoroutines(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -51,7 +58,7 @@ func serve(t *testing.T) *wstest.Server {
 			t.Errorf("%d slots held after the drain", n)
 		}
 	})
-	return s
+	return s, app
 }
 
 // user is a browser without a screen: it keeps cookies and has an origin.
@@ -433,7 +440,7 @@ func TestPages(t *testing.T) {
 	s := serve(t)
 	c := s.HTTPClient()
 	defer c.CloseIdleConnections()
-	for _, path := range []string{"/", "/app.js", "/wsguard.js", "/policy.js", "/lab.js", "/style.css", "/icon.svg", "/none"} {
+	for _, path := range []string{"/", "/app.js", "/wsguard.js", "/policy.js", "/lab.js", "/operator.js", "/style.css", "/icon.svg", "/none"} {
 		res, err := c.Get(s.URL + path)
 		if err != nil {
 			t.Fatal(err)

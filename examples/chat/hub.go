@@ -40,6 +40,8 @@ type outgoing struct {
 	Rooms   []roomInfo `json:"rooms,omitempty"`
 	Events  []event    `json:"events,omitempty"`
 	Missed  uint64     `json:"missed,omitempty"`
+
+	Operator bool `json:"operator,omitempty"` // the page may show the figures
 }
 
 type roomInfo struct {
@@ -106,7 +108,8 @@ func (h *hub) enter(c *wsguard.Conn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.conns[c] = map[string]bool{}
-	send(c, outgoing{Type: "welcome", Name: c.Principal().Subject})
+	p := c.Principal()
+	send(c, outgoing{Type: "welcome", Name: p.Subject, Operator: slices.Contains(p.Scopes, operatorScope)})
 	send(c, h.list())
 	if len(h.recent) > 0 {
 		send(c, outgoing{Type: "events", Events: h.recent})

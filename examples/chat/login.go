@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/rand"
+	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,6 +34,7 @@ var validName = regexp.MustCompile(`^[\pL\pN][\pL\pN_.-]{0,19}$`)
 type logins struct {
 	revoke func(name string)
 	rate   *rate.Limiter
+	key    string // makes an operator of a login
 
 	mu       sync.Mutex
 	sessions map[string]session // by the cookie's value
@@ -41,10 +43,14 @@ type logins struct {
 type session struct {
 	name         string
 	since, until time.Time
+	operator     bool
 }
 
+// operatorScope is the scope of an operator's connections, for the page.
+const operatorScope = "operator"
+
 func newLogins(revoke func(name string)) *logins {
-	return &logins{revoke: revoke, rate: rate.NewLimiter(5, 20), sessions: map[string]session{}}
+	return &logins{revoke: revoke, rate: rate.NewLimiter(5, 20), key: rand.Text(), sessions: map[string]session{}}
 }
 
 // principal says whose ticket is asked for.
@@ -55,7 +61,23 @@ func (l *logins) principal(r *http.Request) (wsguard.Principal, error) {
 	}
 	// The connection ends with the session. IssuedAt tells this session from
 	// one of the same name that was revoked earlier.
-	return wsguard.Principal{Subject: s.name, IssuedAt: s.since, Expires: s.until}, nil
+	p := wsguard.Principal{Subject: s.name, IssuedAt: s.since, Expires: s.until}
+	if s.operator {
+		p.Scopes = []string{operatorScope}
+	}
+	return p, nil
+}
+
+// operator is the Authorize of the handlers for operators.
+func (l *logins) operator(r *http.Request) (string, error) {
+	switch s, ok := l.find(r); {
+	case !ok:
+		return "", wsguard.ErrNoCredential
+	case !s.operator:
+		return "", wsguard.ErrForbidden
+	default:
+		return s.name, nil
+	}
 }
 
 func (l *logins) find(r *http.Request) (session, bool) {
@@ -75,7 +97,7 @@ func (l *logins) login(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "Too many logins, please wait.", http.StatusTooManyRequests)
 		return
 	}
-	var req struct{ Name string }
+	var req struct{ Name, Key string }
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxLoginBody)).Decode(&req); err != nil {
 		http.Error(w, "That is no login.", http.StatusBadRequest)
 		return
@@ -84,8 +106,12 @@ func (l *logins) login(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "A name has up to 20 letters and digits, and may have - _ . after the first.", http.StatusBadRequest)
 		return
 	}
+	if req.Key != "" && subtle.ConstantTimeCompare([]byte(req.Key), []byte(l.key)) == 0 {
+		http.Error(w, "That is not the operator key.", http.StatusForbidden)
+		return
+	}
 	l.end(r) // who logs in again leaves the old name behind
-	token, name, ok := l.start(req.Name)
+	token, name, ok := l.start(req.Name, req.Key != "")
 	if !ok {
 		http.Error(w, "Too many people are here, please come back later.", http.StatusServiceUnavailable)
 		return
@@ -101,7 +127,7 @@ func (l *logins) login(w http.ResponseWriter, r *http.Request) {
 }
 
 // start opens a session under the name, or one like it if that is taken.
-func (l *logins) start(name string) (token, got string, ok bool) {
+func (l *logins) start(name string, operator bool) (token, got string, ok bool) {
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -121,7 +147,7 @@ func (l *logins) start(name string) (token, got string, ok bool) {
 		got = fmt.Sprintf("%s-%d", name, n)
 	}
 	token = rand.Text()
-	l.sessions[token] = session{got, now, now.Add(sessionFor)}
+	l.sessions[token] = session{got, now, now.Add(sessionFor), operator}
 	return token, got, true
 }
 

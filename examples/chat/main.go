@@ -6,7 +6,9 @@
 //
 // and open http://localhost:8080. In this file the guards are put together;
 // login.go stands for the login that an application has already, hub.go is the
-// chat, feed.go shows the guards' events on the page.
+// chat, feed.go shows the guards' events on the page. Whoever logs in with the
+// operator key, which the program prints, also sees the guards' figures and can
+// end connections.
 package main
 
 import (
@@ -29,6 +31,7 @@ import (
 
 	"github.com/wsguard/wsguard"
 	"github.com/wsguard/wsguard/client/js"
+	"github.com/wsguard/wsguard/operator"
 )
 
 //go:embed static
@@ -82,7 +85,7 @@ func run(ctx context.Context, addr string, stdout io.Writer, log *slog.Logger) e
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }()
-	fmt.Fprintf(stdout, "open http://%s\n", hosts[0])
+	fmt.Fprintf(stdout, "open http://%s\noperator key: %s\n", hosts[0], app.logins.key)
 	select {
 	case err := <-failed:
 		return err
@@ -115,6 +118,8 @@ type app struct {
 	hub       *hub
 	feed      *feed
 	csp       string
+
+	operators map[string]http.Handler // of each guard, by its name
 }
 
 func newApp(hosts []string, log *slog.Logger) (*app, error) {
@@ -161,6 +166,12 @@ func newApp(hosts []string, log *slog.Logger) (*app, error) {
 		return nil, err
 	}
 	a.logins = newLogins(a.chat.Admin().Revoke)
+	a.operators = map[string]http.Handler{}
+	for name, g := range map[string]*wsguard.Guard{"chat": a.chat, "lab": a.lab} {
+		if a.operators[name], err = operator.New(g, operator.Config{Authorize: a.logins.operator}); err != nil {
+			return nil, err
+		}
+	}
 	a.csp = "default-src 'self'; connect-src 'self' " + strings.Join(sockets, " ") +
 		"; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 	return a, nil
@@ -177,6 +188,11 @@ func (a *app) handler() http.Handler {
 	mux.HandleFunc("POST /login", a.logins.login)
 	mux.HandleFunc("POST /logout", a.logins.logout)
 	mux.Handle("POST /ticket", a.chat.TicketHandler(a.logins.principal))
+	for name, h := range a.operators {
+		path := "/operator/" + name
+		mux.Handle("GET "+path+"/", http.StripPrefix(path, h))
+		mux.Handle("POST "+path+"/", http.StripPrefix(path, h))
+	}
 	mux.Handle("GET /ws", a.chat.Handler(a.hub.serve))
 	mux.Handle("GET /lab", a.lab.Handler(serveLab))
 

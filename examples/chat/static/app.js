@@ -1,6 +1,7 @@
 import { Connection, ticket } from './wsguard.js';
 import { texts, verdict } from './policy.js';
 import { experiments, curlLine } from './lab.js';
+import { figures } from './operator.js';
 
 const $ = (id) => document.getElementById(id);
 
@@ -60,13 +61,14 @@ $('login-form').addEventListener('submit', async (e) => {
   const name = $('name').value.trim().normalize('NFC');
   $('login-error').textContent = '';
   try {
-    const res = await fetch('/login', { method: 'POST', body: JSON.stringify({ name }) });
+    const res = await fetch('/login', { method: 'POST', body: JSON.stringify({ name, key: $('key').value.trim() }) });
     if (!res.ok) throw new Error(await res.text());
   } catch (err) {
     $('login-error').textContent = err instanceof TypeError ? 'The server cannot be reached.' : err.message;
     return;
   }
   sessionStorage.setItem('name', name);
+  $('key').value = '';
   forget();
   show('app');
   connection.start();
@@ -175,6 +177,7 @@ function onMessage(m) {
       $('my-name').textContent = me;
       $('my-name').className = `who ${tint(me)}`;
       $('me').hidden = false;
+      figures(m.operator === true);
       since = Date.now();
       $('events').replaceChildren(); // the recent ones come again
       break;
