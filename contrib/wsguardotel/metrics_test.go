@@ -111,6 +111,14 @@ wsguard.queue.dropped_messages{guard=default} 0
 wsguard.queue.messages{guard=default} 0
 wsguard.revocations.remembered{guard=default} 0
 wsguard.revocations{guard=default} 0
+wsguard.spikes{guard=default,of=bytes} 0
+wsguard.spikes{guard=default,of=connections} 0
+wsguard.spikes{guard=default,of=messages} 0
+wsguard.spikes{guard=default,of=refusals} 0
+wsguard.spiking{guard=default,of=bytes} 0
+wsguard.spiking{guard=default,of=connections} 0
+wsguard.spiking{guard=default,of=messages} 0
+wsguard.spiking{guard=default,of=refusals} 0
 wsguard.tickets.outstanding{guard=default} 0
 wsguard.tickets.sold{guard=default} 0`), "\n")
 		if !slices.Equal(got, want) {

@@ -31,6 +31,7 @@ func full() audit.Snapshot {
 			{Reason: reason.PongTimeout.Token(), By: audit.ByGuard, Code: 3008}: 4, {By: audit.ByPeer}: 5,
 		},
 		Violations: map[audit.Offence]uint64{{Reason: "schema", Action: audit.ActionClose}: 1}, Warnings: map[string]uint64{"panic": 1},
+		Spikes: map[string]uint64{"bytes": 1}, Spiking: []audit.Spike{{Of: "bytes"}},
 		Tables:           map[string]audit.Table{"clients": {Tracked: 5, Penalised: 2, Evicted: 1}},
 		Limits:           []audit.Limit{{Name: "Caps.MaxConns", Max: 10, Used: 5}, {Name: "Rates.MaxInFlight"}},
 		HandshakeSeconds: h, ConnectionSeconds: h, MessageBytes: h, PingSeconds: h,

@@ -63,6 +63,8 @@ var instruments = []instrument{
 	{"wsguard.limit.used", "1", "How full a limit of the whole server is: 1 is full. It has no value if there is no limit.", fraction, limitsUsed},
 	{"wsguard.sweeper.late", "s", "How late the sweeper is, which ends connections whose time is over.", fraction,
 		func(s *audit.Snapshot, to observer) { to(s.SweeperLate.Seconds()) }},
+	{"wsguard.spikes", "{spike}", "Rates that have left their baselines.", counter, spikes},
+	{"wsguard.spiking", "{spike}", "Spikes that go on.", upDown, spiking},
 	{"wsguard.warnings", "{warning}", "Warnings to the operator, by reason.", counter,
 		reasons(func(s *audit.Snapshot) map[string]uint64 { return s.Warnings })},
 	{"wsguard.events.dropped", "{event}", "Events that Config.Observer has not got, because it was too slow.", counter,
@@ -143,6 +145,23 @@ func limitsUsed(s *audit.Snapshot, to observer) {
 		if l.Max > 0 {
 			to(float64(l.Used)/float64(l.Max), text("limit", l.Name))
 		}
+	}
+}
+
+func spikes(s *audit.Snapshot, to observer) {
+	for of, n := range s.Spikes {
+		to(float64(n), text("of", of))
+	}
+}
+
+// spiking has a value for each rate that is watched, which are those that Spikes counts.
+func spiking(s *audit.Snapshot, to observer) {
+	now := map[string]int{}
+	for _, p := range s.Spiking {
+		now[p.Of]++
+	}
+	for of := range s.Spikes {
+		to(float64(now[of]), text("of", of))
 	}
 }
 

@@ -132,6 +132,18 @@ var families = []family{
 	{"revocations_remembered", "Revocations that are remembered now. Guards that share a State share this figure.",
 		nil, func(to *sink, s *audit.Snapshot) { to.gauge(float64(s.Revocations)) }},
 
+	{"spikes_total", "Rates that have left their baselines. The label of is refusals, connections, messages or bytes.",
+		[]string{"of"}, func(to *sink, s *audit.Snapshot) { counters(to, add(spikes, s.Spikes), one) }},
+	{"spiking", "Spikes that go on. The label of is that of wsguard_spikes_total.",
+		[]string{"of"}, func(to *sink, s *audit.Snapshot) {
+			now := map[string]int{}
+			for _, p := range s.Spiking {
+				now[p.Of]++
+			}
+			for of := range spikes {
+				to.gauge(float64(now[of]), of)
+			}
+		}},
 	{"warnings_total", "Warnings to the operator, by their token. The log has the details.",
 		[]string{"reason"}, func(to *sink, s *audit.Snapshot) { counters(to, add(warnings, s.Warnings), one) }},
 	{"events_dropped_total", "Events that Config.Observer has not got, because it was too slow.",

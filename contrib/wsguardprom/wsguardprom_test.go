@@ -132,6 +132,7 @@ func full() audit.Snapshot {
 		NoticesOmitted: 14, QueuedMessages: 15, QueuedBytes: 16, QueueDropped: 17, TicketsSold: 18, TicketsOutstanding: 19,
 		Refreshes: 20, Tables: map[string]audit.Table{"clients": {Tracked: 21, Penalised: 22, Evicted: 23}}, Bans: 24, Banned: 25,
 		Revocations: 26, Revoked: 27, SweeperLate: 28 * time.Second, Warnings: map[string]uint64{"panic": 29}, EventsDropped: 30,
+		Spikes: map[string]uint64{"bytes": 32}, Spiking: []audit.Spike{{Of: "bytes"}},
 		Limits:           []audit.Limit{{Name: "Caps.MaxConns", Max: 40, Used: 31}},
 		HandshakeSeconds: h, ConnectionSeconds: h, MessageBytes: h, PingSeconds: h,
 	}

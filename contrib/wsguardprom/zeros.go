@@ -14,6 +14,7 @@ var (
 	warnings = map[string]uint64{
 		"one_client": 0, "no_client_header": 0, "evicted": 0, "revocations": 0, "shared_origin": 0, "plain_origin": 0, "panic": 0,
 	}
+	spikes = map[string]uint64{"refusals": 0, "connections": 0, "messages": 0, "bytes": 0}
 )
 
 // refusalZeros has the reasons to refuse a handshake. The client may also leave before it has its
