@@ -176,6 +176,7 @@ func TestShutdownCuts(t *testing.T) {
 				for range 40 {
 					wstest.KeepAlive(t, e.open(header()))
 				}
+				synctest.Wait() // all are the guard's; a 101 comes before
 				const limit = 200 * time.Millisecond
 				ctx, cancel := context.WithTimeout(context.Background(), limit)
 				defer cancel()
