@@ -104,6 +104,12 @@ func (s *sink) tell(o occurrence, more func() string) {
 	for _, field := range []*string{&o.Subject, &o.Client, &o.Origin, &o.Host, &o.Path, &o.RequestID, &o.Operator, &o.Detail} {
 		*field = sanitize(*field, maxField)
 	}
+	if s.hook != nil || s.observer.call != nil {
+		// The application may keep the event. These strings may be parts of a long request.
+		for _, field := range []*string{&o.Origin, &o.Host, &o.Path, &o.RequestID} {
+			*field = strings.Clone(*field)
+		}
+	}
 	if keep {
 		s.recent.add(refusal, o.Event)
 	}

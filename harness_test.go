@@ -91,13 +91,15 @@ type env struct {
 	s      *wstest.Server // nil until serve
 	events *eventLog
 	log    *wstest.Log
-	asked  *atomic.Uint64 // the handshakes that were answered with 101
+
+	asked    *atomic.Uint64 // the handshakes whose 101 has come
+	answered *atomic.Uint64 // those that the guard has reported
 }
 
 // newEnv makes the guard. What cfg leaves open is what most tests want.
 func newEnv(t testing.TB, cfg wsguard.Config) *env {
 	t.Helper()
-	e := &env{t: t, events: &eventLog{}, log: &wstest.Log{}, asked: &atomic.Uint64{}}
+	e := &env{t: t, events: &eventLog{}, log: &wstest.Log{}, asked: &atomic.Uint64{}, answered: &atomic.Uint64{}}
 	if len(cfg.Origins) == 0 && !cfg.AllowMissingOrigin {
 		cfg.Origins = []string{appOrigin}
 	}
@@ -110,6 +112,9 @@ func newEnv(t testing.TB, cfg wsguard.Config) *env {
 	hook := cfg.OnEvent
 	cfg.OnEvent = func(ev audit.Event) {
 		e.events.add(ev)
+		if ev.Kind == audit.Accepted || ev.Kind == audit.Refusal && ev.Status == http.StatusSwitchingProtocols {
+			e.answered.Add(1)
+		}
 		if hook != nil {
 			hook(ev)
 		}
@@ -313,11 +318,7 @@ func (e *env) dial() *wstest.Client {
 func (e *env) registered() {
 	asked := e.asked.Add(1)
 	for range 10_000 { // another guard may have answered
-		s := e.g.Stats()
-		for _, n := range s.HandshakesRefused { // a close code has told it
-			s.HandshakesAccepted += n
-		}
-		if s.HandshakesAccepted >= asked {
+		if e.answered.Load() >= asked {
 			return
 		}
 		runtime.Gosched()

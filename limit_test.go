@@ -493,7 +493,10 @@ func TestLimitT48HandshakeRate(t *testing.T) {
 		e.refused(from("192.0.2.1"), 429, "handshake_rate")
 	})
 	bubble(t, func(t *testing.T) {
-		e := serveGuard(t, wsguard.Config{Caps: wsguard.CapConfig{MaxConnsPerClient: wsguard.Off}})
+		e := serveGuard(t, wsguard.Config{
+			Caps:  wsguard.CapConfig{MaxConnsPerClient: wsguard.Off},
+			Rates: wsguard.RateConfig{MaxInFlightPerClient: wsguard.Off}, // more may wait than there is room for
+		})
 		statuses := e.atOnce(140, func(int) http.Header { return header() }, nil)
 		if statuses[101] != 100 || statuses[429] != 40 {
 			t.Errorf("defaults: %v, want 100 times 101", statuses)
