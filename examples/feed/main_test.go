@@ -63,7 +63,7 @@ func TestGone(t *testing.T) {
 // and the last is the newest. No time passes for the others.
 func TestSlowClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const rounds = 20_000
+		const rounds = 5000
 		f, s := serve(t)
 		slow, fast, start := s.DialRaw(), s.Dial(), time.Now()
 		synctest.Wait()
