@@ -11,12 +11,12 @@ import (
 // feed sends prices to all clients.
 type feed struct {
 	mu     sync.Mutex
-	prices map[string]int             // guarded by mu: the newest price of each symbol
+	newest map[string][]byte          // guarded by mu: the message with the newest price of each symbol
 	conns  map[*wsguard.Conn]struct{} // guarded by mu
 }
 
 func newFeed() *feed {
-	return &feed{prices: map[string]int{}, conns: map[*wsguard.Conn]struct{}{}}
+	return &feed{newest: map[string][]byte{}, conns: map[*wsguard.Conn]struct{}{}}
 }
 
 // serve handles one connection. The client first gets all prices, and then each change.
@@ -30,19 +30,20 @@ func (f *feed) serve(ctx context.Context, c *wsguard.Conn) error {
 
 // set sends a new price to all clients. It waits for none of them.
 func (f *feed) set(symbol string, price int) {
+	msg := fmt.Appendf(nil, `{"symbol":%q,"price":%d}`, symbol, price)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.prices[symbol] = price
+	f.newest[symbol] = msg
 	for c := range f.conns {
-		send(c, symbol, price)
+		send(c, symbol, msg)
 	}
 }
 
 func (f *feed) add(c *wsguard.Conn) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for symbol, price := range f.prices {
-		send(c, symbol, price)
+	for symbol, msg := range f.newest {
+		send(c, symbol, msg)
 	}
 	f.conns[c] = struct{}{}
 }
@@ -56,6 +57,6 @@ func (f *feed) remove(c *wsguard.Conn) {
 // send queues a price. If an older price of the symbol is still queued, the new one takes its
 // place. The error is ignored because it says that the connection has ended, and serve then
 // removes it.
-func send(c *wsguard.Conn, symbol string, price int) {
-	c.SendLatest(symbol, wsguard.MessageText, fmt.Appendf(nil, `{"symbol":%q,"price":%d}`, symbol, price))
+func send(c *wsguard.Conn, symbol string, msg []byte) {
+	c.SendLatest(symbol, wsguard.MessageText, msg)
 }
