@@ -3,6 +3,9 @@ package hub_test
 import (
 	"context"
 	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -138,4 +141,52 @@ func TestSlowMember(t *testing.T) {
 			t.Errorf("closed: %+v", ev)
 		}
 	})
+}
+
+// Whatever the others do, a member always knows who is there: what it was told when it joined, and
+// every change since, make up the list that somebody gets who joins now.
+func TestNews(t *testing.T) {
+	for seed := range uint64(20) {
+		synctest.Test(t, func(t *testing.T) {
+			var h hub.Hub[string]
+			s := serve(t, &h)
+			eye, there := join(s, "eye", "[eye]"), map[string]bool{"eye": true}
+			random := rand.New(rand.NewPCG(seed, 0))
+			clients := make([]*wsguardtest.Client, 20)
+			for range 200 {
+				n := random.IntN(len(clients))
+				switch c := clients[n]; {
+				case c == nil:
+					clients[n] = s.Dial(as(fmt.Sprint("user", n/2))) // two connections of each user
+					clients[n].WriteText("+lobby")
+				case random.IntN(3) == 0:
+					c.CloseNow()
+					clients[n] = nil
+				default: // leaves, and comes again
+					c.WriteText("-lobby")
+					c.WriteText("+lobby")
+				}
+				if random.IntN(2) == 0 {
+					synctest.Wait()
+				}
+			}
+			synctest.Wait()
+			if err := h.Broadcast("lobby", []byte("end")); err != nil {
+				t.Fatal(err)
+			}
+			for msg := eye.ReadText(); msg != "end"; msg = eye.ReadText() {
+				var name string
+				var here bool
+				if _, err := fmt.Sscanf(msg, "lobby: %s %t", &name, &here); err != nil || there[name] == here {
+					t.Fatalf("the news %q for somebody who knows %v: %v", msg, there, err)
+				}
+				if there[name] = here; !here {
+					delete(there, name)
+				}
+			}
+			late := s.Dial(as("eye"))
+			late.WriteText("+lobby")
+			late.WantText(fmt.Sprintf("lobby: %v", slices.Sorted(maps.Keys(there))))
+		})
+	}
 }
