@@ -3,6 +3,7 @@ package hub
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 
@@ -26,7 +27,13 @@ type Hub[R comparable] struct {
 	Changed func(room R, name string, here bool) []byte
 
 	mu    sync.Mutex
-	rooms map[R]map[*member]struct{} // guarded by mu; a room goes with its last member
+	rooms map[R]*room // guarded by mu; a room goes with its last member
+}
+
+// room is guarded by the mutex of its Hub.
+type room struct {
+	members map[*member]struct{}
+	people  map[string]int // the number of connections of each name
 }
 
 // member is a connection in a room. It is read-only.
@@ -35,74 +42,75 @@ type member struct {
 	name string
 }
 
-// Join lets c into a room until the connection ends or the caller calls leave. name is what the
-// server knows about c, never what c claims. The caller limits how many rooms a client may be in.
-func (h *Hub[R]) Join(room R, c *wsguard.Conn, name string) (leave func()) {
-	m := &member{c, name}
+// Join lets c into a room until the connection ends or the caller calls leave. who is the name that
+// the server knows c by, never one that c claims. The caller limits how many rooms a client may be in.
+func (h *Hub[R]) Join(name R, c *wsguard.Conn, who string) (leave func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.changed(room, name, true)
 	if h.rooms == nil {
-		h.rooms = map[R]map[*member]struct{}{}
+		h.rooms = map[R]*room{}
 	}
-	if h.rooms[room] == nil {
-		h.rooms[room] = map[*member]struct{}{}
+	r, m := h.rooms[name], &member{c, who}
+	if r == nil {
+		r = &room{map[*member]struct{}{}, map[string]int{}}
+		h.rooms[name] = r
 	}
-	h.rooms[room][m] = struct{}{}
+	if r.people[who]++; r.people[who] == 1 {
+		h.changed(name, who, true)
+	}
+	r.members[m] = struct{}{}
 	if h.Joined != nil {
-		c.Send(wsguard.MessageText, h.Joined(room, h.people(room)))
+		c.Send(wsguard.MessageText, h.Joined(name, slices.Sorted(maps.Keys(r.people))))
 	}
-	stop := context.AfterFunc(c.Context(), func() { h.leave(room, m) })
+	stop := context.AfterFunc(c.Context(), func() { h.leave(name, m) })
 	return func() {
 		if stop() {
-			h.leave(room, m)
+			h.leave(name, m)
 		}
 	}
 }
 
 // Broadcast sends a text message to all in a room. The guard checks and encodes it once, and all
 // queues share its memory. The error is that of Guard.Prepare.
-func (h *Hub[R]) Broadcast(room R, msg []byte) error {
+func (h *Hub[R]) Broadcast(name R, msg []byte) error {
 	p, err := h.Guard.Prepare(wsguard.MessageText, msg)
 	if err != nil {
 		return err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for m := range h.rooms[room] {
-		m.c.SendPrepared(p)
+	if r := h.rooms[name]; r != nil {
+		r.send(p)
 	}
 	return nil
 }
 
-func (h *Hub[R]) leave(room R, m *member) {
+func (h *Hub[R]) leave(name R, m *member) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	delete(h.rooms[room], m)
-	if len(h.rooms[room]) == 0 {
-		delete(h.rooms, room)
+	r := h.rooms[name]
+	delete(r.members, m)
+	if r.people[m.name]--; r.people[m.name] == 0 {
+		delete(r.people, m.name)
+		h.changed(name, m.name, false)
 	}
-	h.changed(room, m.name, false)
+	if len(r.members) == 0 {
+		delete(h.rooms, name)
+	}
 }
 
-// changed tells the members that name has come or gone, unless it is there with another
-// connection. It is called with mu held, so that news and lists of people are sent in order.
-func (h *Hub[R]) changed(room R, name string, here bool) {
-	people := h.people(room)
-	if h.Changed == nil || len(people) == 0 || slices.Contains(people, name) {
+// changed is called with mu held, so that news and lists of people are sent in order.
+func (h *Hub[R]) changed(name R, who string, here bool) {
+	if h.Changed == nil {
 		return
 	}
-	msg := h.Changed(room, name, here)
-	for m := range h.rooms[room] {
-		m.c.Send(wsguard.MessageText, msg)
+	if p, err := h.Guard.Prepare(wsguard.MessageText, h.Changed(name, who, here)); err == nil {
+		h.rooms[name].send(p)
 	}
 }
 
-// people is called with mu held.
-func (h *Hub[R]) people(room R) (names []string) {
-	for m := range h.rooms[room] {
-		names = append(names, m.name)
+func (r *room) send(p *wsguard.Prepared) {
+	for m := range r.members {
+		m.c.SendPrepared(p)
 	}
-	slices.Sort(names)
-	return slices.Compact(names)
 }

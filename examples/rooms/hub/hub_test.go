@@ -146,7 +146,7 @@ func TestSlowMember(t *testing.T) {
 // Whatever the others do, a member always knows who is there: what it was told when it joined, and
 // every change since, make up the list that somebody gets who joins now.
 func TestNews(t *testing.T) {
-	for seed := range uint64(20) {
+	for seed := range uint64(8) {
 		synctest.Test(t, func(t *testing.T) {
 			var h hub.Hub[string]
 			s := serve(t, &h)
