@@ -20,9 +20,9 @@ FUZZTIME ?= 20s
 SOAK := ./internal/interop/soak/
 NIGHTLY = $(filter-out $(SOAK),$(sort $(dir $(shell grep -rl --include='*_test.go' --exclude-dir=node_modules '^func TestNightly' .))))
 # These modules are what users build. The others are tests of ours, which run on
-# the platforms of CI only. So do examples/graphql and examples/otel, because their
-# dependencies take long to compile.
-USED := $(filter-out ./bench/ ./internal/% ./examples/graphql/ ./examples/otel/,$(MODULES))
+# the platforms of CI only. So do these examples, because their dependencies take
+# long to compile.
+USED := $(filter-out ./bench/ ./internal/% ./examples/frameworks/ ./examples/graphql/ ./examples/otel/,$(MODULES))
 PLATFORMS := linux/386 windows/amd64 darwin/arm64 freebsd/amd64
 # The root package may have this many exported constants, variables, functions and
 # types, as go doc -short counts them, and methods together. Documentation may

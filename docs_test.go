@@ -158,3 +158,20 @@ func TestCitations(t *testing.T) {
 		t.Errorf("only %d citations of threats", cited)
 	}
 }
+
+// TestExamplesListed checks that README.md leads to each example.
+func TestExamplesListed(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	folders, err := os.ReadDir("examples")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range folders {
+		if name := "examples/" + f.Name(); f.IsDir() && !strings.Contains(string(readme), name) {
+			t.Errorf("README.md does not mention %s", name)
+		}
+	}
+}

@@ -3,7 +3,7 @@
 //
 //	cd examples/html && go run .
 //
-// and open http://localhost:8080. In this file the guard is put together, hub.go
+// and open http://localhost:8080. In this file the guard is put together, chat.go
 // is the chat, and markup.go says what is left of a message. README.md says when
 // not to do this.
 package main
@@ -103,7 +103,7 @@ func run(ctx context.Context, addr string, stdout io.Writer, log *slog.Logger) e
 type app struct {
 	hosts []string
 	guard *wsguard.Guard
-	hub   *hub
+	chat  *chat
 }
 
 // messages says what clients may send, by its type.
@@ -153,7 +153,7 @@ func newApp(hosts []string, clean func(string) string, log *slog.Logger) (*app, 
 	if err != nil {
 		return nil, err
 	}
-	return &app{hosts: hosts, guard: guard, hub: newHub(guard)}, nil
+	return &app{hosts: hosts, guard: guard, chat: newChat(guard)}, nil
 }
 
 func (a *app) handler() http.Handler {
@@ -164,7 +164,7 @@ func (a *app) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /", http.FileServerFS(pages))
 	mux.Handle("GET /wsguard.js", js.Handler()) // the browser client, which reconnects
-	mux.Handle("GET /ws", a.guard.Handler(a.hub.serve))
+	mux.Handle("GET /ws", a.guard.Handler(a.chat.serve))
 	return a.headers(a.guard.Pieces().Host.Handler(mux))
 }
 

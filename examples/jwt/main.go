@@ -4,7 +4,7 @@
 //	cd examples/jwt && go run .
 //
 // and open http://localhost:8080. In this file the guard is put together;
-// issuer.go stands for the identity provider that you have already, hub.go is
+// issuer.go stands for the identity provider that you have already, chat.go is
 // the chat.
 package main
 
@@ -111,7 +111,7 @@ type app struct {
 	hosts  []string
 	issuer *issuer
 	guard  *wsguard.Guard
-	hub    *hub
+	chat   *chat
 }
 
 // newApp makes one that is reached under these hosts; the last of them, an
@@ -180,7 +180,7 @@ func newApp(hosts []string, ttl time.Duration, log *slog.Logger) (*app, error) {
 	// Logging out ends the sockets of that login at once. Its tokens, good by
 	// themselves until they expire, open no others.
 	iss.signedOut = guard.Admin().SignOut
-	return &app{hosts: hosts, issuer: iss, guard: guard, hub: newHub(guard)}, nil
+	return &app{hosts: hosts, issuer: iss, guard: guard, chat: newChat(guard)}, nil
 }
 
 func (a *app) handler() http.Handler {
@@ -194,7 +194,7 @@ func (a *app) handler() http.Handler {
 	// the same here: the host against DNS rebinding, the origin of each POST.
 	r.Use(a.guard.Pieces().Host.Handler, http.NewCrossOriginProtection().Handler)
 
-	r.Method(http.MethodGet, "/ws", a.guard.Handler(a.hub.serve))
+	r.Method(http.MethodGet, "/ws", a.guard.Handler(a.chat.serve))
 	r.Method(http.MethodGet, "/wsguard.js", js.Handler()) // the browser client, which reconnects
 	r.Get("/.well-known/openid-configuration", a.issuer.configuration)
 	r.Get("/.well-known/jwks.json", a.issuer.keys)

@@ -4,22 +4,19 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"sync"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/examples/rooms/hub"
 	"github.com/wsguard/wsguard/reason"
 )
 
-// hub is the chat: what one says, all read.
-type hub struct {
-	guard *wsguard.Guard
-
-	mu    sync.Mutex
-	conns map[*wsguard.Conn]struct{}
+// chat sends each message to everybody, in a single room.
+type chat struct {
+	room hub.Hub[struct{}]
 }
 
-func newHub(guard *wsguard.Guard) *hub {
-	return &hub{guard: guard, conns: map[*wsguard.Conn]struct{}{}}
+func newChat(guard *wsguard.Guard) *chat {
+	return &chat{hub.Hub[struct{}]{Guard: guard}}
 }
 
 // incoming is what the schemas allow.
@@ -38,15 +35,8 @@ type outgoing struct {
 
 // serve is the whole life of a connection. The guard ends it when the token
 // expires and when its login does: nothing here need ask.
-func (h *hub) serve(ctx context.Context, c *wsguard.Conn) error {
-	h.mu.Lock()
-	h.conns[c] = struct{}{}
-	h.mu.Unlock()
-	defer func() {
-		h.mu.Lock()
-		delete(h.conns, c)
-		h.mu.Unlock()
-	}()
+func (h *chat) serve(ctx context.Context, c *wsguard.Conn) error {
+	h.room.Join(struct{}{}, c, c.Principal().Subject)
 	send(c, expiry("hello", c))
 	for {
 		_, msg, err := c.Read(ctx)
@@ -84,26 +74,20 @@ func expiry(typ string, c *wsguard.Conn) outgoing {
 }
 
 func send(c *wsguard.Conn, m outgoing) {
-	b, err := json.Marshal(m)
-	if err != nil {
-		panic(err) // strings and a number: cannot be
-	}
-	// An error says that it is over, as the next Read does.
-	c.Send(wsguard.MessageText, b)
+	// An error says that the connection has ended, as the next Read does.
+	c.Send(wsguard.MessageText, encode(m))
 }
 
-func (h *hub) broadcast(m outgoing) {
-	b, err := json.Marshal(m)
-	if err != nil {
-		panic(err)
-	}
-	p, err := h.guard.Prepare(wsguard.MessageText, b)
-	if err != nil {
+func (h *chat) broadcast(m outgoing) {
+	if err := h.room.Broadcast(struct{}{}, encode(m)); err != nil {
 		panic(err) // cannot happen, because JSON is UTF-8 and the Guard has no Outbound
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for c := range h.conns {
-		c.SendPrepared(p) // never blocks
+}
+
+func encode(m outgoing) []byte {
+	b, err := json.Marshal(m)
+	if err != nil {
+		panic(err) // cannot happen, because an outgoing has only strings and a number
 	}
+	return b
 }

@@ -4,22 +4,20 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"sync"
+	"sync/atomic"
 
 	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/examples/rooms/hub"
 )
 
-// hub is the chat: what one says, all read.
-type hub struct {
-	guard *wsguard.Guard
-
-	mu     sync.Mutex
-	conns  map[*wsguard.Conn]struct{}
-	guests int
+// chat sends each message to everybody, in a single room.
+type chat struct {
+	room   hub.Hub[struct{}]
+	guests atomic.Int64
 }
 
-func newHub(guard *wsguard.Guard) *hub {
-	return &hub{guard: guard, conns: map[*wsguard.Conn]struct{}{}}
+func newChat(guard *wsguard.Guard) *chat {
+	return &chat{room: hub.Hub[struct{}]{Guard: guard}}
 }
 
 // incoming is what the schemas allow. The guard has sanitised HTML.
@@ -38,17 +36,9 @@ type outgoing struct {
 	Text string `json:"text,omitempty"`
 }
 
-func (h *hub) serve(ctx context.Context, c *wsguard.Conn) error {
-	h.mu.Lock()
-	h.conns[c] = struct{}{}
-	h.guests++
-	name := fmt.Sprintf("guest %d", h.guests)
-	h.mu.Unlock()
-	defer func() {
-		h.mu.Lock()
-		delete(h.conns, c)
-		h.mu.Unlock()
-	}()
+func (h *chat) serve(ctx context.Context, c *wsguard.Conn) error {
+	name := fmt.Sprintf("guest %d", h.guests.Add(1))
+	h.room.Join(struct{}{}, c, name)
 	if err := wsguard.SendJSON(c, outgoing{Type: "hello", Name: name}); err != nil {
 		return err
 	}
@@ -66,15 +56,9 @@ func (h *hub) serve(ctx context.Context, c *wsguard.Conn) error {
 	}
 }
 
-func (h *hub) broadcast(m outgoing) {
-	p, err := h.guard.Prepare(wsguard.MessageText, encode(m))
-	if err != nil {
+func (h *chat) broadcast(m outgoing) {
+	if err := h.room.Broadcast(struct{}{}, encode(m)); err != nil {
 		panic(err) // cannot happen, because JSON is UTF-8 and the Guard has no Outbound
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for c := range h.conns {
-		c.SendPrepared(p) // never blocks
 	}
 }
 
