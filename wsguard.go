@@ -204,10 +204,10 @@ type Config struct {
 	// Logger gets a line for each event. Refusals, violations, bans and warnings have the level
 	// Warn. Of these, Logger gets at most 5 lines per second for each kind and reason, with a
 	// burst of 20. Accepted handshakes have the level Debug, and all other events have the level
-	// Info. Of these, Logger gets at most 50 lines
-	// per second about connections that open, with a burst of 500, and as many about those that
-	// close and about those that are refreshed. No other lines are left out. A later line says in
-	// suppressed how many lines were left out. The default is slog.Default().
+	// Info. Of these, Logger gets at most 50 lines per second about handshakes that are accepted,
+	// with a burst of 500. It gets as many about connections that open, as many about those that
+	// close, and as many about those that are refreshed. No other lines are left out. A later line
+	// says in suppressed how many lines were left out. The default is slog.Default().
 	Logger *slog.Logger
 
 	// Name names the endpoint of Guard.Handler, Guard.Accept and Guard.Wrap in events and in the
