@@ -88,3 +88,40 @@ func (o *occurrence) refused() audit.Record {
 		Code: o.Code, Report: o.Report, Duration: o.Duration,
 	}
 }
+
+// event returns an occurrence that is about the admission's request.
+func (a *admission) event() occurrence {
+	e := occurrence{who: a.client.key(), Event: audit.Event{
+		Subject: a.principal.Subject, Client: a.client.String(), Origin: a.r.Header.Get("Origin"), Host: a.r.Host,
+		Endpoint: a.name, RequestID: a.askRequestID(),
+	}}
+	if a.r.URL != nil {
+		e.Path = a.r.URL.Path
+	}
+	if !a.client.valid() {
+		e.Client, e.who = a.g.clientOf(a.r)
+	}
+	if a.g.events.observer.call != nil {
+		e.ctx = context.WithoutCancel(a.r.Context())
+		e.method, e.scheme = sanitize(a.r.Method, maxField), a.policy.schemeOf(a.r)
+	}
+	return e
+}
+
+// askRequestID returns the ID of the admission's request, as Config.RequestID says.
+func (a *admission) askRequestID() (id string) {
+	defer func() {
+		if recover() != nil {
+			id = ""
+		}
+	}()
+	if a.policy.requestID != nil {
+		return a.policy.requestID(a.r)
+	}
+	if a.w != nil {
+		if id = a.w.Header().Get("X-Request-Id"); id != "" {
+			return id
+		}
+	}
+	return a.r.Header.Get("X-Request-Id")
+}
