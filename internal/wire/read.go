@@ -817,17 +817,20 @@ func (c *Conn) unstick(arms uint32, again bool) {
 	c.mu.Lock()
 	stuck := c.cause == nil && c.arms == arms && c.reading.Load()
 	wait := stuck && (!again || known && left == 0)
-	switch {
-	case wait:
+	if wait {
 		time.AfterFunc(unstickAfter, func() { c.unstick(arms, true) })
-	case stuck:
-		c.warmed = 1
-		c.nc.SetWriteDeadline(past)
 	}
 	c.mu.Unlock()
-	if stuck && !wait {
-		c.hooks.Broken(&WriteError{Timeout: true, Err: errStuck})
+	if !stuck || wait {
+		return
 	}
+	// The cause comes first. A tls.Conn that could not answer a KeyUpdate cannot read what follows,
+	// and the reader would take that for the cause.
+	c.hooks.Broken(&WriteError{Timeout: true, Err: errStuck})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.warmed = 1
+	c.nc.SetWriteDeadline(past)
 }
 
 var errStuck = errors.New("wire: the peer does not take the answer to a KeyUpdate")
