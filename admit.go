@@ -95,7 +95,7 @@ type admission struct {
 	ctx   context.Context // bounds every wait of the steps
 	marks marks
 	undo  []func()
-	begun time.Time
+	begun time.Time // when the admission was made
 
 	w       http.ResponseWriter // nil for a refresh, and for the Check of a piece
 	wrapped bool                // for Guard.Wrap
@@ -258,22 +258,19 @@ func (a *admission) chargeRate() error {
 		return nil
 	}
 	err := a.g.state.rates.handshake(a.client, !a.known, a.rates.Handshakes)
-	switch {
-	case err == nil:
-		a.paid = true
-		a.g.sessions.usage.handshake(handshaker{client: a.client.key()}, 1)
-	case a.acceptedLately():
-		// Others at the address have used up its rate. Only the subject is charged.
-	case a.rates.ReportOnly:
-		a.gauges().refuse(limitHandshakes)
-		a.g.sessions.usage.handshake(handshaker{client: a.client.key()}, 1)
-		a.reportOnly(err)
-	default:
-		a.gauges().refuse(limitHandshakes)
-		a.g.sessions.usage.handshake(handshaker{client: a.client.key()}, 1)
-		return err
+	if err != nil && a.acceptedLately() {
+		return nil // others at the address have used up its rate; only the subject is charged
 	}
-	return nil
+	a.g.sessions.usage.handshake(handshaker{client: a.client.key()}, 1)
+	if a.paid = err == nil; a.paid {
+		return nil
+	}
+	a.gauges().refuse(limitHandshakes)
+	if a.rates.ReportOnly {
+		a.reportOnly(err)
+		return nil
+	}
+	return err
 }
 
 // acceptedLately reports whether the request presents a credential that was accepted not long
@@ -352,17 +349,12 @@ func (a *admission) takeSlot() error {
 		}
 	}
 	l, over := a.g.state.slots.acquire(a.client, a.stranger(), a.caps, a.gauges())
-	a.gauges().refusedBy(over)
-	if l == nil {
-		return over
+	if l != nil {
+		a.lease = l
+		a.leases = append(a.leases[:len(a.leases):len(a.leases)], l)
+		a.takes(l.releaseUnlessMoved)
 	}
-	a.lease = l
-	a.leases = append(a.leases[:len(a.leases):len(a.leases)], l)
-	a.takes(l.releaseUnlessMoved)
-	if over != nil {
-		a.reportOnly(over)
-	}
-	return nil
+	return a.reportOver(over)
 }
 
 // stranger reports whether no credential is presented.

@@ -105,8 +105,9 @@ func (in *inbound) Accept(binary bool) (int64, error) {
 		in.fit(p)
 	}
 	awaiting := c.who.awaiting.Load()
+	mayBeBinary := in.policy.messages.Binary || in.policy.observe && !awaiting
 	switch {
-	case binary && (!in.policy.messages.Binary && !(in.policy.observe && !awaiting) || awaiting && c.first.auth.cfg.FirstMessage != nil):
+	case binary && (!mayBeBinary || awaiting && c.first.auth.cfg.FirstMessage != nil):
 		return 0, c.end(violation(reason.MessageType, ""))
 	case awaiting:
 		return c.first.auth.cfg.FirstMessageBytes, nil

@@ -32,13 +32,6 @@ func newSlots() *slots {
 	return &slots{clients: map[clientKey]int{}, strangers: map[clientKey]int{}, networks: map[netip.Prefix]int{}, subjects: map[string]*party{}}
 }
 
-// held returns how many slots are held.
-func (s *slots) held() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.all
-}
-
 // figures returns how many slots are held, and how many of them wait for a credential.
 func (s *slots) figures() (held, waiting int) {
 	s.mu.Lock()

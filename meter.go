@@ -1,6 +1,7 @@
 package wsguard
 
 import (
+	"maps"
 	"math/bits"
 	"runtime"
 	"sync"
@@ -24,19 +25,18 @@ type meter struct {
 
 	gauges *gauges // read-only; its fields are atomic
 
-	mu         sync.Mutex // no other lock is taken while it is held
-	accepted   uint64     // guarded by mu
-	sold       uint64     // guarded by mu
-	refreshes  uint64     // guarded by mu
-	banned     uint64     // guarded by mu
-	revoked    uint64     // guarded by mu
-	refused    map[string]uint64
-	refusals   map[string]uint64 // all refusals of clients, of handshakes and of messages, reported ones included
+	mu         sync.Mutex        // no other lock is taken while it is held
+	accepted   uint64            // guarded by mu
+	sold       uint64            // guarded by mu
+	refreshes  uint64            // guarded by mu
+	banned     uint64            // guarded by mu
+	revoked    uint64            // guarded by mu
+	refused    map[string]uint64 // guarded by mu, like the maps below
 	reported   map[string]uint64
 	closed     map[audit.Closing]uint64
 	violations map[audit.Offence]uint64
 	warnings   map[string]uint64
-	own        map[string]struct{} // guarded by mu, like the maps above: the tokens of the application's reasons that are counted by their names
+	own        map[string]struct{} // the tokens of the application's reasons that are counted by their names
 }
 
 // meterShard is a part of a meter.
@@ -72,7 +72,7 @@ const other = "other"
 func newMeter() *meter {
 	n := min(maxShards, 1<<bits.Len(uint(runtime.GOMAXPROCS(0)-1)))
 	return &meter{
-		shards: make([]meterShard, n), refused: map[string]uint64{}, refusals: map[string]uint64{}, reported: map[string]uint64{}, closed: map[audit.Closing]uint64{},
+		shards: make([]meterShard, n), refused: map[string]uint64{}, reported: map[string]uint64{}, closed: map[audit.Closing]uint64{},
 		gauges: newGauges(), violations: map[audit.Offence]uint64{}, warnings: map[string]uint64{}, own: map[string]struct{}{},
 	}
 }
@@ -100,7 +100,6 @@ func (m *meter) count(e *audit.Event) (refusal string) {
 	case audit.Refusal:
 		refusal = m.name(e)
 		m.refused[refusal]++
-		m.refusals[refusal]++
 	case audit.Violation:
 		refusal = m.name(e)
 		if e.ConnID == "" {
@@ -111,7 +110,6 @@ func (m *meter) count(e *audit.Event) (refusal string) {
 		if e.Action == audit.ActionWarn {
 			return "" // nothing was refused
 		}
-		m.refusals[refusal]++
 	case audit.Close:
 		m.closed[audit.Closing{Reason: m.name(e), By: e.By, Code: registered(e.Code)}]++
 	case audit.Banned:
@@ -128,6 +126,21 @@ func (m *meter) count(e *audit.Event) (refusal string) {
 		m.warnings[e.Reason]++
 	}
 	return refusal
+}
+
+// refusals returns how many handshakes and messages were refused or only reported, by reason. The
+// caller holds mu.
+func (m *meter) refusals() map[string]uint64 {
+	all := maps.Clone(m.refused)
+	for token, n := range m.reported {
+		all[token] += n
+	}
+	for o, n := range m.violations {
+		if o.Action != audit.ActionWarn {
+			all[o.Reason] += n
+		}
+	}
+	return all
 }
 
 // name returns the token under which an event counts. There are no more of them than there are
@@ -154,7 +167,7 @@ func registered(code StatusCode) int {
 	return 0
 }
 
-// partyOf returns who has caused the ending.
+// partyOf returns the party that has caused the ending.
 func partyOf(by ending) audit.Party {
 	switch {
 	case by.kind == endByPeer:

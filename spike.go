@@ -175,7 +175,7 @@ func (s *spikes) read() totals {
 	}
 	t.of[ofMessages], t.of[ofBytes], t.large = sizes.Total(), sizes.Sum, max(1, histogram(&sizes, 1).Quantile(0.999))
 	m.mu.Lock()
-	t.of[ofConnections], t.refusals = m.accepted, maps.Clone(m.refusals)
+	t.of[ofConnections], t.refusals = m.accepted, m.refusals()
 	m.mu.Unlock()
 	for _, n := range t.refusals {
 		t.of[ofRefusals] += n

@@ -189,10 +189,10 @@ type Event struct {
 	// kinds.
 	Action Action
 
-	// By is who has ended the connection of a Close. It is empty for all other kinds.
+	// By is the party that has ended the connection of a Close. It is empty for all other kinds.
 	By Party
 
-	// Operator is who has called a method of Admin, as Admin.By was told. It is set for Banned,
+	// Operator is the name that Admin.By was given. It is set for Banned,
 	// Lifted, Revoked, SignedOut, Restored, and for the Close of a connection that Kick has
 	// ended.
 	Operator string

@@ -94,8 +94,8 @@ type ConnectionClosed struct {
 	Err      error                // the *wsguard.CloseError
 	Reason   string               // the token of the reason
 	Detail   string               // as Event.Detail
-	By       Party                // who has ended it
-	Operator string               // who has kicked it, as Admin.By was told
+	By       Party                // the party that has ended it
+	Operator string               // as Event.Operator
 	Code     websocket.StatusCode // as Event.Code
 	PeerCode websocket.StatusCode // as Event.PeerCode
 	Duration time.Duration        // how long it was open
@@ -122,14 +122,14 @@ type ClientBanned struct {
 	Until    time.Time // when the ban ends
 	Strikes  int       // as Ban.Strikes
 	Report   bool      // the client is not banned, because PenaltyConfig.ReportOnly is set
-	Operator string    // who has banned it, as Admin.By was told
+	Operator string    // as Event.Operator
 }
 
 // BanLifted says that Admin.Lift has ended a ban.
 type BanLifted struct {
 	Time     time.Time
 	Client   string // as Event.Client
-	Operator string // as Admin.By was told
+	Operator string // as Event.Operator
 }
 
 // TicketSold says that Guard.TicketHandler has issued a ticket.
@@ -143,7 +143,7 @@ type SubjectRevoked struct {
 	Time        time.Time
 	Subject     string
 	Connections int    // how many connections it ends
-	Operator    string // as Admin.By was told
+	Operator    string // as Event.Operator
 }
 
 // LoginSignedOut says that Admin.SignOut has ended a login. It does not name the login, because
@@ -151,14 +151,14 @@ type SubjectRevoked struct {
 type LoginSignedOut struct {
 	Time        time.Time
 	Connections int    // how many connections it ends
-	Operator    string // as Admin.By was told
+	Operator    string // as Event.Operator
 }
 
 // SubjectRestored says that Admin.Restore has undone a revocation.
 type SubjectRestored struct {
 	Time     time.Time
 	Subject  string
-	Operator string // as Admin.By was told
+	Operator string // as Event.Operator
 }
 
 // GuardReconfigured says that the Guard has a new configuration.

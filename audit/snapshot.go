@@ -125,6 +125,17 @@ type Snapshot struct {
 	PingSeconds Histogram
 }
 
+// ClosedFor returns how many connections have ended for a reason, whichever party has ended them.
+// token is the token of the reason.
+func (s *Snapshot) ClosedFor(token string) (n uint64) {
+	for c, k := range s.Closed {
+		if c.Reason == token {
+			n += k
+		}
+	}
+	return n
+}
+
 // Traffic counts messages and their payload bytes.
 type Traffic struct {
 	Messages, Bytes uint64
@@ -146,7 +157,7 @@ type Closing struct {
 	Code int
 }
 
-// Party is who has ended a connection.
+// Party is a party that can end a connection.
 type Party string
 
 // The parties.

@@ -44,6 +44,7 @@ func runStats(o options, log func(string, ...any)) (rounds [2][]time.Duration, e
 		defer stop()
 		guards[i] = guard
 	}
+	settle()
 	for range o.rounds * 20 {
 		for i, g := range guards {
 			began := time.Now()

@@ -32,7 +32,7 @@ var instruments = []instrument{
 	{"wsguard.notices.omitted", "{notice}", "Notices to peers that were not sent because of a limit.", counter,
 		number(func(s *audit.Snapshot) uint64 { return s.NoticesOmitted })},
 	{"wsguard.heartbeats.missed", "{connection}", "Connections that have ended because no pong came.", counter,
-		func(s *audit.Snapshot, to observer) { to(closedFor(s, reason.PongTimeout)) }},
+		func(s *audit.Snapshot, to observer) { to(float64(s.ClosedFor(reason.PongTimeout.Token()))) }},
 	{"wsguard.kicks", "{connection}", "Connections that were kicked, revoked, or replaced by a newer one of the subject.", counter, kicks},
 	{"wsguard.queue.messages", "{message}", "Messages that wait in the queues of connections.", upDown,
 		number(func(s *audit.Snapshot) int64 { return s.QueuedMessages })},
@@ -106,18 +106,8 @@ func violations(s *audit.Snapshot, to observer) {
 
 func kicks(s *audit.Snapshot, to observer) {
 	for _, r := range []*reason.Reason{reason.Kicked, reason.Revoked, reason.Replaced} {
-		to(closedFor(s, r), text("cause", r.Token()))
+		to(float64(s.ClosedFor(r.Token())), text("cause", r.Token()))
 	}
-}
-
-// closedFor returns how many connections have ended for a reason.
-func closedFor(s *audit.Snapshot, r *reason.Reason) (n float64) {
-	for c, k := range s.Closed {
-		if c.Reason == r.Token() {
-			n += float64(k)
-		}
-	}
-	return n
 }
 
 // The scopes of connection slots.

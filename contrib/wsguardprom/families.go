@@ -58,11 +58,11 @@ var families = []family{
 	{"kicks_total", "Connections that were ended because somebody lost the right to it: kicked by an operator, revoked, or replaced by a newer connection of the subject.",
 		[]string{"cause"}, func(to *sink, s *audit.Snapshot) {
 			for _, r := range []*reason.Reason{reason.Kicked, reason.Revoked, reason.Replaced} {
-				to.counter(closedFor(s, r), r.Token())
+				to.counter(s.ClosedFor(r.Token()), r.Token())
 			}
 		}},
 	{"heartbeats_missed_total", "Pings that were not answered in time. Each has ended a connection.",
-		nil, func(to *sink, s *audit.Snapshot) { to.counter(closedFor(s, reason.PongTimeout)) }},
+		nil, func(to *sink, s *audit.Snapshot) { to.counter(s.ClosedFor(reason.PongTimeout.Token())) }},
 	{"ping_rtt_seconds", "Time between a ping of the guard and its pong.",
 		nil, func(to *sink, s *audit.Snapshot) { to.histogram(s.PingSeconds, pingBounds) }},
 
@@ -175,16 +175,6 @@ func limits(to *sink, s *audit.Snapshot) {
 			to.gauge(float64(l.Max), scope)
 		}
 	}
-}
-
-// closedFor returns how many connections have ended for a reason.
-func closedFor(s *audit.Snapshot, r *reason.Reason) (n uint64) {
-	for c, k := range s.Closed {
-		if c.Reason == r.Token() {
-			n += k
-		}
-	}
-	return n
 }
 
 // closed returns s.Closed by initiator, reason and close code.

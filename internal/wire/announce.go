@@ -28,15 +28,20 @@ type native struct {
 
 // nativeOf finds the ResponseWriter of net/http behind w. It returns nil if there is none, if a
 // wrapper does not show it by a method Unwrap, or if it has a status or has been hijacked. It
-// also returns nil for a version of net/http that has other fields.
+// also returns nil for a version of net/http that has other fields. If w itself is net/http's, there
+// is no middleware to tell, and nativeOf returns nil. The engine then hijacks first, so that no
+// client has its 101 before the guard has the connection.
 func nativeOf(w http.ResponseWriter) *native {
-	inner := w
+	inner, middleware := w, false
 	for range 64 { // a wrapper that contains itself
 		outer, ok := inner.(interface{ Unwrap() http.ResponseWriter })
 		if !ok {
 			break
 		}
-		inner = outer.Unwrap()
+		inner, middleware = outer.Unwrap(), true
+	}
+	if !middleware {
+		return nil
 	}
 	v := reflect.ValueOf(inner)
 	if v.Kind() != reflect.Pointer || v.IsNil() || v.Type().String() != "*http.response" || v.Type().Elem().PkgPath() != "net/http" {
