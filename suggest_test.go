@@ -196,9 +196,9 @@ func day(t *testing.T, e *env, service func(*rand.Rand) []act) (sent int) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	for i := range 25 {
+		c := e.open(bearer(fmt.Sprint("user", i/2))) // one by one: how many are under way at once would differ from day to day
 		wg.Go(func() {
 			acts := service(rand.New(rand.NewPCG(7, uint64(i))))
-			c := e.open(bearer(fmt.Sprint("user", i/2)))
 			for _, a := range acts {
 				time.Sleep(a.wait)
 				roundTrip(t, c, strings.Repeat("x", a.bytes))
@@ -395,6 +395,8 @@ func TestSuggestHandshakesAndQueues(t *testing.T) {
 		}
 		e := serveWith(t, cfg, func(g *wsguard.Guard) http.Handler {
 			return g.Handler(func(ctx context.Context, c *wsguard.Conn) error {
+				go c.Write(ctx, wsguard.MessageText, make([]byte, 1<<20)) // the queue waits until the client reads it
+				time.Sleep(time.Millisecond)
 				for range 15 {
 					c.Send(wsguard.MessageText, []byte("0123456789"))
 				}
@@ -406,6 +408,8 @@ func TestSuggestHandshakesAndQueues(t *testing.T) {
 		for i := range 6 {
 			wg.Go(func() {
 				c := e.open(bearer(fmt.Sprint("user", i/3)))
+				time.Sleep(100 * time.Millisecond)
+				wantMessage(t, c, string(make([]byte, 1<<20)))
 				for range 10 {
 					wantMessage(t, c, "0123456789")
 				}
