@@ -102,8 +102,9 @@ func TestPausedProcess(t *testing.T) {
 		})
 		t.Run("write"+door, func(t *testing.T) {
 			t.Parallel()
-			p := startPaused(t, "-write-timeout 2s -ping -1ns"+door)
+			p := startPaused(t, "-write-timeout 2s -message-timeout 1m -ping -1ns"+door)
 			c := p.open()
+			c.Timeout = time.Minute // 15 MiB take a while on a busy machine
 			for range rounds {
 				const size = 15 << 20
 				c.WriteFrame(wstest.Text(strings.Repeat("x", size)))
