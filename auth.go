@@ -119,8 +119,8 @@ type TokenSources struct {
 
 	// Cookie is the name of the cookie that has the credential. Browsers send a cookie with the
 	// requests of every page. So the guard accepts it only from a page whose origin Origins,
-	// SameOrigin or OriginFunc allows. If the Origin is missing, is null, or is foreign and only
-	// reported, the handshake gets a 401 and the Verifier is not called. An Authenticator of
+	// SameOrigin or OriginFunc allows. A handshake whose Origin is missing, null or foreign gets a
+	// 403, or a 401 if InsecureReportOnlyOrigins only reports it. The Verifier is not called. An Authenticator of
 	// Guard.Pieces uses the origins of its Guard. An Authenticator of NewAuthenticator needs the
 	// Handler of a NewOriginCheck in front of it, and accepts no cookie without one.
 	Cookie string

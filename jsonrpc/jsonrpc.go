@@ -63,8 +63,8 @@ const maxID = 128
 //	"data":{"reason":"schema","pointer":"/params/name","keyword":"#/properties/params/…"}}}
 //
 // The id is that of the request, byte for byte. It is null if it has more than 128 bytes. It is also
-// null if it is not clear, because the message is not JSON, has an id twice, or is a batch. A refused
-// batch gets one response.
+// null if the call cannot be read without doubt, because it is not JSON or has a member twice. A
+// refused batch gets one response, with the id null.
 //
 // The member data has the reason, and the place of the fault as far as there is room for it. For
 // a rate it has retry_after, which is how many seconds the client should wait. The id is all that
