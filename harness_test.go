@@ -395,6 +395,14 @@ func checkRefusal(t testing.TB, res *http.Response) {
 	if got := res.Header.Get("Cache-Control"); got != "no-store" {
 		t.Errorf("status %d: Cache-Control is %q, want no-store", res.StatusCode, got)
 	}
+	if got := res.Header.Get("Content-Type"); got != "text/plain; charset=utf-8" {
+		t.Errorf("status %d: Content-Type is %q", res.StatusCode, got)
+	}
+	for name := range res.Header {
+		if strings.HasPrefix(name, "Access-Control-") {
+			t.Errorf("status %d has the header %s", res.StatusCode, name)
+		}
+	}
 	if b := body(t, res); !strings.HasPrefix(b, http.StatusText(res.StatusCode)+": ") {
 		t.Errorf("status %d: body %q", res.StatusCode, b)
 	}

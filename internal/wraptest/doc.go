@@ -6,6 +6,9 @@
 //
 //	go test -run TestTable -v .
 //
+// TestLibraryDefaults compares the table of docs/comparison.md with what the
+// libraries do if no option is set.
+//
 // Node's ws needs npm ci in testdata/node, Python's websockets the package of
 // that name. Where one is missing its rows are left out, and the test says so.
 package wraptest
