@@ -20,6 +20,7 @@ import (
 
 	coder "github.com/coder/websocket"
 	"github.com/gobwas/ws"
+	"github.com/gobwas/ws/wsflate"
 	"github.com/gobwas/ws/wsutil"
 	gorilla "github.com/gorilla/websocket"
 	"github.com/lxzan/gws"
@@ -27,6 +28,16 @@ import (
 
 	"github.com/wsguard/wsguard"
 	"github.com/wsguard/wsguard/internal/wstest"
+)
+
+// What docs/comparison.md names in the libraries.
+var (
+	_ = (*gorilla.Conn).NextReader
+	_ = gorilla.Upgrader{EnableCompression: true}
+	_ = (*coder.Conn).Reader
+	_ = coder.AcceptOptions{CompressionMode: coder.CompressionContextTakeover}
+	_ = gws.ServerOption{Authorize: nil, PermessageDeflate: gws.PermessageDeflate{Enabled: true}}
+	_ = wsflate.Extension{}
 )
 
 // untouched are servers that echo messages and set no option of their library.
@@ -201,6 +212,24 @@ func comparisonTable(t *testing.T) (rows [][]string) {
 		rows = append(rows, cells)
 	}
 	return rows
+}
+
+// TestComparisonCounts checks how many attacks and libraries the page says there are.
+func TestComparisonCounts(t *testing.T) {
+	b, err := os.ReadFile("../../docs/comparison.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	others := 0
+	for _, lib := range libraries {
+		if lib.own == nil {
+			others++
+		}
+	}
+	want := fmt.Sprintf("runs %d attacks against handlers on %d libraries", len(attacks), others)
+	if !strings.Contains(strings.Join(strings.Fields(string(b)), " "), want) {
+		t.Errorf("docs/comparison.md does not say that `internal/wraptest` %s", want)
+	}
 }
 
 // version returns the version of a library that this module requires.
