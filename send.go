@@ -40,7 +40,7 @@ type SendConfig struct {
 
 	// DropNewest makes Send return reason.QueueFull for a message that does not fit into the
 	// queue of its connection, instead of closing the connection. The message is dropped and
-	// counted in Stats.Dropped. DropNewest does not apply to MaxTotalBytes, nor to SendWait. The
+	// counted in Snapshot.QueueDropped of package audit. DropNewest does not apply to MaxTotalBytes, nor to SendWait. The
 	// default is false.
 	DropNewest bool
 }

@@ -176,7 +176,7 @@ func (g *Guard) revoke(id identity, operator string) {
 	ttl := g.policy.Load().auth.cfg.RevocationTTL
 	conns, many := g.state.registry.revoke(id, ttl, g.state.accepted.Now)
 	e := occurrence{
-		Event:       audit.Event{Kind: audit.Revoked, Subject: id.id, Operator: operator, Detail: fmt.Sprintf("%d connections end", len(conns))},
+		Event:       audit.Event{Kind: audit.Revoked, Subject: id.id, Operator: operator, Detail: fmt.Sprintf("open connections: %d", len(conns))},
 		connections: len(conns),
 	}
 	if id.login {

@@ -104,6 +104,9 @@ func bodyOf(res *http.Response) string {
 
 // WantRefusal checks that a handshake is refused with a status, such as 403, and with a reason of
 // package reason, such as "origin". With an empty token any reason will do.
+//
+// With AuthConfig.MaxExplained, the guard accepts a handshake that lacks a good credential and
+// closes the connection. Use [Client.WantClose] with 3000 then.
 func (s *Server) WantRefusal(status int, token string, opts ...DialOption) {
 	s.t.Helper()
 	o := s.dialing(opts)
