@@ -274,7 +274,7 @@ func randomFrames(rnd *rand.Rand) (script []byte, faults []string) {
 		switch {
 		case rnd.IntN(5) == 0:
 			f.Opcode = []byte{wstest.OpPing, wstest.OpPong}[rnd.IntN(2)]
-			f.Payload = f.Payload[:min(len(f.Payload), 125)]
+			f.Payload = f.Payload[:min(len(f.Payload), 124)]
 		default:
 			if within {
 				f.Opcode = wstest.OpContinuation
