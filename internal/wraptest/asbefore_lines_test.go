@@ -94,9 +94,6 @@ var lines = []line{
 	{field: "Caps.MaxConnsPerClient", want: "429 max_client_conns", observe: true, try: many(65, func(int) string { return "" })},
 	{field: "Caps.MaxConnsPerNetwork", want: "429 max_client_conns", observe: true, try: many(1025, func(i int) string { return fmt.Sprintf("[2001:db8:0:%x::1]:4711", i) })},
 	{field: "Caps.MaxConns", want: "503 max_conns", observe: true, try: many(10_001, func(int) string { return "" })},
-	{field: "Timeouts.PingInterval", also: "Timeouts.Write", want: "3008 pong_timeout", observe: true, try: after(time.Minute)},
-	{field: "Timeouts.Idle", want: "3008 idle", observe: true, try: after(6 * time.Minute)},
-	{field: "Timeouts.Lifetime", want: "1001 lifetime", observe: true, try: after(14 * time.Hour)},
 	{field: "Timeouts.Write", want: "1008 write_timeout", try: within(func(c *wstest.Client) string {
 		const n = 200
 		c.Timeout = time.Hour
@@ -114,6 +111,9 @@ var lines = []line{
 		}
 		return ""
 	})},
+	{field: "Timeouts.PingInterval", also: "Timeouts.Write", want: "3008 pong_timeout", observe: true, try: after(time.Minute)},
+	{field: "Timeouts.Idle", want: "3008 idle", observe: true, try: after(6 * time.Minute)},
+	{field: "Timeouts.Lifetime", want: "1001 lifetime", observe: true, try: after(14 * time.Hour)},
 }
 
 // enter opens a connection of a program, with the address of the client if that matters. end is the
@@ -198,7 +198,14 @@ func without(cfg wsguard.Config, fields ...string) wsguard.Config {
 // TestAsBeforeLines removes each line of asBefore. Its try then ends as the page says, and passes
 // with the line, and with Observe where the page says so.
 func TestAsBeforeLines(t *testing.T) {
+	tightened := asBefore() // from top to bottom, except for what must name somebody
 	for _, l := range lines {
+		if l.try != nil {
+			tightened = without(tightened, l.field)
+			if _, err := wsguard.New(tightened); err != nil {
+				t.Errorf("without the lines up to %s: %v", l.field, err)
+			}
+		}
 		cfg := without(asBefore(), l.field)
 		if l.also != "" {
 			cfg = without(cfg, l.also)

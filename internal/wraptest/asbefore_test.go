@@ -49,10 +49,10 @@ func asBefore() wsguard.Config {
 			MaxConns:           wsguard.Off, // any number of connections
 		},
 		Timeouts: wsguard.TimeoutConfig{
+			Write:        24 * time.Hour, // clients that read nothing, but not endlessly: it cannot be Off
 			PingInterval: wsguard.Off,    // clients that are gone or answer no ping
 			Idle:         wsguard.Off,    // connections without messages
 			Lifetime:     wsguard.Off,    // connections of any age
-			Write:        24 * time.Hour, // clients that read nothing, but not for ever: it cannot be Off
 		},
 	}
 }
