@@ -218,8 +218,8 @@ func TestAsBeforeLines(t *testing.T) {
 			}
 			continue
 		}
-		if testing.Short() && l.field == "Caps.MaxConns" {
-			continue // opens 10,000 connections three times
+		if l.field == "Caps.MaxConns" {
+			continue // TestNightlyAsBeforeMaxConns
 		}
 		bubble(t, l.field, func(t *testing.T) {
 			if end, _ := tryLine(t, l, asBefore()); end != "" {
@@ -238,6 +238,20 @@ func TestAsBeforeLines(t *testing.T) {
 				t.Errorf("got %q; reported: %t", end, told)
 			}
 		})
+	}
+}
+
+// TestNightlyAsBeforeMaxConns removes the line of asBefore whose limit takes 10,000 connections.
+func TestNightlyAsBeforeMaxConns(t *testing.T) {
+	wstest.Nightly(t)
+	for _, l := range lines {
+		if l.field == "Caps.MaxConns" {
+			bubble(t, "removed", func(t *testing.T) {
+				if end, told := tryLine(t, l, without(asBefore(), l.field)); end != l.want || told {
+					t.Errorf("got %q, want %q; only reported: %t", end, l.want, told)
+				}
+			})
+		}
 	}
 }
 
