@@ -59,7 +59,8 @@ func (r readme) at(t *testing.T, port string) readme {
 	return r
 }
 
-// build builds a program with the packages of the repository.
+// build builds a program with the packages of the repository, and with gorilla/websocket if it imports
+// that.
 func build(t *testing.T, code string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -69,6 +70,9 @@ func build(t *testing.T, code string) string {
 	}
 	cmd := exec.Command("go", "build", "-o", program, source)
 	cmd.Dir = root
+	if strings.Contains(code, `"github.com/gorilla/websocket"`) {
+		cmd.Dir = filepath.Join(root, "internal", "wraptest")
+	}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
