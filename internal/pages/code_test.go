@@ -132,29 +132,51 @@ type checker struct {
 	structs []string          // struct types whose fields a page may show, the Config first
 }
 
-func newChecker(t *testing.T) *checker {
+// A listed package is one that `go list` knows. Export is a file with its types.
+type listed struct{ ImportPath, Name, Export string }
+
+// list returns packages and all that they import, as the module in the folder does.
+func list(t *testing.T, folder string, packages ...string) (all []listed) {
 	t.Helper()
-	cmd := exec.Command("go", "list", "-export", "-deps", "-json=ImportPath,Name,Export", ".", "./audit", "./reason", "./store", "./wsguardtest", "net/http/httptest", "testing/fstest", "testing/synctest")
-	cmd.Dir = root
+	cmd := exec.Command("go", append([]string{"list", "-export", "-deps", "-json=ImportPath,Name,Export"}, packages...)...)
+	cmd.Dir = folder
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("go list: %v\n%s", err, &stderr)
 	}
-	c := &checker{fset: token.NewFileSet(), paths: map[string]string{}, structs: []string{"wsguard.Config"}}
-	exports := map[string]string{}
 	for d := json.NewDecoder(bytes.NewReader(out)); ; {
-		var p struct{ ImportPath, Name, Export string }
+		var p listed
 		if err := d.Decode(&p); err == io.EOF {
-			break
+			return all
 		} else if err != nil {
 			t.Fatal(err)
 		}
+		all = append(all, p)
+	}
+}
+
+func newChecker(t *testing.T) *checker {
+	t.Helper()
+	c := &checker{fset: token.NewFileSet(), paths: map[string]string{}, structs: []string{"wsguard.Config"}}
+	exports := map[string]string{}
+	for _, p := range list(t, root, ".", "./audit", "./reason", "./store", "./wsguardtest", "net/http/httptest", "net/http/httputil", "testing/fstest", "testing/synctest") {
 		exports[p.ImportPath] = p.Export
 		// A page that imports nothing means the package with the shortest path.
 		if known, ok := c.paths[p.Name]; !ok || len(p.ImportPath) < len(known) {
 			c.paths[p.Name] = p.ImportPath
+		}
+	}
+	// Whole files may import these, too.
+	for _, module := range []struct{ folder, imports string }{
+		{"examples/wrap", "github.com/gorilla/websocket"},
+		{"contrib/wsguardjwt", "."},
+	} {
+		for _, p := range list(t, filepath.Join(root, filepath.FromSlash(module.folder)), module.imports) {
+			if exports[p.ImportPath] == "" {
+				exports[p.ImportPath] = p.Export
+			}
 		}
 	}
 	c.gc = importer.ForCompiler(c.fset, "gc", func(path string) (io.ReadCloser, error) {

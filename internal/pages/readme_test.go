@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -62,13 +63,19 @@ func (r readme) at(t *testing.T, port string) readme {
 // build builds a program with the packages of the repository.
 func build(t *testing.T, code string) string {
 	t.Helper()
+	return buildIn(t, root, code)
+}
+
+// buildIn builds a program with the packages that the module in the folder requires.
+func buildIn(t *testing.T, folder, code string) string {
+	t.Helper()
 	dir := t.TempDir()
 	source, program := filepath.Join(dir, "main.go"), filepath.Join(dir, "program")
 	if err := os.WriteFile(source, []byte(code), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("go", "build", "-o", program, source)
-	cmd.Dir = root
+	cmd.Dir = folder
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -93,9 +100,14 @@ func freePort(t *testing.T) string {
 // serve runs a server until the test ends, and returns when it listens.
 func serve(t *testing.T, code, port string) {
 	t.Helper()
-	var out strings.Builder
-	cmd := exec.Command(build(t, code))
-	cmd.Stdout, cmd.Stderr = &out, &out
+	start(t, exec.Command(build(t, code)), port)
+}
+
+// start runs a server until the test ends, and returns what it writes when it listens.
+func start(t *testing.T, cmd *exec.Cmd, port string) *output {
+	t.Helper()
+	out := &output{}
+	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -108,24 +120,42 @@ func serve(t *testing.T, code, port string) {
 		cmd.Process.Kill()
 		<-ended
 		if t.Failed() {
-			t.Logf("the server said:\n%s", &out)
+			t.Logf("the server said:\n%s", out)
 		}
 	})
 	for by := time.Now().Add(30 * time.Second); ; {
 		c, err := net.Dial("tcp", "localhost:"+port)
 		if err == nil {
 			c.Close()
-			return
+			return out
 		}
 		if time.Now().After(by) {
 			t.Fatal(err)
 		}
 		select {
 		case <-ended:
-			t.Fatalf("the server ended:\n%s", &out)
+			t.Fatalf("the server ended:\n%s", out)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// An output keeps what a program writes while it runs.
+type output struct {
+	mu   sync.Mutex
+	text strings.Builder // guarded by mu
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
 }
 
 // run runs a client, and returns what it printed.
