@@ -132,14 +132,14 @@ type checker struct {
 	structs []string          // struct types whose fields a page may show, the Config first
 }
 
-// A listed package is one that `go list` knows. Export is a file with its types.
+// A listed package is what go list says of a package.
 type listed struct{ ImportPath, Name, Export string }
 
-// list returns packages and all that they import, as the module in the folder does.
-func list(t *testing.T, folder string, packages ...string) (all []listed) {
+// list returns packages that the module in dir knows, and what they import.
+func list(t *testing.T, dir string, packages ...string) (all []listed) {
 	t.Helper()
 	cmd := exec.Command("go", append([]string{"list", "-export", "-deps", "-json=ImportPath,Name,Export"}, packages...)...)
-	cmd.Dir = folder
+	cmd.Dir = dir
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -168,12 +168,12 @@ func newChecker(t *testing.T) *checker {
 			c.paths[p.Name] = p.ImportPath
 		}
 	}
-	// Whole files may import these, too.
-	for _, module := range []struct{ folder, imports string }{
-		{"examples/wrap", "github.com/gorilla/websocket"},
-		{"contrib/wsguardjwt", "."},
+	// Pages show whole programs that import these.
+	for dir, packages := range map[string][]string{
+		"internal/wraptest":  {"github.com/gorilla/websocket", "github.com/coder/websocket/wsjson"},
+		"contrib/wsguardjwt": {"."},
 	} {
-		for _, p := range list(t, filepath.Join(root, filepath.FromSlash(module.folder)), module.imports) {
+		for _, p := range list(t, filepath.Join(root, filepath.FromSlash(dir)), packages...) {
 			if exports[p.ImportPath] == "" {
 				exports[p.ImportPath] = p.Export
 			}

@@ -69,7 +69,7 @@ func TestDeployingUnit(t *testing.T) {
 	}
 	port := freePort(t)
 	cmd := exec.Command(program, strings.Fields(strings.Replace(m[1], ":8080", ":"+port, 1))...)
-	start(t, cmd, port)
+	startServer(t, cmd, port)
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

@@ -60,14 +60,9 @@ func (r readme) at(t *testing.T, port string) readme {
 	return r
 }
 
-// build builds a program with the packages of the repository.
+// build builds a program with the packages of the repository, and with gorilla/websocket or wsguardjwt
+// if it imports that.
 func build(t *testing.T, code string) string {
-	t.Helper()
-	return buildIn(t, root, code)
-}
-
-// buildIn builds a program with the packages that the module in the folder requires.
-func buildIn(t *testing.T, folder, code string) string {
 	t.Helper()
 	dir := t.TempDir()
 	source, program := filepath.Join(dir, "main.go"), filepath.Join(dir, "program")
@@ -75,7 +70,13 @@ func buildIn(t *testing.T, folder, code string) string {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("go", "build", "-o", program, source)
-	cmd.Dir = folder
+	cmd.Dir = root
+	switch {
+	case strings.Contains(code, `"github.com/gorilla/websocket"`):
+		cmd.Dir = filepath.Join(root, "internal", "wraptest")
+	case strings.Contains(code, `/contrib/wsguardjwt"`):
+		cmd.Dir = filepath.Join(root, "contrib", "wsguardjwt")
+	}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -100,11 +101,11 @@ func freePort(t *testing.T) string {
 // serve runs a server until the test ends, and returns when it listens.
 func serve(t *testing.T, code, port string) {
 	t.Helper()
-	start(t, exec.Command(build(t, code)), port)
+	startServer(t, exec.Command(build(t, code)), port)
 }
 
-// start runs a server until the test ends, and returns what it writes when it listens.
-func start(t *testing.T, cmd *exec.Cmd, port string) *output {
+// startServer runs a server until the test ends. It returns when the server listens, with what it writes.
+func startServer(t *testing.T, cmd *exec.Cmd, port string) *output {
 	t.Helper()
 	out := &output{}
 	cmd.Stdout, cmd.Stderr = out, out

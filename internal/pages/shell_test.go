@@ -320,7 +320,7 @@ func (p *programs) start(t *testing.T, line, folder, port string) {
 	cmd.Dir = dir
 	home := t.TempDir() // for files that a server makes
 	cmd.Env = append(cmd.Environ(), "HOME="+home, "XDG_CONFIG_HOME="+home, "TMPDIR="+home)
-	out := start(t, cmd, port)
+	out := startServer(t, cmd, port)
 	for by := time.Now().Add(10 * time.Second); !strings.Contains(out.String(), port); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(by) {
 			t.Errorf("the server does not say where it listens:\n%s", out)
