@@ -159,19 +159,69 @@ func TestCitations(t *testing.T) {
 	}
 }
 
-// TestExamplesListed checks that README.md leads to each example.
-func TestExamplesListed(t *testing.T) {
+// TestContents checks that docs/README.md has one line for each page, each example and each module below contrib,
+// and that README.md leads to it.
+func TestContents(t *testing.T) {
+	contents, err := os.ReadFile(filepath.Join("docs", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries := map[string]int{} // by what they lead to, from the root
+	for _, m := range regexp.MustCompile(`(?m)^- \[[^\]]+\]\(([^)#]+)\): \S.*\.$`).FindAllStringSubmatch(string(contents), -1) {
+		entries[strings.TrimSuffix(path.Join("docs", m[1]), "/README.md")]++
+	}
+	want := map[string]bool{"client/js": true, "bench": true, "README.md": true, "CONTRIBUTING.md": true, "SECURITY.md": true, "CHANGELOG.md": true}
+	for _, name := range projectFiles(t) {
+		dir, base := path.Split(name)
+		switch dir = strings.TrimSuffix(dir, "/"); {
+		case name == "docs/README.md":
+		case strings.HasPrefix(name, "docs/") && base == "README.md":
+			want[dir] = true
+		case strings.HasPrefix(name, "docs/") && path.Ext(base) == ".md":
+			want[name] = true
+		case strings.HasPrefix(name, "contrib/") && base == "go.mod":
+			want[dir] = true
+		case strings.HasPrefix(name, "examples/"):
+			want[strings.Join(strings.Split(name, "/")[:2], "/")] = true
+		}
+	}
+	for name := range want {
+		if entries[name] != 1 {
+			t.Errorf("docs/README.md has %d lines for %s, want 1", entries[name], name)
+		}
+	}
+	for name := range entries {
+		if !want[name] {
+			t.Errorf("docs/README.md lists %s, which is no page and no example", name)
+		}
+	}
+	if n := strings.Count(string(contents), "\n- "); n != len(entries) {
+		t.Errorf("docs/README.md has %d entries, of which %d have a link, a colon and a sentence", n, len(entries))
+	}
 	readme, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, name := range []string{"(docs/README.md)", "(docs/start.md)"} {
+		if !strings.Contains(string(readme), name) {
+			t.Errorf("README.md does not lead to %s", name)
+		}
+	}
+}
+
+// TestExamplesHaveReadmes checks that each example says how to run it.
+func TestExamplesHaveReadmes(t *testing.T) {
 	folders, err := os.ReadDir("examples")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range folders {
-		if name := "examples/" + f.Name(); f.IsDir() && !strings.Contains(string(readme), name) {
-			t.Errorf("README.md does not mention %s", name)
+		readme, err := os.ReadFile(filepath.Join("examples", f.Name(), "README.md"))
+		if err == nil && !strings.Contains(string(readme), "go run ") {
+			t.Errorf("examples/%s/README.md does not say how to run it", f.Name())
+		}
+		if err != nil && f.Name() != "chat" {
+			t.Error(err)
 		}
 	}
 }

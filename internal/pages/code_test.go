@@ -161,16 +161,22 @@ func newChecker(t *testing.T) *checker {
 	t.Helper()
 	c := &checker{fset: token.NewFileSet(), paths: map[string]string{}, structs: []string{"wsguard.Config"}}
 	exports := map[string]string{}
-	for _, p := range list(t, root, ".", "./audit", "./reason", "./store", "./wsguardtest", "net/http/httptest", "testing/fstest", "testing/synctest") {
+	for _, p := range list(t, root, ".", "./audit", "./reason", "./store", "./wsguardtest", "net/http/httptest", "net/http/httputil", "testing/fstest", "testing/synctest") {
 		exports[p.ImportPath] = p.Export
 		// A page that imports nothing means the package with the shortest path.
 		if known, ok := c.paths[p.Name]; !ok || len(p.ImportPath) < len(known) {
 			c.paths[p.Name] = p.ImportPath
 		}
 	}
-	for _, p := range list(t, filepath.Join(root, "internal", "wraptest"), "github.com/gorilla/websocket", "github.com/coder/websocket/wsjson") {
-		if exports[p.ImportPath] == "" {
-			exports[p.ImportPath] = p.Export // other libraries, of which a page shows whole programs
+	// Pages show whole programs that import these.
+	for dir, packages := range map[string][]string{
+		"internal/wraptest":  {"github.com/gorilla/websocket", "github.com/coder/websocket/wsjson"},
+		"contrib/wsguardjwt": {"."},
+	} {
+		for _, p := range list(t, filepath.Join(root, filepath.FromSlash(dir)), packages...) {
+			if exports[p.ImportPath] == "" {
+				exports[p.ImportPath] = p.Export
+			}
 		}
 	}
 	c.gc = importer.ForCompiler(c.fset, "gc", func(path string) (io.ReadCloser, error) {

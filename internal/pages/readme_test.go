@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -59,8 +60,8 @@ func (r readme) at(t *testing.T, port string) readme {
 	return r
 }
 
-// build builds a program with the packages of the repository, and with gorilla/websocket if it imports
-// that.
+// build builds a program with the packages of the repository, and with gorilla/websocket or wsguardjwt
+// if it imports that.
 func build(t *testing.T, code string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -70,8 +71,11 @@ func build(t *testing.T, code string) string {
 	}
 	cmd := exec.Command("go", "build", "-o", program, source)
 	cmd.Dir = root
-	if strings.Contains(code, `"github.com/gorilla/websocket"`) {
+	switch {
+	case strings.Contains(code, `"github.com/gorilla/websocket"`):
 		cmd.Dir = filepath.Join(root, "internal", "wraptest")
+	case strings.Contains(code, `/contrib/wsguardjwt"`):
+		cmd.Dir = filepath.Join(root, "contrib", "wsguardjwt")
 	}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -97,9 +101,14 @@ func freePort(t *testing.T) string {
 // serve runs a server until the test ends, and returns when it listens.
 func serve(t *testing.T, code, port string) {
 	t.Helper()
-	var out strings.Builder
-	cmd := exec.Command(build(t, code))
-	cmd.Stdout, cmd.Stderr = &out, &out
+	startServer(t, exec.Command(build(t, code)), port)
+}
+
+// startServer runs a server until the test ends. It returns when the server listens, with what it writes.
+func startServer(t *testing.T, cmd *exec.Cmd, port string) *output {
+	t.Helper()
+	out := &output{}
+	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -112,24 +121,42 @@ func serve(t *testing.T, code, port string) {
 		cmd.Process.Kill()
 		<-ended
 		if t.Failed() {
-			t.Logf("the server said:\n%s", &out)
+			t.Logf("the server said:\n%s", out)
 		}
 	})
 	for by := time.Now().Add(30 * time.Second); ; {
 		c, err := net.Dial("tcp", "localhost:"+port)
 		if err == nil {
 			c.Close()
-			return
+			return out
 		}
 		if time.Now().After(by) {
 			t.Fatal(err)
 		}
 		select {
 		case <-ended:
-			t.Fatalf("the server ended:\n%s", &out)
+			t.Fatalf("the server ended:\n%s", out)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// An output keeps what a program writes while it runs.
+type output struct {
+	mu   sync.Mutex
+	text strings.Builder // guarded by mu
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
 }
 
 // run runs a client, and returns what it printed.
