@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/cookiejar"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -244,6 +245,60 @@ func TestTalk(t *testing.T) {
 	b.untilType("problem")
 	if m := a.untilType("gone"); m.Name != "Alice-2" {
 		t.Errorf("gone: %+v", m)
+	}
+}
+
+// A client that lost its connection cannot know whether its message arrived. It
+// sends the message again, and nobody gets it twice.
+func TestSendAgain(t *testing.T) {
+	s := serve(t)
+	alice, bob := newUser(t, s), newUser(t, s)
+	alice.login("alice")
+	bob.login("bob")
+	a, b := alice.connect("/ws"), bob.connect("/ws")
+	for _, c := range []*conn{a, b} {
+		c.send(`{"type":"join","room":"tea"}`)
+		c.untilType("joined")
+	}
+	const say = `{"type":"say","room":"tea","text":"once","id":"k-1"}`
+	a.send(say)
+	first := a.untilType("said")
+	if first.ID != "k-1" || first.Text != "once" {
+		t.Errorf("said: %+v", first)
+	}
+	a.send(say)
+	if again := a.untilType("said"); again.ID != "k-1" || again.At != first.At || again.Text != "once" {
+		t.Errorf("acknowledged again: %+v, first %+v", again, first)
+	}
+	// On another connection, before it has joined any room.
+	a.ws.CloseNow()
+	a = alice.connect("/ws")
+	a.send(say)
+	if again := a.untilType("said"); again.ID != "k-1" || again.At != first.At {
+		t.Errorf("acknowledged on the next connection: %+v", again)
+	}
+	// The ID is this login's: the same of another login is another message, and
+	// messages without an ID are never the same.
+	for _, say := range []string{say, `{"type":"say","room":"tea","text":"plain"}`, `{"type":"say","room":"tea","text":"plain"}`} {
+		b.send(say)
+	}
+	b.send(`{"type":"say","room":"elsewhere","text":"x","id":"k-2"}`)
+	if m := b.untilType("problem"); m.ID != "k-2" {
+		t.Errorf("problem: %+v", m)
+	}
+	a.send(`{"type":"join","room":"tea"}`)
+	var got []string
+	for _, m := range a.untilType("joined").History {
+		got = append(got, m.Name+" "+m.Text+" "+m.ID)
+	}
+	if want := []string{"alice once k-1", "bob once k-1", "bob plain ", "bob plain "}; !slices.Equal(got, want) {
+		t.Errorf("history: %q, want %q", got, want)
+	}
+	for _, id := range []string{`""`, `"` + strings.Repeat("x", 33) + `"`, `"a b"`, `"\n"`, `"a\n"`, `"é"`, `7`, `null`} {
+		a.send(`{"type":"say","room":"tea","text":"x","id":` + id + `}`)
+		if m := a.until("a notice", func(m reply) bool { return m.Error != "" || m.Type == "said" }); m.Error != "invalid_message" {
+			t.Errorf("id %s: %+v", id, m)
+		}
 	}
 }
 

@@ -18,6 +18,7 @@ const (
 	maxRooms    = 20
 	maxJoined   = 5 // rooms of one connection
 	maxHistory  = 50
+	maxIDs      = 50 // messages of one login that it can send again
 	drillReason = "drill"
 )
 
@@ -26,6 +27,8 @@ const (
 // "type".
 type incoming struct {
 	Type, Room, Text string
+
+	ID string // of say: a client that sends a message again gives it the same ID
 }
 
 // outgoing is what the page gets.
@@ -34,6 +37,7 @@ type outgoing struct {
 	Room    string     `json:"room,omitempty"`
 	Name    string     `json:"name,omitempty"`
 	Text    string     `json:"text,omitempty"`
+	ID      string     `json:"id,omitempty"` // what the author has given it, in said and problem
 	At      int64      `json:"at,omitempty"` // Unix milliseconds
 	People  []string   `json:"people,omitempty"`
 	History []outgoing `json:"history,omitempty"`
@@ -61,6 +65,8 @@ type hub struct {
 	rooms map[string]*room
 	conns map[*wsguard.Conn]map[string]bool // and the rooms of each
 
+	said map[string][]outgoing // of each login, the messages with an ID
+
 	recent []event // the feed's, for who comes later
 }
 
@@ -73,6 +79,7 @@ func newHub() *hub {
 	return &hub{
 		rooms: map[string]*room{firstRoom: {members: map[*wsguard.Conn]bool{}}},
 		conns: map[*wsguard.Conn]map[string]bool{},
+		said:  map[string][]outgoing{},
 	}
 }
 
@@ -96,7 +103,7 @@ func (h *hub) serve(ctx context.Context, c *wsguard.Conn) error {
 		case "leave":
 			h.leave(c, m.Room)
 		case "say":
-			h.say(c, m.Room, m.Text)
+			h.say(c, m)
 		case "drill":
 			// For the page to show how it comes back after a restart.
 			return &wsguard.CloseError{Code: 1012, Reason: drillReason}
@@ -178,23 +185,36 @@ func (h *hub) remove(c *wsguard.Conn, name string) {
 	}
 }
 
-func (h *hub) say(c *wsguard.Conn, name, text string) {
+// say tells a room a message, once: a message whose ID the same login has used
+// before is only acknowledged again. So a client that does not know whether a
+// message has arrived can send it again.
+func (h *hub) say(c *wsguard.Conn, in incoming) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !h.conns[c][name] {
-		send(c, problem("You are not in that room."))
-		return
-	}
 	// Who said it is what the connection was authenticated for, never what a
 	// message claims.
-	m := outgoing{Type: "said", Room: name, Name: c.Principal().Subject, Text: text, At: time.Now().UnixMilli()}
-	r := h.rooms[name]
-	if len(r.history) == maxHistory {
-		r.history = r.history[1:]
+	who := c.Principal().Subject
+	if i := slices.IndexFunc(h.said[who], func(m outgoing) bool { return in.ID != "" && m.ID == in.ID }); i >= 0 {
+		send(c, h.said[who][i])
+		return
 	}
-	r.history = append(r.history, m)
+	if !h.conns[c][in.Room] {
+		p := problem("You are not in that room.")
+		p.ID = in.ID
+		send(c, p)
+		return
+	}
+	m := outgoing{Type: "said", Room: in.Room, Name: who, Text: in.Text, ID: in.ID, At: time.Now().UnixMilli()}
+	r := h.rooms[in.Room]
+	r.history = last(maxHistory, append(r.history, m))
+	if m.ID != "" {
+		h.said[who] = last(maxIDs, append(h.said[who], m))
+	}
 	h.toRoom(r, m)
 }
+
+// last returns the last n items of s.
+func last[S ~[]E, E any](n int, s S) S { return s[max(0, len(s)-n):] }
 
 // list is called with mu held.
 func (h *hub) list() outgoing {
@@ -232,8 +252,7 @@ func broadcast[V any](h *hub, to map[*wsguard.Conn]V, m outgoing) {
 func (h *hub) report(events []event, missed uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.recent = append(h.recent, events...)
-	h.recent = h.recent[max(0, len(h.recent)-maxHistory):]
+	h.recent = last(maxHistory, append(h.recent, events...))
 	h.toAll(outgoing{Type: "events", Events: events, Missed: missed})
 }
 
