@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/cookiejar"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -41,7 +42,11 @@ func serveApp(t *testing.T) (*wstest.Server, *app) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	app, err := newApp(hosts, slog.New(new(wstest.Log)))
+	store, err := openStore("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	app, err := newApp(hosts, store, slog.New(new(wstest.Log)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -579,7 +584,9 @@ func TestRun(t *testing.T) {
 	stdout, w := io.Pipe()
 	defer stdout.Close()
 	done := make(chan error, 1)
-	go func() { done <- run(ctx, "127.0.0.1:0", w, slog.New(new(wstest.Log))) }()
+	go func() {
+		done <- run(ctx, "127.0.0.1:0", filepath.Join(t.TempDir(), "data"), w, slog.New(new(wstest.Log)))
+	}()
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	if err != nil {
 		t.Fatal(err)

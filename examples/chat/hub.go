@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -53,33 +54,33 @@ type roomInfo struct {
 	People int    `json:"people"`
 }
 
-// hub is who is where. One lock is enough: nothing blocks under it, because
-// Conn.Send and Conn.SendPrepared never do. They queue, and it is the guard that closes the
+// hub is who is where. One lock is enough: no client is waited for under it, because
+// Conn.Send and Conn.SendPrepared never block. They queue, and it is the guard that closes the
 // connection of a client which does not keep up; so a slow client holds up
 // nobody, and their errors can be ignored: the reader of that connection
-// learns of its end and leaves.
+// learns of its end and leaves. Only a slow disk holds up everybody.
 type hub struct {
 	guard *wsguard.Guard // read-only once it serves
+	store *store         // read-only
+	log   *slog.Logger   // read-only
 
 	mu    sync.Mutex
 	rooms map[string]*room
 	conns map[*wsguard.Conn]map[string]bool // and the rooms of each
-
-	said map[string][]outgoing // of each login, the messages with an ID
 
 	recent []event // the feed's, for who comes later
 }
 
 type room struct {
 	members map[*wsguard.Conn]bool
-	history []outgoing
 }
 
-func newHub() *hub {
+func newHub(s *store, log *slog.Logger) *hub {
 	return &hub{
+		store: s,
+		log:   log,
 		rooms: map[string]*room{firstRoom: {members: map[*wsguard.Conn]bool{}}},
 		conns: map[*wsguard.Conn]map[string]bool{},
-		said:  map[string][]outgoing{},
 	}
 }
 
@@ -156,7 +157,7 @@ func (h *hub) join(c *wsguard.Conn, name string) {
 		h.toRoom(r, outgoing{Type: "here", Room: name, Name: who})
 	}
 	r.members[c], joined[name] = true, true
-	send(c, outgoing{Type: "joined", Room: name, People: r.people(), History: r.history})
+	send(c, outgoing{Type: "joined", Room: name, People: r.people(), History: h.store.history(name)})
 	h.toAll(h.list())
 }
 
@@ -187,34 +188,34 @@ func (h *hub) remove(c *wsguard.Conn, name string) {
 
 // say tells a room a message, once: a message whose ID the same login has used
 // before is only acknowledged again. So a client that does not know whether a
-// message has arrived can send it again.
+// message has arrived can send it again. A message that is said is in the store,
+// so a restart does not lose it.
 func (h *hub) say(c *wsguard.Conn, in incoming) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	// Who said it is what the connection was authenticated for, never what a
 	// message claims.
-	who := c.Principal().Subject
-	if i := slices.IndexFunc(h.said[who], func(m outgoing) bool { return in.ID != "" && m.ID == in.ID }); i >= 0 {
-		send(c, h.said[who][i])
+	m := outgoing{Type: "said", Room: in.Room, Name: c.Principal().Subject, Text: in.Text, ID: in.ID, At: time.Now().UnixMilli()}
+	if first, ok := h.store.first(m); ok {
+		send(c, first)
 		return
 	}
-	if !h.conns[c][in.Room] {
-		p := problem("You are not in that room.")
-		p.ID = in.ID
-		send(c, p)
+	if !h.conns[c][m.Room] {
+		refuse(c, m, "You are not in that room.")
 		return
 	}
-	m := outgoing{Type: "said", Room: in.Room, Name: who, Text: in.Text, ID: in.ID, At: time.Now().UnixMilli()}
-	r := h.rooms[in.Room]
-	r.history = last(maxHistory, append(r.history, m))
-	if m.ID != "" {
-		h.said[who] = last(maxIDs, append(h.said[who], m))
+	if err := h.store.add(m, func(room string) bool { return h.rooms[room] != nil }); err != nil {
+		h.log.Error("store", "error", err)
+		refuse(c, m, "The server cannot keep your message, please try again later.")
+		return
 	}
-	h.toRoom(r, m)
+	h.toRoom(h.rooms[m.Room], m)
 }
 
-// last returns the last n items of s.
-func last[S ~[]E, E any](n int, s S) S { return s[max(0, len(s)-n):] }
+// refuse tells the author of m which message was not said.
+func refuse(c *wsguard.Conn, m outgoing, why string) {
+	send(c, outgoing{Type: "problem", Room: m.Room, ID: m.ID, Text: why})
+}
 
 // list is called with mu held.
 func (h *hub) list() outgoing {
