@@ -6,8 +6,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
@@ -15,11 +17,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/coder/websocket"
 
+	"github.com/wsguard/wsguard"
 	"github.com/wsguard/wsguard/internal/wstest"
+	"github.com/wsguard/wsguard/wsguardtest"
 )
 
 // serve starts the chat on a free port. The end of the test drains it, and
@@ -53,6 +58,7 @@ func serveApp(t *testing.T) (*wstest.Server, *app) {
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	go app.feed.run(ctx)
+	go app.rooms.run(ctx)
 	s := wstest.ServeListener(t, l, app.handler())
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -324,6 +330,59 @@ func TestBounds(t *testing.T) {
 	if m.Rooms[0].Name != firstRoom {
 		t.Errorf("rooms: %+v", m.Rooms)
 	}
+}
+
+// However people come and go, the last list of rooms is right.
+func TestRoomList(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, err := openStore("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := newRooms(store, slog.New(slog.DiscardHandler))
+		s := wsguardtest.NewServer(t, r.serve)
+		r.hub.Guard = s.Guard
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go r.run(ctx)
+		as := func(n int) *wsguardtest.Client {
+			return s.Dial(wsguardtest.As(wsguard.Principal{Subject: fmt.Sprint("user", n/2)})) // two connections of each user
+		}
+		eye := s.Dial(wsguardtest.As(wsguard.Principal{Subject: "eye"}))
+		var known []roomInfo
+		random := rand.New(rand.NewPCG(1, 2))
+		clients := make([]*wsguardtest.Client, 10)
+		for round := range 20 {
+			for range 20 {
+				n := random.IntN(len(clients))
+				switch c := clients[n]; {
+				case c == nil:
+					clients[n] = as(n)
+				case random.IntN(4) == 0:
+					c.CloseNow()
+					clients[n] = nil
+				default:
+					do := []string{"join", "join", "leave"}[random.IntN(3)]
+					c.WriteText(fmt.Sprintf(`{"type":%q,"room":"r%d"}`, do, random.IntN(3)))
+				}
+			}
+			synctest.Wait()
+			r.report([]event{{Kind: fmt.Sprint("end of ", round)}}, 0)
+			for ended := false; !ended; {
+				var m reply
+				if err := json.Unmarshal([]byte(eye.ReadText()), &m); err != nil {
+					t.Fatal(err)
+				}
+				if m.Type == "rooms" {
+					known = m.Rooms
+				}
+				ended = m.Type == "events" && m.Events[0].Kind == fmt.Sprint("end of ", round)
+			}
+			if want := list(r.people()).Rooms; !slices.Equal(known, want) {
+				t.Errorf("round %d: the last list is %v, and it should be %v", round, known, want)
+			}
+		}
+	})
 }
 
 func TestTickets(t *testing.T) {

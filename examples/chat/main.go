@@ -78,6 +78,7 @@ func run(ctx context.Context, addr, data string, stdout io.Writer, log *slog.Log
 		return err
 	}
 	go app.feed.run(ctx)
+	go app.rooms.run(ctx)
 
 	// These end with the handshake: what comes after it is the guard's to
 	// bound.
@@ -133,7 +134,7 @@ func loopbackHosts(addr net.Addr) ([]string, error) {
 type app struct {
 	chat, lab *wsguard.Guard
 	logins    *logins
-	hub       *hub
+	rooms     *rooms
 	feed      *feed
 	csp       string
 
@@ -141,8 +142,8 @@ type app struct {
 }
 
 func newApp(hosts []string, store *store, log *slog.Logger) (*app, error) {
-	a := &app{hub: newHub(store, log)}
-	a.feed = newFeed(a.hub)
+	a := &app{rooms: newRooms(store, log)}
+	a.feed = newFeed(a.rooms)
 	messages, err := wsguard.CompileSchema(schema)
 	if err != nil {
 		return nil, err
@@ -174,7 +175,7 @@ func newApp(hosts []string, store *store, log *slog.Logger) (*app, error) {
 	if a.chat, err = wsguard.New(cfg); err != nil {
 		return nil, err
 	}
-	a.hub.guard = a.chat
+	a.rooms.hub.Guard = a.chat
 	// The lab is where the page misbehaves: the same rules, but soon bored.
 	// With the chat's State it shares the chat's tickets, connection slots and
 	// revocations. Limits and connections are its own.
@@ -211,7 +212,7 @@ func (a *app) handler() http.Handler {
 		mux.Handle("GET "+path+"/", http.StripPrefix(path, h))
 		mux.Handle("POST "+path+"/", http.StripPrefix(path, h))
 	}
-	mux.Handle("GET /ws", a.chat.Handler(a.hub.serve))
+	mux.Handle("GET /ws", a.chat.Handler(a.rooms.serve))
 	mux.Handle("GET /lab", a.lab.Handler(serveLab))
 
 	// The guard checks host and origin of handshakes and tickets. The pages

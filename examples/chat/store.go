@@ -152,9 +152,16 @@ func (s *store) first(m outgoing) (outgoing, bool) {
 	return m, true // with the text of now: the room has forgotten the first one
 }
 
-// add keeps a message. If there are too many rooms with messages, the one that has been silent for
-// longest is forgotten. It is none of those that are in use.
-func (s *store) add(m outgoing, inUse func(room string) bool) error {
+// full reports whether a message in this room makes the store forget another room.
+func (s *store) full(room string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rooms[room] == nil && len(s.rooms) >= maxRooms
+}
+
+// add keeps a message. If the store is full, it forgets the room that has been silent for longest, and
+// none that is in use.
+func (s *store) add(m outgoing, inUse map[string][]string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := record{Said: &m}
@@ -165,10 +172,11 @@ func (s *store) add(m outgoing, inUse func(room string) bool) error {
 }
 
 // silent is called with mu held.
-func (s *store) silent(inUse func(room string) bool) (found string) {
+func (s *store) silent(inUse map[string][]string) (found string) {
 	var since int64
 	for name, messages := range s.rooms {
-		if at := messages[len(messages)-1].At; !inUse(name) && (found == "" || at < since) {
+		_, used := inUse[name]
+		if at := messages[len(messages)-1].At; !used && (found == "" || at < since) {
 			found, since = name, at
 		}
 	}

@@ -34,8 +34,6 @@ func reopen(t *testing.T, s *store, path string) *store {
 	return open(t, path)
 }
 
-func none(string) bool { return false }
-
 // said is a message of alice's.
 func said(room, text, id string) outgoing {
 	return outgoing{Type: "said", Room: room, Name: "alice", Text: text, ID: id, At: time.Now().UnixMilli()}
@@ -44,7 +42,7 @@ func said(room, text, id string) outgoing {
 func mustAdd(t *testing.T, s *store, messages ...outgoing) {
 	t.Helper()
 	for _, m := range messages {
-		if err := s.add(m, none); err != nil {
+		if err := s.add(m, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -230,7 +228,7 @@ func TestStoreFull(t *testing.T) {
 func TestStoreRooms(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "data")
 	s := open(t, path)
-	inUse := func(room string) bool { return room == "r0" }
+	inUse := map[string][]string{"r0": nil}
 	for i := range maxRooms + 3 {
 		m := said(fmt.Sprintf("r%d", i), "x", "")
 		m.At = int64(i)
@@ -423,7 +421,7 @@ func TestStoreFullDisk(t *testing.T) {
 		for i := range 20 {
 			disk.full, disk.room = r.IntN(2) == 0, r.IntN(200)
 			text := fmt.Sprint(i, strings.Repeat("x", r.IntN(100)))
-			err := s.add(said("tea", text, "k"+fmt.Sprint(i)), none)
+			err := s.add(said("tea", text, "k"+fmt.Sprint(i)), nil)
 			if (err != nil) != disk.full {
 				t.Fatal(err)
 			}
@@ -483,7 +481,7 @@ func TestStoreRewriteFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 3 {
-		if err := s.add(said("tea", "refused", ""), none); err == nil {
+		if err := s.add(said("tea", "refused", ""), nil); err == nil {
 			t.Error("accepted")
 		}
 	}
