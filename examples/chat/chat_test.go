@@ -88,7 +88,7 @@ func newUser(t *testing.T, s *wstest.Server) *user {
 	}
 	tr := &http.Transport{}
 	t.Cleanup(tr.CloseIdleConnections)
-	return &user{t, s, &http.Client{Jar: jar, Transport: tr, Timeout: 10 * time.Second}}
+	return &user{t, s, &http.Client{Jar: jar, Transport: tr, Timeout: 30 * time.Second}}
 }
 
 // post returns the status and the body.
@@ -138,7 +138,7 @@ func (u *user) ticket() string {
 // dial returns the connection, or the status of the refusal.
 func (u *user) dial(path, ticket string) (*conn, int) {
 	u.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	u.t.Cleanup(cancel)
 	ws, res, err := websocket.Dial(ctx, u.s.URL+path+"?ticket="+ticket, &websocket.DialOptions{
 		HTTPHeader: http.Header{"Origin": {u.s.Origin}},
@@ -478,6 +478,7 @@ func TestInvalidMessage(t *testing.T) {
 		`{"TYPE":"join","room":"lobby"}`,
 		`{"type":"join","type":"leave","room":"lobby"}`,
 		`{"type":"join","room":"Über"}`,
+		`{"type":"join","room":""}`, // everybody
 		`{"type":"say","room":"lobby","text":"` + strings.Repeat("x", 501) + `"}`,
 		`{"type":"say","room":"lobby","text":"   "}`,
 	} {

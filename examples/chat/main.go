@@ -109,7 +109,7 @@ func run(ctx context.Context, addr, data string, stdout io.Writer, log *slog.Log
 	return errors.Join(app.shutdown(ctx), srv.Shutdown(ctx))
 }
 
-// defaultData is a file that the user may delete at any time. It is "" where
+// defaultData is a file among those that the user may delete. It is "" where
 // the system has no place for such files.
 func defaultData() string {
 	dir, err := os.UserCacheDir()

@@ -158,7 +158,7 @@ func TestKill(t *testing.T) {
 				}
 			}
 
-			p = start(t, "-addr", p.Addr, "-data", data)
+			start(t, "-addr", p.Addr, "-data", data)
 			texts := func(u *user) map[string]int {
 				got := map[string]int{}
 				c := u.connect("/ws")

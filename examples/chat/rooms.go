@@ -18,8 +18,8 @@ import (
 const (
 	firstRoom   = "lobby" // is there when it is empty
 	maxRooms    = 20
-	maxJoined   = 5 // rooms of one connection
-	maxHistory  = 50
+	maxJoined   = 5  // rooms of one connection
+	maxHistory  = 50 // messages of one room, which stay when the last member has left
 	maxIDs      = 50 // messages of one login that it can send again
 	drillReason = "drill"
 )
@@ -173,10 +173,10 @@ func (r *rooms) changed(room, name string, here bool) []byte {
 	return encode(outgoing{Type: "gone", Room: room, Name: name})
 }
 
-// say tells a room a message, once: a message whose ID the same login has used
-// before is only acknowledged again. So a client that does not know whether a
-// message has arrived can send it again. A message that is said is in the store,
-// so a restart does not lose it.
+// say tells a room a message, and does so once. A message whose ID the same login
+// has used before is only acknowledged again. So a client that does not know
+// whether a message has arrived can send it again. Nobody gets a message before
+// it is in the store, so a restart loses none that anybody has seen.
 func (r *rooms) say(c *wsguard.Conn, member bool, in incoming) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
