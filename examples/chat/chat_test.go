@@ -6,18 +6,25 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/coder/websocket"
 
+	"github.com/wsguard/wsguard"
 	"github.com/wsguard/wsguard/internal/wstest"
+	"github.com/wsguard/wsguard/wsguardtest"
 )
 
 // serve starts the chat on a free port. The end of the test drains it, and
@@ -40,13 +47,18 @@ func serveApp(t *testing.T) (*wstest.Server, *app) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	app, err := newApp(hosts, slog.New(new(wstest.Log)))
+	store, err := openStore("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	app, err := newApp(hosts, store, slog.New(new(wstest.Log)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	go app.feed.run(ctx)
+	go app.rooms.run(ctx)
 	s := wstest.ServeListener(t, l, app.handler())
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -76,7 +88,7 @@ func newUser(t *testing.T, s *wstest.Server) *user {
 	}
 	tr := &http.Transport{}
 	t.Cleanup(tr.CloseIdleConnections)
-	return &user{t, s, &http.Client{Jar: jar, Transport: tr, Timeout: 10 * time.Second}}
+	return &user{t, s, &http.Client{Jar: jar, Transport: tr, Timeout: 30 * time.Second}}
 }
 
 // post returns the status and the body.
@@ -126,7 +138,7 @@ func (u *user) ticket() string {
 // dial returns the connection, or the status of the refusal.
 func (u *user) dial(path, ticket string) (*conn, int) {
 	u.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	u.t.Cleanup(cancel)
 	ws, res, err := websocket.Dial(ctx, u.s.URL+path+"?ticket="+ticket, &websocket.DialOptions{
 		HTTPHeader: http.Header{"Origin": {u.s.Origin}},
@@ -247,6 +259,60 @@ func TestTalk(t *testing.T) {
 	}
 }
 
+// A client that lost its connection cannot know whether its message arrived. It
+// sends the message again, and nobody gets it twice.
+func TestSendAgain(t *testing.T) {
+	s := serve(t)
+	alice, bob := newUser(t, s), newUser(t, s)
+	alice.login("alice")
+	bob.login("bob")
+	a, b := alice.connect("/ws"), bob.connect("/ws")
+	for _, c := range []*conn{a, b} {
+		c.send(`{"type":"join","room":"tea"}`)
+		c.untilType("joined")
+	}
+	const say = `{"type":"say","room":"tea","text":"once","id":"k-1"}`
+	a.send(say)
+	first := a.untilType("said")
+	if first.ID != "k-1" || first.Text != "once" {
+		t.Errorf("said: %+v", first)
+	}
+	a.send(say)
+	if again := a.untilType("said"); again.ID != "k-1" || again.At != first.At || again.Text != "once" {
+		t.Errorf("acknowledged again: %+v, first %+v", again, first)
+	}
+	// On another connection, before it has joined any room.
+	a.ws.CloseNow()
+	a = alice.connect("/ws")
+	a.send(say)
+	if again := a.untilType("said"); again.ID != "k-1" || again.At != first.At {
+		t.Errorf("acknowledged on the next connection: %+v", again)
+	}
+	// The ID is this login's: the same of another login is another message, and
+	// messages without an ID are never the same.
+	for _, say := range []string{say, `{"type":"say","room":"tea","text":"plain"}`, `{"type":"say","room":"tea","text":"plain"}`} {
+		b.send(say)
+	}
+	b.send(`{"type":"say","room":"elsewhere","text":"x","id":"k-2"}`)
+	if m := b.untilType("problem"); m.ID != "k-2" {
+		t.Errorf("problem: %+v", m)
+	}
+	a.send(`{"type":"join","room":"tea"}`)
+	var got []string
+	for _, m := range a.untilType("joined").History {
+		got = append(got, m.Name+" "+m.Text+" "+m.ID)
+	}
+	if want := []string{"alice once k-1", "bob once k-1", "bob plain ", "bob plain "}; !slices.Equal(got, want) {
+		t.Errorf("history: %q, want %q", got, want)
+	}
+	for _, id := range []string{`""`, `"` + strings.Repeat("x", 33) + `"`, `"a b"`, `"\n"`, `"a\n"`, `"é"`, `7`, `null`} {
+		a.send(`{"type":"say","room":"tea","text":"x","id":` + id + `}`)
+		if m := a.until("a notice", func(m reply) bool { return m.Error != "" || m.Type == "said" }); m.Error != "invalid_message" {
+			t.Errorf("id %s: %+v", id, m)
+		}
+	}
+}
+
 func TestBounds(t *testing.T) {
 	s := serve(t)
 	u := newUser(t, s)
@@ -264,6 +330,59 @@ func TestBounds(t *testing.T) {
 	if m.Rooms[0].Name != firstRoom {
 		t.Errorf("rooms: %+v", m.Rooms)
 	}
+}
+
+// However people come and go, the last list of rooms is right.
+func TestRoomList(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, err := openStore("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := newRooms(store, slog.New(slog.DiscardHandler))
+		s := wsguardtest.NewServer(t, r.serve)
+		r.hub.Guard = s.Guard
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go r.run(ctx)
+		as := func(n int) *wsguardtest.Client {
+			return s.Dial(wsguardtest.As(wsguard.Principal{Subject: fmt.Sprint("user", n/2)})) // two connections of each user
+		}
+		eye := s.Dial(wsguardtest.As(wsguard.Principal{Subject: "eye"}))
+		var known []roomInfo
+		random := rand.New(rand.NewPCG(1, 2))
+		clients := make([]*wsguardtest.Client, 10)
+		for round := range 20 {
+			for range 20 {
+				n := random.IntN(len(clients))
+				switch c := clients[n]; {
+				case c == nil:
+					clients[n] = as(n)
+				case random.IntN(4) == 0:
+					c.CloseNow()
+					clients[n] = nil
+				default:
+					do := []string{"join", "join", "leave"}[random.IntN(3)]
+					c.WriteText(fmt.Sprintf(`{"type":%q,"room":"r%d"}`, do, random.IntN(3)))
+				}
+			}
+			synctest.Wait()
+			r.report([]event{{Kind: fmt.Sprint("end of ", round)}}, 0)
+			for ended := false; !ended; {
+				var m reply
+				if err := json.Unmarshal([]byte(eye.ReadText()), &m); err != nil {
+					t.Fatal(err)
+				}
+				if m.Type == "rooms" {
+					known = m.Rooms
+				}
+				ended = m.Type == "events" && m.Events[0].Kind == fmt.Sprint("end of ", round)
+			}
+			if want := list(r.people()).Rooms; !slices.Equal(known, want) {
+				t.Errorf("round %d: the last list is %v, and it should be %v", round, known, want)
+			}
+		}
+	})
 }
 
 func TestTickets(t *testing.T) {
@@ -359,6 +478,7 @@ func TestInvalidMessage(t *testing.T) {
 		`{"TYPE":"join","room":"lobby"}`,
 		`{"type":"join","type":"leave","room":"lobby"}`,
 		`{"type":"join","room":"Über"}`,
+		`{"type":"join","room":""}`, // everybody
 		`{"type":"say","room":"lobby","text":"` + strings.Repeat("x", 501) + `"}`,
 		`{"type":"say","room":"lobby","text":"   "}`,
 	} {
@@ -524,7 +644,9 @@ func TestRun(t *testing.T) {
 	stdout, w := io.Pipe()
 	defer stdout.Close()
 	done := make(chan error, 1)
-	go func() { done <- run(ctx, "127.0.0.1:0", w, slog.New(new(wstest.Log))) }()
+	go func() {
+		done <- run(ctx, "127.0.0.1:0", filepath.Join(t.TempDir(), "data"), w, slog.New(new(wstest.Log)))
+	}()
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	if err != nil {
 		t.Fatal(err)

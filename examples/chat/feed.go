@@ -12,7 +12,7 @@ import (
 // only: a page that people use keeps the events, with who did what, in the log
 // and in the metrics of those who run it.
 type feed struct {
-	hub    *hub
+	rooms  *rooms
 	queue  chan event
 	missed atomic.Uint64
 }
@@ -34,8 +34,8 @@ const (
 	feedBatch = 32
 )
 
-func newFeed(h *hub) *feed {
-	return &feed{hub: h, queue: make(chan event, feedQueue)}
+func newFeed(r *rooms) *feed {
+	return &feed{rooms: r, queue: make(chan event, feedQueue)}
 }
 
 // events is a Config.OnEvent. It is called on whatever goroutine it happens
@@ -76,7 +76,7 @@ func (f *feed) run(ctx context.Context) {
 			}
 		case <-tick.C:
 			if len(batch) > 0 {
-				f.hub.report(batch, f.missed.Swap(0))
+				f.rooms.report(batch, f.missed.Swap(0))
 				batch = nil
 			}
 		}

@@ -5,11 +5,9 @@ import (
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
-	"fmt"
+	"log/slog"
 	"net/http"
 	"regexp"
-	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -34,23 +32,16 @@ var validName = regexp.MustCompile(`^[\pL\pN][\pL\pN_.-]{0,19}$`)
 type logins struct {
 	revoke func(name string)
 	rate   *rate.Limiter
-	key    string // makes an operator of a login
-
-	mu       sync.Mutex
-	sessions map[string]session // by the cookie's value
-}
-
-type session struct {
-	name         string
-	since, until time.Time
-	operator     bool
+	key    string // makes an operator of a login; another one after each start
+	store  *store
+	log    *slog.Logger
 }
 
 // operatorScope is the scope of an operator's connections, for the page.
 const operatorScope = "operator"
 
-func newLogins(revoke func(name string)) *logins {
-	return &logins{revoke: revoke, rate: rate.NewLimiter(5, 20), key: rand.Text(), sessions: map[string]session{}}
+func newLogins(revoke func(name string), s *store, log *slog.Logger) *logins {
+	return &logins{revoke: revoke, rate: rate.NewLimiter(5, 20), key: rand.Text(), store: s, log: log}
 }
 
 // principal says whose ticket is asked for.
@@ -61,7 +52,7 @@ func (l *logins) principal(r *http.Request) (wsguard.Principal, error) {
 	}
 	// The connection ends with the session. IssuedAt tells this session from
 	// one of the same name that was revoked earlier.
-	p := wsguard.Principal{Subject: s.name, IssuedAt: s.since, Expires: s.until}
+	p := wsguard.Principal{Subject: s.Name, IssuedAt: s.Since, Expires: s.Until}
 	if s.operator {
 		p.Scopes = []string{operatorScope}
 	}
@@ -76,7 +67,7 @@ func (l *logins) operator(r *http.Request) (string, error) {
 	case !s.operator:
 		return "", wsguard.ErrForbidden
 	default:
-		return s.name, nil
+		return s.Name, nil
 	}
 }
 
@@ -85,10 +76,7 @@ func (l *logins) find(r *http.Request) (session, bool) {
 	if err != nil {
 		return session{}, false
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s, ok := l.sessions[cookie.Value]
-	return s, ok && time.Now().Before(s.until)
+	return l.store.find(cookie.Value)
 }
 
 func (l *logins) login(w http.ResponseWriter, r *http.Request) {
@@ -110,10 +98,18 @@ func (l *logins) login(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "That is not the operator key.", http.StatusForbidden)
 		return
 	}
-	l.end(r) // who logs in again leaves the old name behind
-	token, name, ok := l.start(req.Name, req.Key != "")
-	if !ok {
+	err := l.end(r) // who logs in again leaves the old name behind
+	var token, name string
+	if err == nil {
+		token, name, err = l.store.login(req.Name, req.Key != "")
+	}
+	switch {
+	case errors.Is(err, errTooMany):
 		http.Error(w, "Too many people are here, please come back later.", http.StatusServiceUnavailable)
+		return
+	case err != nil:
+		l.log.Error("store", "error", err)
+		http.Error(w, "The server cannot keep your login, please come back later.", http.StatusServiceUnavailable)
 		return
 	}
 	// Strict: the cookie comes with no request that another site started. A
@@ -126,47 +122,25 @@ func (l *logins) login(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(map[string]string{"name": name})
 }
 
-// start opens a session under the name, or one like it if that is taken.
-func (l *logins) start(name string, operator bool) (token, got string, ok bool) {
-	now := time.Now()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	taken := make(map[string]bool, len(l.sessions))
-	for token, s := range l.sessions {
-		if !now.Before(s.until) {
-			delete(l.sessions, token)
-			continue
-		}
-		taken[strings.ToLower(s.name)] = true
-	}
-	if len(l.sessions) >= maxSessions {
-		return "", "", false
-	}
-	got = name
-	for n := 2; taken[strings.ToLower(got)]; n++ {
-		got = fmt.Sprintf("%s-%d", name, n)
-	}
-	token = rand.Text()
-	l.sessions[token] = session{got, now, now.Add(sessionFor), operator}
-	return token, got, true
-}
-
 func (l *logins) logout(w http.ResponseWriter, r *http.Request) {
-	l.end(r)
+	err := l.end(r)
 	http.SetCookie(w, &http.Cookie{Name: cookieName, Path: "/", MaxAge: -1, HttpOnly: true, SameSite: http.SameSiteStrictMode})
+	if err != nil {
+		l.log.Error("store", "error", err)
+		http.Error(w, "You are logged out, but the server could not write that down yet.", http.StatusInternalServerError)
+		return
+	}
 	w.WriteHeader(http.StatusNoContent)
 }
 
 // end closes the session of r, if it has one, and every connection that was
-// opened with it: a logout that leaves the sockets open is none.
-func (l *logins) end(r *http.Request) {
+// opened with it: a logout that leaves the sockets open is none. The error is
+// that of store.logout.
+func (l *logins) end(r *http.Request) error {
 	s, ok := l.find(r)
 	if !ok {
-		return
+		return nil
 	}
-	l.revoke(s.name) // while the name is still taken: it must not hit the next of that name
-	cookie, _ := r.Cookie(cookieName)
-	l.mu.Lock()
-	delete(l.sessions, cookie.Value)
-	l.mu.Unlock()
+	l.revoke(s.Name) // while the name is still taken: it must not hit the next of that name
+	return l.store.logout(s.Hash)
 }

@@ -4,14 +4,14 @@
 //
 //	go run ./examples/chat
 //
-// and open http://localhost:8080. In this file the guards are put together;
-// login.go stands for the login that an application has already, hub.go is the
-// chat, feed.go shows the guards' events on the page. Whoever logs in with the
-// operator key, which the program prints, also sees the guards' figures and can
-// end connections.
+// and open http://localhost:8080. Kill it and start it again: the page comes
+// back by itself, still logged in and with the last messages. README.md says
+// what is in which file. A client that logs in with the operator key, which the
+// program prints, also sees the guards' figures and can end connections.
 package main
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"errors"
@@ -24,6 +24,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -45,18 +46,19 @@ var schema []byte
 
 func main() {
 	addr := flag.String("addr", "localhost:8080", "loopback address to listen on")
+	data := flag.String("data", defaultData(), "file that keeps the logins and the last messages over a restart; \"\" keeps nothing")
 	flag.Parse()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *addr, os.Stdout, log); err != nil {
+	if err := run(ctx, *addr, *data, os.Stdout, log); err != nil {
 		log.Error("chat", "error", err)
 		os.Exit(1)
 	}
 }
 
 // run serves until ctx ends, and then drains.
-func run(ctx context.Context, addr string, stdout io.Writer, log *slog.Logger) error {
+func run(ctx context.Context, addr, data string, stdout io.Writer, log *slog.Logger) (err error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return err
@@ -66,11 +68,17 @@ func run(ctx context.Context, addr string, stdout io.Writer, log *slog.Logger) e
 	if err != nil {
 		return err
 	}
-	app, err := newApp(hosts, log)
+	store, err := openStore(data)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.close()) }()
+	app, err := newApp(hosts, store, log)
 	if err != nil {
 		return err
 	}
 	go app.feed.run(ctx)
+	go app.rooms.run(ctx)
 
 	// These end with the handshake: what comes after it is the guard's to
 	// bound.
@@ -85,7 +93,8 @@ func run(ctx context.Context, addr string, stdout io.Writer, log *slog.Logger) e
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }()
-	fmt.Fprintf(stdout, "open http://%s\noperator key: %s\n", hosts[0], app.logins.key)
+	fmt.Fprintf(stdout, "open http://%s\noperator key: %s\nlogins and messages: %s\n",
+		hosts[0], app.logins.key, cmp.Or(data, "in memory only, and gone with the program"))
 	select {
 	case err := <-failed:
 		return err
@@ -98,6 +107,16 @@ func run(ctx context.Context, addr string, stdout io.Writer, log *slog.Logger) e
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	return errors.Join(app.shutdown(ctx), srv.Shutdown(ctx))
+}
+
+// defaultData is a file among those that the user may delete. It is "" where
+// the system has no place for such files.
+func defaultData() string {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(dir, "wsguard-chat", "data.jsonl")
 }
 
 // loopbackHosts returns the names under which a browser on this machine finds
@@ -115,16 +134,16 @@ func loopbackHosts(addr net.Addr) ([]string, error) {
 type app struct {
 	chat, lab *wsguard.Guard
 	logins    *logins
-	hub       *hub
+	rooms     *rooms
 	feed      *feed
 	csp       string
 
 	operators map[string]http.Handler // of each guard, by its name
 }
 
-func newApp(hosts []string, log *slog.Logger) (*app, error) {
-	a := &app{hub: newHub()}
-	a.feed = newFeed(a.hub)
+func newApp(hosts []string, store *store, log *slog.Logger) (*app, error) {
+	a := &app{rooms: newRooms(store, log)}
+	a.feed = newFeed(a.rooms)
 	messages, err := wsguard.CompileSchema(schema)
 	if err != nil {
 		return nil, err
@@ -156,7 +175,7 @@ func newApp(hosts []string, log *slog.Logger) (*app, error) {
 	if a.chat, err = wsguard.New(cfg); err != nil {
 		return nil, err
 	}
-	a.hub.guard = a.chat
+	a.rooms.hub.Guard = a.chat
 	// The lab is where the page misbehaves: the same rules, but soon bored.
 	// With the chat's State it shares the chat's tickets, connection slots and
 	// revocations. Limits and connections are its own.
@@ -165,7 +184,7 @@ func newApp(hosts []string, log *slog.Logger) (*app, error) {
 	if a.lab, err = wsguard.New(cfg); err != nil {
 		return nil, err
 	}
-	a.logins = newLogins(a.chat.Admin().Revoke)
+	a.logins = newLogins(a.chat.Admin().Revoke, store, log)
 	a.operators = map[string]http.Handler{}
 	for name, g := range map[string]*wsguard.Guard{"chat": a.chat, "lab": a.lab} {
 		if a.operators[name], err = operator.New(g, operator.Config{Authorize: a.logins.operator}); err != nil {
@@ -193,7 +212,7 @@ func (a *app) handler() http.Handler {
 		mux.Handle("GET "+path+"/", http.StripPrefix(path, h))
 		mux.Handle("POST "+path+"/", http.StripPrefix(path, h))
 	}
-	mux.Handle("GET /ws", a.chat.Handler(a.hub.serve))
+	mux.Handle("GET /ws", a.chat.Handler(a.rooms.serve))
 	mux.Handle("GET /lab", a.lab.Handler(serveLab))
 
 	// The guard checks host and origin of handshakes and tickets. The pages

@@ -19,11 +19,11 @@ import (
 type Hub[R comparable] struct {
 	Guard *wsguard.Guard
 	// Joined makes the message to a member that has joined. people are the names in the room,
-	// sorted and each once. The default, nil, sends nothing. Joined and Changed are called while
-	// the Hub is locked, so they must neither block nor call it.
+	// sorted and each once. Joined and Changed are called while the Hub is locked, so they must
+	// neither block nor call it. If one is nil, or returns nil, nothing is sent.
 	Joined func(room R, people []string) []byte
 	// Changed makes the message to the others when somebody comes with a first connection, or
-	// leaves with the last one. The default, nil, sends nothing.
+	// leaves with the last one.
 	Changed func(room R, name string, here bool) []byte
 
 	mu    sync.Mutex
@@ -60,7 +60,9 @@ func (h *Hub[R]) Join(name R, c *wsguard.Conn, who string) (leave func()) {
 	}
 	r.members[m] = struct{}{}
 	if h.Joined != nil {
-		c.Send(wsguard.MessageText, h.Joined(name, slices.Sorted(maps.Keys(r.people))))
+		if msg := h.Joined(name, r.names()); msg != nil {
+			c.Send(wsguard.MessageText, msg)
+		}
 	}
 	stop := context.AfterFunc(c.Context(), func() { h.leave(name, m) })
 	return func() {
@@ -85,6 +87,17 @@ func (h *Hub[R]) Broadcast(name R, msg []byte) error {
 	return nil
 }
 
+// People returns the names in each room that has a member, sorted and each once.
+func (h *Hub[R]) People() map[R][]string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	people := make(map[R][]string, len(h.rooms))
+	for name, r := range h.rooms {
+		people[name] = r.names()
+	}
+	return people
+}
+
 func (h *Hub[R]) leave(name R, m *member) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -104,10 +117,17 @@ func (h *Hub[R]) changed(name R, who string, here bool) {
 	if h.Changed == nil {
 		return
 	}
-	if p, err := h.Guard.Prepare(wsguard.MessageText, h.Changed(name, who, here)); err == nil {
+	msg := h.Changed(name, who, here)
+	if msg == nil {
+		return
+	}
+	if p, err := h.Guard.Prepare(wsguard.MessageText, msg); err == nil {
 		h.rooms[name].send(p)
 	}
 }
+
+// names are the people, sorted and each once.
+func (r *room) names() []string { return slices.Sorted(maps.Keys(r.people)) }
 
 func (r *room) send(p *wsguard.Prepared) {
 	for m := range r.members {

@@ -87,6 +87,36 @@ func TestPresence(t *testing.T) {
 	})
 }
 
+// People are those who are there, and who need not be told of each other.
+func TestPeople(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var h hub.Hub[string]
+		s := serve(t, &h)
+		want := func(want map[string][]string) {
+			t.Helper()
+			synctest.Wait()
+			if got := h.People(); !maps.EqualFunc(got, want, slices.Equal) {
+				t.Errorf("people: %v, want %v", got, want)
+			}
+		}
+		h.Joined = func(string, []string) []byte { return nil }
+		h.Changed = func(string, string, bool) []byte { return nil }
+		want(nil)
+		alice, bob, bob2 := s.Dial(as("alice")), s.Dial(as("bob")), s.Dial(as("bob"))
+		for _, c := range []*wsguardtest.Client{alice, bob, bob2} {
+			c.WriteText("+lobby")
+		}
+		bob.WriteText("+go")
+		want(map[string][]string{"lobby": {"alice", "bob"}, "go": {"bob"}})
+		bob.CloseNow()
+		want(map[string][]string{"lobby": {"alice", "bob"}})
+		bob2.WriteText("-lobby")
+		want(map[string][]string{"lobby": {"alice"}})
+		alice.WantNothing(time.Second)
+		bob2.WantNothing(time.Second)
+	})
+}
+
 func TestBroadcast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var h hub.Hub[string]

@@ -1,0 +1,7 @@
+//go:build !(darwin || dragonfly || freebsd || illumos || linux || netbsd || openbsd || windows)
+
+package main
+
+// lockFile does nothing, because the standard library has no lock for this system. Do not start two
+// chats with the same file there.
+func lockFile(string) (unlock func(), err error) { return func() {}, nil }
