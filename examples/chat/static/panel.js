@@ -8,7 +8,14 @@ const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-d
 
 // ---------------------------------------------------------------- events
 
-const KINDS = { open: 'opened', close: 'closed', refusal: 'refused', violation: 'violation', warning: 'warning' };
+// What the kinds of events are called, and what happened where there is no reason.
+const KINDS = {
+  accept: ['accepted', 'request for a connection'], open: ['opened', 'ticket accepted'], close: ['closed', ''],
+  refusal: ['refused', ''], violation: ['violation', ''], warning: ['warning', ''], ticket: ['ticket', 'given out'],
+  refresh: ['renewed', 'login'], ban: ['banned', ''], lift: ['lifted', 'ban'], revoke: ['revoked', 'login ended'],
+  restore: ['restored', 'login allowed again'], sign_out: ['signed out', 'login ended'], reconfigure: ['changed', 'configuration'],
+  spike: ['spike', 'far more than usual'], spike_over: ['spike over', 'as usual again'],
+};
 let unread = 0; // events, while the phone shows the chat
 let since = 0;
 
@@ -21,9 +28,10 @@ export function clear() {
 // onEvents shows events, and marks those of the user.
 export function onEvents(m, me) {
   for (const e of m.events) {
-    const what = e.kind === 'open' ? 'ticket accepted' : [e.number || '', e.reason ?? ''].filter(Boolean).join(' ');
+    const [kind, done] = KINDS[e.kind] ?? [e.kind, ''];
+    const what = e.kind === 'open' ? done : [e.number || '', e.reason ?? ''].filter(Boolean).join(' ') || done;
     const time = el('time', '', clock.format(e.at));
-    const li = el('li', `event ${e.kind}`, el('span', 'kind', KINDS[e.kind] ?? e.kind.replaceAll('_', ' ')), el('span', 'what', what),
+    const li = el('li', `event ${e.kind}`, el('span', 'kind', kind), el('span', 'what', what),
       el('span', 'from', e.subject ?? 'nobody yet', ` · ${e.guard}`), time);
     const means = e.kind === 'open' ? '' : words(e.reason, e.number);
     if (means) li.querySelector('.from').append(` · ${means}`);
