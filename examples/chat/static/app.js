@@ -101,7 +101,8 @@ function start(name) {
 $('logout').addEventListener('click', async () => {
   connection.stop();
   try {
-    await fetch('/logout', { method: 'POST' });
+    const res = await fetch('/logout', { method: 'POST' });
+    await res.text(); // an answer that is not read counts as a failed request
   } catch { /* the server is gone, and with it the session */ }
   tell({ logout: me });
   forget();

@@ -66,9 +66,10 @@ function kick(session) {
   button.addEventListener('click', async () => {
     button.disabled = true;
     try {
-      await fetch(`/operator/${session.guard}/kick`, {
+      const res = await fetch(`/operator/${session.guard}/kick`, {
         method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ id: session.id }),
       });
+      await res.text(); // an answer that is not read counts as a failed request
     } catch { /* refresh says so */ }
     refresh();
   });

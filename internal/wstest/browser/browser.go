@@ -262,6 +262,8 @@ func (b *Browser) open(context, url string) *Page {
 	b.call(p.session, "Runtime.enable", obj{}, nil)
 	b.call(p.session, "Log.enable", obj{}, nil)
 	b.call(p.session, "Network.enable", obj{}, nil)
+	// Each page behaves as if it had the focus of the window.
+	b.call(p.session, "Emulation.setFocusEmulationEnabled", obj{"enabled": true}, nil)
 	b.call(p.session, "Page.navigate", obj{"url": url}, nil)
 	return p
 }
