@@ -136,9 +136,10 @@ func TestNightlyColours(t *testing.T) {
 	s := serve(t)
 	b := browser.Start(t)
 	p := b.Open("http://" + s.Addr)
+	p.Wait("visible('#login-form')")
 	p.Eval(`window.real = WebSocket.prototype.send; WebSocket.prototype.send = function (m) { window.socket = this; window.real.call(this, m); };`)
 	login(p, "anna")
-	p.Wait("window.socket") // it takes messages of the test, too
+	p.Wait("Boolean(window.socket)") // it takes messages of the test, too
 	var crowds [][]string
 	crowd := func(name func(i int) string) {
 		var names []string

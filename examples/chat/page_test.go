@@ -156,7 +156,7 @@ func TestNightlyFocus(t *testing.T) {
 	b := browser.Start(t)
 	p := b.Open("http://" + s.Addr)
 	const writing = "document.activeElement === $('#text')"
-	p.Wait("document.activeElement === $('#name')")
+	p.Wait("visible('#login-form') && document.activeElement === $('#name')")
 	p.Key("alice")
 	p.Key("Enter")
 	p.Wait(writing)
@@ -309,9 +309,12 @@ func TestNightlyWords(t *testing.T) {
 		connected(p)
 	}
 	end(t, app, "alice", 3000, "expired")
+	p.Wait("text('#banner-text').includes('The login has expired') && visible('#retry')")
+	p.Eval("$('#retry').click()")
 	connected(p) // with a fresh ticket
 	app.chat.Admin().Revoke("alice")
-	p.Eval("fetch('/logout', {method: 'POST'})")
-	p.Wait("visible('#login-form') && text('#login-error').includes('no longer knows your login')")
+	p.Wait("/Retry|Please log in again/.test(text('#retry') + text('#login-error'))")
+	p.Eval("if (visible('#retry')) fetch('/logout', {method: 'POST'}).then(() => $('#retry').click())")
+	p.Wait("visible('#login-form') && text('#login-error').endsWith('Please log in again.')")
 	b.NoErrors()
 }

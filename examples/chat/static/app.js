@@ -185,7 +185,7 @@ function onState(s) {
   if (s.cause === 'page') return; // whoever has called stop says why
   fail('the connection was lost');
   if (s.cause === 'login') {
-    login(s.why);
+    login(s.why.endsWith('log in again.') ? s.why : `${s.why} Please log in again.`);
     return;
   }
   let detail = s.code && s.code !== 1006 ? `(close code ${s.code}${s.reason ? ' ' + s.reason : ''})` : '';

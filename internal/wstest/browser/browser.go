@@ -209,6 +209,9 @@ func (b *Browser) call(session, method string, params, result any) {
 	b.t.Helper()
 	select {
 	case m := <-b.send(cdp{Method: method, SessionID: session, Params: params}):
+		if m.Error != nil && method == "Runtime.evaluate" && strings.Contains(m.Error.Message, "navigated") {
+			return // the page was loaded again, and the script has no value
+		}
 		if m.Error != nil {
 			b.t.Fatalf("%s: %s", method, m.Error.Message)
 		}
@@ -294,7 +297,7 @@ func (p *Page) Eval(script string) any {
 // after a minute.
 func (p *Page) Wait(condition string) {
 	p.b.t.Helper()
-	by := time.Now().Add(time.Minute)
+	by := time.Now().Add(25 * time.Second)
 	for p.Eval(condition) != true {
 		if time.Now().After(by) {
 			p.b.t.Fatalf("never true: %s\nthe page:\n%v", condition, p.Eval("document.body.innerText"))
