@@ -38,7 +38,7 @@ func TestNightlyLook(t *testing.T) {
 				enter(p, fmt.Sprintf("room-%d-%s", i, "wwwwwwwwwwwww"))
 			}
 			say(p, "a message")
-			p.Wait(texts + ".includes('a message')")
+			p.Wait(shown + ".includes('a message')")
 		}},
 		{"after the buttons", func() {
 			p.Eval("for (let i = 0; i < 16; i++) { $('#text').value = `fast ${i}`; $('#say-form').requestSubmit(); }")

@@ -45,8 +45,8 @@ func end(t *testing.T, a *app, name string, code wsguard.StatusCode, text string
 	}
 }
 
-// texts is a script for the texts in the room that is shown.
-const texts = `[...document.querySelectorAll('.message:not(.failed):not(.pending) .text')].map((e) => e.textContent)`
+// shown is a script for the texts in the room that is shown.
+const shown = `[...document.querySelectorAll('.message:not(.failed):not(.pending) .text')].map((e) => e.textContent)`
 
 // A message that was not delivered stays with its room until it is sent again, which the
 // room sees once.
@@ -109,19 +109,19 @@ func TestNightlyUndelivered(t *testing.T) {
 	alice.Eval(`Math.random = () => 1; window.real = WebSocket.prototype.send;
 		WebSocket.prototype.send = function (m) { window.real.call(this, m); if (m.includes('"say"')) this.close(); };`)
 	say(alice, "delivered")
-	bob.Wait(texts + ".includes('delivered')")
+	bob.Wait(shown + ".includes('delivered')")
 	alice.Wait("visible('#retry') && document.querySelectorAll('.failed').length === 1")
 	alice.Eval("WebSocket.prototype.send = window.real; $('#retry').click()")
 	connected(alice)
 	failed("den", "")
 	const all = "lost one,lost two,delivered"
 	for name, p := range map[string]*browser.Page{"alice": alice, "bob": bob} {
-		if got := p.Eval(texts + ".join()"); got != all {
+		if got := p.Eval(shown + ".join()"); got != all {
 			t.Errorf("%s reads %v, want %s", name, got, all)
 		}
 	}
 	failed("attic", "")
-	if got := alice.Eval(texts + ".join()"); got != "lost elsewhere" {
+	if got := alice.Eval(shown + ".join()"); got != "lost elsewhere" {
 		t.Errorf("the attic has %v", got)
 	}
 	b.NoErrors()
@@ -141,9 +141,9 @@ func TestNightlyRefusedAgain(t *testing.T) {
 	alice.Wait("document.querySelectorAll('.failed').length > 0 && document.querySelectorAll('.pending').length === 0")
 	alice.Wait("{ if (!$('.pending')) $('.failed button')?.click(); !$('.pending, .failed') }")
 	for name, p := range map[string]*browser.Page{"alice": alice, "bob": bob} {
-		p.Wait(texts + ".length >= 16")
-		if n := p.Eval("new Set(" + texts + ").size"); n != 16.0 || p.Eval(texts+".length") != n {
-			t.Errorf("%s reads %v", name, p.Eval(texts+".join()"))
+		p.Wait(shown + ".length >= 16")
+		if n := p.Eval("new Set(" + shown + ").size"); n != 16.0 || p.Eval(shown+".length") != n {
+			t.Errorf("%s reads %v", name, p.Eval(shown+".join()"))
 		}
 	}
 	b.NoErrors()
@@ -163,7 +163,7 @@ func TestNightlyFocus(t *testing.T) {
 	connected(p)
 	p.Key("hello")
 	p.Key("Enter")
-	p.Wait(texts + ".includes('hello')")
+	p.Wait(shown + ".includes('hello')")
 	p.Eval("$('#join-room').focus()")
 	p.Key("den")
 	p.Key("Enter")
@@ -198,7 +198,7 @@ func TestNightlyFirstVisit(t *testing.T) {
 	p := b.Open("http://" + s.Addr)
 	login(p, "alice")
 	say(p, "hello")
-	p.Wait(texts + ".includes('hello')")
+	p.Wait(shown + ".includes('hello')")
 	p.Eval("$('#logout').click()")
 	login(p, "alice")
 	p.Eval("location.reload()")

@@ -297,7 +297,7 @@ func (p *Page) Eval(script string) any {
 // after a minute.
 func (p *Page) Wait(condition string) {
 	p.b.t.Helper()
-	by := time.Now().Add(25 * time.Second)
+	by := time.Now().Add(time.Minute)
 	for p.Eval(condition) != true {
 		if time.Now().After(by) {
 			p.b.t.Fatalf("never true: %s\nthe page:\n%v", condition, p.Eval("document.body.innerText"))
