@@ -122,6 +122,17 @@ func (l *logins) login(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(map[string]string{"name": name})
 }
 
+// whoami says who is logged in, and "" for nobody. The page asks it when it is loaded: the
+// 401 of a ticket would tell as well, but as an error in the browser's console.
+func (l *logins) whoami(w http.ResponseWriter, r *http.Request) {
+	s, ok := l.find(r)
+	if !ok {
+		s = session{}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(map[string]string{"name": s.Name})
+}
+
 func (l *logins) logout(w http.ResponseWriter, r *http.Request) {
 	err := l.end(r)
 	http.SetCookie(w, &http.Cookie{Name: cookieName, Path: "/", MaxAge: -1, HttpOnly: true, SameSite: http.SameSiteStrictMode})

@@ -205,6 +205,7 @@ func (a *app) handler() http.Handler {
 	mux.Handle("GET /", http.FileServerFS(pages))
 	mux.Handle("GET /wsguard.js", js.Handler()) // the browser client, which reconnects
 	mux.HandleFunc("POST /login", a.logins.login)
+	mux.HandleFunc("GET /session", a.logins.whoami)
 	mux.HandleFunc("POST /logout", a.logins.logout)
 	mux.Handle("POST /ticket", a.chat.TicketHandler(a.logins.principal))
 	for name, h := range a.operators {

@@ -1,40 +1,28 @@
 import { Connection, ticket } from './wsguard.js';
-import { texts, verdict } from './policy.js';
-import { experiments, curlLine } from './lab.js';
+import { tint as colour } from './colours.js';
+import { $, button, el, replace } from './dom.js';
 import { figures } from './operator.js';
-
-const $ = (id) => document.getElementById(id);
-
-// el builds an element. Text goes in as text: nothing that comes from a person
-// or from the server is ever parsed as HTML. The Content-Security-Policy asks
-// for Trusted Types, so the browser would refuse it anyway.
-function el(tag, className, ...children) {
-  const e = document.createElement(tag);
-  if (className) e.className = className;
-  e.append(...children);
-  return e;
-}
-
-// tint gives a name one of eight colours, always the same (FNV-1a).
-function tint(name) {
-  let h = 0x811c9dc5;
-  for (const c of name) h = Math.imul(h ^ c.codePointAt(0), 0x01000193) >>> 0;
-  return `tint${h >>> 29}`;
-}
+import { Outbox } from './outbox.js';
+import { clear, lab, onEvents } from './panel.js';
+import { verdict } from './policy.js';
+import { listen, recall, remember, tell, whoami } from './tabs.js';
+import { refusal, texts } from './words.js';
 
 const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit' });
-const clockSeconds = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit' });
 
 // ---------------------------------------------------------------- state
 
 let me = '';
+let owner = ''; // whose rooms and messages the page has: me, or the last one if me is ''
 let current = 'lobby';
 let wanted = 'lobby'; // the room to show as soon as the server has let us in
+let home = ['lobby']; // the rooms to be in after the next welcome
 let allRooms = [];
-let unread = 0; // events, while the phone shows the chat
-let since = 0;
 const joined = new Map(); // room → {people, messages, unread}
-let pending = []; // what we have said and not seen coming back
+const outbox = new Outbox((item) => {
+  keep();
+  if (item.room === current) renderItem(item);
+});
 
 const connection = new Connection({
   url: '/ws',
@@ -49,56 +37,87 @@ const connection = new Connection({
 
 // send sends now or not at all: what it could not send the user sends again.
 function send(message) {
-  if (connection.state.state !== 'open') return false;
+  if (connection.state.state !== 'open' || !me) return false;
   connection.send(message, { queue: false });
   return true;
+}
+
+function keep() {
+  if (owner) remember({ name: owner, home, current: wanted, items: outbox });
+}
+
+// own gives the page to a name. What belongs to another one is forgotten.
+function own(name) {
+  if (owner !== name) forget();
+  me = owner = name;
+}
+
+function forget() {
+  owner = '';
+  outbox.clear();
+  joined.clear();
+  current = wanted = 'lobby';
+  home = ['lobby'];
+  remember({});
+  notice('');
+  renderRooms();
+  renderRoom();
 }
 
 // ---------------------------------------------------------------- login
 
 $('login-form').addEventListener('submit', async (e) => {
   e.preventDefault();
-  const name = $('name').value.trim().normalize('NFC');
+  const asked = $('name').value.trim().normalize('NFC');
+  let name;
   $('login-error').textContent = '';
   try {
-    const res = await fetch('/login', { method: 'POST', body: JSON.stringify({ name, key: $('key').value.trim() }) });
+    const res = await fetch('/login', { method: 'POST', body: JSON.stringify({ name: asked, key: $('key').value.trim() }) });
     if (!res.ok) throw new Error(await res.text());
+    ({ name } = await res.json());
   } catch (err) {
     $('login-error').textContent = err instanceof TypeError ? 'The server cannot be reached.' : err.message;
     return;
   }
-  sessionStorage.setItem('name', name);
   $('key').value = '';
-  forget();
-  show('app');
-  connection.start();
+  tell({ login: name });
+  start(name);
+  if (name !== asked) hint(`${asked} is taken, so you are ${name}.`);
 });
+
+function start(name) {
+  own(name);
+  keep();
+  $('my-name').textContent = me;
+  $('my-name').className = `who ${tint(me)}`;
+  hint('');
+  banner(null);
+  show('app');
+  focusText();
+  connection.stop(); // a connection of another name
+  connection.start();
+}
 
 $('logout').addEventListener('click', async () => {
   connection.stop();
   try {
-    await fetch('/logout', { method: 'POST' });
+    const res = await fetch('/logout', { method: 'POST' });
+    await res.text(); // an answer that is not read counts as a failed request
   } catch { /* the server is gone, and with it the session */ }
+  tell({ logout: me });
   forget();
   login('');
 });
 
-function forget() {
-  joined.clear();
-  pending = [];
-  current = wanted = 'lobby';
-  notice('');
-  renderRooms();
-  renderRoom();
-}
-
 function login(why) {
   me = '';
   banner(null);
+  hint('');
+  figures(false);
   show('login');
   status('idle', 'not connected');
   $('login-error').textContent = why;
-  $('name').value ||= sessionStorage.getItem('name') ?? '';
+  $('name').value ||= owner;
   $('name').focus();
 }
 
@@ -106,6 +125,36 @@ function show(which) {
   $('login').hidden = which !== 'login';
   $('app').hidden = which !== 'app';
   $('me').hidden = which !== 'app' || !me;
+}
+
+// ---- the other tabs
+
+listen(({ login: name }) => {
+  if (name) {
+    elsewhere(name);
+    return;
+  }
+  banner(null); // there is nobody left to continue as
+  if ($('app').hidden) return;
+  connection.stop();
+  forget();
+  login('You have logged out in another tab of this browser.');
+});
+
+// elsewhere tells that another tab has logged this browser in, under a name that is
+// not this tab's. The tab must not become somebody else without a word.
+function elsewhere(name) {
+  if (name === me) return;
+  const cut = $('app').hidden ? '' : `This tab was ${owner} and is no longer connected. `;
+  connection.stop();
+  fail('you were logged out');
+  me = '';
+  figures(false);
+  $('me').hidden = true; // its button would log the other tab out
+  status('stopped', 'disconnected');
+  banner(`This browser is ${name} now.`,
+    `Somebody has logged in as ${name} in another tab. ${cut}All tabs of a browser share one login.`,
+    '', `Continue as ${name}`, () => start(name));
 }
 
 // ---------------------------------------------------------------- connection
@@ -123,48 +172,61 @@ function onState(s) {
     return;
   }
   before = s.state;
-  $('send').disabled = s.state !== 'open';
   switch (s.state) {
     case 'connecting':
       status('connecting', 'connecting…');
-      if (!$('banner').hidden) banner(null, 'Connecting…', '', '');
+      if (!$('banner').hidden) banner('Connecting…');
       return;
     case 'open':
-      show('app');
       status('open', 'connected');
       banner(null);
-      for (const room of joined.size ? joined.keys() : ['lobby']) send({ type: 'join', room });
-      return;
+      return; // until the server has said who we are
   }
   if (s.cause === 'page') return; // whoever has called stop says why
+  fail('the connection was lost');
   if (s.cause === 'login') {
-    login(me ? s.why : ''); // a first visit is no failure
+    login(s.why.endsWith('log in again.') ? s.why : `${s.why} Please log in again.`);
     return;
   }
-  show('app');
-  lost();
-  let what = s.code && s.code !== 1006 ? `(close code ${s.code}${s.reason ? ' ' + s.reason : ''})` : '';
-  if (s.status) what = `(HTTP ${s.status})`;
+  let detail = s.code && s.code !== 1006 ? `(close code ${s.code}${s.reason ? ' ' + s.reason : ''})` : '';
+  if (s.status) detail = `(HTTP ${s.status})`;
   if (s.state === 'stopped') {
     status('stopped', 'disconnected');
-    banner('Disconnected.', `${s.why} ${what}`, 'This page does not reconnect by itself after that.', 'Connect again');
+    banner('Disconnected.', s.why, 'This page does not reconnect by itself after that.', 'Connect again', retry, detail);
     return;
   }
   status('waiting', 'reconnecting');
-  banner('Connection lost.', `${s.why} ${what}`, `Retrying in ${s.seconds} s`, 'Retry now');
+  banner('Connection lost.', s.why, `Retrying in ${s.seconds} s`, 'Retry now', retry, detail);
 }
+
+const retry = () => connection.retry();
+let bannerAction = retry;
 
 // banner says what is wrong, what happens next and what the user can do.
-function banner(title, text = '', next = '', action = '') {
-  $('banner').hidden = title === null && !text;
+function banner(title, text = '', next = '', label = '', action = retry, detail = '') {
+  if (document.activeElement === $('retry') && !label && writing) $('text').focus();
+  $('banner').hidden = title === null;
   $('banner-title').textContent = title ?? '';
   $('banner-text').textContent = text;
+  $('banner-detail').textContent = detail;
   $('banner-next').textContent = next;
-  $('retry').textContent = action;
-  $('retry').hidden = !action;
+  $('retry').textContent = label;
+  $('retry').hidden = !label;
+  bannerAction = action;
 }
 
-$('retry').addEventListener('click', () => connection.retry());
+$('retry').addEventListener('click', () => bannerAction());
+
+// ---- the focus
+
+let writing = false; // the message field had the focus last
+let focusNext = false; // it gets the focus as soon as the room is there
+$('app').addEventListener('focusin', ({ target }) => { writing = target === $('text'); });
+
+function focusText() {
+  focusNext = true;
+  $('text').focus();
+}
 
 // ---------------------------------------------------------------- messages
 
@@ -173,13 +235,7 @@ function onMessage(m) {
   const room = joined.get(m.room);
   switch (m.type) {
     case 'welcome':
-      me = m.name;
-      $('my-name').textContent = me;
-      $('my-name').className = `who ${tint(me)}`;
-      $('me').hidden = false;
-      figures(m.operator === true);
-      since = Date.now();
-      $('events').replaceChildren(); // the recent ones come again
+      welcome(m);
       break;
     case 'rooms':
       allRooms = m.rooms;
@@ -187,15 +243,16 @@ function onMessage(m) {
       break;
     case 'joined':
       joined.set(m.room, { people: m.people, messages: m.history ?? [], unread: 0 });
+      for (const said of m.history ?? []) if (said.name === me && said.id) outbox.remove(said.id);
       if (m.room === wanted) current = wanted;
-      renderRooms();
-      renderRoom();
+      moved();
+      if (m.room === current && focusNext) $('text').focus();
+      if (m.room === current) focusNext = false;
       break;
     case 'left':
       joined.delete(m.room);
       if (current === m.room) current = wanted = [...joined.keys()][0] ?? 'lobby';
-      renderRooms();
-      renderRoom();
+      moved();
       break;
     case 'here':
     case 'gone':
@@ -206,17 +263,44 @@ function onMessage(m) {
       if (m.room === current) renderPeople();
       break;
     case 'said':
-      if (!room) break;
-      if (m.name === me) arrived(m);
-      add(m.room, m);
+      said(room, m);
       break;
     case 'problem':
-      notice(m.text);
+      if (m.id) outbox.fail(outbox.items.filter((item) => item.id === m.id), m.text);
+      else notice(m.text);
+      if (!joined.has(wanted)) wanted = current;
       break;
     case 'events':
-      onEvents(m);
+      onEvents(m, me);
       break;
   }
+}
+
+function welcome(m) {
+  if (m.name !== me) {
+    elsewhere(m.name);
+    return;
+  }
+  show('app');
+  if (writing && document.activeElement === document.body) $('text').focus();
+  figures(m.operator === true);
+  clear(); // the recent ones come again
+  for (const room of home) send({ type: 'join', room });
+}
+
+// moved shows that the page is in other rooms than before.
+function moved() {
+  home = [...new Set([...joined.keys(), wanted])];
+  keep();
+  renderRooms();
+  renderRoom();
+}
+
+// said shows a message once, also when the server acknowledges it again.
+function said(room, m) {
+  if (m.name === me && m.id) outbox.remove(m.id);
+  if (!room || m.id && room.messages.some((o) => o.id === m.id && o.name === m.name)) return;
+  add(m.room, m);
 }
 
 function add(name, m) {
@@ -228,7 +312,7 @@ function add(name, m) {
     renderRooms();
     return;
   }
-  renderMessage(m);
+  append(m.aside ? el('li', 'aside', m.aside) : messageItem(m));
 }
 
 // ---- what the guard refused
@@ -236,37 +320,13 @@ function add(name, m) {
 // A notice does not say which message it is about, but messages are judged in
 // order: what has not come back a moment later was not delivered.
 function refused(n) {
-  const wait = n.retry_after_ms >= 1000 ? `${Math.ceil(n.retry_after_ms / 1000)} s` : 'a moment';
-  const why = n.error === 'rate_limited'
-    ? `Rate limit exceeded, please wait ${wait}.`
-    : `The message was refused: it does not fit the schema${n.pointer ? ` at ${n.pointer}` : ''} (${n.keyword ?? n.reason}).`;
-  notice(why);
-  const before = performance.now();
-  setTimeout(() => fail(pending.filter((p) => p.at <= before), n.error === 'rate_limited' ? 'rate limit exceeded' : 'refused'), 400);
+  notice(refusal(n));
+  const moment = performance.now();
+  setTimeout(() => outbox.fail(outbox.pending(moment), n.error === 'rate_limited' ? 'rate limit exceeded' : 'refused'), 400);
 }
 
-function fail(which, why) {
-  for (const p of which) {
-    p.li.classList.remove('pending');
-    p.li.classList.add('failed');
-    const again = el('button', 'quiet', 'Send again');
-    again.type = 'button';
-    again.addEventListener('click', () => {
-      if (say(p.room, p.text)) p.li.remove();
-    });
-    p.li.querySelector('.body').append(el('span', 'why', `not delivered: ${why} `, again));
-  }
-  pending = pending.filter((p) => !which.includes(p));
-  toEnd();
-}
-
-function arrived(m) {
-  const i = pending.findIndex((p) => p.room === m.room && p.text === m.text);
-  if (i >= 0) pending.splice(i, 1)[0].li.remove();
-}
-
-function lost() {
-  fail(pending, 'the connection was lost');
+function fail(why) {
+  outbox.fail(outbox.pending(), why);
 }
 
 let noticeTimer = 0;
@@ -276,25 +336,42 @@ function notice(text) {
   if (text) noticeTimer = setTimeout(() => { $('notice').textContent = ''; }, 8_000);
 }
 
-// ---- saying something
-
-function say(room, text) {
-  if (!send({ type: 'say', room, text })) {
-    notice('Not connected: wait until the page has reconnected.');
-    return false;
-  }
-  const li = messageItem({ name: me, text, at: Date.now() });
-  li.classList.add('pending');
-  pending.push({ room, text, li, at: performance.now() });
-  append(li);
-  return true;
+// hint says something that stays until the user has read it.
+function hint(text) {
+  $('hint-text').textContent = text;
+  $('hint').hidden = !text;
 }
+
+$('hint-close').addEventListener('click', () => {
+  hint('');
+  $('text').focus();
+});
+
+const notConnected = 'Not connected: wait until the page has reconnected.';
+
+// ---- saying something
 
 $('say-form').addEventListener('submit', (e) => {
   e.preventDefault();
   const text = $('text').value.trim();
   if (text && say(current, text)) $('text').value = '';
 });
+
+function say(room, text) {
+  if (connection.state.state !== 'open' || !me) {
+    notice(notConnected);
+    return false;
+  }
+  atEnd = true;
+  transmit(outbox.add(room, text));
+  return true;
+}
+
+function transmit(item) {
+  if (!joined.has(item.room)) send({ type: 'join', room: item.room });
+  if (send({ type: 'say', room: item.room, text: item.text, id: item.id })) outbox.sent(item);
+  else notice(notConnected);
+}
 
 $('join-form').addEventListener('submit', (e) => {
   e.preventDefault();
@@ -304,53 +381,66 @@ $('join-form').addEventListener('submit', (e) => {
 
 function go(room) {
   notice('');
-  wanted = room;
   if (joined.has(room)) {
-    current = room;
+    current = wanted = room;
     joined.get(room).unread = 0;
-    renderRooms();
-    renderRoom();
-  } else if (!send({ type: 'join', room })) {
-    notice('Not connected: wait until the page has reconnected.');
+    moved();
+  } else if (send({ type: 'join', room })) {
+    wanted = room;
+  } else {
+    notice(notConnected);
+    return;
   }
+  focusText();
 }
 
-$('leave').addEventListener('click', () => send({ type: 'leave', room: current }));
+$('leave').addEventListener('click', () => {
+  if (send({ type: 'leave', room: current })) focusText();
+  else notice(notConnected);
+});
 
 // ---------------------------------------------------------------- drawing
+
+// tint returns the class of a name's colour. The people in our rooms, and those who
+// have said something in the current one, keep theirs.
+function tint(name) {
+  const here = new Set([...joined.values()].flatMap((room) => room.people));
+  for (const m of joined.get(current)?.messages ?? []) if (m.name) here.add(m.name);
+  return colour(name, here.add(me));
+}
 
 function renderRooms() {
   const names = new Map([...joined.keys()].map((n) => [n, 0]));
   for (const r of allRooms) names.set(r.name, r.people);
   const items = [...names].sort(([a], [b]) => (b === 'lobby') - (a === 'lobby') || a.localeCompare(b)).map(([name, people]) => {
     const room = joined.get(name);
-    const b = el('button', room ? 'in' : '', el('span', 'name', `# ${name}`));
+    const b = button(room ? 'in' : '', '', () => go(name));
+    b.append(el('span', 'name', `# ${name}`));
     if (room?.unread) b.append(el('span', 'badge unread', `${room.unread} new`));
     b.append(el('span', 'badge', `${people}`));
-    b.type = 'button';
+    b.dataset.key = name;
     b.title = `${people} here${room ? '' : ': click to join'}`;
     if (name === current && room) b.setAttribute('aria-current', 'true');
-    b.addEventListener('click', () => go(name));
     return el('li', '', b);
   });
-  $('rooms').replaceChildren(...items);
+  replace($('rooms'), ...items);
 }
 
 function renderRoom() {
   $('room-title').textContent = `# ${current}`;
   $('leave').hidden = joined.size < 2;
+  renderPeople(); // first: who is here has the first choice of a colour
   $('messages').replaceChildren();
   atEnd = true;
-  for (const m of joined.get(current)?.messages ?? []) renderMessage(m);
-  for (const p of pending) if (p.room === current) append(p.li);
-  renderPeople();
+  for (const m of joined.get(current)?.messages ?? []) append(m.aside ? el('li', 'aside', m.aside) : messageItem(m));
+  for (const item of outbox.items) if (item.room === current) renderItem(item);
 }
 
 function renderPeople() {
   const people = (joined.get(current)?.people ?? []).toSorted((a, b) => a.localeCompare(b));
   $('people-count').textContent = people.length || '';
   $('people').replaceChildren(...people.map((name) => {
-    const li = el('li', '', avatar(name), el('span', '', name));
+    const li = el('li', '', avatar(name), el('span', `who ${tint(name)}`, name));
     if (name === me) li.append(el('span', 'hint', 'you'));
     return li;
   }));
@@ -362,10 +452,6 @@ function avatar(name) {
   return a;
 }
 
-function renderMessage(m) {
-  append(m.aside ? el('li', 'aside', m.aside) : messageItem(m));
-}
-
 function messageItem(m) {
   const time = el('time', '', clock.format(m.at));
   time.dateTime = new Date(m.at).toISOString();
@@ -374,90 +460,59 @@ function messageItem(m) {
   return li;
 }
 
+// renderItem shows an item of the outbox as it is now, at the end of the room.
+function renderItem(item) {
+  const old = [...$('messages').children].find((li) => li.dataset.item === item.id);
+  if (!outbox.items.includes(item)) {
+    old?.remove();
+    return;
+  }
+  const li = messageItem({ name: owner, text: item.text, at: item.at });
+  li.dataset.item = item.id;
+  li.classList.add(item.why ? 'failed' : 'pending');
+  if (item.why) {
+    const again = button('quiet', 'Send again', () => { transmit(item); $('text').focus(); });
+    const discard = button('quiet', 'Discard', () => { outbox.remove(item.id); $('text').focus(); });
+    li.querySelector('.body').append(el('span', 'why', `not delivered: ${item.why} `, again, discard));
+  }
+  if (old) old.replaceWith(li);
+  else $('messages').append(li);
+  toEnd();
+}
+
+// append puts a message behind the others, and in front of the outbox.
 function append(li) {
-  $('messages').append(li);
+  $('messages').insertBefore(li, $('messages').querySelector('[data-item]'));
   toEnd();
 }
 
 // The list stays at its end, unless the user has scrolled up to read.
 let atEnd = true;
 function toEnd() {
-  const list = $('messages');
+  const list = $('log');
   if (atEnd) list.scrollTop = list.scrollHeight;
 }
-$('messages').addEventListener('scroll', ({ target: list }) => {
+$('log').addEventListener('scroll', ({ target: list }) => {
   atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 60;
 });
-new ResizeObserver(toEnd).observe($('messages'));
+new ResizeObserver(toEnd).observe($('log'));
 
-// ---------------------------------------------------------------- events
+// ---------------------------------------------------------------- begin
 
-const KINDS = { open: 'opened', close: 'closed', refusal: 'refused', violation: 'violation', warning: 'warning' };
+lab(() => send({ type: 'drill' }));
 
-function onEvents(m) {
-  for (const e of m.events) {
-    const what = e.kind === 'open' ? 'ticket accepted' : [e.number || '', e.reason ?? ''].filter(Boolean).join(' ');
-    const time = el('time', '', clockSeconds.format(e.at));
-    const li = el('li', `event ${e.kind}`, el('span', 'kind', KINDS[e.kind] ?? e.kind), el('span', 'what', what),
-      el('span', 'from', e.subject ?? 'nobody yet', ` · ${e.guard}`), time);
-    if (e.count > 1) li.querySelector('.what').append(el('span', 'times', `× ${e.count}`));
-    if (e.subject === me) li.classList.add('mine');
-    $('events').prepend(li);
-  }
-  if (m.missed) $('events').prepend(el('li', 'event', `and ${m.missed} more`));
-  while ($('events').childElementCount > 100) $('events').lastElementChild.remove();
-  $('events-empty').hidden = true;
-  if ($('app').dataset.view === 'chat') unread += m.events.filter((e) => e.at >= since).length;
-  $('tab-count').textContent = unread > 99 ? '99+' : unread;
-  $('tab-count').hidden = !unread;
+// A cookie from earlier may still be good. To ask for a ticket would tell as well, but
+// with an error in the console of everybody who comes for the first time.
+let name = '';
+try {
+  name = await whoami();
+} catch { /* then there is the login */ }
+const last = recall();
+if (name && last.name === name) {
+  owner = name;
+  ({ home, current } = last);
+  wanted = current;
+  outbox.restore(last.items);
 }
-
-// ---------------------------------------------------------------- the lab
-
-for (const x of experiments({ drill: () => send({ type: 'drill' }) })) {
-  const result = el('p', 'result');
-  result.setAttribute('role', 'status');
-  const button = el('button', '', x.name);
-  button.type = 'button';
-  const should = el('p', 'should', x.should);
-  button.addEventListener('click', async () => {
-    button.disabled = true;
-    result.className = 'result running';
-    result.textContent = 'Working…';
-    let r;
-    try {
-      r = await x.run((progress) => { result.textContent = progress; });
-    } catch (err) {
-      r = { ok: false, text: err.message };
-    }
-    result.className = r.ok ? 'result good' : 'result bad';
-    result.textContent = `${r.ok ? '✓' : '✗'} ${r.text}`;
-    button.disabled = false;
-  });
-  const li = el('li', '', button, el('div', '', should, result));
-  li.id = `lab-${x.id}`;
-  $('experiments').append(li);
-}
-
-$('curl').textContent = curlLine();
-$('copy').addEventListener('click', async () => {
-  await navigator.clipboard.writeText(curlLine());
-  $('copy').textContent = 'Copied';
-  setTimeout(() => { $('copy').textContent = 'Copy'; }, 2_000);
-});
-
-// On a phone there is room for one of the two.
-for (const tab of document.querySelectorAll('.tabs button')) {
-  tab.addEventListener('click', () => {
-    $('app').dataset.view = tab.dataset.view;
-    for (const t of document.querySelectorAll('.tabs button')) t.setAttribute('aria-pressed', String(t === tab));
-    if (tab.dataset.view === 'lab') {
-      unread = 0;
-      $('tab-count').hidden = true;
-    }
-  });
-}
-
-// A cookie from earlier may still be good: if not, there is the login.
-forget();
-connection.start();
+if (name) start(name);
+else login('');

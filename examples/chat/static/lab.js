@@ -1,6 +1,7 @@
 // What an attacker, or a broken client, would do. Each experiment says what
 // should happen, does it on a connection of its own, and tells what did.
 
+import { words } from './words.js';
 import { Refused, ticket } from './wsguard.js';
 
 const TIMEOUT = 10_000; // for a ticket
@@ -24,8 +25,10 @@ class Probe {
     try {
       url = await labURL();
     } catch (err) {
-      if (err instanceof Refused && err.status === 429) throw new Error('Too many connections in a row (429), please wait a few seconds.');
-      if (err instanceof Refused) throw new Error(`The server gave out no ticket (HTTP ${err.status}).`);
+      if (err instanceof Refused && err.status === 429) throw new Error('Too many connections in a short time, please wait a few seconds (HTTP 429).');
+      if (err instanceof Refused) throw new Error(err.status === 401
+        ? 'The server no longer knows your login, so it gave out no ticket (HTTP 401). Please log in again.'
+        : `The server gave out no ticket, and nobody can connect without one (HTTP ${err.status}).`);
       throw new Error('The server cannot be reached.');
     }
     const probe = new Probe(url);
@@ -41,7 +44,7 @@ class Probe {
     };
     this.opened = new Promise((resolve, reject) => {
       this.socket.onopen = resolve;
-      this.socket.onerror = () => reject(new Error('The handshake was refused; a browser does not tell a page why (1006).'));
+      this.socket.onerror = () => reject(new Error('The server refused the connection. A browser does not tell a page why (close code 1006); the events below do.'));
     });
     this.closed = new Promise((resolve) => {
       this.socket.onclose = (e) => resolve({ code: e.code, reason: e.reason });
@@ -66,7 +69,7 @@ class Probe {
     const got = await Promise.race([this.closed, new Promise((resolve) => setTimeout(resolve, ms))]);
     this.socket.close();
     if (!got) return { ok: false, text: 'nothing happened' };
-    return { ok: got.code === code && got.reason === reason, text: `closed ${got.code} ${got.reason}` };
+    return { ok: got.code === code && got.reason === reason, text: `closed ${got.code} ${got.reason}`, means: words(got.reason, got.code) };
   }
 }
 
@@ -76,7 +79,7 @@ export function experiments({ drill }) {
   return [
     {
       id: 'invalid', name: 'Invalid message',
-      should: 'A number for a text: refused, with a notice that says where; the connection stays open.',
+      should: 'A number where a text belongs. Refused, with a notice that says where. The connection stays open.',
       async run() {
         const p = await Probe.open();
         p.socket.send(JSON.stringify({ type: 'say', room: 'lobby', text: 42 }));
@@ -85,12 +88,16 @@ export function experiments({ drill }) {
         const open = p.socket.readyState === WebSocket.OPEN;
         p.socket.close(1000);
         if (!n) return { ok: false, text: 'nothing happened' };
-        return { ok: n.error === 'invalid_message' && open, text: `${n.error}: at ${n.pointer}, by ${n.keyword}` };
+        return {
+          ok: n.error === 'invalid_message' && open,
+          text: `${n.error}: at ${n.pointer}, by ${n.keyword}`,
+          means: `${words(n.reason)} It names the place in the message and the rule.`,
+        };
       },
     },
     {
       id: 'flood', name: 'Flood',
-      should: '100 messages at once: 10 pass, 20 are answered “rate limit exceeded, please wait”, the rest is counted.',
+      should: '100 messages at once. 10 pass, 20 are answered “rate limit exceeded, please wait”, and the rest is only counted.',
       async run() {
         const p = await Probe.open();
         for (let i = 0; i < 100; i++) p.socket.send(JSON.stringify({ type: 'say', room: 'lobby', text: `flood ${i}` }));
@@ -103,12 +110,13 @@ export function experiments({ drill }) {
         return {
           ok: limited.length > 0,
           text: `rate limit exceeded, please wait${wait ? ` ${seconds(wait)} s` : ''}: ${passed} passed, ${limited.length} refused with a notice, ${100 - passed - limited.length} without`,
+          means: 'What was refused has reached nobody.',
         };
       },
     },
     {
       id: 'oversize', name: 'Oversize',
-      should: '40 KiB, where 32 are allowed: closed 1009 message_too_big, before any of it is read.',
+      should: 'A message of 40 KiB, where 32 are allowed. Closed with 1009 message_too_big before any of it is read.',
       async run() {
         const p = await Probe.open();
         p.socket.send(JSON.stringify({ type: 'say', room: 'lobby', text: 'x'.repeat(40 << 10) }));
@@ -117,7 +125,7 @@ export function experiments({ drill }) {
     },
     {
       id: 'binary', name: 'Binary',
-      should: 'Bytes, where only text is accepted: closed 1003 message_type.',
+      should: 'Bytes, where only text is accepted. Closed with 1003 message_type.',
       async run() {
         const p = await Probe.open();
         p.socket.send(new Uint8Array([1, 2, 3]));
@@ -126,7 +134,7 @@ export function experiments({ drill }) {
     },
     {
       id: 'silent', name: 'Go silent',
-      should: 'Not a word: closed 3008 idle after 5 seconds. (In the chat it takes an hour.)',
+      should: 'Not a word. Closed with 3008 idle after 5 seconds. In the chat it takes an hour.',
       async run(progress) {
         const p = await Probe.open();
         const since = performance.now();
@@ -134,26 +142,31 @@ export function experiments({ drill }) {
         const t = setInterval(show, 100);
         const r = await p.end(3008, 'idle', 10_000);
         clearInterval(t);
-        return { ok: r.ok, text: `${r.text} after ${seconds(performance.now() - since)} s` };
+        return { ...r, text: `${r.text} after ${seconds(performance.now() - since)} s` };
       },
     },
     {
       id: 'ticket', name: 'Ticket twice',
-      should: 'The second use is refused with 401: the events show it, a page sees only 1006.',
+      should: 'A ticket opens one connection. The second use is refused with HTTP 401, which only the events show.',
       async run() {
         const first = await Probe.open();
         const second = new Probe(first.socket.url);
         second.opened.catch(() => {});
         const { code } = await second.closed;
         first.socket.close(1000);
-        return { ok: code === 1006, text: code === 1006 ? 'the second was refused (1006 here, 401 in the events)' : `closed ${code}` };
+        return {
+          ok: code === 1006,
+          text: code === 1006 ? 'the second was refused (1006 here, 401 in the events)' : `closed ${code}`,
+          means: code === 1006 ? 'Who finds a ticket in a log or a history can do nothing with it.' : words('', code),
+        };
       },
     },
     {
       id: 'drill', name: 'Restart drill',
-      should: 'The chat’s own connection is closed with 1012: the page counts down, and comes back.',
+      should: 'The chat’s own connection is closed with 1012. The page counts down and comes back.',
       async run() {
-        return drill() ? { ok: true, text: 'see the line at the top' } : { ok: false, text: 'the chat is not connected' };
+        return drill() ? { ok: true, text: 'see the line at the top', means: 'All pages come back at a random moment, so that they do not all come at once.' }
+          : { ok: false, text: 'the chat is not connected' };
       },
     },
   ];

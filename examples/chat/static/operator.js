@@ -1,7 +1,8 @@
 // The figures of both guards, for an operator. They come from the handlers of
 // package operator, which ask the server's login who calls them.
 
-const $ = (id) => document.getElementById(id);
+import { $, el, replace } from './dom.js';
+
 const guards = ['chat', 'lab'];
 const every = 2_000;
 
@@ -60,30 +61,32 @@ function kick(session) {
   button.type = 'button';
   button.className = 'small';
   button.textContent = 'Kick';
+  button.dataset.key = `${session.guard} ${session.id}`;
   button.setAttribute('aria-label', `Kick ${session.subject ?? session.client}`);
   button.addEventListener('click', async () => {
     button.disabled = true;
     try {
-      await fetch(`/operator/${session.guard}/kick`, {
+      const res = await fetch(`/operator/${session.guard}/kick`, {
         method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ id: session.id }),
       });
+      await res.text(); // an answer that is not read counts as a failed request
     } catch { /* refresh says so */ }
     refresh();
   });
   return button;
 }
 
-// table shows rows. All that is not an element goes in as text.
+// table shows rows. All that is not an element goes in as text. On a phone, the label
+// of a cell stands in it.
 function table(id, head, rows) {
-  const row = (tag, cells) => {
-    const tr = document.createElement('tr');
-    for (const cell of cells) {
-      const td = document.createElement(tag);
-      td.append(cell instanceof Node ? cell : String(cell ?? ''));
-      tr.append(td);
-    }
-    return tr;
-  };
-  $(id).replaceChildren(row('th', head), ...rows.map((cells) => row('td', cells)));
-  if (rows.length === 0) $(id).replaceChildren(row('td', ['none']));
+  if (rows.length === 0) {
+    $(id).replaceChildren(el('tr', '', el('td', '', 'none')));
+    return;
+  }
+  replace($(id), el('thead', '', el('tr', '', ...head.map((text) => el(text ? 'th' : 'td', '', text)))),
+    el('tbody', '', ...rows.map((cells) => el('tr', '', ...cells.map((cell, i) => {
+      const td = el('td', '', cell instanceof Node ? cell : String(cell ?? ''));
+      if (head[i]) td.dataset.label = head[i];
+      return td;
+    })))));
 }

@@ -28,6 +28,7 @@ type Browser struct {
 	id      int
 	calls   map[int]chan cdp
 	errors  []string
+	red     []string // what the console of a developer would show in red
 	gone    chan struct{}
 	goneErr error
 }
@@ -179,6 +180,9 @@ func (b *Browser) read() {
 		if m.Method == "Runtime.exceptionThrown" || m.Method == "Log.entryAdded" && strings.Contains(string(data), `"source":"security"`) {
 			b.errors = append(b.errors, string(data))
 		}
+		if red(m) {
+			b.red = append(b.red, string(data))
+		}
 		b.mu.Unlock()
 	}
 }
@@ -205,6 +209,9 @@ func (b *Browser) call(session, method string, params, result any) {
 	b.t.Helper()
 	select {
 	case m := <-b.send(cdp{Method: method, SessionID: session, Params: params}):
+		if m.Error != nil && method == "Runtime.evaluate" && strings.Contains(m.Error.Message, "navigated") {
+			return // the page was loaded again, and the script has no value
+		}
 		if m.Error != nil {
 			b.t.Fatalf("%s: %s", method, m.Error.Message)
 		}
@@ -235,6 +242,7 @@ func (b *Browser) NoErrors() {
 type Page struct {
 	b       *Browser
 	session string
+	context string
 }
 
 type obj map[string]any
@@ -244,13 +252,21 @@ func (b *Browser) Open(url string) *Page {
 	b.t.Helper()
 	var context struct{ BrowserContextID string }
 	b.call("", "Target.createBrowserContext", obj{}, &context)
+	return b.open(context.BrowserContextID, url)
+}
+
+func (b *Browser) open(context, url string) *Page {
+	b.t.Helper()
 	var target struct{ TargetID string }
-	b.call("", "Target.createTarget", obj{"url": "about:blank", "browserContextId": context.BrowserContextID}, &target)
+	b.call("", "Target.createTarget", obj{"url": "about:blank", "browserContextId": context}, &target)
 	var session struct{ SessionID string }
 	b.call("", "Target.attachToTarget", obj{"targetId": target.TargetID, "flatten": true}, &session)
-	p := &Page{b, session.SessionID}
+	p := &Page{b, session.SessionID, context}
 	b.call(p.session, "Runtime.enable", obj{}, nil)
 	b.call(p.session, "Log.enable", obj{}, nil)
+	b.call(p.session, "Network.enable", obj{}, nil)
+	// Each page behaves as if it had the focus of the window.
+	b.call(p.session, "Emulation.setFocusEmulationEnabled", obj{"enabled": true}, nil)
 	b.call(p.session, "Page.navigate", obj{"url": url}, nil)
 	return p
 }
