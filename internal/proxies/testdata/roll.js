@@ -5,7 +5,7 @@ import { Connection, ticket } from '/wsguard.js';
 const query = new URLSearchParams(location.search);
 
 class Client {
-  unacked = new Map(); // number → whether the connection still has the message
+  unacked = new Map(); // ID → 'held' by the connection, 'sent', or 'failed'
   acked = [];
   waits = []; // {code, reason, delay, lasted}: each wait for the next attempt
   opened = 0; // how often
@@ -26,8 +26,8 @@ class Client {
     if (s.state === 'open') {
       this.opened++;
       this.#openedAt = performance.now();
-      // What was sent and not acknowledged may be lost, and so is what was not sent.
-      for (const [id, held] of this.unacked) if (!held) this.#send(id);
+      this.#again('sent'); // it may be lost, or only its acknowledgement
+      this.#again('failed');
     } else if (s.state === 'waiting' && s.until !== this.#until) {
       const lasted = this.#openedAt && performance.now() - this.#openedAt;
       this.waits.push({ code: s.code ?? 0, reason: s.reason ?? '', why: s.why, delay: s.until - performance.now(), lasted });
@@ -40,10 +40,19 @@ class Client {
     this.#send(`${this.name}-${this.#next++}`);
   }
 
+  // tick sends what did not fit into the queue.
+  tick() {
+    if (this.connection.state.state === 'open') this.#again('failed');
+  }
+
+  #again(what) {
+    for (const [id, how] of this.unacked) if (how === what) this.#send(id);
+  }
+
   async #send(id) {
-    this.unacked.set(id, true);
-    await this.connection.send({ id });
-    if (this.unacked.has(id)) this.unacked.set(id, false);
+    this.unacked.set(id, 'held');
+    const { sent } = await this.connection.send({ id });
+    if (this.unacked.has(id)) this.unacked.set(id, sent ? 'sent' : 'failed');
   }
 
   get figures() {
@@ -53,7 +62,8 @@ class Client {
 }
 
 const clients = Array.from({ length: Number(query.get('clients')) }, (_, i) => new Client(`${query.get('name')}-${i}`));
-let timer = setInterval(() => clients.forEach((c) => c.say()), Number(query.get('every')));
+const timer = setInterval(() => clients.forEach((c) => c.say()), Number(query.get('every')));
+setInterval(() => clients.forEach((c) => c.tick()), 500);
 
 globalThis.roll = {
   figures: () => clients.map((c) => c.figures),
