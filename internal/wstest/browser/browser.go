@@ -82,20 +82,21 @@ func Profile(t *testing.T) string {
 }
 
 // Start starts a browser with a profile of its own. The end of the test stops the
-// process and removes the profile. Start skips the test with -short, and when no
+// process and removes the profile. Further flags, such as those for a certificate of the
+// test, go to the browser as they are. Start skips the test with -short, and when no
 // browser is installed or the browser does not get as far as an empty page.
-func Start(t *testing.T) *Browser {
+func Start(t *testing.T, flags ...string) *Browser {
 	t.Helper()
 	path := Find(t)
 	profile := Profile(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
-	cmd := exec.CommandContext(ctx, path,
+	cmd := exec.CommandContext(ctx, path, append(flags,
 		"--headless", "--remote-debugging-port=0", "--user-data-dir="+profile,
 		"--no-sandbox", // it opens nothing but our own pages
 		"--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--disable-sync", "--disable-extensions",
 		"--disable-background-networking", "--disable-component-update", "--no-first-run", "--no-default-browser-check",
-		"about:blank")
+		"about:blank")...)
 	cmd.WaitDelay = 5 * time.Second
 	stderr, err := cmd.StderrPipe()
 	if err != nil {

@@ -26,6 +26,17 @@ func (p *Page) View(width, height int, dark bool) {
 		obj{"features": []obj{{"name": "prefers-color-scheme", "value": scheme}}}, nil)
 }
 
+// History returns the addresses of the pages that the tab has been at.
+func (p *Page) History() (urls []string) {
+	p.b.t.Helper()
+	var r struct{ Entries []struct{ URL string } }
+	p.b.call(p.session, "Page.getNavigationHistory", obj{}, &r)
+	for _, e := range r.Entries {
+		urls = append(urls, e.URL)
+	}
+	return urls
+}
+
 // Key presses Enter, or types other text, wherever the focus is.
 func (p *Page) Key(text string) {
 	p.b.t.Helper()
