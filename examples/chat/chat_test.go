@@ -43,7 +43,7 @@ func serveApp(t *testing.T) (*wstest.Server, *app) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	hosts, err := loopbackHosts(l.Addr())
+	origins, err := loopbackOrigins(l.Addr(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +51,7 @@ func serveApp(t *testing.T) (*wstest.Server, *app) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	app, err := newApp(hosts, store, slog.New(new(wstest.Log)))
+	app, err := newApp(origins, store, slog.New(new(wstest.Log)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -630,8 +630,18 @@ func TestOnlyLoopback(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := loopbackHosts(a); (err == nil) != want {
+		if _, err := loopbackOrigins(a, ""); (err == nil) != want {
 			t.Errorf("%s: %v", addr, err)
+		}
+	}
+	for proxy, want := range map[string]bool{
+		"https://localhost": true, "https://localhost:8443": true, "https://127.0.0.1:8443": true, "https://[::1]:8443": true,
+		"http://localhost:8443": false, "https://localhost:8443/": false, "https://a@localhost": false, "https://app.example.com": false,
+		"https://192.0.2.1": false, "https://localhost.evil.test": false, "localhost:8443": false, "https://": false,
+	} {
+		got, err := loopbackOrigins(&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}, proxy)
+		if (err == nil) != want || err == nil && !slices.Equal(got, []string{proxy}) {
+			t.Errorf("%s: %v, %v", proxy, got, err)
 		}
 	}
 }
@@ -645,7 +655,7 @@ func TestRun(t *testing.T) {
 	defer stdout.Close()
 	done := make(chan error, 1)
 	go func() {
-		done <- run(ctx, "127.0.0.1:0", filepath.Join(t.TempDir(), "data"), w, slog.New(new(wstest.Log)))
+		done <- run(ctx, "127.0.0.1:0", "", filepath.Join(t.TempDir(), "data"), w, slog.New(new(wstest.Log)))
 	}()
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	if err != nil {

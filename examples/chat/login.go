@@ -35,6 +35,7 @@ type logins struct {
 	key    string // makes an operator of a login; another one after each start
 	store  *store
 	log    *slog.Logger
+	secure bool // browsers come over TLS
 }
 
 // operatorScope is the scope of an operator's connections, for the page.
@@ -113,10 +114,10 @@ func (l *logins) login(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	// Strict: the cookie comes with no request that another site started. A
-	// server with TLS adds Secure, and the prefix __Host- to the name.
+	// server that has TLS only gives the name the prefix __Host-, too.
 	http.SetCookie(w, &http.Cookie{
 		Name: cookieName, Value: token, Path: "/", MaxAge: int(sessionFor / time.Second),
-		HttpOnly: true, SameSite: http.SameSiteStrictMode,
+		HttpOnly: true, Secure: l.secure, SameSite: http.SameSiteStrictMode,
 	})
 	w.Header().Set("Content-Type", "application/json")
 	json.NewEncoder(w).Encode(map[string]string{"name": name})
@@ -135,7 +136,7 @@ func (l *logins) whoami(w http.ResponseWriter, r *http.Request) {
 
 func (l *logins) logout(w http.ResponseWriter, r *http.Request) {
 	err := l.end(r)
-	http.SetCookie(w, &http.Cookie{Name: cookieName, Path: "/", MaxAge: -1, HttpOnly: true, SameSite: http.SameSiteStrictMode})
+	http.SetCookie(w, &http.Cookie{Name: cookieName, Path: "/", MaxAge: -1, HttpOnly: true, Secure: l.secure, SameSite: http.SameSiteStrictMode})
 	if err != nil {
 		l.log.Error("store", "error", err)
 		http.Error(w, "You are logged out, but the server could not write that down yet.", http.StatusInternalServerError)

@@ -22,6 +22,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -46,25 +47,26 @@ var schema []byte
 
 func main() {
 	addr := flag.String("addr", "localhost:8080", "loopback address to listen on")
+	proxy := flag.String("proxy", "", "origin, such as https://localhost:8443, under which a proxy on this machine serves the chat over TLS")
 	data := flag.String("data", defaultData(), "file that keeps the logins and the last messages over a restart; \"\" keeps nothing")
 	flag.Parse()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *addr, *data, os.Stdout, log); err != nil {
+	if err := run(ctx, *addr, *proxy, *data, os.Stdout, log); err != nil {
 		log.Error("chat", "error", err)
 		os.Exit(1)
 	}
 }
 
 // run serves until ctx ends, and then drains.
-func run(ctx context.Context, addr, data string, stdout io.Writer, log *slog.Logger) (err error) {
+func run(ctx context.Context, addr, proxy, data string, stdout io.Writer, log *slog.Logger) (err error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return err
 	}
 	defer l.Close()
-	hosts, err := loopbackHosts(l.Addr())
+	origins, err := loopbackOrigins(l.Addr(), proxy)
 	if err != nil {
 		return err
 	}
@@ -73,7 +75,7 @@ func run(ctx context.Context, addr, data string, stdout io.Writer, log *slog.Log
 		return err
 	}
 	defer func() { err = errors.Join(err, store.close()) }()
-	app, err := newApp(hosts, store, log)
+	app, err := newApp(origins, store, log)
 	if err != nil {
 		return err
 	}
@@ -93,8 +95,8 @@ func run(ctx context.Context, addr, data string, stdout io.Writer, log *slog.Log
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }()
-	fmt.Fprintf(stdout, "open http://%s\noperator key: %s\nlogins and messages: %s\n",
-		hosts[0], app.logins.key, cmp.Or(data, "in memory only, and gone with the program"))
+	fmt.Fprintf(stdout, "open %s\noperator key: %s\nlogins and messages: %s\n",
+		origins[0], app.logins.key, cmp.Or(data, "in memory only, and gone with the program"))
 	select {
 	case err := <-failed:
 		return err
@@ -119,15 +121,22 @@ func defaultData() string {
 	return filepath.Join(dir, "wsguard-chat", "data.jsonl")
 }
 
-// loopbackHosts returns the names under which a browser on this machine finds
-// the listener.
-func loopbackHosts(addr net.Addr) ([]string, error) {
+// loopbackOrigins returns the origins under which a browser on this machine finds
+// the listener, or that of the proxy in front of it.
+func loopbackOrigins(addr net.Addr, proxy string) ([]string, error) {
 	tcp, ok := addr.(*net.TCPAddr)
 	if !ok || !tcp.IP.IsLoopback() {
 		return nil, fmt.Errorf("%v is not a loopback address: elsewhere a chat needs TLS, and a login with passwords", addr)
 	}
-	port := strconv.Itoa(tcp.Port)
-	return []string{net.JoinHostPort("localhost", port), net.JoinHostPort(tcp.IP.String(), port)}, nil
+	if proxy == "" {
+		port := strconv.Itoa(tcp.Port)
+		return []string{"http://" + net.JoinHostPort("localhost", port), "http://" + net.JoinHostPort(tcp.IP.String(), port)}, nil
+	}
+	u, err := url.Parse(proxy)
+	if err != nil || u.Scheme != "https" || proxy != "https://"+u.Host || (u.Hostname() != "localhost" && !net.ParseIP(u.Hostname()).IsLoopback()) {
+		return nil, fmt.Errorf("%q is not an origin of this machine, such as https://localhost:8443", proxy)
+	}
+	return []string{proxy}, nil
 }
 
 // app is the chat without its listener.
@@ -141,7 +150,7 @@ type app struct {
 	operators map[string]http.Handler // of each guard, by its name
 }
 
-func newApp(hosts []string, store *store, log *slog.Logger) (*app, error) {
+func newApp(origins []string, store *store, log *slog.Logger) (*app, error) {
 	a := &app{rooms: newRooms(store, log)}
 	a.feed = newFeed(a.rooms)
 	messages, err := wsguard.CompileSchema(schema)
@@ -150,14 +159,22 @@ func newApp(hosts []string, store *store, log *slog.Logger) (*app, error) {
 	}
 	// The origins are spelled out, never taken from a request: otherwise any
 	// page whose name resolves to this machine would be one of ours.
-	var origins, sockets []string
-	for _, h := range hosts {
-		origins = append(origins, "http://"+h)
-		sockets = append(sockets, "ws://"+h)
+	var hosts, sockets, proxies []string
+	for _, o := range origins {
+		u, err := url.Parse(o)
+		if err != nil {
+			return nil, err
+		}
+		hosts = append(hosts, u.Host)
+		sockets = append(sockets, strings.Replace(o, "http", "ws", 1))
+		if u.Scheme == "https" { // the proxy has the TLS
+			proxies = []string{"127.0.0.1", "::1"}
+		}
 	}
 	cfg := wsguard.Config{
 		Origins: origins,
 		Hosts:   hosts,
+		Proxies: wsguard.Proxies{Trusted: proxies},
 		// A browser cannot send a header with a WebSocket. The page buys a
 		// ticket with its session cookie, over HTTP, and puts that into the
 		// URL: thirty seconds later, or once used, it is worth nothing.
@@ -185,6 +202,7 @@ func newApp(hosts []string, store *store, log *slog.Logger) (*app, error) {
 		return nil, err
 	}
 	a.logins = newLogins(a.chat.Admin().Revoke, store, log)
+	a.logins.secure = proxies != nil
 	a.operators = map[string]http.Handler{}
 	for name, g := range map[string]*wsguard.Guard{"chat": a.chat, "lab": a.lab} {
 		if a.operators[name], err = operator.New(g, operator.Config{Authorize: a.logins.operator}); err != nil {
