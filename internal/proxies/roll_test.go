@@ -1,6 +1,7 @@
 package proxies
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -143,6 +144,7 @@ func (c certificate) flags(t *testing.T) []string {
 type rolling struct {
 	t     *testing.T
 	db    *rows
+	logs  string // the directory of nginx's logs
 	both  [2]instance
 	procs [2]*process
 	b     *browser.Browser
@@ -152,11 +154,11 @@ type rolling struct {
 func startRolling(t *testing.T) *rolling {
 	t.Helper()
 	browser.Find(t)
-	s := &rolling{t: t, db: openRows(t)}
+	s := &rolling{t: t, db: openRows(t), logs: t.TempDir()}
 	for i := range s.both {
 		s.both[i] = instance{Addr: "127.0.0.1:" + freePort(t), Database: s.db.addr, Wrap: i == 1}
 	}
-	r := startNginx(t, s.both[0].Addr, s.both[1].Addr)
+	r := startNginx(t, s.logs, s.both[0].Addr, s.both[1].Addr)
 	for i := range s.both {
 		s.both[i].Origin = origin + ":" + r.https
 		s.procs[i] = s.both[i].start(t)
@@ -169,16 +171,53 @@ func startRolling(t *testing.T) *rolling {
 	return s
 }
 
+// The blocks of docs/operations.md in the language nginx, in their order.
+const (
+	blockServer = iota
+	blockCDN
+	blockLogFormat
+	blockLogs
+	blockUpstream
+	blockLocations
+)
+
 // startNginx starts nginx with the blocks of the page for two servers.
-func startNginx(t *testing.T, first, second string) *run {
+func startNginx(t *testing.T, logs string, first, second string) *run {
 	t.Helper()
 	nginx := blocks(t, "nginx")
-	upstream, locations := nginx[2], nginx[3]
-	block := substitute(t, nginx[0],
-		"http://127.0.0.1:8080", "http://app",
-		"\tlocation = /ws {", locations+"\tlocation = /ws {",
-	) + substitute(t, upstream, "127.0.0.1:8080", first, "127.0.0.1:8081", second)
+	block := withLogs(t, nginx, logs) + substitute(t, nginx[blockUpstream], "127.0.0.1:8080", first, "127.0.0.1:8081", second)
+	block = substitute(t, block, "http://127.0.0.1:8080", "http://app", "\tlocation = /ws {", nginx[blockLocations]+"\tlocation = /ws {")
 	return allProxies[0].start(t, block)
+}
+
+// withLogs returns the block of a server, with those of its logs. They are written to the directory logs.
+func withLogs(t *testing.T, nginx []string, logs string) string {
+	t.Helper()
+	lines := substitute(t, nginx[blockLogs], "/var/log/nginx", logs)
+	return nginx[blockLogFormat] + substitute(t, nginx[blockServer], "\tlocation = /ws {", lines+"\tlocation = /ws {")
+}
+
+// noTickets fails the test if there is a ticket in the logs of nginx, or if the access log lacks an entry.
+func noTickets(t *testing.T, logs string, entries ...string) {
+	t.Helper()
+	access, err := os.ReadFile(filepath.Join(logs, "app.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	errs, err := os.ReadFile(filepath.Join(logs, "app-error.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		if !bytes.Contains(access, []byte(entry)) {
+			t.Errorf("the access log lacks %s", entry)
+		}
+	}
+	for _, line := range strings.Split(string(access)+string(errs), "\n") {
+		if strings.Contains(line, "ticket=") {
+			t.Errorf("there is a ticket in the log: %s", line)
+		}
+	}
 }
 
 // open opens a page whose clients send a message each in every so many milliseconds.
@@ -317,6 +356,7 @@ func TestNightlyRollingRestart(t *testing.T) {
 		t.Errorf("%d clients have waited %d times", len(all), waits)
 	}
 	s.b.NoRed()
+	noTickets(t, s.logs, `"GET /ws" 101`, `"POST /ticket" 200`)
 }
 
 // An instance is killed while it has messages that it has not stored, and messages that it has stored
@@ -336,4 +376,5 @@ func TestNightlyKilledInstance(t *testing.T) {
 	if s.check(s.figures()) == 0 {
 		t.Error("no message came again, so this test shows nothing")
 	}
+	noTickets(t, s.logs, `"GET /ws" 101`, `"POST /ticket" 200`)
 }

@@ -37,6 +37,12 @@ func (p *Page) History() (urls []string) {
 	return urls
 }
 
+// Front shows the tab, and hides the other tabs of its window.
+func (p *Page) Front() {
+	p.b.t.Helper()
+	p.b.call(p.session, "Page.bringToFront", obj{}, nil)
+}
+
 // Key presses Enter, or types other text, wherever the focus is.
 func (p *Page) Key(text string) {
 	p.b.t.Helper()
