@@ -120,9 +120,7 @@ func (r *rows) open() {
 	r.gate = nil
 }
 
-// flags are those with which Chromium accepts the key of the certificate, and no other
-// certificate that it cannot verify. The names of hosts lead to this machine.
-func (c certificate) flags(t *testing.T) []string {
+func (c certificate) leaf(t *testing.T) *x509.Certificate {
 	t.Helper()
 	chain, err := os.ReadFile(filepath.Join(c.dir, "fullchain.pem"))
 	if err != nil {
@@ -133,7 +131,14 @@ func (c certificate) flags(t *testing.T) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sum := sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
+	return leaf
+}
+
+// flags are those with which Chromium accepts the key of the certificate, and no other
+// certificate that it cannot verify. The names of hosts lead to this machine.
+func (c certificate) flags(t *testing.T) []string {
+	t.Helper()
+	sum := sha256.Sum256(c.leaf(t).RawSubjectPublicKeyInfo)
 	return []string{
 		"--ignore-certificate-errors-spki-list=" + base64.StdEncoding.EncodeToString(sum[:]),
 		"--host-resolver-rules=MAP * 127.0.0.1",
@@ -148,7 +153,14 @@ type rolling struct {
 	both  [2]instance
 	procs [2]*process
 	b     *browser.Browser
-	pages []*browser.Page
+	f     *browser.Firefox // nil if none is installed
+	pages []tab
+}
+
+// tab is a page in either browser.
+type tab interface {
+	Eval(script string) any
+	Wait(condition string)
 }
 
 func startRolling(t *testing.T) *rolling {
@@ -165,9 +177,14 @@ func startRolling(t *testing.T) *rolling {
 	}
 	s.b = browser.Start(t, r.cert.flags(t)...)
 	for i := range 3 {
-		s.open(fmt.Sprintf("tab%d", i), 1, 200)
+		s.open(s.b.Open(s.address(fmt.Sprintf("tab%d", i), 1, 200)))
 	}
-	s.open("crowd", 50, 1000)
+	s.open(s.b.Open(s.address("crowd", 50, 1000)))
+	if s.f = browser.StartFirefox(t, host+":"+r.https, r.cert.leaf(t)); s.f != nil {
+		s.open(s.f.Open(s.address("fox", 1, 200)))
+	} else {
+		t.Log("no Firefox is installed, so only Chromium shows that pages come back")
+	}
 	return s
 }
 
@@ -220,10 +237,14 @@ func noTickets(t *testing.T, logs string, entries ...string) {
 	}
 }
 
-// open opens a page whose clients send a message each in every so many milliseconds.
-func (s *rolling) open(name string, clients, every int) {
+// address is that of a page whose clients send a message each in every so many milliseconds.
+func (s *rolling) address(name string, clients, every int) string {
+	return fmt.Sprintf("%s/?name=%s&clients=%d&every=%d", s.both[0].Origin, name, clients, every)
+}
+
+// open waits until the clients of a page are connected.
+func (s *rolling) open(p tab) {
 	s.t.Helper()
-	p := s.b.Open(fmt.Sprintf("%s/?name=%s&clients=%d&every=%d", s.both[0].Origin, name, clients, every))
 	p.Wait("globalThis.roll?.all('open') === true && roll.acked() > 2")
 	if p.Eval("document.visibilityState") != "visible" {
 		s.t.Error("the page is hidden, so it waits longer")
@@ -356,6 +377,9 @@ func TestNightlyRollingRestart(t *testing.T) {
 		t.Errorf("%d clients have waited %d times", len(all), waits)
 	}
 	s.b.NoRed()
+	if s.f != nil {
+		s.f.NoErrors()
+	}
 	noTickets(t, s.logs, `"GET /ws" 101`, `"POST /ticket" 200`)
 }
 
