@@ -197,7 +197,7 @@ export class Connection<In = any, Out = any> {
   /** Closes the connection with 1000. Messages in the queue are not sent. */
   stop(): void;
   /**
-   * Sends a message, or puts it into the queue if there is no connection or the server has asked to wait. With
+   * Sends a message, or puts it into the queue if there is no connection, it closes, or the server has asked to wait. With
    * queue: false it is sent now or not at all. The promise never fails. That a message was sent means that it has left
    * the browser. Only an answer of your server shows that it has arrived.
    */

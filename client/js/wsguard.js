@@ -285,7 +285,7 @@ export class Connection {
     const fault = judged(this.#o.checkOutgoing, message, data);
     if (fault) return not('invalid', fault);
     const { state, cause } = this.state;
-    const open = state === 'open' && this.#socket;
+    const open = state === 'open' && this.#writable;
     if (open && (this.#greeting || (!this.#queue.length && now() >= this.#holdUntil))) return this.#write(data);
     if (!queue || (state === 'stopped' && cause !== 'idle')) return not(open ? 'must_wait' : 'not_connected');
     const size = bytes(data);
@@ -405,8 +405,14 @@ export class Connection {
     else call(this.#o.onMessage, message);
   }
 
+  // A socket that is closing drops what it is given, and the browser shows an error.
+  get #writable() {
+    return this.#socket?.readyState === 1; // OPEN
+  }
+
   // #write hands data to the browser. The promise waits until the browser has passed it on.
   #write(data) {
+    if (!this.#writable) return Promise.resolve({ sent: false, why: 'lost' });
     const before = this.#socket.bufferedAmount;
     try {
       this.#socket.send(data);
@@ -431,7 +437,7 @@ export class Connection {
   // #flush sends the oldest message of the queue, and comes back for the next.
   #flush() {
     this.#pump = 0;
-    if (!this.#socket || !this.#queue.length) return;
+    if (!this.#writable || !this.#queue.length) return;
     const held = this.#holdUntil - now();
     if (held > 0) {
       this.#flushIn(held);

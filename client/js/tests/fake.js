@@ -11,6 +11,7 @@ export class FakeSocket extends EventTarget {
   bufferedAmount = 0;
   sent = [];
   closedWith = null;
+  red = 0; // lines in the console
 
   constructor(url, protocols = []) {
     super();
@@ -24,6 +25,7 @@ export class FakeSocket extends EventTarget {
 
   send(data) {
     if (this.readyState === 0) throw new Error('InvalidStateError');
+    if (this.readyState > 1) this.red++;
     if (this.readyState > 1 || this.stuck) this.bufferedAmount += data.length ?? data.byteLength;
     else this.sent.push(data);
   }
@@ -42,6 +44,10 @@ export class FakeSocket extends EventTarget {
 
   receive(message) {
     this.onmessage?.({ data: typeof message === 'string' ? message : JSON.stringify(message) });
+  }
+
+  closing() { // a close frame has come, and the connection is still there
+    this.readyState = 2;
   }
 
   end(code = 1006, reason = '') {

@@ -67,6 +67,34 @@ test('what the page sends when it opens goes before what has waited', async () =
   assert.deepEqual(last().json[2], { type: 'say' });
 });
 
+test('a connection that closes gets nothing, and what is sent meanwhile waits for the next', async () => {
+  const { connection: c } = await started({ heartbeat: { every: 1_000, timeout: 60_000, message: 'beat' } });
+  const queued = [outcome(c.send('a')), outcome(c.send('b'))];
+  last().open();
+  await pass(150); // b is still in the queue
+  const first = last();
+  first.closing();
+  const now = outcome(c.send('c', { queue: false }));
+  queued.push(outcome(c.send('d')));
+  await pass(3_000); // the queue and the heartbeat have had their turns
+  assert.equal(c.state.state, 'open');
+  assert.deepEqual([first.json, first.red], [['a'], 0]);
+  assert.deepEqual([now, queued[1], queued[2]], [{ sent: false, why: 'not_connected' }, {}, {}]);
+  first.end(1012, 'draining');
+  await pass(6_000);
+  last().open();
+  await pass(500);
+  assert.notEqual(last(), first);
+  assert.deepEqual([last().json, queued.map((r) => r.sent)], [['b', 'd'], [true, true, true]]);
+});
+
+test('a connection that closes while the page is told that it is open gets nothing', async () => {
+  const w = await started({ onState: (s) => { if (s.state === 'open') { last().closing(); w.result = outcome(w.connection.send('a')); } } });
+  last().open();
+  await pass(500);
+  assert.deepEqual([last().sent, last().red, w.result], [[], 0, {}]);
+});
+
 test('the queue is bounded, in messages and in bytes', async () => {
   const { connection: c } = await started({ queueMessages: 3, queueBytes: 12 });
   const results = ['a', 'b', 'ä'.repeat(8), 'c', 'd'].map((m) => outcome(c.send(m)));
