@@ -20,7 +20,8 @@ import (
 
 // TicketConfig configures one-time tickets. A page requests a ticket over HTTP with its
 // session, and connects with the ticket in the query. A ticket works once, so a ticket in a
-// log is worthless. The zero value is a default in each field.
+// log is worthless as soon as it was used or has expired. The zero value is a default in each
+// field.
 type TicketConfig struct {
 	// Param is the name of the query parameter that has the ticket. The default is
 	// "ticket".
