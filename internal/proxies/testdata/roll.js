@@ -16,6 +16,7 @@ class Client {
     this.connection = new Connection({
       url: '/ws',
       credential: ticket('/ticket'),
+      timeout: 60_000, // a loaded machine must not look like a server that does not answer
       onMessage: ({ ack }) => { if (this.unacked.delete(ack)) this.acked.push(ack); },
       onState: (s) => this.#told(s),
     });
