@@ -50,6 +50,7 @@ var shellLines = map[string]use{
 	"README.md: go run .":                                       skip("TestREADME runs the program"),
 	"README.md: go run ./client":                                skip("TestREADME runs the program"),
 	"README.md: go run ./examples/chat":                         {how: serves},
+	"examples/chat/README.md: go run ./examples/chat":           {how: serves},
 	"README.md: go run ./examples/echo -h":                      {how: runs},
 	"CONTRIBUTING.md: go test -run 'TestRefresh$' .":            {how: runs2},
 	"CONTRIBUTING.md: go test -run 'TestAuthSources/T30_two' .": {how: runs2},
