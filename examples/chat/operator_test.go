@@ -79,3 +79,21 @@ func TestOperator(t *testing.T) {
 		t.Errorf("closed with %d %s", code, reason)
 	}
 }
+
+// The page asks who is logged in, and nobody is no error.
+func TestSession(t *testing.T) {
+	s := serve(t)
+	alice, stranger := newUser(t, s), newUser(t, s)
+	alice.login("alice")
+	for u, want := range map[*user]string{alice: `{"name":"alice"}`, stranger: `{"name":""}`} {
+		res, err := u.http.Get(s.URL + "/session")
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, _ := io.ReadAll(res.Body)
+		res.Body.Close()
+		if got := strings.TrimSpace(string(b)); res.StatusCode != http.StatusOK || got != want {
+			t.Errorf("%d %s, want %s", res.StatusCode, got, want)
+		}
+	}
+}
