@@ -4,7 +4,9 @@
 // and nothing runs between two scrapes:
 //
 //	prometheus.MustRegister(wsguardprom.New(guard, wsguardprom.Options{}))
-//	http.Handle("/metrics", promhttp.Handler())
+//	mux := http.NewServeMux() // and not the mux that clients reach
+//	mux.Handle("/metrics", promhttp.Handler())
+//	go func() { log.Fatal(http.ListenAndServe("127.0.0.1:9180", mux)) }()
 //
 // The figures say how busy the server is and whom it refuses. So serve them to your monitoring
 // only, and not to the world.
