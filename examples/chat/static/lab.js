@@ -79,7 +79,7 @@ export function experiments({ drill }) {
   return [
     {
       id: 'invalid', name: 'Invalid message',
-      should: 'A number where a text belongs. Refused, with a notice that says where. The connection stays open.',
+      should: 'Sends a number where a text belongs. The guard refuses it with a notice that says where the fault is. The connection stays open.',
       async run() {
         const p = await Probe.open();
         p.socket.send(JSON.stringify({ type: 'say', room: 'lobby', text: 42 }));
@@ -91,13 +91,13 @@ export function experiments({ drill }) {
         return {
           ok: n.error === 'invalid_message' && open,
           text: `${n.error}: at ${n.pointer}, by ${n.keyword}`,
-          means: `${words(n.reason)} It names the place in the message and the rule.`,
+          means: `${words(n.reason)} The notice names the place in the message and the rule.`,
         };
       },
     },
     {
       id: 'flood', name: 'Flood',
-      should: '100 messages at once. 10 pass, 20 are answered “rate limit exceeded, please wait”, and the rest is only counted.',
+      should: 'Sends 100 messages at once. 10 pass, 20 are answered “rate limit exceeded, please wait”, and the guard only counts the rest.',
       async run() {
         const p = await Probe.open();
         for (let i = 0; i < 100; i++) p.socket.send(JSON.stringify({ type: 'say', room: 'lobby', text: `flood ${i}` }));
@@ -110,13 +110,13 @@ export function experiments({ drill }) {
         return {
           ok: limited.length > 0,
           text: `rate limit exceeded, please wait${wait ? ` ${seconds(wait)} s` : ''}: ${passed} passed, ${limited.length} refused with a notice, ${100 - passed - limited.length} without`,
-          means: 'What was refused has reached nobody.',
+          means: 'The refused messages have reached nobody.',
         };
       },
     },
     {
       id: 'oversize', name: 'Oversize',
-      should: 'A message of 40 KiB, where 32 are allowed. Closed with 1009 message_too_big before any of it is read.',
+      should: 'Sends a message of 40 KiB, where 32 KiB are allowed. The guard closes with 1009 message_too_big before it reads the content.',
       async run() {
         const p = await Probe.open();
         p.socket.send(JSON.stringify({ type: 'say', room: 'lobby', text: 'x'.repeat(40 << 10) }));
@@ -125,7 +125,7 @@ export function experiments({ drill }) {
     },
     {
       id: 'binary', name: 'Binary',
-      should: 'Bytes, where only text is accepted. Closed with 1003 message_type.',
+      should: 'Sends bytes, where only text is allowed. The guard closes with 1003 message_type.',
       async run() {
         const p = await Probe.open();
         p.socket.send(new Uint8Array([1, 2, 3]));
@@ -134,7 +134,7 @@ export function experiments({ drill }) {
     },
     {
       id: 'silent', name: 'Go silent',
-      should: 'Not a word. Closed with 3008 idle after 5 seconds. In the chat it takes an hour.',
+      should: 'Sends nothing. The guard closes with 3008 idle after 5 seconds. In the chat it waits for an hour.',
       async run(progress) {
         const p = await Probe.open();
         const since = performance.now();
@@ -147,7 +147,7 @@ export function experiments({ drill }) {
     },
     {
       id: 'ticket', name: 'Ticket twice',
-      should: 'A ticket opens one connection. The second use is refused with HTTP 401, which only the events show.',
+      should: 'Uses a ticket twice. A ticket opens one connection. The guard refuses the second use with HTTP 401, which only the events show.',
       async run() {
         const first = await Probe.open();
         const second = new Probe(first.socket.url);
@@ -157,15 +157,15 @@ export function experiments({ drill }) {
         return {
           ok: code === 1006,
           text: code === 1006 ? 'the second was refused (1006 here, 401 in the events)' : `closed ${code}`,
-          means: code === 1006 ? 'Who finds a ticket in a log or a history can do nothing with it.' : words('', code),
+          means: code === 1006 ? 'So a used ticket that somebody finds in a log or a history is worthless.' : words('', code),
         };
       },
     },
     {
       id: 'drill', name: 'Restart drill',
-      should: 'The chat’s own connection is closed with 1012. The page counts down and comes back.',
+      should: 'The server closes the chat’s own connection with 1012. The page counts down and reconnects.',
       async run() {
-        return drill() ? { ok: true, text: 'see the line at the top', means: 'All pages come back at a random moment, so that they do not all come at once.' }
+        return drill() ? { ok: true, text: 'see the line at the top', means: 'Each page reconnects at a random moment, so that not all come at once.' }
           : { ok: false, text: 'the chat is not connected' };
       },
     },

@@ -26,7 +26,7 @@ async function ask(path, list) {
   const all = await Promise.all(guards.map(async (guard) => {
     const res = await fetch(`/operator/${guard}${path}`);
     const answer = await res.json();
-    if (!res.ok) throw new Error(`The server refuses: ${answer.error}`);
+    if (!res.ok) throw new Error(`The server refuses the figures: ${answer.error}`);
     return answer[list].map((entry) => ({ guard, ...entry }));
   }));
   return all.flat();
