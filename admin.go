@@ -41,10 +41,10 @@ func (a Admin) Sessions() iter.Seq[audit.Session] {
 	}
 }
 
-// Activity returns who makes work for the Guard: what it has refused lately, the clients that
-// were refused most, and those that are nearest to their limits. It looks at each client and each
-// subject that has a connection, and stops new handshakes for that moment. So call it when an
-// operator asks, and [Guard.Stats] every second.
+// Activity returns what the Guard has refused lately, which clients were refused most, and which
+// are nearest to their limits. It looks at each client and each subject that has a connection, and
+// new handshakes wait meanwhile. So call it only when an operator asks. [Guard.Stats] is cheap
+// enough for every second.
 func (a Admin) Activity() audit.Activity {
 	now := time.Now()
 	return audit.Activity{

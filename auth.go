@@ -198,8 +198,8 @@ type AuthConfig struct {
 	Tickets *TicketConfig
 
 	// Sources says where in a handshake the guard looks for a credential. With a Verifier, the
-	// default is the Authorization header, and a subprotocol that begins with "bearer.". Without
-	// a Verifier, the default is no place.
+	// default is the Authorization header, and a subprotocol that begins with "bearer.". Without a
+	// Verifier, the default is no place.
 	Sources TokenSources
 
 	// Authenticate returns the Principal of a request by the application's own means, such as
@@ -216,8 +216,8 @@ type AuthConfig struct {
 	// only behind the Handler of a NewOriginCheck. A handshake with a ticket and a session
 	// cookie presents one credential, which is the ticket.
 	//
-	// Errors are as those of a Verifier. ErrNoCredential says that the request has no login. The
-	// handshake then counts as one without a credential. The call must return within
+	// The guard treats an error as that of a Verifier. ErrNoCredential says that the request has no
+	// login. The handshake then counts as one without a credential. The call must return within
 	// VerifyTimeout. The default is nil, and no such call is made.
 	Authenticate func(*http.Request) (Principal, error)
 
@@ -231,21 +231,21 @@ type AuthConfig struct {
 	// and reports what it would have refused. The default is false.
 	InsecureReportOnly bool
 
-	// Revalidate says whether the Principal of an open connection is still valid. The guard
-	// calls it every RevalidateEvery for each connection that is not anonymous. The Principal
-	// that it returns replaces the old one and must have the same Subject. If it has no Expires,
-	// no SessionID or no IssuedAt, the connection keeps the old value of that field. If it has
-	// no Scopes, the connection has none from then on. An error closes the connection with 3000.
-	// An error that wraps ErrUnavailable, context.DeadlineExceeded or context.Canceled, a panic,
-	// and a call that takes longer than VerifyTimeout close it with 1013. The default, nil,
-	// never asks.
+	// Revalidate says whether the Principal of an open connection is still valid. The guard calls
+	// it every RevalidateEvery for each connection that is not anonymous. The Principal that it
+	// returns replaces the old one and must have the same Subject. If it has no Expires, no
+	// SessionID or no IssuedAt, the connection keeps the old value of that field. If it has no
+	// Scopes, the connection has none from then on. An error closes the connection with 3000. An
+	// error that wraps ErrUnavailable, context.DeadlineExceeded or context.Canceled, a panic, and a
+	// call that takes longer than VerifyTimeout close it with 1013. With nil, the default, the
+	// guard never asks.
 	//
-	// At most 64 calls run at the same time, for all Guards of a State together. A call that
-	// does not return keeps its place even after VerifyTimeout. A connection that is due while
-	// all places are taken waits, and the connection that has been due for longest gets the
-	// next place. If Revalidate cannot keep up, the guard closes those that have waited for a
-	// whole RevalidateEvery, with 1013 unavailable. So nobody is closed while 64 calls at a
-	// time are enough to ask about each connection once in two intervals.
+	// At most 64 calls run at the same time, for all Guards of a State together. A call that does
+	// not return keeps its place even after VerifyTimeout. A connection that is due while all
+	// places are taken waits, and the connection that has been due for longest gets the next place.
+	// If Revalidate cannot keep up, the guard closes those that have waited for a whole
+	// RevalidateEvery, with 1013 unavailable. So it closes none of them as long as 64 calls at a
+	// time can ask about every connection once in two intervals.
 	Revalidate func(context.Context, Principal) (Principal, error)
 
 	// RevalidateEvery is the time between two calls of Revalidate for a connection, spread by
@@ -260,18 +260,18 @@ type AuthConfig struct {
 	// expires.
 	RevocationTTL time.Duration
 
-	// CacheTTL is how long the guard keeps the Principal that a Verifier has returned for a
-	// token. Within that time it accepts the token without a call of the Verifier. So it does
-	// not notice what the Verifier would refuse meanwhile. Admin.Revoke and Admin.SignOut make
-	// the guard drop the Principals of the subject or the login, and Reconfigure makes it drop
-	// all. The guard keeps at most 10,000 of them, and no errors. CacheTTL must be at most an
-	// hour. By default, and with Off, nothing is kept.
+	// CacheTTL is how long the guard keeps the Principal that a Verifier has returned for a token.
+	// Within that time it accepts the token without a call of the Verifier. So it does not notice
+	// what the Verifier would refuse meanwhile. Admin.Revoke and Admin.SignOut make the guard drop
+	// the Principals of the subject or the login, and Reconfigure makes it drop all. The guard
+	// keeps at most 10,000 Principals. It keeps no errors. CacheTTL must be at most an hour. By
+	// default, and with Off, the guard keeps none.
 	CacheTTL time.Duration
 
-	// MaxExplained is how many refused handshakes may be accepted and closed at the same time,
-	// with 3000 instead of a 401 or 1013 instead of a 429. Browsers hide the status of a failed
+	// MaxExplained is how many refused handshakes may be accepted and closed at the same time, with
+	// 3000 instead of a 401 or 1013 instead of a 429. Browsers hide the status of a failed
 	// handshake from scripts but show the close code. Further refusals get their status. The
-	// default is 0, and each refusal gets its status.
+	// default is 0. With 0 and with Off, each refusal gets its status.
 	//
 	// Four kinds of refusals always get their status. The first are those by the handshake rate.
 	// The second are those of handshakes whose origin is not allowed, is admitted by
@@ -280,10 +280,10 @@ type AuthConfig struct {
 	// status than 401 and 429.
 	MaxExplained int
 
-	// Failures limits how many credentials of one client may be refused. It also limits how
-	// often one credential may be refused to all clients together. The default is 1 per second
-	// with a burst of 10. An IPv6 /48 has 16 times the rate of a client. Tickets have limits of
-	// the same size, and count apart from other credentials.
+	// Failures limits how many credentials of one client may be refused. It also limits how often
+	// one credential may be refused to all clients together. The default is 1 per second with a
+	// burst of 10. An IPv6 /48 has 16 times the rate of a client. Tickets have limits of the same
+	// size, which are counted separately.
 	//
 	// While one of these limits is exceeded, a credential gets a 429 guessing without a call of
 	// the Verifier. There is one exception. A credential that the guard has accepted within the
@@ -299,11 +299,11 @@ type AuthConfig struct {
 	// Verifier is called for every credential.
 	Failures Rate
 
-	// VerifyTimeout is how long one call of a hook may take. The hooks are Verifier,
-	// Authenticate, Revalidate, MessageConfig.Authorize, Config.OriginFunc, the login of
-	// Guard.TicketHandler, the hooks of FirstMessage, and the methods of a ticket Store. The
-	// default is 5 s. It cannot be Off. A call that takes longer counts as a failure of the
-	// application. A request gets a 503, an open connection is closed with 1013, and Refresh returns an error.
+	// VerifyTimeout is how long one call of a hook may take. The hooks are Verifier, Authenticate,
+	// Revalidate, MessageConfig.Authorize, Config.OriginFunc, the login of Guard.TicketHandler, the
+	// hooks of FirstMessage, and the methods of a ticket Store. The default is 5 s. It cannot be
+	// Off. A call that takes longer counts as a failure of the application. A request then gets a
+	// 503, an open connection is closed with 1013, and Refresh returns an error.
 	//
 	// For Config.Attach, only the context of its request ends after VerifyTimeout. The guard
 	// still waits until Attach returns.
@@ -388,9 +388,9 @@ func newAuthRule(cfg AuthConfig, f *faults) authRule {
 type Authenticator struct{ g *Guard }
 
 // NewAuthenticator returns an Authenticator that can stand in front of any handler. It uses the
-// fields Auth, InsecureObserve, LoopbackOnly, Proxies, Logger, OnEvent and State of cfg. TokenSources.FirstMessage
-// and Tickets need a Guard and are errors here. An Authenticator that is returned with an error
-// refuses every request.
+// fields Auth, InsecureObserve, LoopbackOnly, Proxies, Logger, OnEvent, Observer, Name, RequestID
+// and State of cfg. TokenSources.FirstMessage and Tickets need a Guard and are errors here. An
+// Authenticator that is returned with an error refuses every request.
 func NewAuthenticator(cfg Config) (*Authenticator, error) {
 	var f faults
 	p := alone(cfg, &f)

@@ -103,8 +103,8 @@ func (cfg CapConfig) resolve(f *faults) CapConfig {
 type ConnCap struct{ g *Guard }
 
 // NewConnCap returns a cap that can stand in front of any handler. It uses the fields Caps,
-// Observe, LoopbackOnly, Proxies, Logger, OnEvent and State of cfg. A ConnCap that is
-// returned with an error refuses every request.
+// Observe, LoopbackOnly, Proxies, Logger, OnEvent, Observer, Name, RequestID and State of cfg. A
+// ConnCap that is returned with an error refuses every request.
 func NewConnCap(cfg Config) (*ConnCap, error) {
 	var f faults
 	p := alone(cfg, &f)

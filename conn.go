@@ -147,9 +147,9 @@ func (c *Conn) Context() context.Context { return c.ctx }
 // returns the cause, a *[CloseError]. Passing the same context to each Read costs nothing,
 // and neither does passing the Conn's own.
 //
-// An application must read even if it expects no message. While it does not, the guard looks
-// after the peer every 400 milliseconds, as [Conn.Context] says, but it waits for no pong and
-// counts no idle time. Use [Conn.CloseRead] in an application that only sends.
+// An application must read even if it expects no message. While it does not, the guard looks every
+// 400 milliseconds whether the peer is still there, as [Conn.Context] says, but it waits for no
+// pong and counts no idle time. Use [Conn.CloseRead] in an application that only sends.
 func (c *Conn) Read(ctx context.Context) (MessageType, []byte, error) {
 	if c.reading.closeRead.Load() {
 		return 0, nil, errors.New("wsguard: Read after CloseRead")
@@ -157,11 +157,11 @@ func (c *Conn) Read(ctx context.Context) (MessageType, []byte, error) {
 	return c.read(ctx)
 }
 
-// Kind returns the type of the message that Read has returned last. It is the key of the
-// message's Rule in Table.Types or Table.Prefixes, and so never text of the peer's. It is "*" if the
-// Rule is Table.Default. Kind is "" if the Rule is Table.Absent, for a JSON-RPC batch, without a
-// [Table], and for a message of an unknown type that was only reported. Only the goroutine that
-// reads may call it.
+// Kind returns the type of the message that Read has returned last. It is the key of the message's
+// Rule in Table.Types or Table.Prefixes, and so it is never a text that the peer has chosen. It is
+// "*" if the Rule is Table.Default. Kind is "" if the Rule is Table.Absent, for a JSON-RPC batch,
+// without a [Table], and for a message of an unknown type that was only reported. Only the
+// goroutine that reads may call it.
 func (c *Conn) Kind() string { return c.reading.kind }
 
 // CloseRead is for an application that only sends. It starts a goroutine that reads from the

@@ -24,9 +24,10 @@ type TimeoutConfig struct {
 	PingInterval time.Duration
 
 	// Pong is how long a peer may give no sign of life after a ping. The default is 10 seconds, or
-	// half of PingInterval if that is shorter. It must be shorter than PingInterval. With Off the
-	// guard does not wait. Any whole frame that comes after the ping is a sign of life, and not
-	// only a pong. A connection whose peer gives none in time is closed with 3008 pong_timeout.
+	// half of PingInterval if that is shorter. It must be shorter than PingInterval. With Off, the
+	// guard waits for no sign of life. Any whole frame that comes after the ping is a sign of life,
+	// and not only a pong. A connection whose peer gives none in time is closed with 3008
+	// pong_timeout.
 	//
 	// The time begins when the ping has been written. It begins again when the peer has taken
 	// at least 1 KiB, or all, of what the kernel still held when the ping was written. If the
@@ -37,7 +38,7 @@ type TimeoutConfig struct {
 	Pong time.Duration
 
 	// Idle is how long a connection may be without a message of the application, in either
-	// direction. Pings and pongs do not count. The default is 5 minutes, Off is no limit. An
+	// direction. Pings and pongs do not count. The default is 5 minutes, and Off is no limit. An
 	// idle connection is closed with 3008 idle.
 	Idle time.Duration
 
@@ -45,9 +46,9 @@ type TimeoutConfig struct {
 	// after each further Idle. The client sees nothing. The default is false.
 	ReportOnly bool
 
-	// Lifetime is how long a connection may last, spread by 10 % either way so that clients
-	// which came together do not return together. The default is 12 hours, Off is no limit.
-	// A connection that reaches it is closed with 1001 lifetime.
+	// Lifetime is how long a connection may last, spread by 10 % either way so that clients which
+	// came together do not return together. The default is 12 hours, and Off is no limit. A
+	// connection that reaches it is closed with 1001 lifetime.
 	Lifetime time.Duration
 
 	// Write is how long a peer may take nothing of what is written to it. The default is 4

@@ -144,11 +144,12 @@ const (
 // maxDelay bounds ActionDelay.
 const maxDelay = 5 * time.Second
 
-// RateConfig limits messages, payload bytes and handshakes. Pings and pongs do not count
-// here, because Messages.ControlFrames limits them. A client is an IPv4 address, an IPv6 /64 or
-// the name that Proxies.ClientName returns. Anonymous connections have no subject. The
-// buckets of a client and of a subject outlive its connections, so reconnecting does not
-// refill them. Each Rate may be Rate{PerSecond: Off} for no limit.
+// RateConfig limits messages, payload bytes and handshakes. Pings and pongs do not count here,
+// because Messages.ControlFrames limits them. A client is an IPv4 address, an IPv6 /64 or the name
+// that Proxies.ClientName returns. Anonymous connections have no subject. The buckets of a client
+// and of a subject outlive its connections, so reconnecting does not refill them. The field Action
+// says what happens to a message that exceeds a rate, and what the client sees. Each Rate may be
+// Rate{PerSecond: Off} for no limit.
 type RateConfig struct {
 	// Messages limits the incoming messages of a connection. The default is 20 per second with a
 	// burst of 40.
@@ -174,8 +175,8 @@ type RateConfig struct {
 	// subject together. The default is 4 times Bytes.
 	SubjectBytes Rate
 
-	// SentBytes limits the payload bytes that the application writes to a connection. While
-	// it is exceeded, incoming messages are treated as Action says. The default is no limit.
+	// SentBytes limits the payload bytes that the application writes to a connection. While it is
+	// exceeded, the guard does with incoming messages what Action says. The default is no limit.
 	SentBytes Rate
 
 	// Action is what happens to a message that exceeds one of the rates above. The

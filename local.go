@@ -29,10 +29,10 @@ const localSubject = "local"
 // local agent, an MCP server or a development tool. addr is the address of the listener, from
 // its method Addr. It must be a TCP address on loopback.
 //
-// The Config has LoopbackOnly and AllowMissingOrigin. Its Hosts are localhost, 127.0.0.1 and
-// [::1] with the port of addr, and addr itself if it is another loopback address. It lists no
-// Origins, so no web page may connect. To admit pages, add their origins, and Subprotocols so
-// that they can send the token. All other fields are the application's to set before New.
+// The Config has LoopbackOnly and AllowMissingOrigin. Its Hosts are localhost, 127.0.0.1 and [::1]
+// with the port of addr, and addr itself if it is another loopback address. It lists no Origins, so
+// no web page may connect. To admit pages, add their origins, and Subprotocols so that they can
+// send the token. The application sets all other fields before it calls New.
 //
 // A client must present the token in tokenFile, in the Authorization header or in a
 // subprotocol that begins with "bearer.". Its Principal has the Subject "local". All clients
@@ -46,7 +46,7 @@ const localSubject = "local"
 // directory there that only the user can read. To change the token, delete the file and start
 // the server again.
 //
-// An error says what to do, and has nothing of the token.
+// An error says what to do. It contains no part of the token.
 func LocalConfig(addr net.Addr, tokenFile string) (Config, error) {
 	hosts, err := localHosts(addr)
 	if err != nil {

@@ -20,14 +20,14 @@ type Refused struct {
 	// JSON-RPC batch it is the type of the call.
 	Kind string
 
-	// Message is the whole message, as the peer has sent it. It can be anything, such as
-	// text that is not JSON. It is valid until Notice returns.
+	// Message is the whole message, as the peer has sent it. It may be text that is not JSON. It is
+	// valid until Notice returns.
 	Message []byte
 
-	// Reason is why the message is refused: reason.RateLimited, reason.Forbidden, or one of the
-	// reasons that [Validator] lists. For a reason that the application has made with reason.New,
-	// it is the one that the refusal counts as: reason.Forbidden for an error of Authorize, and
-	// that of a Validator otherwise.
+	// Reason is why the message is refused. It is reason.RateLimited, reason.Forbidden, or one of
+	// the reasons that [Validator] lists. If a hook has returned a reason of reason.New, it is the
+	// built-in reason as which the guard counts the refusal. For an error of Authorize, that is
+	// reason.Forbidden. For all others it is one of the list of [Validator].
 	Reason *reason.Reason
 
 	// Token is a token for the fault. It is the token of the application's own reason, the Reason

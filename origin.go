@@ -59,11 +59,11 @@ func (o *originRule) opaque() string {
 	return ""
 }
 
-// NewOriginCheck returns a check of the Origin header and the fetch metadata. It uses the
-// fields Origins, SameOrigin, InsecureSameOrigin, InsecureAnyOrigin, OriginFunc,
-// AllowMissingOrigin, InsecureReportOnlyOrigins, InsecureObserve, Hosts, LoopbackOnly, Proxies, Logger, OnEvent
-// and State of cfg. It returns an error if one of them has a fault. A RequestCheck that is
-// returned with an error refuses every request.
+// NewOriginCheck returns a check of the Origin header and the fetch metadata. It uses the fields
+// Origins, SameOrigin, InsecureSameOrigin, InsecureAnyOrigin, OriginFunc, AllowMissingOrigin,
+// InsecureReportOnlyOrigins, InsecureObserve, Hosts, LoopbackOnly, Proxies, Logger, OnEvent,
+// Observer, Name, RequestID and State of cfg. It returns an error if one of them has a fault. A
+// RequestCheck that is returned with an error refuses every request.
 func NewOriginCheck(cfg Config) (*RequestCheck, error) {
 	var f faults
 	p := alone(cfg, &f)
@@ -314,9 +314,9 @@ func (h *hostRule) check(r *http.Request) error {
 // "app.example.com". An entry without a port matches any port, and a star stands for exactly
 // one label.
 //
-// NewHostCheck uses the fields Hosts, LoopbackOnly, Proxies, Logger and OnEvent of cfg. A
-// Hosts that is empty or nil is an error. A RequestCheck that is returned with an error refuses
-// every request.
+// NewHostCheck uses the fields Hosts, LoopbackOnly, Proxies, Logger, OnEvent, Observer, Name and
+// RequestID of cfg. A Hosts that is empty or nil is an error. A RequestCheck that is returned with
+// an error refuses every request.
 func NewHostCheck(cfg Config) (*RequestCheck, error) {
 	if cfg.Hosts == nil {
 		cfg.Hosts = []string{} // nil leaves the check out of a Guard only
@@ -376,8 +376,8 @@ func (p Proxies) resolver(f *faults) identify {
 // all whose names begin with X-Forwarded-. Every other request is refused.
 // Config.InsecureAllowHTTP switches the check off, whatever the proxy says.
 //
-// NewTLSCheck uses the fields InsecureAllowHTTP, LoopbackOnly, Proxies, Logger and OnEvent of
-// cfg. A RequestCheck that is returned with an error refuses every request.
+// NewTLSCheck uses the fields InsecureAllowHTTP, LoopbackOnly, Proxies, Logger, OnEvent, Observer,
+// Name and RequestID of cfg. A RequestCheck that is returned with an error refuses every request.
 func NewTLSCheck(cfg Config) (*RequestCheck, error) {
 	var f faults
 	p := alone(cfg, &f)

@@ -46,10 +46,10 @@ func (g *Guard) Pieces() Pieces {
 }
 
 // RequestCheck checks a request's origin, host or transport. It reserves no slot, and charges no
-// rate. A check of the origin with an OriginFunc is different: from [Guard.Pieces] it charges the
-// call to Rates.Handshakes, and each takes a place of RateConfig.MaxInFlight during the call.
-// [NewOriginCheck], [NewHostCheck] and [NewTLSCheck] make one that stands
-// alone, and [Guard.Pieces] returns those of a Guard. Many goroutines may use it at the same
+// rate. A check of the origin with an OriginFunc is different. It takes a place of
+// RateConfig.MaxInFlight during a call of OriginFunc. If it is from [Guard.Pieces], it also charges
+// the call to Rates.Handshakes. [NewOriginCheck], [NewHostCheck] and [NewTLSCheck] make one that
+// stands alone, and [Guard.Pieces] returns those of a Guard. Many goroutines may use it at the same
 // time.
 type RequestCheck struct {
 	g    *Guard // read-only

@@ -63,12 +63,12 @@ type SchemaConfig struct {
 	// json_limit, unless MessageConfig.OnInvalid says otherwise.
 	MaxDepth int
 
-	// MaxKeys is how many keys one object may have. The default is 256, Off is no limit. The
-	// time per key stays the same. But the guard keeps about 40 bytes for each key of an object
+	// MaxKeys is how many keys one object may have. The default is 256, and Off is no limit. More
+	// keys take no more time per key. But the guard keeps about 40 bytes for each key of an object
 	// that it is reading, and a program that decodes the message keeps more.
 	MaxKeys int
 
-	// MaxKeyBytes is how many bytes one key may have after unescaping. The default is 256, Off
+	// MaxKeyBytes is how many bytes one key may have after unescaping. The default is 256, and Off
 	// is no limit.
 	MaxKeyBytes int
 
@@ -76,10 +76,10 @@ type SchemaConfig struct {
 	// value is 4,096. It cannot be Off, because many programs take quadratic time for a long number.
 	MaxNumberBytes int
 
-	// MaxExponent is the absolute value that the exponent of a number may have. The default is
-	// 400, and the largest value is 1,000,000. It cannot be Off. The guard never writes a number out.
-	// But a program that does so, such as one that uses math/big, needs one digit for each unit
-	// of the exponent.
+	// MaxExponent is the absolute value that the exponent of a number may have. The default is 400,
+	// and the largest value is 1,000,000. It cannot be Off. The guard never writes out the digits
+	// of a number. But a program that does so, such as one that uses math/big, needs one digit for
+	// each unit of the exponent.
 	MaxExponent int
 
 	// RefusePrototypeKeys refuses messages with the names __proto__, constructor and

@@ -17,9 +17,9 @@ import (
 // Lifetime. New accepts all suggested values together, and also the first n of them for each n.
 //
 // The suggested value lies above the 99.9th percentile by half of it, and by more for MaxConns and
-// for Pong. It is also above the largest use that was seen, unless that is more than four times
-// the percentile and so looks like an attack. It is rounded up to a round number, and it is never
-// below a floor that is sane for any service. The rest follows from how each limit is observed:
+// for Pong. It is also above the largest use that was seen, unless that is more than four times the
+// percentile and so looks like an attack. It is rounded up to a round number, and it is never below
+// a floor that is sane for any service. The values depend on how the Guard observes each limit:
 //   - The limits of Caps and of handshakes in flight are observed at each handshake.
 //   - A Rate is observed for each connection, client or subject, in each second and each minute
 //     in which it uses the rate. PerSecond follows from the minutes, and Burst from both.

@@ -45,8 +45,8 @@ type Table struct {
 
 	// NotJSON says that the messages are not JSON. The Table then does not require JSON, and the
 	// Validator of a rule gets the message as it is. Use it for a binary protocol, together with
-	// MessageConfig.Binary. It requires Kind. The default is false: every message must be strict
-	// JSON.
+	// MessageConfig.Binary. It requires Kind. The default is false, and every message must be
+	// strict JSON.
 	NotJSON bool
 
 	// JSONRPC says that the messages are calls of JSON-RPC 2.0, in both directions. The type is
@@ -57,9 +57,10 @@ type Table struct {
 	// be null in an error only. The params are an object or an array. A response has exactly one
 	// of result and error. Further members are allowed.
 	//
-	// A batch is an array of calls. Each call is judged by the rule of its own method: the
-	// Validator and Authorize get the bytes of the call, and Scope and MaxBytes apply to the
-	// call. The batch counts for the Cost of all its calls. One refused call refuses the batch.
+	// A batch is an array of calls. Each call is judged by the rule of its own method. The
+	// Validator and Authorize get the bytes of the call, and Scope and MaxBytes apply to the call.
+	// The batch has the Cost of all its calls together. If one call is refused, the whole batch is
+	// refused.
 	JSONRPC bool
 
 	// MaxBatch is how many calls a batch may have. The default is 32, and Off is no limit except
@@ -71,14 +72,14 @@ type Table struct {
 	// not serve batches. It requires JSONRPC. The default is false.
 	RefuseBatches bool
 
-	// Types has a Rule for each type of message. Types, Prefixes and Default may not all be
-	// empty. With Default, "*" cannot be a key, and with Absent, "" cannot, because Conn.Kind has
-	// these names for them.
+	// Types has a Rule for each type of message. Types, Prefixes and Default may not all be empty.
+	// If Default is set, "*" cannot be a key, because Conn.Kind returns it for Default. If Absent
+	// is set, "" cannot be a key, for the same reason.
 	Types map[string]Rule
 
-	// Prefixes has a Rule for all types that begin with a string: "room:" applies to the type
-	// "room:42". The longest prefix applies, and only if the type is not in Types. A key cannot
-	// be empty, and cannot be in Types too. The default is none.
+	// Prefixes has a Rule for all types that begin with a string. For example, "room:" applies to
+	// the type "room:42". The longest prefix applies, and only if the type is not in Types. A key
+	// cannot be empty, and cannot be in Types too. The default is none.
 	Prefixes map[string]Rule
 
 	// Default is the Rule for a type that is neither in Types nor in Prefixes. The default, nil,

@@ -29,7 +29,7 @@ type Validator interface {
 // MessageConfig says which messages an endpoint accepts. The zero value is a secure default
 // in each field. It accepts text messages of at most 32 KiB with any content.
 type MessageConfig struct {
-	// Binary accepts binary messages besides text. The default is false: a binary message
+	// Binary accepts binary messages besides text. The default is false. A binary message then
 	// closes the connection with 1003 message_type.
 	Binary bool
 
@@ -45,14 +45,14 @@ type MessageConfig struct {
 	// connection with 1008 fragments.
 	MaxFragments int
 
-	// Timeout is how long a message may take from the first byte of its header to its last
-	// byte. The default is 10 seconds, Off is no limit. A message that takes longer closes
-	// the connection with 1008 message_timeout.
+	// Timeout is how long a message may take from the first byte of its header to its last byte.
+	// The default is 10 seconds, and Off is no limit. A message that takes longer closes the
+	// connection with 1008 message_timeout.
 	Timeout time.Duration
 
 	// ControlFrames is the rate of pings and pongs that the peer of a connection may send. The
-	// default is 10 per second with a burst of 20, Rate{PerSecond: Off} is no limit. A
-	// connection whose peer sends more is closed with 1008 control_flood.
+	// default is 10 per second with a burst of 20. Rate{PerSecond: Off} is no limit. A connection
+	// whose peer sends more is closed with 1008 control_flood.
 	ControlFrames Rate
 
 	// Validator checks every message, text or binary. A *[Schema] and a *[Table] are Validators.
@@ -72,11 +72,10 @@ type MessageConfig struct {
 	// and leaves the connection open. ActionDelay is an error.
 	OnInvalid Action
 
-	// ReportOnly reports a message that its Validator refuses, and delivers it. OnInvalid does
-	// not apply then. The other fields here are not affected, unless Config.Observe is set.
-	// There is one exception. If Authorize is set or a Rule of the Table has a
-	// Scope, a message of an unknown type is still forbidden, as OnForbidden says. The default
-	// is false.
+	// ReportOnly reports a message that its Validator refuses, and delivers it. OnInvalid does not
+	// apply then. The other fields here are not affected, unless Config.Observe is set. There is
+	// one exception. If Authorize is set or a Rule of the Table has a Scope, a message of an
+	// unknown type is still forbidden, as OnForbidden says. The default is false.
 	ReportOnly bool
 
 	// Authorize is called for each message, after every other check, and decides whether p may
@@ -97,13 +96,14 @@ type MessageConfig struct {
 	// ones. The default, nil, is the JSON that ActionReply describes. Notice also makes the
 	// warning of Rates.WarnAt.
 	//
-	// The notice is sent as a text message. nil says that no answer is due. Then nothing is sent,
-	// and the limit of notices is not used up. A longer notice than [Refused.MaxBytes] allows, a
-	// notice that is not UTF-8, and an error close the connection as ActionClose does. A panic
-	// closes it with 1011. Unlike a connection without the hook, one that has used up its notices
-	// is closed when a further one is due. The code is 1008 unless Config.CloseCodes has the
-	// reason, and the text is the token of the reason. So a client does not wait for an answer in
-	// vain. For a warning, only a panic closes the connection.
+	// The guard sends the notice as a text message. If Notice returns nil, no answer is due. The
+	// guard then sends nothing, and the message does not count toward the limit of notices. A
+	// notice that is longer than [Refused.MaxBytes] allows, a notice that is not UTF-8, and an
+	// error close the connection as ActionClose does. A panic closes it with 1011. Without the
+	// hook, the guard leaves out the notices above their limit. With the hook, it closes the
+	// connection when such a notice is due, so that the client does not wait for an answer in vain.
+	// The code is 1008 unless Config.CloseCodes has the reason, and the text is the token of the
+	// reason. For a warning, only a panic closes the connection.
 	//
 	// The guard copies the notice. Many goroutines call Notice at the same time. It must neither
 	// change nor keep Refused.Message.
@@ -118,8 +118,8 @@ type MessageConfig struct {
 	InsecureReportOnlyForbidden bool
 
 	// Sanitize is called for each message that has passed the Validator, the Scope and Authorize.
-	// It returns the message that the application gets in its place. Use it to remove what no
-	// check should refuse, such as blanks around a name. kind is what Authorize gets. For a JSON-RPC
+	// It returns the message that the application gets instead. Use it to remove text that no check
+	// needs to refuse, such as blanks around a name. kind is what Authorize gets. For a JSON-RPC
 	// batch, Sanitize is called for each call, with its kind and its bytes, and the batch is put
 	// together again. The package sanitize has ready-made functions. The default, nil, changes
 	// nothing. Sanitize is not called for the credential in a first message.
@@ -127,18 +127,18 @@ type MessageConfig struct {
 	// msg is a copy. Sanitize may change it in place and may return it or a part of it, but it must
 	// not keep it. The guard copies the result. A nil result is the empty message.
 	//
-	// If Sanitize has changed a message, the guard judges it once more, by its UTF-8, the Validator,
-	// the Scope and Authorize. A message that is refused then is refused as if the client had sent
-	// it. Sanitize must not change the type that a message has in the Table. Such a message is of an
-	// unknown type, because its Scope and its Cost were judged for the type before. The calls of a batch keep their types too. Rates are not
-	// charged again.
+	// If Sanitize has changed a message, the guard checks once more that it is UTF-8, and that the
+	// Validator, the Scope and Authorize accept it. If they do not, the guard refuses it as if the
+	// client had sent it. Sanitize must not change the type that a message has in the Table, nor
+	// that of a call in a batch. The guard refuses such a message as one of an unknown type,
+	// because it has judged Scope and Cost by the old type. It does not charge the rates again.
 	//
 	// An error refuses the message as an error of the Validator does, and so does a result that is
 	// longer than MaxBytes, with reason.MessageTooBig. OnInvalid says what happens then. A panic,
-	// and an error that wraps reason.Internal, close the connection with 1011. With ReportOnly the
-	// application gets the message as Sanitize has received it if Sanitize returns an error, and as
-	// Sanitize has changed it if the Validator refuses the result. ReportOnly also passes messages
-	// to Sanitize that the Validator refuses.
+	// and an error that wraps reason.Internal, close the connection with 1011. With ReportOnly,
+	// Sanitize also gets the messages that the Validator refuses. If Sanitize returns an error, the
+	// application gets the message as it was before. If the Validator refuses the result, the
+	// application gets the result.
 	//
 	// Many goroutines call Sanitize at the same time.
 	Sanitize func(kind string, msg []byte) ([]byte, error)

@@ -70,21 +70,22 @@ type Config struct {
 	// 403.
 	AllowMissingOrigin bool
 
-	// Observe lets pass most of what the Guard would refuse or close, and reports it. Use it to put
-	// a Guard in front of a running service. The events that have Report set say what the Guard
-	// would have done, and Guard.Suggest says which limits fit the service. The client sees nothing.
-	// The default is false.
+	// Observe makes the Guard report most of what it would otherwise refuse or close, and let it
+	// pass. Use it to put a Guard in front of a running service. The events that have Report set
+	// say what the Guard would have done, and Guard.Suggest says which limits fit the service. The
+	// client sees nothing. The default is false.
 	//
 	// Observe sets the fields ReportOnly of Caps, Rates, Penalties, Messages and Timeouts, and that
-	// of each Endpoint's Messages. Each of these fields may be set alone. They let pass a connection
-	// above a cap, a handshake or a message above a rate, a client that would be banned for its
-	// violations, a message that a Validator refuses, and an idle connection.
+	// of each Endpoint's Messages. Each of these fields may be set alone. With them, the Guard
+	// accepts connections above a cap, and handshakes and messages above a rate. It bans no client
+	// for its violations, delivers messages that a Validator refuses, and keeps idle connections
+	// open.
 	//
-	// Observe also lets pass what these fields alone do not. These are a handshake above MaxInFlight
-	// or MaxInFlightPerClient, and everything that exceeds Timeouts.Pong, Timeouts.Lifetime or one
-	// of the fields Binary, MaxBytes, MaxFragments, Timeout and ControlFrames of Messages. A
-	// message longer than 16 MiB still closes the connection with 1009, unless MaxBytes is
-	// larger, because the guard holds whole messages in memory.
+	// Observe also affects limits that these fields leave alone. The Guard then accepts handshakes
+	// above MaxInFlight and MaxInFlightPerClient, and whatever exceeds Timeouts.Pong,
+	// Timeouts.Lifetime or one of the fields Binary, MaxBytes, MaxFragments, Timeout and
+	// ControlFrames of Messages. A message longer than 16 MiB still closes the connection with
+	// 1009, unless MaxBytes is larger, because the guard holds whole messages in memory.
 	//
 	// All other checks still refuse. docs/running-services.md lists them. An attacker could profit
 	// if foreign origins, bad credentials or forbidden messages passed. So these have fields of
@@ -227,31 +228,31 @@ type Config struct {
 	// it. For all other events it is context.Background().
 	//
 	// Observer may block. At most 1,024 records wait for it, and audit.Snapshot.EventsDropped
-	// counts those that found no room. The guard recovers a panic of Observer. Guard.Shutdown
-	// waits for at most a second until Observer has got the records that wait. The default, nil, calls nothing.
+	// counts those that found no room. The guard recovers a panic of Observer. Guard.Shutdown waits
+	// for at most a second until Observer has got the records that wait. The default is nil.
 	Observer func(ctx context.Context, r audit.Record)
 
-	// SpikeFactor says when the guard reports an unusual rate: when the rate is that many times as
-	// high as usual. The guard watches the refusals, those for each reason included, the accepted
-	// handshakes, and the messages and bytes that the application gets. A SpikeStart event has the
-	// figures and the clients that have caused most of it, and a SpikeOver event follows. The
-	// guard only reports, and refuses nothing because of a spike.
+	// SpikeFactor is how many times as high as usual a rate must be for the guard to report it. The
+	// guard watches the refusals, in all and for each reason, the accepted handshakes, and the
+	// messages and bytes that the application gets. A SpikeStart event has the figures and the
+	// clients that have caused most of it, and a SpikeOver event follows. The guard only reports,
+	// and refuses nothing because of a spike.
 	//
-	// The guard learns what is usual during the first 5 minutes, and from then on as it goes. A
-	// tenfold flood is reported within about 30 seconds. A few events are no spike. There must be
-	// one refusal in 4 seconds, one connection in 2 seconds, or 2 messages per second.
+	// The guard learns the usual rates during the first 5 minutes, and adjusts them from then on.
+	// It reports a tenfold flood within about 30 seconds. A few events are no spike. There must be
+	// at least one refusal in 4 seconds, one connection in 2 seconds, or 2 messages per second.
 	//
-	// The default is 5. Off looks for no spikes. A value below 2 or above 1e6 is an error. The
-	// guard reads its counters every 5 seconds while connections are open or anything happens,
-	// which costs nothing for a message. The memory for each reason that has refused anything is
-	// at most 50 KiB. Pieces that stand alone look for no spikes.
+	// The default is 5. With Off, the guard looks for no spikes. A value below 2 or above 1e6 is an
+	// error. The guard reads its counters every 5 seconds while connections are open or anything
+	// happens. A message costs no more because of that. The guard takes at most 50 KiB of memory
+	// for each reason that has refused anything. Pieces that stand alone look for no spikes.
 	SpikeFactor float64
 
-	// OnEvent is called with every event, on the goroutine that reports it. For a close event,
-	// that is a goroutine of the guard, and not the goroutine that has ended the connection.
-	// Many goroutines may call OnEvent at the same time. It must not block. The guard recovers
-	// a panic of OnEvent, and the Logger has the event nevertheless. Events that the Logger
-	// leaves out are not left out here. The default, nil, calls nothing.
+	// OnEvent is called with every event, on the goroutine that reports it. For a close event, that
+	// is a goroutine of the guard, and not the goroutine that has ended the connection. Many
+	// goroutines may call OnEvent at the same time. It must not block. The guard recovers a panic
+	// of OnEvent, and the Logger has the event nevertheless. OnEvent also gets the events that the
+	// Logger leaves out. The default is nil.
 	OnEvent func(audit.Event)
 
 	// State has what several Guards share, such as the counters of connections, of rates and of
