@@ -107,28 +107,31 @@ func APIKeys(keys map[[sha256.Size]byte]Principal) Verifier {
 // the guard cannot parse it, if it is empty, or if it is longer than 8 KiB. Both hold even
 // with AuthConfig.InsecureAnonymous, and even if net/http ignores the malformed value.
 type TokenSources struct {
-	// Header accepts Authorization: Bearer TOKEN (RFC 6750 §2.1). Programs can set
-	// it, and scripts of a page cannot.
+	// Header accepts Authorization: Bearer TOKEN (RFC 6750 §2.1). Programs can set it, and scripts
+	// of a page cannot. The default is true if no source is set and there is a Verifier, and
+	// otherwise false.
 	Header bool
 
-	// Subprotocol is the prefix of the subprotocol that has the credential. A page sends it as
-	// new WebSocket(url, ["chat", "bearer."+token]). The guard never selects that entry. So the
-	// page must also offer a subprotocol that the guard serves. A handshake that offers the
-	// credential alone gets a 401.
+	// Subprotocol is the prefix of the subprotocol that has the credential. A page sends it as new
+	// WebSocket(url, ["chat", "bearer."+token]). The guard never selects that entry. So the page
+	// must also offer a subprotocol that the guard serves. A handshake that offers the credential
+	// alone gets a 401. The default is "bearer." if no source is set and there is a Verifier, and
+	// otherwise none.
 	Subprotocol string
 
 	// Cookie is the name of the cookie that has the credential. Browsers send a cookie with the
 	// requests of every page. So the guard accepts it only from a page whose origin Origins,
 	// SameOrigin or OriginFunc allows. A handshake whose Origin is missing, null or foreign gets a
-	// 403, or a 401 if InsecureReportOnlyOrigins only reports it. The Verifier is not called. An Authenticator of
-	// Guard.Pieces uses the origins of its Guard. An Authenticator of NewAuthenticator needs the
-	// Handler of a NewOriginCheck in front of it, and accepts no cookie without one.
+	// 403, or a 401 if InsecureReportOnlyOrigins only reports it. The Verifier is not called. An
+	// Authenticator of Guard.Pieces uses the origins of its Guard. An Authenticator of
+	// NewAuthenticator needs the Handler of a NewOriginCheck in front of it, and accepts no cookie
+	// without one. The default, "", is none.
 	Cookie string
 
-	// FirstMessage accepts {"type":"auth","token":"TOKEN"} as the first message of a
-	// connection whose handshake has no credential. The handler starts, and Accept
-	// returns, after the guard has accepted that message. AuthConfig.FirstMessage is for
-	// protocols in which that message has another form.
+	// FirstMessage accepts {"type":"auth","token":"TOKEN"} as the first message of a connection
+	// whose handshake has no credential. The handler starts, and Accept returns, after the guard
+	// has accepted that message. AuthConfig.FirstMessage is for protocols in which that message has
+	// another form. The default is false.
 	FirstMessage bool
 
 	// CustomHeader is the name of a header whose whole value is the credential, such as
@@ -142,9 +145,9 @@ type TokenSources struct {
 	// AuthConfig.Tickets. The default is false.
 	TicketsOnly bool
 
-	// InsecureQuery is the name of a query parameter that has the credential. The
-	// guard removes it before Attach sees the URL. Proxies in front have seen it and may
-	// have logged it.
+	// InsecureQuery is the name of a query parameter that has the credential. The guard removes it
+	// before Attach sees the URL. Proxies in front have seen it and may have logged it. The
+	// default, "", is none.
 	InsecureQuery string
 }
 

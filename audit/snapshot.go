@@ -79,7 +79,7 @@ type Snapshot struct {
 	// Bans is how many clients are banned now. Guards with the same State share it.
 	Bans int
 
-	// Banned counts the bans that this Guard has begun: for violations, and by Admin.Ban.
+	// Banned counts the bans that this Guard has begun, for violations and by Admin.Ban.
 	Banned uint64
 
 	// Revocations is how many revocations of subjects and logins are remembered. Guards with the
@@ -103,7 +103,7 @@ type Snapshot struct {
 	// Spikes counts the spikes that have begun, by Spike.Of.
 	Spikes map[string]uint64
 
-	// Spiking has the spikes that go on.
+	// Spiking has the spikes that are not over yet.
 	Spiking []Spike
 
 	// Limits has the limits that count things which the whole server shares, and how full they

@@ -40,8 +40,8 @@ type Suggestion struct {
 	Current, Value Setting
 }
 
-// Setting is the value of a limit. One of its fields is set: Rate for a field of the type
-// wsguard.Rate, Duration for a timeout, and Number for any other. The zero value is no limit.
+// Setting is the value of a limit. PerSecond and Burst are set for a field of the type
+// wsguard.Rate, Duration for a timeout, and Number for any other field. The zero value is no limit.
 type Setting struct {
 	// Number counts connections, handshakes, messages or bytes.
 	Number int64

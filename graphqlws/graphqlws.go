@@ -40,8 +40,8 @@ var errNoAnswer = errors.New("graphqlws: the subprotocol has no answer to the me
 //
 // The id is that of the operation, byte for byte. The code is RATE_LIMITED, FORBIDDEN or
 // BAD_REQUEST. The extensions also have the reason, and the place of the fault as far as there is
-// room for it. For a rate they have retryAfter, which is how many seconds the client should
-// wait. The id is all that the notice repeats of the message.
+// room for it. For a rate they have retryAfter, which is how many seconds the client should wait.
+// The notice repeats nothing of the message except the id.
 //
 // The answer to a refused ping is a pong. Notice returns nil for pong and complete, which have no
 // answer, and for a warning.

@@ -62,16 +62,16 @@ const maxID = 128
 //	{"jsonrpc":"2.0","id":7,"error":{"code":-32602,"message":"Invalid params",
 //	"data":{"reason":"schema","pointer":"/params/name","keyword":"#/properties/params/…"}}}
 //
-// The id is that of the request, byte for byte. It is null if it has more than 128 bytes. It is also
-// null if the call cannot be read without doubt, because it is not JSON or has a member twice. A
-// refused batch gets one response, with the id null.
+// The id is that of the request, byte for byte. It is null if it has more than 128 bytes. It is
+// also null if the request is not JSON or has a member twice, because Notice then cannot be sure of
+// the id. A refused batch gets one response, with the id null.
 //
-// The member data has the reason, and the place of the fault as far as there is room for it. For
-// a rate it has retry_after, which is how many seconds the client should wait. The id is all that
-// the notice repeats of the message.
+// The member data has the reason, and the place of the fault as far as there is room for it. For a
+// rate it has retry_after, which is how many seconds the client should wait. The notice repeats
+// nothing of the message except the id.
 //
-// Notice returns nil if JSON-RPC 2.0 has no answer: for a notification, for a response, for a
-// batch of these, and for a warning. The error is always nil.
+// Notice returns nil where JSON-RPC 2.0 has no answer. That is so for a notification, for a
+// response, for a batch of these, and for a warning. The error is always nil.
 func Notice(r wsguard.Refused) ([]byte, error) {
 	if r.Warning {
 		return nil, nil

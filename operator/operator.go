@@ -24,16 +24,16 @@
 //
 // GET /sessions lists the open connections, GET /bans the bans, GET /stats the figures of
 // Guard.Stats, GET /limits the limits and how full they are, GET /offenders the clients that were
-// refused most, and GET /refusals what was refused lately. POST /kick, /ban, /lift, /revoke,
-// /restore and /signout call the methods of [wsguard.Admin] with these names. docs/operators.md
-// has the parameters and the answers.
+// refused most, and and GET /refusals what the guard has refused lately. POST /kick, /ban, /lift,
+// /revoke, /restore and /signout call the methods of [wsguard.Admin] with these names.
+// docs/operators.md has the parameters and the answers.
 //
 // # Who may call it
 //
-// Each request needs Authorize, reading ones included. A request from a page of another origin
-// that could act is refused by [http.CrossOriginProtection], so a cookie of an operator does not
-// help the page of an attacker. The answers have no CORS headers, must not be stored, and hold
-// no credential.
+// Each request needs Authorize, reading ones included. A request from a page of another origin that
+// could act is refused by [http.CrossOriginProtection], so the page of an attacker cannot use the
+// cookie of an operator. The answers have no CORS headers, must not be stored, and hold no
+// credential.
 package operator
 
 import (
@@ -47,10 +47,10 @@ import (
 
 // Config configures the handler of [New].
 type Config struct {
-	// Authorize returns the name of the operator that has sent the request, or an error. The
-	// events of what the operator does have the name in Operator. The handler calls Authorize
-	// for every request, before it looks at the path and the body, so Authorize decides who may
-	// read and who may act. It must be set.
+	// Authorize returns the name of the operator that has sent the request, or an error. The events
+	// of what the operator does have the name in Operator. The handler calls Authorize for every
+	// request, before it looks at the path and the body, so Authorize decides which operators may
+	// read and which may act. It must be set.
 	//
 	// An error that wraps wsguard.ErrUnauthenticated, wsguard.ErrNoCredential or
 	// wsguard.ErrExpired leads to a 401, and one that wraps wsguard.ErrUnavailable to a 503. Any

@@ -69,9 +69,9 @@ const timeout websocket.StatusCode = 3008
 
 const maxToken = 40
 
-// New returns a reason of the application's own. With it a hook says in the application's
-// words why a message or a connection is refused. A Validator, Sanitize, Authorize, Attach or
-// the function of Guard.Handler can return it, wrapped or not:
+// New returns a reason of the application's own. A hook uses it to say in the application's words
+// why it refuses a message or a connection. A Validator, Sanitize, Authorize, Attach or the
+// function of Guard.Handler can return it, wrapped or not:
 //
 //	var RoomClosed = reason.New("room_closed", "the room is closed", 4004)
 //
@@ -82,13 +82,13 @@ const maxToken = 40
 // Sanitize, Authorize or Attach also wraps Internal, the guard uses Internal. If an error of Authorize
 // or Attach also wraps Unavailable, the guard uses Unavailable.
 //
-// The token has 1 to 40 characters. They are lower-case ASCII letters, digits and
-// underscores, and the first is a letter. It must not be the token of a reason of this
-// package. The text is printable ASCII. The code is from 3000 to 4999, or it is a code that
-// a reason of this package has. New panics if one of them is not so.
+// The token has 1 to 40 characters. They are lower-case ASCII letters, digits and underscores, and
+// the first is a letter. It must not be the token of a reason of this package. The text is
+// printable ASCII. The code is from 3000 to 4999, or it is a code that a reason of this package
+// has. New panics if the token, the text or the code breaks these rules.
 //
-// Make reasons once, in package variables. The guard keeps a counter for each token for as
-// long as it runs, and does not forget the tokens of reasons that are made again and again.
+// Make reasons once, in package variables. The guard keeps a counter for each token for as long as
+// it runs. So a program that makes new reasons all the time uses more and more memory.
 func New(token, text string, code websocket.StatusCode) *Reason {
 	letter := func(c rune) bool { return c >= 'a' && c <= 'z' }
 	switch {
@@ -134,8 +134,8 @@ var (
 	// connect again after a random delay.
 	Draining = define("draining", "shutting down", 503, 1012)
 
-	// HTTPVersion says that the handshake did not come over HTTP/1.1. HTTP/2 and later get
-	// a 501, HTTP/1.0 a 426. The client, or the proxy in front, must use HTTP/1.1.
+	// HTTPVersion says that the handshake did not come over HTTP/1.1. HTTP/2 and later get a 501,
+	// and HTTP/1.0 gets a 426. The client, or the proxy in front, must use HTTP/1.1.
 	HTTPVersion = define("http_version", "not HTTP/1.1", 501, 0)
 
 	// NotHijackable says that a middleware has wrapped the ResponseWriter in something
@@ -173,12 +173,12 @@ var (
 	// is 400. The client must offer a subprotocol that the server has.
 	Subprotocol = define("subprotocol", "no subprotocol that is served", 400, 0)
 
-	// ClientAddress says that the address of the client is not known or not allowed. The status
-	// is 403, and the client can do nothing about it. There are four causes. The RemoteAddr of
-	// the request is no address with a port, because a middleware has replaced it. The request
-	// came over a unix socket, and Proxies.Trusted does not have "unix". A trusted proxy on a
-	// unix socket names no client. Or Config.LoopbackOnly is set, and the client is on another
-	// machine. In all but the last case the operator must look at the middleware or the proxy.
+	// ClientAddress says that the address of the client is not known or not allowed. The status is
+	// 403, and the client can do nothing about it. There are four causes. The RemoteAddr of the
+	// request is no address with a port, because a middleware has replaced it. The request came
+	// over a unix socket, and Proxies.Trusted does not have "unix". A trusted proxy on a unix
+	// socket names no client. Or Config.LoopbackOnly is set, and the client is on another machine.
+	// In the first three cases the operator must look at the middleware or the proxy.
 	ClientAddress = define("client_address", "the client's address is not known or not allowed", 403, 0)
 
 	// Banned says that the client is banned. The status is 429, and the client should wait as
@@ -202,9 +202,9 @@ var (
 	// the request is not what it claims to be. The status is 403.
 	FetchMetadata = define("fetch_metadata", "fetch metadata is not a WebSocket's", 403, 0)
 
-	// HandshakeRate says that the client, its network or its subject connects too often. The
-	// status is 429, the close code after a first-message credential 1013. The client should
-	// wait as long as Retry-After says.
+	// HandshakeRate says that the client, its network or its subject connects too often. The status
+	// is 429, and the close code after a first-message credential is 1013. The client should wait
+	// as long as Retry-After says.
 	HandshakeRate = define("handshake_rate", "too many handshakes", 429, 1013)
 
 	// InFlight says that too many handshakes wait for a hook of the application, such as a
@@ -212,51 +212,50 @@ var (
 	// connect again later. Conn.Refresh returns this reason, too, and the connection stays open.
 	InFlight = define("in_flight", "too many handshakes in flight", 503, 0)
 
-	// MaxConns says that the server has as many connections as it may have, or as many
-	// that have not authenticated. The status is 503, the close code 1013. The client
-	// should connect again later, and wait longer each time.
+	// MaxConns says that the server has as many connections as Caps.MaxConns allows, or as many
+	// that have not authenticated as Caps.MaxUnauthenticated allows. The status is 503, and the
+	// close code is 1013. The client should connect again later, and wait longer each time.
 	MaxConns = define("max_conns", "connection limit reached", 503, 1013)
 
 	// MaxClientConns says that the client, or its network, has too many connections. The
 	// status is 429. The client should close one before it opens another.
 	MaxClientConns = define("max_client_conns", "connection limit of the client reached", 429, 0)
 
-	// MaxSubjectConns says that the subject has too many connections. The status is 429,
-	// the close code after a first-message credential 1013. The client should close one
-	// before it opens another.
+	// MaxSubjectConns says that the subject has too many connections. The status is 429, and the
+	// close code after a first-message credential is 1013. The client should close one before it
+	// opens another.
 	MaxSubjectConns = define("max_subject_conns", "connection limit of the subject reached", 429, 1013)
 
-	// Guessing says that too many credentials of the client were refused. The status is
-	// 429, the close code after a first-message credential 1013. The client should wait,
-	// and then use a valid credential.
+	// Guessing says that too many credentials of the client were refused. The status is 429, and
+	// the close code after a first-message credential is 1013. The client should wait, and then use
+	// a valid credential.
 	Guessing = define("guessing", "too many failed credentials", 429, 1013)
 
-	// Unauthenticated says that there is no valid credential. The status is 401, the close
-	// code 3000. The client should connect once more, with a fresh credential.
+	// Unauthenticated says that there is no valid credential. The status is 401, and the close code
+	// is 3000. The client should connect once more, with a fresh credential.
 	Unauthenticated = define("unauthenticated", "no valid credential", 401, 3000)
 
-	// Revoked says that the credential, the session or the subject was revoked. The status
-	// is 401, the close code 3000. The user must log in again.
+	// Revoked says that the credential, the session or the subject was revoked. The status is 401,
+	// and the close code is 3000. The user must log in again.
 	Revoked = define("revoked", "credential revoked", 401, 3000)
 
-	// Unavailable says that the guard cannot decide now, because a hook or a store fails or is
-	// too slow. The status is 503, the close code 1013. The refusal counts neither toward
+	// Unavailable says that the guard cannot decide now, because a hook or a store fails or is too
+	// slow. The status is 503, and the close code is 1013. The refusal counts neither toward
 	// AuthConfig.Failures nor toward a ban, and the client should connect again later.
 	Unavailable = define("unavailable", "cannot decide now", 503, 1013)
 
-	// Tickets says that the subject has too many unused tickets. The status is 429, or 503 if
-	// all subjects together have too many. The client should use a ticket, or wait until one
-	// expires.
+	// Tickets says that the subject has too many unused tickets. The status is 429, or 503 if all
+	// subjects together have too many. The client should use a ticket, or wait until one expires.
 	Tickets = define("tickets", "too many tickets outstanding", 429, 0)
 
-	// Forbidden says that the application does not allow it. If Attach refuses a handshake, the
-	// status is 403. If Attach refuses after a first-message credential, or if a Validator,
-	// Authorize or the scope of a Rule forbids a message, the close code is 3003. The client
-	// should not try again.
+	// Forbidden says that the application does not allow a connection or a message. If Attach
+	// refuses a handshake, the status is 403. If Attach refuses after a first-message credential,
+	// or if a Validator, Authorize or the scope of a Rule forbids a message, the close code is
+	// 3003. The client should not try again.
 	Forbidden = define("forbidden", "not allowed", 403, 3003)
 
-	// Handler says that the handler behind Guard.Wrap has refused the handshake. The status
-	// is the handler's own, or 502 if its answer was no correct handshake.
+	// Handler says that the handler behind Guard.Wrap has refused the handshake. The status is the
+	// handler's own, or 502 if its answer was not a correct handshake.
 	Handler = define("handler", "refused by the handler behind Guard.Wrap", 502, 0)
 )
 
@@ -271,12 +270,12 @@ var (
 	// the text of the close frame. The token is in the event only.
 	Closed = define("closed", "closed by the application", 0, 1000)
 
-	// PeerClosed says that the client has sent a close frame. It is answered with the
+	// PeerClosed says that the client has sent a close frame. The guard answers it with the
 	// client's code. The token is in the event only.
 	PeerClosed = define("peer_closed", "closed by the peer", 0, 1000)
 
-	// ConnectionLost says that the connection broke without a close frame. None is sent.
-	// The client should connect again.
+	// ConnectionLost says that the connection broke without a close frame. The guard sends none
+	// either. The client should connect again.
 	ConnectionLost = define("connection_lost", "connection lost", 0, 0)
 
 	// RequestDone says that the context of the request of Guard.Accept has ended while the
@@ -355,8 +354,8 @@ var (
 	// is 1008. The client must open another connection for another subject.
 	Refresh = define("refresh", "refreshed by another subject", 0, 1008)
 
-	// Unexpected says that a message came although the application reads none, after
-	// Conn.CloseRead. The close code is 1008. The client must send nothing.
+	// Unexpected says that a message came after Conn.CloseRead, when the application reads none.
+	// The close code is 1008. The client must send nothing.
 	Unexpected = define("unexpected_message", "message although none is read", 0, 1008)
 
 	// Idle says that no message came or went for as long as Timeouts.Idle. The close code

@@ -12,11 +12,11 @@ import (
 // At applies f to each string at one of the pointers, once if several lead to it.
 //
 // A pointer is a JSON pointer (RFC 6901), and * in it stands for every member of an object and
-// every item of an array: "/items/*/name". RFC 6901 has no such thing, and a pointer to only the
-// member whose name is * cannot be written. "" is the message itself. Names are compared without
+// every item of an array: "/items/*/name". RFC 6901 has no such thing, so you cannot write a
+// pointer to only the member whose name is *. "" is the message itself. Names are compared without
 // their escapes, and without regard to letter case, because encoding/json takes "Text" for "text".
-// A value that is no string is left alone, and so is a place that is not there. Both are up to the
-// schema.
+// At changes neither a value that is no string nor a place that the message lacks. The schema
+// decides whether it refuses them.
 //
 // The message must be strict JSON, as a Schema or a Table of wsguard requires it. At refuses any
 // other message with reason.InvalidJSON. At changes nothing but the strings whose text f changes. In
@@ -24,7 +24,7 @@ import (
 // if nothing changes and f allocates nothing.
 //
 // If f returns a text that is not UTF-8, the error wraps reason.Internal. At panics if f is nil, if
-// there is no pointer, and if a pointer is none.
+// pointers is empty, and if one of them is not a JSON pointer.
 func At(f Func, pointers ...string) Message {
 	if f == nil || len(pointers) == 0 {
 		panic("sanitize: At without a Func, or without a pointer")

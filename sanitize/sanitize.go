@@ -13,8 +13,8 @@
 // [Message]. [Chain] joins Funcs, [All] joins Messages, and [ByKind] chooses one by the type of the
 // message. Unicode normalisation is in contrib/wsguardtext.
 //
-// Sanitising is no output encoding. A text that was sanitised may still be markup, SQL or a part of
-// a URL to the program that puts it there, and that program must encode it.
+// Sanitising does not replace output encoding. A sanitised text may still be read as markup, as SQL
+// or as a part of a URL. The program that puts it into a page, a query or a URL must encode it.
 package sanitize
 
 import "slices"

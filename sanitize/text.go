@@ -9,7 +9,7 @@ import (
 
 // Trim removes blanks from both ends of a text. Blanks are the characters with the Unicode property
 // White_Space, which include line ends and U+00A0, and U+FEFF. They are those of trim in JavaScript
-// and U+0085. A text of blanks only becomes empty, and the schema says whether it may be.
+// and U+0085. A text of only blanks becomes empty. The schema decides whether a text may be empty.
 func Trim(text []byte) ([]byte, error) {
 	if len(text) > 0 && letter(text[0]) && letter(text[len(text)-1]) {
 		return text, nil
@@ -39,8 +39,8 @@ func blank(r rune) bool { return unicode.IsSpace(r) || r == 0xFEFF }
 func RefuseControls(text []byte) ([]byte, error) { return refuse(text, control, errControl) }
 
 // RemoveControls removes the characters that RefuseControls refuses. What stood on both sides of
-// such a character then stands together, so another check of the text must come later. Where a
-// text names something, as an identifier does, refuse it.
+// such a character then stands together, so another check of the text must come later. If a text
+// names something, as an identifier does, use RefuseControls instead.
 func RemoveControls(text []byte) ([]byte, error) { return remove(text, control), nil }
 
 // RefuseInvisible refuses a text with a character that nobody sees and that no text needs. Such
@@ -58,8 +58,8 @@ func RemoveControls(text []byte) ([]byte, error) { return remove(text, control),
 // England, Scotland and Wales consist of tags, and RefuseInvisible refuses them.
 func RefuseInvisible(text []byte) ([]byte, error) { return refuse(text, invisible, errInvisible) }
 
-// RemoveInvisible removes the characters that RefuseInvisible refuses. What RemoveControls says
-// about what stood on both sides applies.
+// RemoveInvisible removes the characters that RefuseInvisible refuses. As after RemoveControls,
+// what stood on both sides of such a character then stands together.
 func RemoveInvisible(text []byte) ([]byte, error) { return remove(text, invisible), nil }
 
 var (

@@ -37,13 +37,12 @@ import (
 	"time"
 )
 
-// Once stores values each of which can be taken a single time, such as tickets. Many goroutines
-// call it at the same time. Package wsguard waits for an answer no longer than
-// AuthConfig.VerifyTimeout. If a call takes longer or returns an error, the guard cannot decide
-// and refuses the request with a 503.
+// Once stores values, such as tickets. Each value can be taken once. Many goroutines call it at the
+// same time. Package wsguard waits for an answer no longer than AuthConfig.VerifyTimeout. If a call
+// takes longer or returns an error, the guard cannot decide and refuses the request with a 503.
 type Once interface {
-	// Put stores value under key for ttl. The key is new. The error wraps ErrFull if there is
-	// no room.
+	// Put stores value under key for ttl. The guard never uses a key for a second value. The error
+	// wraps ErrFull if there is no room.
 	Put(ctx context.Context, key string, value []byte, ttl time.Duration) error
 
 	// Take removes the value of key and returns it. ok is false if there is no value, if its

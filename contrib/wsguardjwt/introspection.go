@@ -61,10 +61,10 @@ type IntrospectionConfig struct {
 	// answer need not have it. The default is "sid".
 	SessionClaim string
 
-	// CacheTTL is how long the answer about an active token is used again. It is never used
-	// after its exp. A token that is revoked still opens connections for that long. The
-	// default is 1 minute, and it must be at most 1 hour. With wsguard.Off, each token is
-	// asked about each time.
+	// CacheTTL is how long the answer about an active token is used again. It is never used after
+	// its exp. A token that is revoked still opens connections for that long. The default is 1
+	// minute, and it must be at most 1 hour. With wsguard.Off, Verify asks about every token each
+	// time.
 	CacheTTL time.Duration
 
 	// MaxAge is how long a connection may last on an answer without exp. The connection is
@@ -77,8 +77,8 @@ type IntrospectionConfig struct {
 	// must be at most 30 seconds.
 	Leeway time.Duration
 
-	// MaxTokenBytes is how many bytes a token may have. A longer token is refused and nobody
-	// is asked about it. The default is 8 KiB. It cannot be Off.
+	// MaxTokenBytes is how many bytes a token may have. Verify refuses a longer token without
+	// asking. The default is 8 KiB. It cannot be Off.
 	MaxTokenBytes int
 
 	// MaxCalls is how many calls of the Endpoint may be under way at the same time. Further
