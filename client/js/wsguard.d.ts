@@ -57,7 +57,7 @@ export class Refused extends Error {
 export function retryAfter(header: string | null | undefined): number;
 
 /**
- * Returns a credential function that gets a ticket by a POST, as Guard.TicketHandler sells it. The request
+ * Returns a credential function that gets a ticket by a POST, from a handler of Guard.TicketHandler. The request
  * follows no redirect. init is that of fetch, or a function that returns it for each attempt.
  */
 export function ticket(
@@ -106,9 +106,12 @@ export type Sent =
   | {
     readonly sent: false;
     /**
-     * "invalid": it cannot be encoded, or checkOutgoing has refused it; detail says why. "not_connected": there is
-     * no connection and no queue for it. "must_wait": the server has asked to wait, or others wait in front of it, and it must not be queued. "queue_full": the queue is full. "stopped": the client has stopped while
-     * the message was in the queue. "lost": the connection ended while the browser still held the message.
+     * "invalid": the message cannot be encoded, or checkOutgoing has refused it; detail says why.
+     * "not_connected": there is no connection, and no queue for the message.
+     * "must_wait": the message must not be queued, and the server has asked to wait, or other messages wait.
+     * "queue_full": the queue is full.
+     * "stopped": the client has stopped while the message was in the queue.
+     * "lost": the connection ended while the browser still held the message.
      */
     readonly why: 'invalid' | 'not_connected' | 'must_wait' | 'queue_full' | 'stopped' | 'lost';
     readonly detail?: string;
@@ -121,7 +124,7 @@ export interface Heartbeat<Out> {
   timeout?: number;
   /** The message to ask with, or a function that returns it. The default is none: the client then only waits for every and timeout together. */
   message?: Out | (() => Out);
-  /** Whether a message is an answer that the page need not see. The default is that none is. */
+  /** Returns whether a message is an answer that the page need not see. By default the page sees all. */
   isAnswer?: (message: any) => boolean;
 }
 
@@ -156,7 +159,7 @@ export interface Options<In = any, Out = any> {
   /** Milliseconds between two messages of the queue. The default is 100. */
   pace?: number;
 
-  /** How to find a server that has fallen silent. The default is not to. */
+  /** How the client finds out that a server has fallen silent. The default is null: it does not look. */
   heartbeat?: Heartbeat<Out> | null;
   /** Encodes a message. The default is JSON.stringify. */
   encode?: (message: Out) => string | ArrayBuffer | ArrayBufferView;
@@ -198,8 +201,8 @@ export class Connection<In = any, Out = any> {
   stop(): void;
   /**
    * Sends a message, or puts it into the queue if there is no connection, it closes, or the server has asked to wait. With
-   * queue: false it is sent now or not at all. The promise never fails. That a message was sent means that it has left
-   * the browser. Only an answer of your server shows that it has arrived.
+   * queue: false the message is sent now or not at all. The promise is never rejected. "sent" means that the message has
+   * left the browser. Only an answer of your server shows that it has arrived.
    */
   send(message: Out, options?: { queue?: boolean }): Promise<Sent>;
 }
