@@ -116,7 +116,7 @@ func (r *record) add(e audit.Event) {
 	if r.counts == nil {
 		r.counts = map[string]int{}
 	}
-	if e.Kind == audit.Open {
+	if e.Kind == audit.Open || e.Kind == audit.Accepted {
 		return
 	}
 	what := fmt.Sprintf("%s %s", e.Kind, e.Reason)
