@@ -2,10 +2,7 @@ package wsguard_test
 
 import (
 	"go/ast"
-	"go/parser"
-	"go/token"
 	"os"
-	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -232,18 +229,7 @@ func exportedNames(t *testing.T) map[string]bool {
 	}
 	fields("", reflect.TypeFor[wsguard.Config]())
 	for _, dir := range []string{".", "operator", "contrib/wsguardjwt"} {
-		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, name := range files {
-			if strings.HasSuffix(name, "_test.go") {
-				continue
-			}
-			file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
-			if err != nil {
-				t.Fatal(err)
-			}
+		for _, file := range parsePackage(t, dir) {
 			declared(file, dir == ".", names)
 		}
 	}

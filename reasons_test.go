@@ -2,11 +2,9 @@ package wsguard_test
 
 import (
 	"go/ast"
-	"go/parser"
 	"go/token"
 	"os"
 	"path"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -52,18 +50,7 @@ var otherStatuses = map[*reason.Reason]int{
 // the name of its sentinel.
 func TestCloseCodesPage(t *testing.T) {
 	declared := map[string]bool{}
-	files, err := filepath.Glob("reason/*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range files {
-		if strings.HasSuffix(name, "_test.go") {
-			continue
-		}
-		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
-		if err != nil {
-			t.Fatal(err)
-		}
+	for _, file := range parsePackage(t, "reason") {
 		for _, decl := range file.Decls {
 			if vars, ok := decl.(*ast.GenDecl); ok && vars.Tok == token.VAR {
 				for _, spec := range vars.Specs {

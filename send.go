@@ -39,9 +39,9 @@ type SendConfig struct {
 	MaxTotalBytes int64
 
 	// DropNewest makes Send return reason.QueueFull for a message that does not fit into the
-	// queue of its connection, instead of closing the connection. The message is dropped and
-	// counted in Snapshot.QueueDropped of package audit. DropNewest does not apply to MaxTotalBytes, nor to SendWait. The
-	// default is false.
+	// queue of its connection, instead of closing the connection. The message is dropped, and
+	// counts in QueueDropped of audit.Snapshot. DropNewest applies neither to MaxTotalBytes nor to
+	// SendWait. The default is false.
 	DropNewest bool
 }
 

@@ -58,9 +58,9 @@ func asBefore() wsguard.Config {
 }
 
 // defaultGorilla and defaultCoder echo as the READMEs of their libraries do, with the defaults of
-// the library. They know subprotocols, so that the test sees which one is negotiated.
-func defaultGorilla() http.Handler {
-	upgrader := gorilla.Upgrader{Subprotocols: []string{"v2", "v1"}}
+// the library. The subprotocols are for tests that look at which one is negotiated.
+func defaultGorilla(subprotocols ...string) http.Handler {
+	upgrader := gorilla.Upgrader{Subprotocols: subprotocols}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, err := upgrader.Upgrade(w, r, nil)
 		if err != nil {
@@ -76,9 +76,9 @@ func defaultGorilla() http.Handler {
 	})
 }
 
-func defaultCoder() http.Handler {
+func defaultCoder(subprotocols ...string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		conn, err := coder.Accept(w, r, &coder.AcceptOptions{Subprotocols: []string{"v2", "v1"}})
+		conn, err := coder.Accept(w, r, &coder.AcceptOptions{Subprotocols: subprotocols})
 		if err != nil {
 			return
 		}
@@ -93,7 +93,10 @@ func defaultCoder() http.Handler {
 }
 
 // defaults are the libraries whose defaults asBefore must not narrow.
-var defaults = map[string]func() http.Handler{"gorilla": defaultGorilla, "coder": defaultCoder}
+var defaults = map[string]func() http.Handler{
+	"gorilla": func() http.Handler { return defaultGorilla("v2", "v1") },
+	"coder":   func() http.Handler { return defaultCoder("v2", "v1") },
+}
 
 // peerHeader tells the servers of these tests from where a client comes.
 const peerHeader = "X-Test-Peer"

@@ -42,37 +42,8 @@ var (
 
 // untouched are servers that echo messages and set no option of their library.
 var untouched = map[string]func(t *testing.T, host string) http.Handler{
-	"github.com/gorilla/websocket": func(*testing.T, string) http.Handler {
-		var upgrader gorilla.Upgrader
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			conn, err := upgrader.Upgrade(w, r, nil)
-			if err != nil {
-				return
-			}
-			defer conn.Close()
-			for {
-				typ, msg, err := conn.ReadMessage()
-				if err != nil || conn.WriteMessage(typ, msg) != nil {
-					return
-				}
-			}
-		})
-	},
-	"github.com/coder/websocket": func(*testing.T, string) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			conn, err := coder.Accept(w, r, nil)
-			if err != nil {
-				return
-			}
-			defer conn.CloseNow()
-			for {
-				typ, msg, err := conn.Read(r.Context())
-				if err != nil || conn.Write(r.Context(), typ, msg) != nil {
-					return
-				}
-			}
-		})
-	},
+	"github.com/gorilla/websocket": func(*testing.T, string) http.Handler { return defaultGorilla() },
+	"github.com/coder/websocket":   func(*testing.T, string) http.Handler { return defaultCoder() },
 	"github.com/lxzan/gws": func(*testing.T, string) http.Handler {
 		upgrader := gws.NewUpgrader(untouchedGWS{}, nil)
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
