@@ -235,7 +235,7 @@ func (c combined) take(ctx context.Context, takes []Take) (a Answer, err error) 
 				}
 				t.Most = 0
 			}
-			n, wait, err := c.rates.Take(ctx, t)
+			n, wait, err := c.rates.TakeTokens(ctx, t)
 			if err != nil {
 				return Answer{}, err
 			}

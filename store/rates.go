@@ -14,13 +14,13 @@ import (
 // spends them from its own memory, and takes further ones before it has none left. The tokens
 // leave the bucket when they are taken, so all instances together never exceed the limit.
 type Rates interface {
-	// Take takes tokens from a bucket. It takes t.Most if they are there, otherwise as many as
+	// TakeTokens takes tokens from a bucket. It takes t.Most if they are there, otherwise as many as
 	// are there, and at least t.Least. If there are fewer than t.Least, it takes none, and wait
 	// is the time until there are enough, by the clock of the store. Otherwise wait is 0.
 	//
 	// The error wraps [ErrInvalid] if t is not valid. It is an [OutageError] if the store is slow
 	// or gone. Then the tokens may have been taken.
-	Take(ctx context.Context, t Take) (n int64, wait time.Duration, err error)
+	TakeTokens(ctx context.Context, t Take) (n int64, wait time.Duration, err error)
 }
 
 // Take says how many tokens to take, and where.
@@ -56,8 +56,8 @@ type bucket struct {
 // tolerance is how much of a token may be missing because numbers are rounded.
 const tolerance = 1e-6
 
-// Take implements [Rates].
-func (m *MemoryRates) Take(_ context.Context, t Take) (int64, time.Duration, error) {
+// TakeTokens implements [Rates].
+func (m *MemoryRates) TakeTokens(_ context.Context, t Take) (int64, time.Duration, error) {
 	if err := t.validate(); err != nil {
 		return 0, 0, err
 	}

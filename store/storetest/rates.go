@@ -14,7 +14,7 @@ var slow = store.Limit{PerSecond: 1e-6, Burst: 100}
 // take takes tokens, and checks how many they are.
 func (s *suite) take(t store.Take, want int64) (wait time.Duration) {
 	s.Helper()
-	n, wait, err := s.a.Rates.Take(s.ctx, t)
+	n, wait, err := s.a.Rates.TakeTokens(s.ctx, t)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -56,7 +56,7 @@ func ratesRace(s *suite) {
 	s.need(s.a.Rates != nil, "Rates")
 	var sum atomic.Int64
 	s.race(200, func(in Instance, i int) {
-		n, _, err := in.Rates.Take(s.ctx, store.Take{Key: "k", Limit: slow, Least: 1, Most: int64(1 + i%7)})
+		n, _, err := in.Rates.TakeTokens(s.ctx, store.Take{Key: "k", Limit: slow, Least: 1, Most: int64(1 + i%7)})
 		if err != nil {
 			s.Error(err)
 		}
@@ -111,7 +111,7 @@ func ratesExtremes(s *suite) {
 func ratesInvalid(s *suite) {
 	s.need(s.a.Rates != nil, "Rates")
 	for what, t := range invalidTakes {
-		_, _, err := s.a.Rates.Take(s.ctx, t)
+		_, _, err := s.a.Rates.TakeTokens(s.ctx, t)
 		s.invalid(what, err)
 	}
 }
