@@ -161,7 +161,7 @@ func (s *Store) script(r store.Request) (keys []string, args []any, counted []st
 	args = append(args, len(r.Takes), len(r.Scopes), once)
 	for _, t := range r.Takes {
 		keys = append(keys, s.key(kindRate, t.Key))
-		args = append(args, strconv.FormatFloat(t.Limit.PerSecond, 'g', -1, 64), t.Limit.Burst, t.Least, min(t.Most, t.Limit.Burst))
+		args = append(args, strconv.FormatFloat(t.Limit.PerSecond, 'f', -1, 64), t.Limit.Burst, t.Least, min(t.Most, t.Limit.Burst))
 	}
 	args = append(args, r.ID, r.TTL.Milliseconds(), keyTTL, s.instance)
 	for _, scope := range r.Scopes {
