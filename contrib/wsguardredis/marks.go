@@ -47,7 +47,7 @@ local now = math.floor(us / 1000)
 local hash, ends, news, state = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 redis.call('HSETNX', state, 'epoch', ARGV[1])
 local function lives(record)
-	local e = record and tonumber(string.match(record, '^%d+ (%d+) '))
+	local e = record and tonumber(string.match(record, '^%d+ (%d+) ') or '')
 	return e and (e == 0 or e > now) and e
 end
 local function tell(key, record)
@@ -91,7 +91,7 @@ var getScript = redis.NewScript(`
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local record = redis.call('HGET', KEYS[1], ARGV[1])
-local e = record and tonumber(string.match(record, '^%d+ (%d+) '))
+local e = record and tonumber(string.match(record, '^%d+ (%d+) ') or '')
 if e and (e == 0 or e > now) then return record end
 return false
 `)
@@ -103,7 +103,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local page = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', 500)
 local answer = {page[1]}
 for i = 1, #page[2], 2 do
-	local e = tonumber(string.match(page[2][i + 1], '^%d+ (%d+) '))
+	local e = tonumber(string.match(page[2][i + 1], '^%d+ (%d+) ') or '')
 	if e and (e == 0 or e > now) then
 		answer[#answer + 1] = page[2][i]
 		answer[#answer + 1] = page[2][i + 1]
