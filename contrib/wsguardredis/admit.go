@@ -17,15 +17,22 @@ import (
 //	the number of buckets, the number of scopes, 1 for a value
 //	of each bucket: per second, burst, least, most
 //	the ID, the life of its lease, the life of a key, and the instance
-//	of each scope: the limit, 1 for a wide one, sequence number, tally, 1 for a fresh ID
+//	of each scope: the limit, 1 for a wide one, sequence number, slots held, 1 for a fresh ID
 //
 // The answer has the step that has refused or 0, the number of the bucket or scope in that step,
 // the time to wait in microseconds, the value or nil, and the tokens of each bucket. If no step
 // has refused, the second item is how many slots were taken that the ID did not have.
 //
 // A bucket is the number of tokens that are owed, and the time in microseconds at which they
-// were. A scope is a sorted set of IDs by the end of their leases in milliseconds. A wide scope
-// is a hash: each instance has a sequence number, a tally, and the end of its lease.
+// were. A scope is a sorted set of IDs by the end of their leases in milliseconds.
+//
+// A wide scope is a hash. Each instance has a sequence number, a number of slots, and the end of
+// their lease. An acquire adds 1 to the number. A renewal and a release write the whole number,
+// with the slots that are still asked for, and its sequence number. So an acquire whose sequence
+// number is smaller is counted already, and subtracts 1 if its slot is refused. If Redis does not
+// know the instance, it gets the number of slots that the instance holds. The number is never too
+// small. It may be too large when an acquire has failed or was repeated, until the next renewal
+// or release.
 var admitScript = redis.NewScript(`
 local time = redis.call('TIME')
 local us = time[1] * 1000000 + time[2]
@@ -59,19 +66,29 @@ for _, s in ipairs(spent) do
 	redis.call('SET', s[1], string.format('%.17g %.0f', s[2], us), 'PX', string.format('%.0f', life))
 end
 
+local id, ttl, life, instance = text(), num(), text(), text()
+local rows, wides, adds, taken = {}, {}, {}, 0
+local function write(list)
+	for _, r in ipairs(list) do
+		redis.call('HSET', r[1], instance, string.format('%.0f %.0f %.0f', r[2], r[3], now + ttl))
+		redis.call('PEXPIRE', r[1], life)
+	end
+end
 local function answer(step, i, value)
 	local a = {step, i, 0, value}
 	for j = 1, takes do a[4 + j] = tokens[j] end
 	return a
 end
+local function refuse(step, i)
+	write(rows)
+	return answer(step, i, false)
+end
 
-local id, ttl, life, instance = text(), num(), text(), text()
-local rows, adds, taken = {}, {}, 0
 for i = 1, scopes do
 	local key = KEYS[takes + i]
 	local limit, wide, seq, n, fresh = num(), num(), num(), num(), num()
 	if wide == 1 then
-		local others, newest = 0, true
+		local others, since, counted = 0, 0, n + fresh
 		local row = redis.call('HGETALL', key)
 		for j = 1, #row, 2 do
 			local s, c, e = string.match(row[j + 1], '^(%d+) (%d+) (%d+)$')
@@ -79,19 +96,22 @@ for i = 1, scopes do
 				redis.call('HDEL', key, row[j])
 			elseif row[j] ~= instance then
 				others = others + c
-			elseif tonumber(s) > seq then
-				newest, n = false, tonumber(c)
+			else
+				since, counted = tonumber(s), tonumber(c)
+				if seq < since then
+					rows[#rows + 1] = {key, since, counted - fresh}
+				else
+					counted = counted + fresh
+				end
 			end
 		end
-		if limit > 0 and fresh == 1 and others + n > limit then return answer(2, i, false) end
-		if newest then
-			rows[#rows + 1] = {key, string.format('%.0f %.0f %.0f', seq, n, now + ttl)}
-		end
+		if limit > 0 and fresh == 1 and others + counted > limit then return refuse(2, i) end
+		wides[#wides + 1] = {key, since, counted}
 		taken = taken + fresh
 	else
 		redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
 		if not redis.call('ZSCORE', key, id) then
-			if limit > 0 and redis.call('ZCARD', key) >= limit then return answer(2, i, false) end
+			if limit > 0 and redis.call('ZCARD', key) >= limit then return refuse(2, i) end
 			taken = taken + 1
 		end
 		adds[#adds + 1] = key
@@ -101,12 +121,9 @@ end
 local value = false
 if once == 1 then
 	value = redis.call('GETDEL', KEYS[takes + scopes + 1])
-	if not value then return answer(3, 0, false) end
+	if not value then return refuse(3, 0) end
 end
-for _, r in ipairs(rows) do
-	redis.call('HSET', r[1], instance, r[2])
-	redis.call('PEXPIRE', r[1], life)
-end
+write(wides)
 for _, key in ipairs(adds) do
 	redis.call('ZADD', key, now + ttl, id)
 	redis.call('PEXPIRE', key, life)
@@ -147,6 +164,8 @@ func (s *Store) admit(ctx context.Context, op string, r store.Request) (store.An
 		s.uncount(lease)
 	case a.Refused != store.Admitted:
 		s.uncount(store.Lease{ID: r.ID, Scopes: counted})
+	default:
+		s.confirm(lease)
 	}
 	return a, err
 }
@@ -175,7 +194,7 @@ func (s *Store) script(r store.Request) (keys []string, args []any, counted []st
 				fresh, counted = 1, append(counted, scope)
 			}
 		}
-		args = append(args, scope.Max, wide, t.seq, t.n, fresh)
+		args = append(args, scope.Max, wide, t.seq, t.held, fresh)
 	}
 	if once == 1 {
 		keys = append(keys, s.key(kindOnce, r.Once))

@@ -88,28 +88,33 @@ func TestBreakerLateFailure(t *testing.T) {
 	}
 }
 
-// An older number of an instance never replaces a newer one, and the number is never too small.
+// Each tally is newer than the one before.
 func TestTallies(t *testing.T) {
 	var ts tallies
 	last := uint64(0)
-	check := func(got tally, n int, fresh bool) {
+	check := func(got tally, n, held int, fresh bool) {
 		t.Helper()
-		if got.n != n || got.fresh != fresh || got.seq <= last {
-			t.Errorf("%+v after %d, want %d %v", got, last, n, fresh)
+		if got.n != n || got.held != held || got.fresh != fresh || got.seq <= last {
+			t.Errorf("%+v after %d, want %d %d %v", got, last, n, held, fresh)
 		}
 		last = got.seq
 	}
-	check(ts.remove("k", "a"), 0, false)
-	check(ts.add("k", "a"), 1, true)
-	check(ts.add("k", "a"), 1, false)
-	check(ts.add("k", "b"), 2, true)
-	check(ts.add("other", "b"), 1, true)
-	check(ts.now("k"), 2, false)
-	check(ts.remove("k", "a"), 1, false)
-	check(ts.remove("k", "a"), 1, false)
-	check(ts.remove("k", "b"), 0, false)
-	check(ts.now("k"), 0, false)
-	if len(ts.ids) != 1 {
-		t.Errorf("%v", ts.ids)
+	ts.confirm("k", "a")
+	check(ts.remove("k", "a"), 0, 0, false)
+	check(ts.add("k", "a"), 1, 0, true)
+	check(ts.add("k", "a"), 1, 0, false)
+	check(ts.add("k", "b"), 2, 0, true)
+	check(ts.add("other", "b"), 1, 0, true)
+	ts.confirm("k", "a")
+	ts.confirm("k", "a")
+	ts.confirm("k", "unknown")
+	check(ts.now("k"), 2, 1, false)
+	check(ts.add("k", "a"), 2, 1, false)
+	check(ts.remove("k", "a"), 1, 0, false)
+	check(ts.remove("k", "a"), 1, 0, false)
+	check(ts.remove("k", "b"), 0, 0, false)
+	check(ts.now("k"), 0, 0, false)
+	if len(ts.scopes) != 1 {
+		t.Errorf("%v", ts.scopes)
 	}
 }

@@ -50,6 +50,8 @@ func (s *Store) acquireSpread(ctx context.Context, r store.Request) (full string
 		s.uncount(lease)
 	case full != "":
 		s.uncount(counted)
+	default:
+		s.confirm(lease)
 	}
 	return full, err
 }
@@ -132,6 +134,7 @@ func (s *Store) Renew(ctx context.Context, ttl time.Duration, leases ...store.Le
 			if scope.Wide {
 				key := s.scopeKey(scope)
 				s.tallies.add(key, l.ID)
+				s.tallies.confirm(key, l.ID)
 				wide[key] = true
 			}
 		}
@@ -231,6 +234,15 @@ func (s *Store) release(ctx context.Context, p redis.Pipeliner, wide map[string]
 	}
 	for key, ids := range members {
 		p.ZRem(ctx, key, ids...)
+	}
+}
+
+// confirm notes that the slots of a lease are held.
+func (s *Store) confirm(l store.Lease) {
+	for _, scope := range l.Scopes {
+		if scope.Wide {
+			s.tallies.confirm(s.scopeKey(scope), l.ID)
+		}
 	}
 }
 

@@ -193,56 +193,93 @@ func (s *Store) Beat(ctx context.Context, ttl time.Duration) (int, error) {
 const keyTTL = 2 * int64(store.MaxLease/time.Millisecond)
 
 // tallies knows which connections of this instance are in wide scopes. Redis has one number for
-// each instance and wide scope. Each number has a sequence number, so that an older number never
+// each instance and wide scope. Each change has a sequence number, so that an older number never
 // replaces a newer one, whatever the order in which Redis gets them.
 type tallies struct {
-	mu  sync.Mutex                     // no other lock is taken while it is held
-	ids map[string]map[string]struct{} // guarded by mu: the IDs by the key of the scope
-	seq uint64                         // guarded by mu: the last sequence number
+	mu     sync.Mutex            // no other lock is taken while it is held
+	scopes map[string]*wideScope // guarded by mu: by the key of the scope
+	seq    uint64                // guarded by mu: the last sequence number
+}
+
+// wideScope has the IDs in a wide scope. The mu of its tallies guards it.
+type wideScope struct {
+	ids  map[string]bool // whether the slot is held; otherwise it is asked for
+	held int             // how many are held
 }
 
 // tally is how many connections an instance has in a wide scope.
 type tally struct {
 	seq   uint64
-	n     int
+	n     int  // the slots that are held or asked for
+	held  int  // the slots that are held
 	fresh bool // the ID was not counted before
 }
 
-// add counts id. An ID whose slot is still asked for is counted as well.
+// tally returns the present numbers under a new sequence number. The caller holds mu. w may be
+// nil.
+func (t *tallies) tally(w *wideScope) tally {
+	t.seq++
+	if w == nil {
+		return tally{seq: t.seq}
+	}
+	return tally{seq: t.seq, n: len(w.ids), held: w.held}
+}
+
+// add counts id as a slot that is asked for, unless it is counted already.
 func (t *tallies) add(key, id string) tally {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	ids := t.ids[key]
-	if ids == nil {
-		if t.ids == nil {
-			t.ids = map[string]map[string]struct{}{}
+	w := t.scopes[key]
+	if w == nil {
+		if t.scopes == nil {
+			t.scopes = map[string]*wideScope{}
 		}
-		ids = map[string]struct{}{}
-		t.ids[key] = ids
+		w = &wideScope{ids: map[string]bool{}}
+		t.scopes[key] = w
 	}
-	before := len(ids)
-	ids[id] = struct{}{}
-	t.seq++
-	return tally{t.seq, len(ids), len(ids) > before}
+	_, counted := w.ids[id]
+	if !counted {
+		w.ids[id] = false
+	}
+	got := t.tally(w)
+	got.fresh = !counted
+	return got
 }
 
-// now returns the present number.
+// confirm notes that the slot of id is held, unless it was removed meanwhile.
+func (t *tallies) confirm(key, id string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	w := t.scopes[key]
+	if w == nil {
+		return
+	}
+	if held, counted := w.ids[id]; counted && !held {
+		w.ids[id] = true
+		w.held++
+	}
+}
+
+// now returns the present numbers.
 func (t *tallies) now(key string) tally {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.seq++
-	return tally{seq: t.seq, n: len(t.ids[key])}
+	return t.tally(t.scopes[key])
 }
 
 // remove counts id no longer.
 func (t *tallies) remove(key, id string) tally {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	ids := t.ids[key]
-	delete(ids, id)
-	if len(ids) == 0 {
-		delete(t.ids, key)
+	w := t.scopes[key]
+	if w != nil {
+		if w.ids[id] {
+			w.held--
+		}
+		delete(w.ids, id)
+		if len(w.ids) == 0 {
+			delete(t.scopes, key)
+		}
 	}
-	t.seq++
-	return tally{seq: t.seq, n: len(ids)}
+	return t.tally(w)
 }

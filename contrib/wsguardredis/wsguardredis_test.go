@@ -324,3 +324,58 @@ func TestPutTwice(t *testing.T) {
 		}
 	}
 }
+
+// An acquire that Redis gets after a renewal, which has counted it already, is counted once. If
+// it is refused, it is not counted.
+func TestWideOutOfOrder(t *testing.T) {
+	for _, refused := range []bool{false, true} {
+		ctx := context.Background()
+		server := miniredis.RunT(t)
+		opts := wsguardredis.Options{Timeout: time.Minute}
+		a, client := open(t, server.Addr(), opts)
+		other, _ := open(t, server.Addr(), opts)
+		full := store.Scope{Key: "full"}
+		if refused {
+			full.Max = 1
+		}
+		all := store.Scope{Key: "all", Max: 3, Wide: true}
+		take := func(s *wsguardredis.Store, id, want string, scopes ...store.Scope) {
+			t.Helper()
+			if got, err := s.Acquire(ctx, id, time.Minute, scopes...); err != nil || got != want {
+				t.Errorf("%s: full %q, %v; want %q", id, got, err, want)
+			}
+		}
+		take(a, "first", "", all, full)
+
+		h := &hook{}
+		client.AddHook(h)
+		var held atomic.Bool
+		started, hold, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
+		wait := func() {
+			if held.CompareAndSwap(false, true) {
+				close(started)
+				<-hold
+			}
+		}
+		h.before.Store(&wait)
+		go func() {
+			defer close(done)
+			want := ""
+			if refused {
+				want = "full"
+			}
+			take(a, "held up", want, all, full)
+		}()
+		<-started
+		if err := a.Renew(ctx, time.Minute, store.Lease{ID: "first", Scopes: []store.Scope{all, full}}); err != nil {
+			t.Error(err)
+		}
+		close(hold)
+		<-done
+		take(other, "other", "", all)
+		if refused {
+			take(other, "room", "", all)
+		}
+		take(other, "over", "all", all)
+	}
+}
