@@ -16,20 +16,6 @@
 //		Tickets: &wsguard.TicketConfig{Store: shared},
 //	}
 //
-// In Redis, Put is SET with an expiry, and Take is GETDEL:
-//
-//	func (s *redisOnce) Put(ctx context.Context, key string, value []byte, ttl time.Duration) error {
-//		return s.client.Set(ctx, "ticket:"+key, value, ttl).Err()
-//	}
-//
-//	func (s *redisOnce) Take(ctx context.Context, key string) ([]byte, bool, error) {
-//		value, err := s.client.GetDel(ctx, "ticket:"+key).Bytes()
-//		if errors.Is(err, redis.Nil) {
-//			return nil, false, nil
-//		}
-//		return value, err == nil, err
-//	}
-//
 // The keys are hashes of the tickets, so the store cannot redeem one. The values have the
 // subject, the scopes and the times of the Principal that a ticket was issued to.
 package store

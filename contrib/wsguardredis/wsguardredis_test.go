@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -157,6 +158,10 @@ func TestRoundTrips(t *testing.T) {
 	ctx := context.Background()
 	s, client := open(t, miniredis.RunT(t).Addr(), wsguardredis.Options{Timeout: time.Minute})
 	use(t, s) // loads the scripts
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	h := &hook{}
 	client.AddHook(h)
 	scopes := []store.Scope{{Key: "a"}, {Key: "b"}, {Key: "c", Wide: true}}
@@ -170,18 +175,18 @@ func TestRoundTrips(t *testing.T) {
 		want int64
 		call func() error
 	}{
-		{"Admit", 1, func() error {
+		{"Admit`", 1, func() error {
 			_, err := s.Admit(ctx, store.Request{Takes: []store.Take{take}, ID: "x", TTL: time.Minute, Scopes: scopes, Once: "k"})
 			return err
 		}},
-		{"Acquire", 1, func() error { _, err := s.Acquire(ctx, "y", time.Minute, scopes...); return err }},
-		{"TakeTokens", 1, func() error { _, _, err := s.TakeTokens(ctx, take); return err }},
-		{"Put", 1, func() error { return s.Put(ctx, "new", nil, time.Minute) }},
-		{"PutOwned", 2, func() error { return s.PutOwned(ctx, "newer", "alice", 1, nil, time.Minute) }},
-		{"Take", 1, func() error { _, _, err := s.Take(ctx, "new"); return err }},
-		{"Renew", 3, func() error { return s.Renew(ctx, time.Minute, leases...) }},
-		{"Release", 2, func() error { return s.Release(ctx, leases...) }},
-		{"Set", 1, func() error { _, err := s.Bans().Set(ctx, "x", nil, 0); return err }},
+		{"Acquire`", 1, func() error { _, err := s.Acquire(ctx, "y", time.Minute, scopes...); return err }},
+		{"TakeTokens`", 1, func() error { _, _, err := s.TakeTokens(ctx, take); return err }},
+		{"Put`", 1, func() error { return s.Put(ctx, "new", nil, time.Minute) }},
+		{"PutOwned`", 2, func() error { return s.PutOwned(ctx, "newer", "alice", 1, nil, time.Minute) }},
+		{"Take`", 1, func() error { _, _, err := s.Take(ctx, "new"); return err }},
+		{"Renew` of 1,000 leases", 3, func() error { return s.Renew(ctx, time.Minute, leases...) }},
+		{"Release` of 1,000 leases", 2, func() error { return s.Release(ctx, leases...) }},
+		{"Set`", 1, func() error { _, err := s.Bans().Set(ctx, "x", nil, 0); return err }},
 	} {
 		h.trips.Store(0)
 		if err := test.call(); err != nil {
@@ -189,6 +194,9 @@ func TestRoundTrips(t *testing.T) {
 		}
 		if n := h.trips.Load(); n != test.want {
 			t.Errorf("%s: %d round trips, want %d", test.what, n, test.want)
+		}
+		if row := fmt.Sprintf("| `%s | %d |", test.what, test.want); !strings.Contains(string(readme), row) {
+			t.Errorf("README.md has no row %q", row)
 		}
 	}
 }
