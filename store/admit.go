@@ -40,7 +40,8 @@ type Request struct {
 	TTL    time.Duration
 	Scopes []Scope
 
-	// Once is the key of the value to take, as for [Once]. It is empty if there is none.
+	// Once is the key of the value to take, as for [Once]. It is empty if there is none. With it,
+	// ID must not hold slots already, because a store may release them if there is no value.
 	Once string
 }
 

@@ -308,7 +308,7 @@ func TestFailover(t *testing.T) {
 	host, port, _ := net.SplitHostPort(master.addr)
 	admin := redis.NewClient(&redis.Options{Addr: replica.addr})
 	defer admin.Close()
-	if err := admin.SlaveOf(ctx, host, port).Err(); err != nil {
+	if err := admin.Do(ctx, "REPLICAOF", host, port).Err(); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the replica is in step", func() bool {
@@ -332,7 +332,7 @@ func TestFailover(t *testing.T) {
 		return admin.HLen(ctx, "{test:revocations}:marks").Val() == n/2
 	})
 	master.kill()
-	if err := admin.SlaveOf(ctx, "NO", "ONE").Err(); err != nil {
+	if err := admin.Do(ctx, "REPLICAOF", "NO", "ONE").Err(); err != nil {
 		t.Fatal(err)
 	}
 	p.cut(replica.addr)

@@ -38,7 +38,7 @@ func TestOptions(t *testing.T) {
 	if _, err := wsguardredis.New(nil, wsguardredis.Options{Prefix: "a"}); err == nil {
 		t.Error("no client: no error")
 	}
-	if _, err := wsguardredis.New(client, wsguardredis.Options{Prefix: strings.Repeat("a", 58) + "A0._-z"}); err != nil {
+	if _, err := wsguardredis.New(client, wsguardredis.Options{Prefix: strings.Repeat("a", 58) + "A._-90"}); err != nil {
 		t.Error(err)
 	}
 }
