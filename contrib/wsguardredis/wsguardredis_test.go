@@ -121,10 +121,11 @@ func TestMaxMarks(t *testing.T) {
 	}
 }
 
-// hook counts round trips, and calls before for each of them.
+// hook counts round trips, and calls before and after for each of them.
 type hook struct {
 	trips  atomic.Int64
 	before atomic.Pointer[func()]
+	after  atomic.Pointer[func()]
 }
 
 func (h *hook) trip() {
@@ -141,7 +142,11 @@ func (h *hook) DialHook(next redis.DialHook) redis.DialHook {
 func (h *hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		h.trip()
-		return next(ctx, cmd)
+		err := next(ctx, cmd)
+		if after := h.after.Load(); after != nil {
+			(*after)()
+		}
+		return err
 	}
 }
 
@@ -218,17 +223,19 @@ func outage(t *testing.T, err error) *store.OutageError {
 func TestLateSlotIsReleased(t *testing.T) {
 	ctx := context.Background()
 	server := miniredis.RunT(t)
+	patient, _ := open(t, server.Addr(), wsguardredis.Options{Timeout: time.Minute})
+	use(t, patient) // loads the script
 	s, client := open(t, server.Addr(), wsguardredis.Options{})
 	h := &hook{}
 	client.AddHook(h)
 	hold := make(chan struct{})
 	wait := func() { <-hold }
-	h.before.Store(&wait)
+	h.after.Store(&wait)
 	scopes := []store.Scope{{Key: "one", Max: 1}, {Key: "all", Max: 1, Wide: true}}
 	_, err := s.Acquire(ctx, "late", time.Minute, scopes...)
 	outage(t, err)
+	eventually(t, "Redis has given the slot", func() bool { return server.Exists("test:slots:one") })
 	close(hold)
-	patient, _ := open(t, server.Addr(), wsguardredis.Options{Timeout: time.Minute})
 	eventually(t, "the slot is free", func() bool {
 		full, err := patient.Acquire(ctx, "next", time.Minute, scopes...)
 		if err != nil {
@@ -386,4 +393,49 @@ func TestWideOutOfOrder(t *testing.T) {
 		}
 		take(other, "over", "all", all)
 	}
+}
+
+// A release that Redis gets after a newer renewal does not replace its number.
+func TestWideLateRelease(t *testing.T) {
+	ctx := context.Background()
+	server := miniredis.RunT(t)
+	opts := wsguardredis.Options{Timeout: time.Minute}
+	a, client := open(t, server.Addr(), opts)
+	other, _ := open(t, server.Addr(), opts)
+	all := []store.Scope{{Key: "all", Max: 3, Wide: true}}
+	take := func(s *wsguardredis.Store, id, want string) {
+		t.Helper()
+		if got, err := s.Acquire(ctx, id, time.Minute, all...); err != nil || got != want {
+			t.Errorf("%s: full %q, %v; want %q", id, got, err, want)
+		}
+	}
+	take(a, "first", "")
+	take(a, "second", "")
+
+	h := &hook{}
+	client.AddHook(h)
+	var held atomic.Bool
+	started, hold, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	wait := func() {
+		if held.CompareAndSwap(false, true) {
+			close(started)
+			<-hold
+		}
+	}
+	h.before.Store(&wait)
+	go func() {
+		defer close(done)
+		if err := a.Release(ctx, store.Lease{ID: "second", Scopes: all}); err != nil {
+			t.Error(err)
+		}
+	}()
+	<-started
+	take(a, "third", "")
+	if err := a.Renew(ctx, time.Minute, store.Lease{ID: "first", Scopes: all}, store.Lease{ID: "third", Scopes: all}); err != nil {
+		t.Error(err)
+	}
+	close(hold)
+	<-done
+	take(other, "other", "")
+	take(other, "over", "all")
 }

@@ -76,6 +76,10 @@ func ratesDebt(s *suite) {
 	s.take(store.Take{Key: "k", Limit: small, Least: 1, Most: 50}, 0)
 	s.take(store.Take{Key: "k", Limit: small, Least: 0, Most: 50}, 0)
 	s.take(store.Take{Key: "k", Limit: large, Least: 1, Most: 1000}, 100)
+	// Tokens flow in at the rate of the call.
+	large.PerSecond = 10_000
+	s.h.Advance(short)
+	s.take(store.Take{Key: "k", Limit: large, Least: 150, Most: 1000}, 150)
 }
 
 func ratesLook(s *suite) {
