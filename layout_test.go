@@ -29,6 +29,7 @@ var importLaw = []mayImport{
 	{"reason", nil},
 	{"audit", []string{"reason"}},
 	{"store", nil},
+	{"store/storetest", []string{"store"}},
 	{"", []string{"audit", "reason", "store", "internal/"}},
 	{"jsonrpc", []string{"", "reason", "internal/"}},
 	{"graphqlws", []string{"", "reason", "internal/"}},

@@ -1,7 +1,12 @@
-// Package store has the interface of a store that the instances of a service share, and a
-// store in the memory of one instance.
+// Package store has the interfaces of a store that the instances of a service share, and stores
+// in the memory of one instance.
 //
-// # Usage
+// [Once] holds tickets, [Slots] counts connections, [Rates] has token buckets, and [Marks] holds
+// bans and revocations. A store implements those that it can. Package storetest tests a store.
+// The module contrib/wsguardredis has all of them on Redis. At present a Guard uses a shared
+// store for its tickets only.
+//
+// # Tickets
 //
 // A Guard keeps its one-time tickets in memory. If several instances of a service issue and
 // accept tickets, give each of them a [Once] that they share, in the configuration of package
@@ -9,20 +14,6 @@
 //
 //	Auth: wsguard.AuthConfig{
 //		Tickets: &wsguard.TicketConfig{Store: shared},
-//	}
-//
-// In Redis, Put is SET with an expiry, and Take is GETDEL:
-//
-//	func (s *redisOnce) Put(ctx context.Context, key string, value []byte, ttl time.Duration) error {
-//		return s.client.Set(ctx, "ticket:"+key, value, ttl).Err()
-//	}
-//
-//	func (s *redisOnce) Take(ctx context.Context, key string) ([]byte, bool, error) {
-//		value, err := s.client.GetDel(ctx, "ticket:"+key).Bytes()
-//		if errors.Is(err, redis.Nil) {
-//			return nil, false, nil
-//		}
-//		return value, err == nil, err
 //	}
 //
 // The keys are hashes of the tickets, so the store cannot redeem one. The values have the
@@ -55,7 +46,20 @@ type Once interface {
 // a 503 tickets.
 var ErrFull = errors.New("store: full")
 
-// MemoryOnce is a [Once] in the memory of one instance. The zero value is ready to use and has
+// OwnedOnce is a [Once] that bounds how many values an owner has, across all instances.
+type OwnedOnce interface {
+	Once
+
+	// PutOwned is Put for a value of owner. The error wraps [ErrOwnerFull] if owner has max
+	// values that were neither taken nor have expired. A max of 0 is no limit. If calls for one
+	// owner have different values of max, each call judges by its own.
+	PutOwned(ctx context.Context, key, owner string, max int, value []byte, ttl time.Duration) error
+}
+
+// ErrOwnerFull says that an owner has as many values as it may have. See [OwnedOnce].
+var ErrOwnerFull = errors.New("store: the owner has too many values")
+
+// MemoryOnce is an [OwnedOnce] in the memory of one instance. The zero value is ready to use and has
 // no limit. Many goroutines may use it at the same time.
 type MemoryOnce struct {
 	max int // guarded by mu; 0: no limit
@@ -63,12 +67,14 @@ type MemoryOnce struct {
 	mu    sync.Mutex       // no other lock is taken while it is held
 	all   map[string]*once // guarded by mu; made when needed
 	queue queue            // guarded by mu
+	owned map[string]int   // guarded by mu; how many values each owner has; made when needed
 }
 
 // once is a stored value. The mu of its store guards it.
 type once struct {
 	key   string
 	value []byte // a copy, which Take hands out
+	owner string // empty: none
 	until time.Time
 	index int // in queue
 }
@@ -86,7 +92,13 @@ func (m *MemoryOnce) SetMax(max int) {
 
 // Put stores a copy of value under key for ttl, in place of a value that key may have. It
 // returns [ErrFull] if the store holds as many values as it may. It never looks at the context.
-func (m *MemoryOnce) Put(_ context.Context, key string, value []byte, ttl time.Duration) error {
+func (m *MemoryOnce) Put(ctx context.Context, key string, value []byte, ttl time.Duration) error {
+	return m.PutOwned(ctx, key, "", 0, value, ttl)
+}
+
+// PutOwned is Put for a value of owner. It returns [ErrOwnerFull] if owner has max values. An
+// empty owner is nobody, and has no limit.
+func (m *MemoryOnce) PutOwned(_ context.Context, key, owner string, max int, value []byte, ttl time.Duration) error {
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -99,11 +111,17 @@ func (m *MemoryOnce) Put(_ context.Context, key string, value []byte, ttl time.D
 	if m.max > 0 && len(m.all) >= m.max {
 		return ErrFull
 	}
-	if m.all == nil {
-		m.all = map[string]*once{}
+	if owner != "" && max > 0 && m.owned[owner] >= max {
+		return ErrOwnerFull
 	}
-	o := &once{key: key, value: append([]byte(nil), value...), until: now.Add(ttl)}
+	if m.all == nil {
+		m.all, m.owned = map[string]*once{}, map[string]int{}
+	}
+	o := &once{key: key, value: append([]byte(nil), value...), owner: owner, until: now.Add(ttl)}
 	m.all[key] = o
+	if owner != "" {
+		m.owned[owner]++
+	}
 	heap.Push(&m.queue, o)
 	return nil
 }
@@ -124,6 +142,12 @@ func (m *MemoryOnce) Take(_ context.Context, key string) ([]byte, bool, error) {
 func (m *MemoryOnce) drop(o *once) {
 	delete(m.all, o.key)
 	heap.Remove(&m.queue, o.index)
+	if o.owner == "" {
+		return
+	}
+	if m.owned[o.owner]--; m.owned[o.owner] == 0 {
+		delete(m.owned, o.owner)
+	}
 }
 
 // queue is a heap. Its first value is the one that expires first.
