@@ -256,6 +256,10 @@ func (g *Guard) Shutdown(ctx context.Context) error {
 		go func() {
 			defer close(s.paced)
 			g.drain(ctx, pace)
+			if g.shared != nil {
+				<-s.drained // connections that are left have slots in the store
+				g.state.leave(g)
+			}
 		}()
 	}
 	select {

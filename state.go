@@ -1,6 +1,7 @@
 package wsguard
 
 import (
+	"sync"
 	"sync/atomic"
 
 	"github.com/wsguard/wsguard/internal/keyed"
@@ -37,6 +38,9 @@ type State struct {
 
 	revalidations revalidations
 	explained     atomic.Int64 // how many refusals are being answered with a close code
+
+	joining sync.Mutex // shared.mu may be taken while it is held
+	shared  *shared    // guarded by joining; nil: no Guard shares anything with other instances
 }
 
 // buckets are the buckets of clients and subjects. Each call of a table brings its limits.

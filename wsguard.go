@@ -255,6 +255,11 @@ type Config struct {
 	// Logger leaves out. The default is nil.
 	OnEvent func(audit.Event)
 
+	// Shared makes limits, tickets, bans and revocations hold for all instances of a service
+	// together. The default, the zero value, shares nothing with other instances. Reconfigure
+	// keeps the Shared of New.
+	Shared SharedConfig
+
 	// State has what several Guards share, such as the counters of connections, of rates and of
 	// failed credentials, and the bans. The default is a State of the Guard's own. Reconfigure
 	// keeps the State of New.
@@ -265,6 +270,7 @@ type Config struct {
 type Guard struct {
 	born     time.Time              // the sweeper's times count from here; read-only
 	state    *State                 // read-only; has locks of its own
+	shared   *shared                // read-only after New; has locks of its own; nil: nothing is shared with other instances
 	events   *sink                  // read-only; has a lock of its own
 	sessions *sessions              // read-only; has a lock of its own
 	queues   queues                 // has a lock of its own
@@ -300,6 +306,11 @@ func New(cfg Config) (*Guard, error) {
 	if err := g.configure(cfg, nil); err != nil {
 		return nil, err
 	}
+	var f faults
+	g.shared = g.state.join(g, cfg.Shared, &f)
+	if err := f.err(); err != nil {
+		return nil, err
+	}
 	return g, nil
 }
 
@@ -316,8 +327,8 @@ func New(cfg Config) (*Guard, error) {
 //   - its client, its subprotocol and the value of Attach
 //
 // If cfg has a mistake, Reconfigure returns an error and changes nothing. Switching
-// Auth.Tickets on or off is a mistake. Reconfigure ignores State, Logger, OnEvent and
-// Observer of cfg.
+// Auth.Tickets on or off is a mistake. Reconfigure ignores State, Shared, Logger,
+// OnEvent and Observer of cfg.
 func (g *Guard) Reconfigure(cfg Config) error {
 	g.setting.Lock()
 	defer g.setting.Unlock()

@@ -110,6 +110,10 @@ type Snapshot struct {
 	// are.
 	Limits []Limit
 
+	// Shared has the figures of the stores that Config.Shared names. Guards with the same State
+	// share it.
+	Shared Shared
+
 	// HandshakeSeconds has the durations of the handshakes that were accepted or refused, in
 	// seconds. The time that a hook of the application takes is in it.
 	HandshakeSeconds Histogram
@@ -134,6 +138,44 @@ func (s *Snapshot) ClosedFor(token string) (n uint64) {
 		}
 	}
 	return n
+}
+
+// Shared has the figures of the stores that the instances of a service share. It is zero if
+// nothing is shared.
+type Shared struct {
+	// Instances is how many instances there were when they were counted last.
+	Instances int
+
+	// Lost says that calls of the stores fail, so that this instance decides by itself.
+	Lost bool
+
+	// Calls counts the calls of the stores.
+	Calls map[StoreCall]uint64
+
+	// LocalDecisions counts what this instance has decided by itself because a store had
+	// failed. ClosedDecisions counts what it has refused for the same reason.
+	LocalDecisions, ClosedDecisions uint64
+
+	// HeldMessages counts the messages that have waited for tokens of the store.
+	HeldMessages uint64
+
+	// Slots is how many connections have slots in the store.
+	Slots int
+
+	// RenewalAge is how long ago all slots were renewed. It is 0 if there are none.
+	RenewalAge time.Duration
+
+	// MarksAge is how long ago the bans and the revocations were known to be complete.
+	MarksAge time.Duration
+
+	// MarksWaiting is how many bans and revocations of this instance the store does not have yet.
+	MarksWaiting int
+}
+
+// StoreCall is a kind of calls of a store.
+type StoreCall struct {
+	Operation string // such as "admit"
+	Result    string // "ok" or "error"
 }
 
 // Traffic counts messages and their payload bytes.

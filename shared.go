@@ -1,0 +1,269 @@
+package wsguard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/wsguard/wsguard/audit"
+	"github.com/wsguard/wsguard/store"
+)
+
+// SharedConfig makes limits, tickets, bans and revocations hold for all instances of a service
+// together. Its stores are usually on one Redis or Valkey, and package contrib/wsguardredis
+// returns a SharedConfig with all of them. A nil store shares nothing. All instances must have
+// the same stores, Caps and Rates.
+//
+// A handshake asks the stores at most twice. The first call comes before the credential is
+// judged, and has the rates of the client, its slot, and a ticket if there is one. The second
+// call comes afterwards, and has the rate and the slot of the subject. What the limits of one
+// instance refuse never reaches a store.
+//
+// While a store is slow or gone, each instance applies its part of the shared limits. That is the
+// limit divided by the number of instances that Instances has counted last. The fields that end
+// in FailClosed refuse instead. A ticket that cannot be looked up gets a 503 in any case.
+type SharedConfig struct {
+	// Slots shares MaxConns, MaxUsersPerClient, MaxConnsPerNetwork and MaxConnsPerSubject of
+	// CapConfig. MaxConnsPerClient and MaxUnauthenticated hold in each instance. A connection has
+	// a lease of 30 seconds on its slots, which the guard renews every 10 seconds. An instance
+	// that is killed gives its slots back when their leases have ended.
+	Slots store.Slots
+
+	// Rates shares the rates of handshakes and of failed credentials, and those of messages and
+	// bytes of a client and of a subject. The rates of one connection need no store. A connection
+	// spends tokens that its instance has taken in advance, so few messages wait for the store. A
+	// message that finds none waits for at most 50 milliseconds.
+	Rates store.Rates
+
+	// Admitter answers what a handshake asks Slots, Rates and Tickets, in one call. The default,
+	// nil, asks them one after the other.
+	Admitter store.Admitter
+
+	// Tickets holds the tickets of AuthConfig.Tickets if TicketConfig.Store is nil. With it,
+	// TicketConfig.MaxPerSubject holds for all instances together.
+	Tickets store.OwnedOnce
+
+	// Bans shares the bans, by violations and by Admin.Ban.
+	Bans store.Marks
+
+	// Revocations shares the calls of Admin.Revoke, Admin.SignOut, Admin.Restore and Admin.Kick.
+	// New waits for at most 2 seconds until it has read the revocations and the bans. Until they
+	// have been read, handshakes get a 503 unavailable.
+	Revocations store.Marks
+
+	// Instances counts the instances that are alive. The default, nil, counts one, and then each
+	// instance applies the whole limit while a store is gone.
+	Instances store.Instances
+
+	// MessagesPerInstance keeps the rates of messages and bytes out of Rates, so that messages
+	// never wait for a store. Each instance then counts the messages that it gets. The default is
+	// false.
+	MessagesPerInstance bool
+
+	// CapsFailClosed refuses handshakes with 503 unavailable while Slots cannot be asked. The
+	// default is false.
+	CapsFailClosed bool
+
+	// RatesFailClosed refuses handshakes with 503 unavailable while Rates cannot be asked, and
+	// messages as over their rate. The default is false.
+	RatesFailClosed bool
+
+	// MarksFailClosed refuses handshakes with 503 unavailable while bans or revocations have not
+	// been read for 5 seconds. Open connections go on. The default is false, and the guard uses
+	// those that it has read.
+	MarksFailClosed bool
+}
+
+func (cfg SharedConfig) none() bool { return cfg == SharedConfig{} }
+
+// same reports whether two Guards have the same stores. Values that cannot be compared are
+// not the same.
+func (cfg SharedConfig) same(other SharedConfig) (same bool) {
+	defer func() {
+		if recover() != nil {
+			same = false
+		}
+	}()
+	return cfg == other
+}
+
+// How the guard uses the stores.
+const (
+	slotLease  = 30 * time.Second // the lease of a slot
+	renewEvery = 10 * time.Second // how often leases are renewed, and instances counted
+	renewBatch = 500              // how many leases one call renews or releases
+	lostAfter  = 3                // so many failed calls in a row mean that a store is gone
+)
+
+// shared asks the stores for the Guards of a State. It runs from the first join until the last
+// of its Guards has shut down.
+type shared struct {
+	// Read-only after newShared.
+	cfg      SharedConfig
+	admitter store.Admitter // nil: neither slots nor rates nor tickets are shared
+	ctx      context.Context
+	stop     context.CancelFunc
+	running  sync.WaitGroup // the goroutines
+
+	divisor atomic.Int32 // by what a limit is divided while a store is gone; 0: none is
+
+	mu       sync.Mutex                 // no other lock is taken while it is held
+	guards   []*Guard                   // guarded by mu: those that have joined and not left
+	failures int                        // guarded by mu: failed calls in a row
+	live     int                        // guarded by mu: the instances, as counted last
+	calls    map[audit.StoreCall]uint64 // guarded by mu
+	local    uint64                     // guarded by mu: decisions without the store
+	closed   uint64                     // guarded by mu: refusals because of FailClosed
+}
+
+func newShared(cfg SharedConfig) *shared {
+	sh := &shared{cfg: cfg, admitter: cfg.Admitter, live: 1, calls: map[audit.StoreCall]uint64{}}
+	if sh.admitter == nil && (cfg.Slots != nil || cfg.Rates != nil || cfg.Tickets != nil) {
+		sh.admitter = store.Combine(cfg.Rates, cfg.Slots, cfg.Tickets)
+	}
+	sh.ctx, sh.stop = context.WithCancel(context.Background())
+	return sh
+}
+
+// join makes g use the stores of cfg. It returns nil if cfg has none. It adds a fault if another
+// Guard of the State has other stores.
+func (s *State) join(g *Guard, cfg SharedConfig, f *faults) *shared {
+	s.joining.Lock()
+	defer s.joining.Unlock()
+	sh := s.shared
+	switch {
+	case sh == nil && cfg.none():
+		return nil
+	case sh != nil && !sh.cfg.same(cfg):
+		f.add("Shared", "", "Guards with one State must have the same stores")
+		return nil
+	case sh == nil:
+		sh = newShared(cfg)
+		s.shared = sh
+		sh.start(s)
+	}
+	sh.mu.Lock()
+	sh.guards = append(sh.guards, g)
+	sh.mu.Unlock()
+	return sh
+}
+
+// leave undoes join. The last Guard that leaves waits for the goroutines.
+func (s *State) leave(g *Guard) {
+	if g.shared == nil {
+		return
+	}
+	s.joining.Lock()
+	defer s.joining.Unlock()
+	sh := g.shared
+	sh.mu.Lock()
+	for i, other := range sh.guards {
+		if other == g {
+			sh.guards = append(sh.guards[:i:i], sh.guards[i+1:]...)
+			break
+		}
+	}
+	last := len(sh.guards) == 0
+	sh.mu.Unlock()
+	if last && s.shared == sh {
+		s.shared = nil
+		sh.stop()
+		sh.running.Wait()
+	}
+}
+
+// start starts the goroutines.
+func (sh *shared) start(*State) {}
+
+// callStore calls a store, recovers its panic, and counts the call. op names the call in
+// audit.Snapshot.
+func callStore[T any](sh *shared, ctx context.Context, op string, call func(context.Context) (T, error)) (v T, err error) {
+	err = errStorePanicked
+	defer func() {
+		_ = recover() // the value may quote a credential, so drop it
+		sh.note(op, err)
+	}()
+	return call(ctx)
+}
+
+var errStorePanicked = errors.New("wsguard: the store panicked")
+
+// outage reports whether err means that the store could not be asked.
+func outage(err error) bool {
+	for _, answer := range []error{nil, store.ErrFull, store.ErrOwnerFull, store.ErrGap, store.ErrInvalid} {
+		if errors.Is(err, answer) {
+			return false
+		}
+	}
+	return true
+}
+
+// note counts a call, and notices that the stores are gone or back.
+func (sh *shared) note(op string, err error) {
+	result, lost, back := "ok", false, false
+	if outage(err) {
+		result = "error"
+	}
+	sh.mu.Lock()
+	sh.calls[audit.StoreCall{Operation: op, Result: result}]++
+	switch {
+	case result == "ok":
+		back, sh.failures = sh.failures >= lostAfter, 0
+		sh.divisor.Store(0)
+	case errors.Is(err, context.Canceled):
+	default:
+		sh.failures++
+		lost = sh.failures == lostAfter
+		if sh.failures >= lostAfter {
+			sh.divisor.Store(int32(sh.live))
+		}
+	}
+	live := sh.live
+	sh.mu.Unlock()
+	switch {
+	case lost:
+		sh.warn("store_lost", fmt.Sprintf("the shared store does not answer: %s; this instance applies its part of the limits, a %d. of each", errorText(err), live))
+	case back:
+		sh.warn("store_back", "the shared store answers again")
+	}
+}
+
+// warn reports to one of the Guards.
+func (sh *shared) warn(token, detail string) {
+	sh.mu.Lock()
+	var g *Guard
+	if len(sh.guards) > 0 {
+		g = sh.guards[0]
+	}
+	sh.mu.Unlock()
+	if g != nil {
+		g.events.emit(audit.Event{Kind: audit.Warning, Reason: token, Detail: detail})
+	}
+}
+
+// instances returns how many instances there are, as counted last.
+func (sh *shared) instances() int {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return sh.live
+}
+
+// partOf returns the part of a limit that each of n instances applies while the stores are gone.
+// A limit of 0 is no limit, and any other part is at least 1.
+func partOf(limit, n int) int {
+	if limit <= 0 {
+		return limit
+	}
+	return max(1, limit/n)
+}
+
+// part is like partOf for a Rate.
+func (r Rate) part(n int) Rate {
+	if r.off() {
+		return r
+	}
+	return Rate{PerSecond: r.PerSecond / float64(n), Burst: max(1, r.Burst/n)}
+}
