@@ -55,6 +55,9 @@ var (
 	shareStep        = step{"share of the unauthenticated", reasons{reason.MaxConns, reason.MaxClientConns}, (*admission).takeShare}
 	credentialStep   = step{stepCredential, reasons{reason.Guessing, reason.Unauthenticated, reason.Unavailable, reason.MaxConns, reason.MaxClientConns}, (*admission).authenticate}
 	loginStep        = step{"login", reasons{reason.Guessing, reason.Unauthenticated, reason.Unavailable}, (*admission).askLogin}
+	sharedStep       = step{"shared limits", reasons{reason.HandshakeRate, reason.Guessing, reason.MaxConns, reason.MaxClientConns, reason.Unavailable}, (*admission).askShared}
+	sharedRateStep   = step{"shared limits", reasons{reason.HandshakeRate, reason.Guessing, reason.Unavailable}, (*admission).askShared}
+	theirStep        = step{"shared limits of the subject", reasons{reason.HandshakeRate, reason.MaxSubjectConns, reason.Unavailable}, (*admission).askSharedSubject}
 	subjectStep      = step{"subject slot", reasons{reason.MaxSubjectConns}, (*admission).takeSubjectSlot}
 	knownSubjectStep = step{"subject slot", reasons{reason.MaxSubjectConns}, (*admission).takeKnownSubjectSlot}
 	registerStep     = step{"register", reasons{reason.Revoked, reason.Banned}, (*admission).register}
@@ -69,16 +72,16 @@ var (
 var (
 	handshakeSteps = []step{
 		drainingStep, formStep, hijackStep, addressStep, banStep, hostStep, tlsStep, originStep, subprotocolStep,
-		rateStep, flightStep, slotStep, shareStep, credentialStep, subjectRateStep,
-		subjectStep, registerStep, attachStep, replaceStep,
+		rateStep, flightStep, slotStep, shareStep, sharedStep, credentialStep, subjectRateStep,
+		subjectStep, theirStep, registerStep, attachStep, replaceStep,
 	}
-	firstMessageSteps = []step{flightStep, credentialStep, subjectRateStep, subjectStep, registerStep, attachStep, replaceStep}
+	firstMessageSteps = []step{flightStep, credentialStep, subjectRateStep, subjectStep, theirStep, registerStep, attachStep, replaceStep}
 	saleSteps         = []step{
 		drainingStep, methodStep, addressStep, banStep, hostStep, tlsStep, originPostStep,
-		rateStep, flightStep, loginStep, subjectRateStep, revokedStep, sellStep,
+		rateStep, flightStep, sharedRateStep, loginStep, subjectRateStep, theirStep, revokedStep, sellStep,
 	}
 	refreshSteps = []step{flightStep, credentialStep}
-	becomeSteps  = []step{flightStep, credentialStep, subjectRateStep, subjectStep, registerStep, attachStep, replaceStep}
+	becomeSteps  = []step{flightStep, credentialStep, subjectRateStep, subjectStep, theirStep, registerStep, attachStep, replaceStep}
 )
 
 // credentialAt is the index of credentialStep in firstMessageSteps. With
@@ -114,6 +117,8 @@ type admission struct {
 	cred        credential
 	credErr     error
 	used        *usedTicket // the ticket that was the credential
+	fetched     *fetched    // the ticket, if the shared store was asked for it together with the slots
+	sharedPaid  bool        // the client was charged for the handshake in the shared store
 	await       bool        // the first message must be the credential
 	fl          *flight
 	lease       *Lease   // of this Guard's State
@@ -302,7 +307,7 @@ func (a *admission) chargeSubject() error {
 	if a.await || a.principal.anonymous() || a.passed(stepSubject) {
 		return nil
 	}
-	again := slices.ContainsFunc(a.marks.passed, func(m mark) bool { return m.by == a.g && m.step == stepSubject })
+	again := a.chargedAgain()
 	err := a.g.state.rates.authenticated(a.client, !a.known, a.paid && !again, a.principal.Subject, a.rates.Handshakes)
 	a.g.sessions.usage.handshake(handshaker{subject: a.principal.Subject}, 1)
 	if err != nil {
@@ -315,6 +320,11 @@ func (a *admission) chargeSubject() error {
 		return nil
 	}
 	return a.returnTicket(err)
+}
+
+// chargedAgain reports whether a piece of this Guard has charged the subject already.
+func (a *admission) chargedAgain() bool {
+	return slices.ContainsFunc(a.marks.passed, func(m mark) bool { return m.by == a.g && m.step == stepSubject })
 }
 
 func (a *admission) takePlace() (err error) {

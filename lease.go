@@ -12,7 +12,7 @@ import (
 // slots counts the connections of a State. Each call brings its limits. A connection that
 // exceeds them under CapConfig.ReportOnly is counted too.
 type slots struct {
-	mu        sync.Mutex           // no other lock is taken while it is held
+	mu        sync.Mutex           // only keeper.mu is taken while it is held
 	all       int                  // guarded by mu
 	waiting   waiters              // guarded by mu: those that owe a first message
 	clients   map[clientKey]int    // guarded by mu: all connections of a client
@@ -99,6 +99,8 @@ type Lease struct {
 	moved    bool   // guarded by slots.mu: a Conn owns the lease, and not the handshake or piece that reserved it
 	conn     *Conn  // guarded by slots.mu: the Conn that owns the lease and can be ended; nil: none
 	released bool   // guarded by slots.mu
+
+	tenancy *tenancy // guarded by slots.mu: the slots in the shared store; nil: none
 }
 
 // lock locks the slots, and returns the function that unlocks them.
@@ -167,6 +169,47 @@ func (l *Lease) replaceOldest() *Conn {
 	return old.conn
 }
 
+// overSubject returns the error of MaxConnsPerSubject if its subject has more than most connections.
+func (l *Lease) overSubject(most int) error {
+	s, unlock := l.lock()
+	defer unlock()
+	if p := s.subjects[l.subject]; p == nil || len(p.leases) <= most || p.replacing == l {
+		return nil
+	}
+	return denyOver(reason.MaxSubjectConns, "", limitSubject)
+}
+
+// replaceAnyway lets the lease replace the oldest connection of its subject, because the subject
+// has all of its slots in the shared store. It returns false if there is none to replace here.
+func (l *Lease) replaceAnyway() bool {
+	s, unlock := l.lock()
+	defer unlock()
+	p := s.subjects[l.subject]
+	if p == nil || !p.mayReplace() {
+		return false
+	}
+	p.replacing = l
+	return true
+}
+
+// replaces reports whether the lease may replace the oldest of its subject.
+func (l *Lease) replaces() bool {
+	s, unlock := l.lock()
+	defer unlock()
+	p := s.subjects[l.subject]
+	return p != nil && p.replacing == l
+}
+
+// tenant returns the tenancy of the lease, and makes it if there is none.
+func (l *Lease) tenant(k *keeper) *tenancy {
+	_, unlock := l.lock()
+	defer unlock()
+	if l.tenancy == nil {
+		l.tenancy = &tenancy{k: k, over: l.released}
+	}
+	return l.tenancy
+}
+
 // unbind ends that the lease counts for its subject. The caller holds slots.mu.
 func (l *Lease) unbind() {
 	p := l.slots.subjects[l.subject]
@@ -180,6 +223,7 @@ func (l *Lease) unbind() {
 	if len(p.leases) == 0 {
 		delete(l.slots.subjects, l.subject)
 	}
+	l.tenancy.drop(scopeSubject + l.subject)
 	l.subject = ""
 }
 
@@ -236,6 +280,7 @@ func (l *Lease) Release() {
 		return
 	}
 	l.released, l.conn = true, nil
+	l.tenancy.release()
 	s.waiting.remove(l)
 	s.all--
 	down(s.clients, l.client)

@@ -76,6 +76,9 @@ func compile(cfg Config, further []EndpointConfig, endings chan struct{}, f *fau
 		observe:      cfg.Observe,
 		spikeFactor:  resolveSpikeFactor(cfg.SpikeFactor, f),
 	}
+	if t := p.auth.tickets; t != nil && t.Store == nil && cfg.Shared.Tickets != nil {
+		t.Store, t.shared = cfg.Shared.Tickets, true
+	}
 	if p.origin.missing && p.host.list == nil {
 		f.add("AllowMissingOrigin", "", "needs a Hosts list: without an Origin nothing else stops DNS rebinding")
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -108,6 +109,10 @@ type shared struct {
 	stop     context.CancelFunc
 	running  sync.WaitGroup // the goroutines
 
+	keeper   *keeper  // read-only; has a lock of its own; nil: no slots are shared, and no instances counted
+	refusals refusals // has a lock of its own
+	credits  credits  // has a lock of its own
+
 	divisor atomic.Int32 // by what a limit is divided while a store is gone; 0: none is
 
 	mu       sync.Mutex                 // no other lock is taken while it is held
@@ -125,6 +130,9 @@ func newShared(cfg SharedConfig) *shared {
 		sh.admitter = store.Combine(cfg.Rates, cfg.Slots, cfg.Tickets)
 	}
 	sh.ctx, sh.stop = context.WithCancel(context.Background())
+	if cfg.Slots != nil || cfg.Instances != nil {
+		sh.keeper = newKeeper(sh)
+	}
 	return sh
 }
 
@@ -143,7 +151,7 @@ func (s *State) join(g *Guard, cfg SharedConfig, f *faults) *shared {
 	case sh == nil:
 		sh = newShared(cfg)
 		s.shared = sh
-		sh.start(s)
+		sh.start()
 	}
 	sh.mu.Lock()
 	sh.guards = append(sh.guards, g)
@@ -171,12 +179,67 @@ func (s *State) leave(g *Guard) {
 	if last && s.shared == sh {
 		s.shared = nil
 		sh.stop()
+		sh.wait()
+	}
+}
+
+// endWaits bounds how long the last Guard waits for a store that does not return.
+const endWaits = 2 * time.Second
+
+// wait waits until the goroutines have ended. One that a store never lets go is left behind.
+func (sh *shared) wait() {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
 		sh.running.Wait()
+	}()
+	t := time.NewTimer(endWaits)
+	defer t.Stop()
+	select {
+	case <-ended:
+	case <-t.C:
 	}
 }
 
 // start starts the goroutines.
-func (sh *shared) start(*State) {}
+func (sh *shared) start() {
+	if sh.keeper != nil {
+		sh.running.Go(sh.keeper.run)
+	}
+}
+
+// sharing returns what asks the stores for the Guards of the State, or nil.
+func (s *State) sharing() *shared {
+	s.joining.Lock()
+	defer s.joining.Unlock()
+	return s.shared
+}
+
+// figures adds the figures of the stores to s.
+func (sh *shared) figures(s *audit.Snapshot) {
+	if sh == nil {
+		return
+	}
+	to := &s.Shared
+	if sh.keeper != nil {
+		to.Slots, to.RenewalAge = sh.keeper.figures(s.Time)
+	}
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	to.Instances, to.Lost, to.Calls = sh.live, sh.failures >= lostAfter, maps.Clone(sh.calls)
+	to.LocalDecisions, to.ClosedDecisions = sh.local, sh.closed
+}
+
+// decided counts a decision without the store.
+func (sh *shared) decided(closed bool) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if closed {
+		sh.closed++
+		return
+	}
+	sh.local++
+}
 
 // callStore calls a store, recovers its panic, and counts the call. op names the call in
 // audit.Snapshot.

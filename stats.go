@@ -97,6 +97,7 @@ func (st *State) figures(s *audit.Snapshot, p *policy) {
 	s.TicketsOutstanding = st.tickets.count(s.Time)
 	s.Bans = st.bans.Count(s.Time)
 	s.Revocations = st.registry.revocations()
+	st.sharing().figures(s)
 	b, r := &st.rates, &p.rates
 	s.Tables = map[string]audit.Table{}
 	for _, t := range []struct {

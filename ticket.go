@@ -32,8 +32,8 @@ type TicketConfig struct {
 	TTL time.Duration
 
 	// MaxPerSubject is how many unused tickets one subject may have. It counts those that this
-	// process has issued, even if a Store is shared. The default is 16, and Off means no limit.
-	// Further requests for a ticket get a 429.
+	// process has issued. If Store is a store.OwnedOnce, it also counts those of all instances.
+	// The default is 16, and Off means no limit. Further requests for a ticket get a 429.
 	MaxPerSubject int
 
 	// MaxTotal is how many unused tickets the guard holds in memory. It has no effect on a
@@ -45,6 +45,8 @@ type TicketConfig struct {
 	// takes longer than VerifyTimeout, requests for a ticket and handshakes with one get a 503.
 	// The default is nil, and the State of the Guard holds the tickets in memory.
 	Store store.Once
+
+	shared bool // Store is that of SharedConfig.Tickets
 }
 
 // maxTicketTTL bounds TicketConfig.TTL, and maxCacheTTL bounds AuthConfig.CacheTTL.
@@ -155,18 +157,29 @@ func (t *tickets) issue(ctx context.Context, cfg *TicketConfig, p Principal, ori
 		}
 	}()
 	if err == nil {
-		err = t.store(cfg).Put(ctx, s.key, value, cfg.TTL)
+		err = t.put(ctx, cfg, s, value)
 	}
 	switch {
 	case err == nil:
 		stored = true
 		return token, nil
+	case errors.Is(err, store.ErrOwnerFull):
+		return "", denyRetry(reason.Tickets, cfg.TTL)
 	case errors.Is(err, store.ErrFull): // within recovers what its methods do
 		d := denyRetry(reason.Tickets, cfg.TTL)
 		d.status = http.StatusServiceUnavailable
 		return "", d
 	}
 	return "", deny(reason.Unavailable, "the ticket store failed")
+}
+
+// put stores a ticket. A store that all instances share counts the tickets of the subject, too.
+func (t *tickets) put(ctx context.Context, cfg *TicketConfig, s *sale, value []byte) error {
+	to := t.store(cfg)
+	if owned, ok := to.(store.OwnedOnce); ok && cfg.Store != nil && cfg.MaxPerSubject > 0 {
+		return owned.PutOwned(ctx, s.key, hashed(s.subject), cfg.MaxPerSubject, value, cfg.TTL)
+	}
+	return to.Put(ctx, s.key, value, cfg.TTL)
 }
 
 // sell counts a ticket, unless its subject has too many outstanding.
@@ -255,21 +268,36 @@ func (t *tickets) putBack(ctx context.Context, cfg *TicketConfig, used *usedTick
 	return err
 }
 
+// take takes a ticket out of the store. The value is nil if there is none.
+func (t *tickets) take(ctx context.Context, cfg *TicketConfig, key string) ([]byte, error) {
+	value, ok, err := t.store(cfg).Take(ctx, key)
+	switch {
+	case err != nil || !ok:
+		return nil, err
+	case value == nil:
+		value = []byte{}
+	}
+	return value, nil
+}
+
 // redeem takes the ticket out of the store before it judges the ticket. So a ticket that is
 // presented in the wrong place is used up.
-func (t *tickets) redeem(ctx context.Context, cfg *TicketConfig, token, from string) (Principal, *usedTicket, error) {
+func (t *tickets) redeem(ctx context.Context, cfg *TicketConfig, token, from string, f *fetched) (Principal, *usedTicket, error) {
 	key := ticketKey(token)
-	value, ok, err := t.store(cfg).Take(ctx, key)
+	if f == nil || f.key != key {
+		f = &fetched{key: key}
+		f.value, f.err = t.take(ctx, cfg, key)
+	}
 	var tk ticket
 	switch {
-	case err != nil:
+	case f.err != nil:
 		return Principal{}, nil, deny(reason.Unavailable, "the ticket store failed")
-	case !ok:
+	case f.value == nil:
 		return Principal{}, nil, deny(reason.Unauthenticated, "no such ticket")
 	}
 	t.seen(key)
 	switch {
-	case json.Unmarshal(value, &tk) != nil:
+	case json.Unmarshal(f.value, &tk) != nil:
 		return Principal{}, nil, deny(reason.Unavailable, "the ticket store returned something else")
 	case !time.Now().Before(tk.Bought.Add(cfg.TTL)): // the store may keep tickets for too long
 		return Principal{}, nil, deny(reason.Unauthenticated, "no such ticket")
@@ -283,7 +311,7 @@ func (t *tickets) redeem(ctx context.Context, cfg *TicketConfig, token, from str
 	for _, scope := range tk.Scopes {
 		p.Scopes = append(p.Scopes, string(scope))
 	}
-	return p, &usedTicket{key, value, p.Subject, tk.Bought.Add(cfg.TTL)}, nil
+	return p, &usedTicket{key, f.value, p.Subject, tk.Bought.Add(cfg.TTL)}, nil
 }
 
 // TicketHandler returns a handler that issues one-time tickets. It answers a POST with

@@ -32,7 +32,7 @@ func (a *admission) verify() (Principal, error) {
 		try := attempt{kind: "ticket", secret: token, budget: s.rates.tickets, waits: a.auth.tickets.Store != nil}
 		used := make(chan *usedTicket, 1) // ask may outlive the handshake
 		try.ask = func(ctx context.Context) (Principal, error) {
-			p, ticket, err := s.tickets.redeem(ctx, a.auth.tickets, token, a.from)
+			p, ticket, err := s.tickets.redeem(ctx, a.auth.tickets, token, a.from, a.fetched)
 			used <- ticket
 			return p, err
 		}
@@ -100,6 +100,8 @@ type attempt struct {
 type bucket struct {
 	key   keyed.Key
 	limit keyed.Limit
+	name  string // the key in the shared store; empty if there is none
+	rate  Rate   // the limit there
 }
 
 // budgeted judges a credential, in bounded time, unless the client or the credential has
@@ -118,7 +120,11 @@ func (a *admission) budgeted(try attempt) (Principal, error) {
 	}
 	asked, charged := a.failureBuckets(try)
 	done := func() {}
-	if wait, over := exhausted(try.budget, asked); over {
+	wait, over := exhausted(try.budget, asked)
+	if !over {
+		wait, over = a.sharedGuessing(asked)
+	}
+	if over {
 		if !s.acceptedBefore(try) {
 			return Principal{}, denyRetry(reason.Guessing, wait)
 		}
@@ -142,6 +148,7 @@ func (a *admission) budgeted(try attempt) (Principal, error) {
 			if remembers {
 				s.rejected.Note(bad, true)
 			}
+			a.chargeFailure(ctx, charged)
 		}
 		return p, err
 	}
@@ -180,27 +187,38 @@ func (a *admission) failureBuckets(try attempt) (asked, charged []bucket) {
 	if rate.off() {
 		return nil, nil
 	}
-	limit := rate.limit()
 	if a.conn != nil && !a.conn.Principal().anonymous() {
-		charged = []bucket{{t.String("subject:" + a.conn.Principal().Subject), limit}}
+		subject := a.conn.Principal().Subject
+		charged = []bucket{a.failureBucket(try, t.String("subject:"+subject), rate, "subject/"+subject)}
 		return charged, charged
 	}
 	own := a.client.in(t)
 	if !a.known {
 		own = a.client.foreign(t)
 	}
-	charged = []bucket{{own, limit}}
+	charged = []bucket{a.failureBucket(try, own, rate, a.sharedKey(""))}
 	if net, ok := a.client.network(); ok {
-		charged = append(charged, bucket{networkKey(t, net, !a.known), rate.times(perNetwork).limit()})
+		charged = append(charged, a.failureBucket(try, networkKey(t, net, !a.known), rate.times(perNetwork), a.sharedNetKey("", net)))
 	}
 	asked = charged
 	if try.remembers() {
-		asked = append(asked[:len(asked):len(asked)], bucket{t.String("credential:" + try.secret), limit})
+		asked = append(asked[:len(asked):len(asked)], a.failureBucket(try, t.String("credential:"+try.secret), rate, "credential/"+hashed(try.secret)))
 	}
 	if a.known {
 		charged = asked
 	}
 	return asked, charged
+}
+
+// failureBucket returns a bucket. name is its key in the shared store, after the kind of credential.
+func (a *admission) failureBucket(try attempt, key keyed.Key, rate Rate, name string) bucket {
+	b := bucket{key: key, limit: rate.limit(), rate: rate}
+	if try.kind == "ticket" {
+		b.name = "tickets/" + name
+	} else {
+		b.name = "failures/" + name
+	}
+	return b
 }
 
 // exhausted reports whether one of the buckets is empty, and how long that will last.

@@ -338,6 +338,9 @@ func (g *Guard) Reconfigure(cfg Config) error {
 // configure compiles cfg and stores the policy. The caller holds setting, unless it is New.
 func (g *Guard) configure(cfg Config, further []EndpointConfig) error {
 	var f faults
+	if g.policy.Load() != nil {
+		cfg.Shared = g.cfg.Shared
+	}
 	cfg = cfg.clone() // it is compiled again for each further Endpoint
 	p := compile(cfg, further, g.endings, &f)
 	old := g.policy.Load()
