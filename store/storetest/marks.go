@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/wsguard/wsguard/store"
@@ -201,8 +200,9 @@ func marksNoneLost(s *suite) {
 	reader := s.open()
 	_, cursor := s.all(reader)
 	const writers, each = 8, 25
-	var wg sync.WaitGroup
-	wg.Go(func() {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
 		s.race(writers, func(in Instance, i int) {
 			for j := range each {
 				if _, err := in.Marks.Set(s.ctx, fmt.Sprint(i, "/", j), nil, long); err != nil {
@@ -210,11 +210,17 @@ func marksNoneLost(s *suite) {
 				}
 			}
 		})
-	})
+	}()
 	got := map[string]int{}
 	for len(got) < writers*each {
-		news, next, err := reader.Marks.News(s.ctx, cursor, 2*time.Second)
-		if err != nil || len(news) == 0 {
+		written := false
+		select {
+		case <-done:
+			written = true
+		default:
+		}
+		news, next, err := reader.Marks.News(s.ctx, cursor, 100*time.Millisecond)
+		if err != nil || written && len(news) == 0 {
 			s.Errorf("after %d: %d news, %v", len(got), len(news), err)
 			break
 		}
@@ -223,7 +229,7 @@ func marksNoneLost(s *suite) {
 		}
 		cursor = next
 	}
-	wg.Wait()
+	<-done
 	for key, n := range got {
 		if n != 1 {
 			s.Errorf("%s was told %d times", key, n)

@@ -62,7 +62,7 @@ func onceOwned(s *suite) {
 		return once.PutOwned(s.ctx, key, owner, 3, []byte(key), ttl)
 	}
 	s.ok(put("a", "alice", long))
-	s.ok(put("b", "alice", short))
+	s.ok(put("b", "alice", long))
 	s.ok(put("c", "alice", long))
 	full := func(key string) {
 		s.Helper()
@@ -75,9 +75,13 @@ func onceOwned(s *suite) {
 	}
 	full("d")
 	s.ok(put("bob", "bob", long))
+	if _, ok, err := once.Take(s.ctx, "b"); !ok || err != nil {
+		s.Errorf("%v %v", ok, err)
+	}
+	s.ok(put("short", "alice", short)) // b was taken
 	s.ok(once.PutOwned(s.ctx, "nolimit", "alice", 0, nil, short))
 	s.h.Advance(short + 10*time.Millisecond)
-	s.ok(put("e", "alice", long)) // b and nolimit have expired
+	s.ok(put("e", "alice", long)) // short and nolimit have expired
 	full("f")
 	if v, ok, err := once.Take(s.ctx, "a"); !ok || err != nil || string(v) != "a" {
 		s.Errorf("%q %v %v", v, ok, err)

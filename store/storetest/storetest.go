@@ -38,12 +38,13 @@ type Instance struct {
 // Harness is what a store brings to its test.
 type Harness struct {
 	// Open makes an empty store for one test, and returns a function. Each call of that
-	// function returns another instance of a service that shares the store.
+	// function returns another instance of a service that shares the store. Open may call
+	// t.Parallel if Bubble is nil. Then several stores are in use at the same time.
 	Open func(t *testing.T) func() Instance
 
 	// Advance moves the clock of the store on by d, or a little more. It is called after all
 	// other calls of the test have returned. Use time.Sleep for a store whose clock cannot be
-	// moved. The suite asks for 3 seconds at most.
+	// moved. The suite asks for a second at most.
 	Advance func(d time.Duration)
 
 	// Bubble runs one test. It is nil, or testing/synctest.Test if the store is in memory and
