@@ -148,31 +148,34 @@ func (s *Store) admit(ctx context.Context, op string, r store.Request) (store.An
 	if len(r.Takes)+len(r.Scopes) == 0 && r.Once == "" {
 		return store.Answer{}, nil
 	}
-	keys, args, counted := s.script(r)
 	lease := store.Lease{ID: r.ID, Scopes: r.Scopes}
-	a, err := call(ctx, s, op, func(ctx context.Context) (store.Answer, error) {
+	return call(ctx, s, op, func(ctx context.Context) (store.Answer, error) {
+		keys, args, counted := s.script(r)
 		reply, err := admitScript.Run(ctx, s.client, keys, args...).Slice()
 		if err != nil {
-			s.releaseLost(ctx, lease)
 			return store.Answer{}, err
 		}
 		a, _, err := answer(r, reply)
+		switch {
+		case err != nil:
+		case a.Refused != store.Admitted:
+			s.refused(ctx, r.ID, counted, nil)
+		default:
+			s.confirm(lease)
+		}
 		return a, err
-	}, func() { s.releaseLate(lease) })
-	switch {
-	case err != nil:
-		s.uncount(lease)
-	case a.Refused != store.Admitted:
-		s.uncount(store.Lease{ID: r.ID, Scopes: counted})
-	default:
-		s.confirm(lease)
-	}
-	return a, err
+	}, func() { s.releaseLost(lease) })
+}
+
+// counted is a wide scope in which an ID was not counted before.
+type counted struct {
+	key string // in Redis
+	seq uint64 // the sequence number since which it is counted
 }
 
 // script returns the keys and the arguments of admitScript. It counts the ID in the wide
 // scopes, and returns those in which the ID was not counted before.
-func (s *Store) script(r store.Request) (keys []string, args []any, counted []store.Scope) {
+func (s *Store) script(r store.Request) (keys []string, args []any, fresh []counted) {
 	once := 0
 	if r.Once != "" {
 		once = 1
@@ -186,20 +189,20 @@ func (s *Store) script(r store.Request) (keys []string, args []any, counted []st
 	for _, scope := range r.Scopes {
 		key := s.scopeKey(scope)
 		keys = append(keys, key)
-		var wide, fresh int
+		var wide, adds int
 		var t tally
 		if scope.Wide {
 			wide, t = 1, s.tallies.add(key, r.ID)
 			if t.fresh {
-				fresh, counted = 1, append(counted, scope)
+				adds, fresh = 1, append(fresh, counted{key, t.seq})
 			}
 		}
-		args = append(args, scope.Max, wide, t.seq, t.held, fresh)
+		args = append(args, scope.Max, wide, t.seq, t.held, adds)
 	}
 	if once == 1 {
 		keys = append(keys, s.key(kindOnce, r.Once))
 	}
-	return keys, args, counted
+	return keys, args, fresh
 }
 
 // answer reads the answer of admitScript. taken is how many slots were taken that the ID did not

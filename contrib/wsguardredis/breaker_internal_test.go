@@ -117,4 +117,20 @@ func TestTallies(t *testing.T) {
 	if len(ts.scopes) != 1 {
 		t.Errorf("%v", ts.scopes)
 	}
+	// A number that was sent while an ID was asked for is sent again when it was refused.
+	ts.add("wide", "stays")
+	before := ts.now("wide").seq
+	quiet := ts.add("wide", "quiet")
+	if got, told := ts.forget(counted{"wide", quiet.seq}, "quiet"); told {
+		t.Errorf("%+v after %d, and nothing was sent", got, before)
+	}
+	told := ts.add("wide", "told")
+	ts.now("wide")
+	if got, ok := ts.forget(counted{"wide", told.seq}, "told"); !ok || got.n != 1 || got.seq <= told.seq {
+		t.Errorf("%+v %v", got, ok)
+	}
+	ts.remove("wide", "stays")
+	if len(ts.scopes) != 1 {
+		t.Errorf("%v", ts.scopes)
+	}
 }

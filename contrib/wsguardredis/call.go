@@ -18,14 +18,15 @@ var errTimeout = errors.New("redis did not answer in time")
 
 // call calls f on a goroutine of its own, and waits for it no longer than Options.Timeout. A
 // client heeds the end of a context only if its ContextTimeoutEnabled is set, so call does not
-// rely on it. If call stops waiting, it calls late when f has returned, unless late is nil. An
-// error of f is an outage, except store.ErrFull and store.ErrOwnerFull.
-func call[T any](ctx context.Context, s *Store, op string, f func(context.Context) (T, error), late func()) (T, error) {
-	return callFor(ctx, s, op, s.opts.Timeout, s.calls, f, late)
+// rely on it. If f fails, or returns when call waits no longer, call calls undo on the goroutine
+// of f, unless undo is nil. It does not wait for undo. An error of f is an outage, except
+// store.ErrFull and store.ErrOwnerFull.
+func call[T any](ctx context.Context, s *Store, op string, f func(context.Context) (T, error), undo func()) (T, error) {
+	return callFor(ctx, s, op, s.opts.Timeout, s.calls, f, undo)
 }
 
 // callFor is call with a time to wait and a bound on what is under way.
-func callFor[T any](ctx context.Context, s *Store, op string, timeout time.Duration, calls chan struct{}, f func(context.Context) (T, error), late func()) (T, error) {
+func callFor[T any](ctx context.Context, s *Store, op string, timeout time.Duration, calls chan struct{}, f func(context.Context) (T, error), undo func()) (T, error) {
 	var zero T
 	if err := ctx.Err(); err != nil {
 		return zero, err
@@ -46,11 +47,15 @@ func callFor[T any](ctx context.Context, s *Store, op string, timeout time.Durat
 	w := &waited[T]{done: make(chan struct{})}
 	go func() {
 		defer func() { <-calls }()
-		w.result, w.err = protected(inner, f)
-		if w.over.CompareAndSwap(false, true) {
+		var err error
+		w.result, err = protected(inner, f)
+		w.err = err
+		late := !w.over.CompareAndSwap(false, true)
+		if !late {
 			close(w.done)
-		} else if late != nil {
-			late()
+		}
+		if undo != nil && (late || err != nil) {
+			protected(inner, func(context.Context) (struct{}, error) { undo(); return struct{}{}, nil })
 		}
 	}()
 	select {

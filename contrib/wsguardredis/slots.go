@@ -11,6 +11,7 @@ import (
 
 // Acquire implements [store.Slots] in one round trip. In a Redis Cluster without Options.HashTag
 // it asks for all scopes at the same time, and gives back what it has if one of them is full.
+// Then calls that run at the same time may refuse each other although there is a free slot.
 func (s *Store) Acquire(ctx context.Context, id string, ttl time.Duration, scopes ...store.Scope) (string, error) {
 	r := store.Request{ID: id, TTL: ttl, Scopes: scopes}
 	lease := store.Lease{ID: id, Scopes: scopes}
@@ -27,37 +28,29 @@ func (s *Store) Acquire(ctx context.Context, id string, ttl time.Duration, scope
 // acquireSpread takes slots in scopes that are in different hash slots.
 func (s *Store) acquireSpread(ctx context.Context, r store.Request) (full string, err error) {
 	lease := store.Lease{ID: r.ID, Scopes: r.Scopes}
-	counted := store.Lease{ID: r.ID}
-	var keys [][]string
-	var args [][]any
-	for _, scope := range r.Scopes {
-		k, a, c := s.script(store.Request{ID: r.ID, TTL: r.TTL, Scopes: []store.Scope{scope}})
-		keys, args = append(keys, k), append(args, a)
-		counted.Scopes = append(counted.Scopes, c...)
-	}
-	full, err = call(ctx, s, "acquire", func(ctx context.Context) (string, error) {
+	return call(ctx, s, "acquire", func(ctx context.Context) (string, error) {
+		var keys [][]string
+		var args [][]any
+		var fresh []counted
+		for _, scope := range r.Scopes {
+			k, a, f := s.script(store.Request{ID: r.ID, TTL: r.TTL, Scopes: []store.Scope{scope}})
+			keys, args, fresh = append(keys, k), append(args, a), append(fresh, f...)
+		}
 		taken, full, err := s.runSpread(ctx, r, keys, args)
 		switch {
 		case err != nil:
-			s.releaseLost(ctx, lease)
 		case full != "":
-			s.releaseLost(ctx, taken)
+			s.refused(ctx, r.ID, fresh, taken)
+		default:
+			s.confirm(lease)
 		}
 		return full, err
-	}, func() { s.releaseLate(lease) })
-	switch {
-	case err != nil:
-		s.uncount(lease)
-	case full != "":
-		s.uncount(counted)
-	default:
-		s.confirm(lease)
-	}
-	return full, err
+	}, func() { s.releaseLost(lease) })
 }
 
-// runSpread runs admitScript for each scope. taken has the slots that the ID did not have.
-func (s *Store) runSpread(ctx context.Context, r store.Request, keys [][]string, args [][]any) (taken store.Lease, full string, err error) {
+// runSpread runs admitScript for each scope. taken has the scopes in which the ID has a slot that
+// it did not have.
+func (s *Store) runSpread(ctx context.Context, r store.Request, keys [][]string, args [][]any) (taken []store.Scope, full string, err error) {
 	cmds, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i := range keys {
 			admitScript.Eval(ctx, p, keys[i], args[i]...)
@@ -67,7 +60,6 @@ func (s *Store) runSpread(ctx context.Context, r store.Request, keys [][]string,
 	if err != nil {
 		return taken, "", err
 	}
-	taken.ID = r.ID
 	for i, cmd := range cmds {
 		scope := r.Scopes[i : i+1]
 		reply, err := cmd.(*redis.Cmd).Slice()
@@ -81,7 +73,7 @@ func (s *Store) runSpread(ctx context.Context, r store.Request, keys [][]string,
 		case a.Refused != store.Admitted && full == "":
 			full = a.Key
 		case n > 0:
-			taken.Scopes = append(taken.Scopes, scope...)
+			taken = append(taken, scope...)
 		}
 	}
 	return taken, full, nil
@@ -246,29 +238,38 @@ func (s *Store) confirm(l store.Lease) {
 	}
 }
 
-// uncount removes the ID of a lease that is not held from the tallies. Redis learns the new
-// number with the next one.
-func (s *Store) uncount(l store.Lease) { s.remove(l, map[string]tally{}) }
+// refused forgets an ID that was refused, and gives back the slots that it has in the scopes
+// taken. The ID was not counted in the wide scopes fresh before. If Redis was told a number that
+// counts the ID, it gets the new one. If that fails, the slots end with their lease.
+func (s *Store) refused(ctx context.Context, id string, fresh []counted, taken []store.Scope) {
+	wide := map[string]tally{}
+	for _, c := range fresh {
+		if t, told := s.tallies.forget(c, id); told {
+			wide[c.key] = t
+		}
+	}
+	lease := store.Lease{ID: id, Scopes: taken}
+	s.remove(lease, wide)
+	if len(wide)+len(taken) > 0 {
+		p := s.client.Pipeline()
+		s.release(ctx, p, wide, []store.Lease{lease})
+		p.Exec(ctx)
+	}
+}
 
-// releaseLost gives slots back of which it is not known whether they are held. If that fails,
-// they end with their lease.
-func (s *Store) releaseLost(ctx context.Context, l store.Lease) {
+// undoTimeout bounds the release of slots of which it is not known whether they are held.
+const undoTimeout = time.Second
+
+// releaseLost gives such slots back. If that fails, they end with their lease.
+func (s *Store) releaseLost(l store.Lease) {
 	if len(l.Scopes) == 0 {
 		return
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), undoTimeout)
+	defer cancel()
 	wide := map[string]tally{}
 	s.remove(l, wide)
 	p := s.client.Pipeline()
 	s.release(ctx, p, wide, []store.Lease{l})
 	p.Exec(ctx)
-}
-
-// lateTimeout bounds the release of slots that nobody waits for.
-const lateTimeout = time.Second
-
-// releaseLate is releaseLost after the caller has left.
-func (s *Store) releaseLate(l store.Lease) {
-	ctx, cancel := context.WithTimeout(context.Background(), lateTimeout)
-	defer cancel()
-	s.releaseLost(ctx, l)
 }

@@ -79,8 +79,8 @@ var prefixForm = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
 // Store is the store of one instance of a service. It implements [store.OwnedOnce],
 // [store.Slots], [store.Instances], [store.Rates] and [store.Admitter]. Bans and Revocations
-// have a [store.Marks] each. Many goroutines may use it at the same time. A call that has stopped
-// waiting leaves a goroutine behind, until the client returns. Otherwise a Store has no goroutines
+// have a [store.Marks] each. Many goroutines may use it at the same time. A call that has failed or
+// stopped waiting can leave a goroutine behind, until the client returns. Otherwise a Store has no goroutines
 // between its calls. It never closes the client.
 type Store struct {
 	// Read-only after New.
@@ -109,8 +109,10 @@ var _ interface {
 	store.Admitter
 } = (*Store)(nil)
 
-// New returns a store on client. It returns an error if the options are not valid, and does not
-// connect.
+// New returns a store on client. It does not connect. It returns an error if the options are not
+// valid, or if the client has no timeout: a negative ReadTimeout or WriteTimeout needs
+// ContextTimeoutEnabled in the options of the client. Such a client would never give up a command
+// that a stopped Redis does not answer. New looks at a Client, a ClusterClient and a Ring.
 func New(client redis.UniversalClient, opts Options) (*Store, error) {
 	switch {
 	case client == nil:
@@ -119,6 +121,8 @@ func New(client redis.UniversalClient, opts Options) (*Store, error) {
 		return nil, errors.New("wsguardredis: Options.Prefix must have 1 to 64 letters, digits, dots, hyphens and underscores")
 	case opts.Timeout < 0 || opts.MaxMarks < 0 || opts.News < 0:
 		return nil, errors.New("wsguardredis: a negative value in Options")
+	case endless(client):
+		return nil, errors.New("wsguardredis: the client has no timeout; set its ReadTimeout and WriteTimeout, or ContextTimeoutEnabled")
 	}
 	if opts.Timeout == 0 {
 		opts.Timeout = defaultTimeout
@@ -143,6 +147,22 @@ func New(client redis.UniversalClient, opts Options) (*Store, error) {
 	}
 	s.bans, s.revoked = newMarks(s, "bans"), newMarks(s, "revocations")
 	return s, nil
+}
+
+// endless reports whether a command of the client may last for any time.
+func endless(client redis.UniversalClient) bool {
+	switch c := client.(type) {
+	case *redis.Client:
+		o := c.Options() // the client has replaced a 0 by a default, and -1 by 0
+		return !o.ContextTimeoutEnabled && (o.ReadTimeout <= 0 || o.WriteTimeout <= 0)
+	case *redis.ClusterClient:
+		o := c.Options()
+		return !o.ContextTimeoutEnabled && (o.ReadTimeout < 0 || o.WriteTimeout < 0)
+	case *redis.Ring:
+		o := c.Options()
+		return !o.ContextTimeoutEnabled && (o.ReadTimeout < 0 || o.WriteTimeout < 0)
+	}
+	return false
 }
 
 // Bans returns the bans of the service.
@@ -206,6 +226,7 @@ type tallies struct {
 type wideScope struct {
 	ids  map[string]bool // whether the slot is held; otherwise it is asked for
 	held int             // how many are held
+	told uint64          // the last sequence number under which Redis is told the whole number
 }
 
 // tally is how many connections an instance has in a wide scope.
@@ -261,26 +282,58 @@ func (t *tallies) confirm(key, id string) {
 	}
 }
 
-// now returns the present numbers.
+// tell returns the present numbers, which the caller sends to Redis. The caller holds mu. w may
+// be nil.
+func (t *tallies) tell(w *wideScope) tally {
+	got := t.tally(w)
+	if w != nil {
+		w.told = got.seq
+	}
+	return got
+}
+
+// now returns the present numbers, which the caller sends to Redis.
 func (t *tallies) now(key string) tally {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.tally(t.scopes[key])
+	return t.tell(t.scopes[key])
 }
 
-// remove counts id no longer.
+// remove counts id no longer. It returns the numbers, which the caller sends to Redis.
 func (t *tallies) remove(key, id string) tally {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	w := t.scopes[key]
-	if w != nil {
-		if w.ids[id] {
-			w.held--
-		}
-		delete(w.ids, id)
-		if len(w.ids) == 0 {
-			delete(t.scopes, key)
-		}
+	t.drop(w, key, id)
+	return t.tell(w)
+}
+
+// forget counts an id that was refused no longer. If Redis was told a number that counts the id,
+// told is true, and the caller sends the new numbers to Redis.
+func (t *tallies) forget(c counted, id string) (now tally, told bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	w := t.scopes[c.key]
+	if w == nil {
+		return tally{}, false
 	}
-	return t.tally(w)
+	t.drop(w, c.key, id)
+	if w.told < c.seq {
+		return tally{}, false
+	}
+	return t.tell(w), true
+}
+
+// drop removes id from w, which may be nil. The caller holds mu.
+func (t *tallies) drop(w *wideScope, key, id string) {
+	if w == nil {
+		return
+	}
+	if w.ids[id] {
+		w.held--
+	}
+	delete(w.ids, id)
+	if len(w.ids) == 0 {
+		delete(t.scopes, key)
+	}
 }

@@ -121,12 +121,15 @@ func TestMaxMarks(t *testing.T) {
 	}
 }
 
-// hook counts round trips, and calls before and after for each of them.
+// hook counts round trips, and calls before and after for each of them. It leaves alone the
+// commands with which the client greets a server on a new connection.
 type hook struct {
 	trips  atomic.Int64
 	before atomic.Pointer[func()]
 	after  atomic.Pointer[func()]
 }
+
+func greeting(cmd redis.Cmder) bool { return cmd.Name() == "hello" || cmd.Name() == "client" }
 
 func (h *hook) trip() {
 	h.trips.Add(1)
@@ -141,6 +144,9 @@ func (h *hook) DialHook(next redis.DialHook) redis.DialHook {
 
 func (h *hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
+		if greeting(cmd) {
+			return next(ctx, cmd)
+		}
 		h.trip()
 		err := next(ctx, cmd)
 		if after := h.after.Load(); after != nil {
@@ -152,7 +158,7 @@ func (h *hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 
 func (h *hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		if len(cmds) > 0 && cmds[0].Name() != "hello" && cmds[0].Name() != "client" {
+		if len(cmds) > 0 && !greeting(cmds[0]) {
 			h.trip()
 		}
 		return next(ctx, cmds)
@@ -219,30 +225,48 @@ func outage(t *testing.T, err error) *store.OutageError {
 	return o
 }
 
-// A slot that Redis gives too late is given back.
+// A slot that Redis gives too late is given back, whether Timeout has passed or the caller has
+// left.
 func TestLateSlotIsReleased(t *testing.T) {
-	ctx := context.Background()
-	server := miniredis.RunT(t)
-	patient, _ := open(t, server.Addr(), wsguardredis.Options{Timeout: time.Minute})
-	use(t, patient) // loads the script
-	s, client := open(t, server.Addr(), wsguardredis.Options{})
-	h := &hook{}
-	client.AddHook(h)
-	hold := make(chan struct{})
-	wait := func() { <-hold }
-	h.after.Store(&wait)
-	scopes := []store.Scope{{Key: "one", Max: 1}, {Key: "all", Max: 1, Wide: true}}
-	_, err := s.Acquire(ctx, "late", time.Minute, scopes...)
-	outage(t, err)
-	eventually(t, "Redis has given the slot", func() bool { return server.Exists("test:slots:one") })
-	close(hold)
-	eventually(t, "the slot is free", func() bool {
-		full, err := patient.Acquire(ctx, "next", time.Minute, scopes...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return full == ""
-	})
+	for _, leaves := range []bool{false, true} {
+		server := miniredis.RunT(t)
+		patient, _ := open(t, server.Addr(), wsguardredis.Options{Timeout: time.Minute})
+		use(t, patient) // loads the script
+		_, client := open(t, server.Addr(), wsguardredis.Options{})
+		h := &hook{}
+		client.AddHook(h)
+		scopes := []store.Scope{{Key: "one", Max: 1}, {Key: "late", Max: 1, Wide: true}}
+		hold := make(chan struct{})
+		n := 0
+		eventually(t, "Redis gives a slot too late", func() bool { // on a slow machine, Timeout may pass before the call is sent
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			opts := wsguardredis.Options{}
+			after := func() { <-hold }
+			if leaves {
+				opts.Timeout = time.Minute
+				after = func() { cancel(); <-hold }
+			}
+			h.after.Store(&after)
+			n++
+			s := newStore(t, client, opts) // its breaker is closed
+			_, err := s.Acquire(ctx, fmt.Sprint("late", n), time.Minute, scopes...)
+			if !leaves {
+				outage(t, err)
+			} else if err != context.Canceled {
+				t.Fatal(err)
+			}
+			return server.Exists("test:slots:one") && server.Exists("test:wide:late")
+		})
+		close(hold)
+		eventually(t, "the slot is free", func() bool {
+			full, err := patient.Acquire(context.Background(), "next", time.Minute, scopes...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return full == ""
+		})
+	}
 }
 
 // eventually waits until ok returns true. It gives up after a time that is long enough for any
@@ -438,4 +462,103 @@ func TestWideLateRelease(t *testing.T) {
 	<-done
 	take(other, "other", "")
 	take(other, "over", "all")
+}
+
+// A client that never gives up a command would keep goroutines of the store.
+func TestClientWithoutTimeout(t *testing.T) {
+	type timeouts struct {
+		read, write time.Duration
+		contexts    bool
+	}
+	for _, test := range []struct {
+		timeouts
+		ok bool
+	}{
+		{timeouts{0, 0, false}, true},
+		{timeouts{time.Hour, time.Hour, false}, true},
+		{timeouts{-2, 0, false}, false},
+		{timeouts{0, -2, false}, false},
+		{timeouts{-2, time.Second, false}, false},
+		{timeouts{-2, -2, true}, true},
+		{timeouts{-1, -1, true}, true},
+	} {
+		addrs := []string{"127.0.0.1:1"}
+		for what, client := range map[string]redis.UniversalClient{
+			"client":   redis.NewClient(&redis.Options{Addr: addrs[0], ReadTimeout: test.read, WriteTimeout: test.write, ContextTimeoutEnabled: test.contexts}),
+			"failover": redis.NewFailoverClient(&redis.FailoverOptions{SentinelAddrs: addrs, ReadTimeout: test.read, WriteTimeout: test.write, ContextTimeoutEnabled: test.contexts}),
+			"cluster":  redis.NewClusterClient(&redis.ClusterOptions{Addrs: addrs, ReadTimeout: test.read, WriteTimeout: test.write, ContextTimeoutEnabled: test.contexts}),
+			"ring":     redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": addrs[0]}, HeartbeatFrequency: time.Hour, ReadTimeout: test.read, WriteTimeout: test.write, ContextTimeoutEnabled: test.contexts}),
+		} {
+			if _, err := wsguardredis.New(client, wsguardredis.Options{Prefix: "a"}); (err == nil) != test.ok {
+				t.Errorf("%s %+v: %v", what, test.timeouts, err)
+			}
+			client.Close()
+		}
+	}
+	endless := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", ReadTimeout: -1})
+	defer endless.Close()
+	if _, err := wsguardredis.New(endless, wsguardredis.Options{Prefix: "a"}); err == nil {
+		t.Error("a ReadTimeout of -1: no error")
+	}
+}
+
+// A panic in a hook of the client is harmless while a slot is given back.
+func TestPanicWhileReleasing(t *testing.T) {
+	ctx := context.Background()
+	server := miniredis.RunT(t)
+	s, client := open(t, server.Addr(), wsguardredis.Options{Timeout: time.Minute})
+	use(t, s) // loads the script
+	h := &hook{}
+	client.AddHook(h)
+	evil := func() { panic("evil") }
+	h.before.Store(&evil)
+	scope := store.Scope{Key: "wide", Max: 1, Wide: true}
+	trips := h.trips.Load()
+	_, err := s.Acquire(ctx, "id", time.Minute, scope)
+	outage(t, err)
+	eventually(t, "the slot is given back", func() bool { return h.trips.Load() == trips+2 })
+	h.before.Store(nil)
+	if full, err := s.Acquire(ctx, "next", time.Minute, scope); full != "" || err != nil {
+		t.Errorf("full %q, %v", full, err)
+	}
+}
+
+// A release counts an ID that Redis has refused, because the answer is still under way. The
+// number is right after that.
+func TestWideRefusedDuringRelease(t *testing.T) {
+	ctx := context.Background()
+	server := miniredis.RunT(t)
+	a, client := open(t, server.Addr(), wsguardredis.Options{Timeout: time.Minute})
+	other, _ := open(t, server.Addr(), wsguardredis.Options{Timeout: time.Minute})
+	full, all := store.Scope{Key: "full", Max: 1}, store.Scope{Key: "all", Max: 2, Wide: true}
+	take := func(s *wsguardredis.Store, id, want string, scopes ...store.Scope) {
+		t.Helper()
+		if got, err := s.Acquire(ctx, id, time.Minute, scopes...); err != nil || got != want {
+			t.Errorf("%s: full %q, %v; want %q", id, got, err, want)
+		}
+	}
+	take(a, "first", "", full)
+	take(a, "second", "", all)
+	h := &hook{}
+	client.AddHook(h)
+	answered, hold, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	wait := func() {
+		h.after.Store(nil)
+		close(answered)
+		<-hold
+	}
+	h.after.Store(&wait)
+	go func() {
+		defer close(done)
+		take(a, "refused", "full", all, full)
+	}()
+	<-answered
+	if err := a.Release(ctx, store.Lease{ID: "second", Scopes: []store.Scope{all}}); err != nil {
+		t.Error(err)
+	}
+	close(hold)
+	<-done
+	take(other, "one", "", all)
+	take(other, "two", "", all)
+	take(other, "three", "all", all)
 }
