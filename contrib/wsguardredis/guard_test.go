@@ -91,10 +91,10 @@ func connect(t *testing.T, url, ticket string) (int, string) {
 // A ticket that one instance has issued opens one connection at another. While Redis is gone,
 // the answer is a 503.
 func TestTicketsAcrossInstances(t *testing.T) {
+	t.Parallel()
 	redis := miniredis.RunT(t)
 	instance := func() string {
-		s, _ := open(t, redis.Addr(), wsguardredis.Options{Timeout: time.Second})
-		return serve(t, s)
+		return serve(t, newStore(t, impatient(t, redis.Addr()), wsguardredis.Options{Timeout: time.Minute}))
 	}
 	a, b := instance(), instance()
 	status, ticket := buy(t, a)

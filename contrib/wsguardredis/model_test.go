@@ -43,6 +43,7 @@ func request(r *rand.Rand) (q store.Request) {
 
 // The answers of Redis are those of the stores in memory. Each ID belongs to one instance.
 func TestAgainstMemory(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	for seed := range uint64(20) {
 		server := miniredis.RunT(t)

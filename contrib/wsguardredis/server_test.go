@@ -2,10 +2,12 @@ package wsguardredis_test
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -102,6 +104,15 @@ func (s *server) signal(sig os.Signal) {
 	}
 }
 
+// impatient returns a client that gives up at once when it cannot connect. Its commands wait for
+// a server that has stopped.
+func impatient(t *testing.T, addr string) *redis.Client {
+	t.Helper()
+	client := redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1, DialerRetries: 1, ReadTimeout: time.Hour})
+	t.Cleanup(func() { client.Close() })
+	return client
+}
+
 // open returns a Store on a client with go-redis's defaults.
 func open(t *testing.T, addr string, opts wsguardredis.Options) (*wsguardredis.Store, *redis.Client) {
 	t.Helper()
@@ -129,11 +140,17 @@ func instance(s *wsguardredis.Store) storetest.Instance {
 	return storetest.Instance{Once: s, Slots: s, Instances: s, Rates: s, Admitter: s, Marks: s.Revocations()}
 }
 
-// harness returns a harness for servers that start makes. start returns a client.
+// services is how many prefixes harness has used.
+var services atomic.Int64
+
+// harness returns a harness for servers that start makes. start returns a client. Each test has
+// a prefix of its own, so that tests can share a server.
 func harness(start func(t *testing.T) func() redis.UniversalClient, opts wsguardredis.Options) storetest.Harness {
 	return storetest.Harness{
 		Open: func(t *testing.T) func() storetest.Instance {
 			client := start(t)
+			opts := opts
+			opts.Prefix = fmt.Sprint("test", services.Add(1))
 			return func() storetest.Instance { return instance(newStore(t, client(), opts)) }
 		},
 		Advance:   time.Sleep,
@@ -151,6 +168,7 @@ func clients(t *testing.T, addr string) func() redis.UniversalClient {
 }
 
 func TestMiniredis(t *testing.T) {
+	t.Parallel()
 	var server *miniredis.Miniredis
 	var now time.Time
 	h := harness(func(t *testing.T) func() redis.UniversalClient {
@@ -167,15 +185,13 @@ func TestMiniredis(t *testing.T) {
 	storetest.Run(t, h)
 }
 
-// runReal runs the suite on a server that it empties before each test.
+// runReal runs the suite on one server.
 func runReal(t *testing.T, program string) {
+	t.Parallel()
 	s := startServer(t, program)
 	storetest.Run(t, harness(func(t *testing.T) func() redis.UniversalClient {
-		c := clients(t, s.addr)
-		if err := c().FlushAll(context.Background()).Err(); err != nil {
-			t.Fatal(err)
-		}
-		return c
+		t.Parallel()
+		return clients(t, s.addr)
 	}, patient))
 }
 
@@ -185,6 +201,7 @@ func TestValkey(t *testing.T) { runReal(t, "valkey-server") }
 // A Redis Cluster of one node refuses a call for keys in different hash slots as a large one
 // does.
 func TestCluster(t *testing.T) {
+	t.Parallel()
 	s := startServer(t, "redis-server", "--cluster-enabled", "yes", "--cluster-config-file", filepath.Join(t.TempDir(), "nodes.conf"))
 	ctx := context.Background()
 	node := redis.NewClient(&redis.Options{Addr: s.addr})
@@ -208,12 +225,11 @@ func TestCluster(t *testing.T) {
 			name = "HashTag"
 		}
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			opts := patient
 			opts.HashTag = tag
 			storetest.Run(t, harness(func(t *testing.T) func() redis.UniversalClient {
-				if err := node.FlushAll(ctx).Err(); err != nil {
-					t.Fatal(err)
-				}
+				t.Parallel()
 				return func() redis.UniversalClient {
 					client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{s.addr}})
 					t.Cleanup(func() { client.Close() })
