@@ -65,7 +65,7 @@ func TestStalledServer(t *testing.T) {
 	ctx := context.Background()
 	before := runtime.NumGoroutine()
 	client := impatient(t, s.addr)
-	for what, call := range calls(newStore(t, client, wsguardredis.Options{Timeout: time.Minute})) {
+	for what, call := range calls(newStore(t, client, wsguardredis.Options{Timeout: slowest})) {
 		if err := call(); err != nil { // loads the scripts
 			t.Fatal(what, err)
 		}
@@ -87,7 +87,7 @@ func TestStalledServer(t *testing.T) {
 	s.signal(syscall.SIGCONT)
 	eventually(t, "redis is asked again", func() bool { return take() == nil })
 	// Slots that nobody has got are given back, or end with their lease.
-	patient, other := open(t, s.addr, wsguardredis.Options{Timeout: time.Minute})
+	patient, other := open(t, s.addr, wsguardredis.Options{Timeout: slowest})
 	n := 0
 	eventually(t, "all slots are free", func() bool {
 		var leases []store.Lease
@@ -118,7 +118,7 @@ func TestEmptyRestart(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "redis-server")
 	ctx := context.Background()
-	opts := wsguardredis.Options{Timeout: time.Minute}
+	opts := wsguardredis.Options{Timeout: slowest}
 	a, b := newStore(t, impatient(t, s.addr), opts), newStore(t, impatient(t, s.addr), opts)
 	scopes := []store.Scope{{Key: "client", Max: 40}, {Key: "all", Max: 40, Wide: true}}
 	held := map[*wsguardredis.Store][]store.Lease{}
@@ -235,7 +235,7 @@ func (p *proxy) cut(addr string) {
 }
 
 // follow reads news into a copy until that has as many keys as want. stop returns the copy. It
-// waits for a minute at most.
+// waits for no longer than slowest.
 func follow(m store.Marks, want int) (stop func() (seen map[string]bool, gaps int)) {
 	ctx, cancel := context.WithCancel(context.Background())
 	seen, gaps := map[string]bool{}, 0
@@ -266,7 +266,7 @@ func follow(m store.Marks, want int) (stop func() (seen map[string]bool, gaps in
 	}()
 	return func() (map[string]bool, int) {
 		defer cancel()
-		giveUp := time.AfterFunc(time.Minute, cancel)
+		giveUp := time.AfterFunc(slowest, cancel)
 		defer giveUp.Stop()
 		<-done
 		return seen, gaps
@@ -278,8 +278,8 @@ func TestNoRevocationIsLost(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "redis-server")
 	p := startProxy(t, s.addr)
-	writer, _ := open(t, p.l.Addr().String(), wsguardredis.Options{Timeout: time.Minute})
-	reader, _ := open(t, p.l.Addr().String(), wsguardredis.Options{Timeout: time.Minute})
+	writer, _ := open(t, p.l.Addr().String(), wsguardredis.Options{Timeout: slowest})
+	reader, _ := open(t, p.l.Addr().String(), wsguardredis.Options{Timeout: slowest})
 	const n = 400
 	stop := follow(reader.Revocations(), n)
 	for i := range n {
@@ -312,8 +312,8 @@ func TestFailover(t *testing.T) {
 		return strings.Contains(admin.Info(ctx, "replication").Val(), "master_link_status:up")
 	})
 	p := startProxy(t, master.addr)
-	writer, _ := open(t, p.l.Addr().String(), wsguardredis.Options{Timeout: time.Minute})
-	reader, _ := open(t, p.l.Addr().String(), wsguardredis.Options{Timeout: time.Minute})
+	writer, _ := open(t, p.l.Addr().String(), wsguardredis.Options{Timeout: slowest})
+	reader, _ := open(t, p.l.Addr().String(), wsguardredis.Options{Timeout: slowest})
 	const n = 200
 	stop := follow(reader.Revocations(), n)
 	set := func(from, to int) {
@@ -345,7 +345,7 @@ func TestCommands(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "redis-server")
 	ctx := context.Background()
-	in, client := open(t, s.addr, wsguardredis.Options{Timeout: time.Minute})
+	in, client := open(t, s.addr, wsguardredis.Options{Timeout: slowest})
 	for what, call := range calls(in) {
 		if err := call(); err != nil && what != "Put" {
 			t.Errorf("%s: %v", what, err)

@@ -94,7 +94,7 @@ func TestTicketsAcrossInstances(t *testing.T) {
 	t.Parallel()
 	redis := miniredis.RunT(t)
 	instance := func() string {
-		return serve(t, newStore(t, impatient(t, redis.Addr()), wsguardredis.Options{Timeout: time.Minute}))
+		return serve(t, newStore(t, impatient(t, redis.Addr()), wsguardredis.Options{Timeout: slowest}))
 	}
 	a, b := instance(), instance()
 	status, ticket := buy(t, a)

@@ -52,7 +52,7 @@ func TestAgainstMemory(t *testing.T) {
 		combined := store.Combine(m.rates, m.slots, m.once)
 		var instances [3]*wsguardredis.Store
 		for i := range instances {
-			instances[i], _ = open(t, server.Addr(), wsguardredis.Options{Timeout: time.Minute})
+			instances[i], _ = open(t, server.Addr(), wsguardredis.Options{Timeout: slowest})
 		}
 		of := func(id string) *wsguardredis.Store {
 			sum := 0

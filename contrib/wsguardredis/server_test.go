@@ -108,17 +108,25 @@ func (s *server) signal(sig os.Signal) {
 // a server that has stopped.
 func impatient(t *testing.T, addr string) *redis.Client {
 	t.Helper()
-	client := redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1, DialerRetries: 1, ReadTimeout: time.Hour})
+	client := redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1, DialerRetries: 1, ReadTimeout: time.Hour, DialTimeout: slowest})
 	t.Cleanup(func() { client.Close() })
 	return client
 }
 
-// open returns a Store on a client with go-redis's defaults.
+// open returns a Store on a client of its own.
 func open(t *testing.T, addr string, opts wsguardredis.Options) (*wsguardredis.Store, *redis.Client) {
 	t.Helper()
-	client := redis.NewClient(&redis.Options{Addr: addr})
-	t.Cleanup(func() { client.Close() })
+	client := newClient(t, addr)
 	return newStore(t, client, opts), client
+}
+
+// slowest is how long the clients wait for a server. It is long enough for any machine.
+const slowest = 2 * time.Minute
+
+func newClient(t *testing.T, addr string) *redis.Client {
+	client := redis.NewClient(&redis.Options{Addr: addr, ReadTimeout: slowest, DialTimeout: slowest, PoolTimeout: slowest})
+	t.Cleanup(func() { client.Close() })
+	return client
 }
 
 func newStore(t *testing.T, client redis.UniversalClient, opts wsguardredis.Options) *wsguardredis.Store {
@@ -134,7 +142,7 @@ func newStore(t *testing.T, client redis.UniversalClient, opts wsguardredis.Opti
 }
 
 // patient are options for tests of what a store does, and not of how long it waits.
-var patient = wsguardredis.Options{Timeout: time.Minute, News: 50}
+var patient = wsguardredis.Options{Timeout: slowest, News: 50}
 
 func instance(s *wsguardredis.Store) storetest.Instance {
 	return storetest.Instance{Once: s, Slots: s, Instances: s, Rates: s, Admitter: s, Marks: s.Revocations()}
@@ -160,11 +168,7 @@ func harness(start func(t *testing.T) func() redis.UniversalClient, opts wsguard
 
 // clients returns a function that makes clients for one address.
 func clients(t *testing.T, addr string) func() redis.UniversalClient {
-	return func() redis.UniversalClient {
-		client := redis.NewClient(&redis.Options{Addr: addr})
-		t.Cleanup(func() { client.Close() })
-		return client
-	}
+	return func() redis.UniversalClient { return newClient(t, addr) }
 }
 
 func TestMiniredis(t *testing.T) {
@@ -231,7 +235,9 @@ func TestCluster(t *testing.T) {
 			storetest.Run(t, harness(func(t *testing.T) func() redis.UniversalClient {
 				t.Parallel()
 				return func() redis.UniversalClient {
-					client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{s.addr}})
+					client := redis.NewClusterClient(&redis.ClusterOptions{
+						Addrs: []string{s.addr}, ReadTimeout: slowest, DialTimeout: slowest, PoolTimeout: slowest,
+					})
 					t.Cleanup(func() { client.Close() })
 					return client
 				}

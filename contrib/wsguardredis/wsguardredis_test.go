@@ -68,8 +68,8 @@ func TestPrefix(t *testing.T) {
 	ctx := context.Background()
 	for _, tag := range []bool{false, true} {
 		server := miniredis.RunT(t)
-		a, _ := open(t, server.Addr(), wsguardredis.Options{Prefix: "a", Timeout: time.Minute, HashTag: tag})
-		b, _ := open(t, server.Addr(), wsguardredis.Options{Prefix: "b", Timeout: time.Minute, HashTag: tag})
+		a, _ := open(t, server.Addr(), wsguardredis.Options{Prefix: "a", Timeout: slowest, HashTag: tag})
+		b, _ := open(t, server.Addr(), wsguardredis.Options{Prefix: "b", Timeout: slowest, HashTag: tag})
 		use(t, a)
 		before := strings.Join(server.Keys(), "\n")
 		for _, key := range server.Keys() {
@@ -101,7 +101,7 @@ func TestPrefix(t *testing.T) {
 // Bans and revocations are different marks, each with its own bound.
 func TestMaxMarks(t *testing.T) {
 	ctx := context.Background()
-	s, _ := open(t, miniredis.RunT(t).Addr(), wsguardredis.Options{Timeout: time.Minute, MaxMarks: 2})
+	s, _ := open(t, miniredis.RunT(t).Addr(), wsguardredis.Options{Timeout: slowest, MaxMarks: 2})
 	for i := range 2 {
 		if _, err := s.Bans().Set(ctx, fmt.Sprint(i), nil, time.Minute); err != nil {
 			t.Fatal(err)
@@ -167,7 +167,7 @@ func (h *hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 
 func TestRoundTrips(t *testing.T) {
 	ctx := context.Background()
-	s, client := open(t, miniredis.RunT(t).Addr(), wsguardredis.Options{Timeout: time.Minute})
+	s, client := open(t, miniredis.RunT(t).Addr(), wsguardredis.Options{Timeout: slowest})
 	use(t, s) // loads the scripts
 	readme, err := os.ReadFile("README.md")
 	if err != nil {
@@ -230,7 +230,7 @@ func outage(t *testing.T, err error) *store.OutageError {
 func TestLateSlotIsReleased(t *testing.T) {
 	for _, leaves := range []bool{false, true} {
 		server := miniredis.RunT(t)
-		patient, _ := open(t, server.Addr(), wsguardredis.Options{Timeout: time.Minute})
+		patient, _ := open(t, server.Addr(), wsguardredis.Options{Timeout: slowest})
 		use(t, patient) // loads the script
 		_, client := open(t, server.Addr(), wsguardredis.Options{})
 		h := &hook{}
@@ -273,7 +273,7 @@ func TestLateSlotIsReleased(t *testing.T) {
 // machine.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for until := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
+	for until := time.Now().Add(slowest); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(until) {
 			t.Fatal("never: " + what)
 		}
@@ -282,7 +282,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 
 // The end of the caller's context ends a call, and is not a failure of Redis.
 func TestCallersContext(t *testing.T) {
-	s, client := open(t, miniredis.RunT(t).Addr(), wsguardredis.Options{Timeout: time.Minute})
+	s, client := open(t, miniredis.RunT(t).Addr(), wsguardredis.Options{Timeout: slowest})
 	h := &hook{}
 	client.AddHook(h)
 	hold := make(chan struct{})
@@ -306,7 +306,7 @@ func TestCallersContext(t *testing.T) {
 
 // A panic in a hook of the client is an outage.
 func TestPanickingClient(t *testing.T) {
-	s, client := open(t, miniredis.RunT(t).Addr(), wsguardredis.Options{Timeout: time.Minute})
+	s, client := open(t, miniredis.RunT(t).Addr(), wsguardredis.Options{Timeout: slowest})
 	h := &hook{}
 	client.AddHook(h)
 	evil := func() { panic("evil") }
@@ -326,7 +326,7 @@ func TestPanickingClient(t *testing.T) {
 func TestStrangeValues(t *testing.T) {
 	ctx := context.Background()
 	server := miniredis.RunT(t)
-	s, client := open(t, server.Addr(), wsguardredis.Options{Timeout: time.Minute})
+	s, client := open(t, server.Addr(), wsguardredis.Options{Timeout: slowest})
 	client.Set(ctx, "test:slots:k", "x", 0)
 	client.Set(ctx, "test:rate:k", "nonsense", 0)
 	client.HSet(ctx, "{test:bans}:marks", "k", "nonsense")
@@ -344,7 +344,7 @@ func TestStrangeValues(t *testing.T) {
 
 func TestPutTwice(t *testing.T) {
 	ctx := context.Background()
-	s, _ := open(t, miniredis.RunT(t).Addr(), wsguardredis.Options{Timeout: time.Minute})
+	s, _ := open(t, miniredis.RunT(t).Addr(), wsguardredis.Options{Timeout: slowest})
 	for range 2 { // the client repeats a command when a connection fails
 		if err := s.Put(ctx, "k", []byte("same"), time.Minute); err != nil {
 			t.Fatal(err)
@@ -370,7 +370,7 @@ func TestWideOutOfOrder(t *testing.T) {
 	for _, refused := range []bool{false, true} {
 		ctx := context.Background()
 		server := miniredis.RunT(t)
-		opts := wsguardredis.Options{Timeout: time.Minute}
+		opts := wsguardredis.Options{Timeout: slowest}
 		a, client := open(t, server.Addr(), opts)
 		other, _ := open(t, server.Addr(), opts)
 		full := store.Scope{Key: "full"}
@@ -423,7 +423,7 @@ func TestWideOutOfOrder(t *testing.T) {
 func TestWideLateRelease(t *testing.T) {
 	ctx := context.Background()
 	server := miniredis.RunT(t)
-	opts := wsguardredis.Options{Timeout: time.Minute}
+	opts := wsguardredis.Options{Timeout: slowest}
 	a, client := open(t, server.Addr(), opts)
 	other, _ := open(t, server.Addr(), opts)
 	all := []store.Scope{{Key: "all", Max: 3, Wide: true}}
@@ -506,7 +506,7 @@ func TestClientWithoutTimeout(t *testing.T) {
 func TestPanicWhileReleasing(t *testing.T) {
 	ctx := context.Background()
 	server := miniredis.RunT(t)
-	s, client := open(t, server.Addr(), wsguardredis.Options{Timeout: time.Minute})
+	s, client := open(t, server.Addr(), wsguardredis.Options{Timeout: slowest})
 	use(t, s) // loads the script
 	h := &hook{}
 	client.AddHook(h)
@@ -528,8 +528,8 @@ func TestPanicWhileReleasing(t *testing.T) {
 func TestWideRefusedDuringRelease(t *testing.T) {
 	ctx := context.Background()
 	server := miniredis.RunT(t)
-	a, client := open(t, server.Addr(), wsguardredis.Options{Timeout: time.Minute})
-	other, _ := open(t, server.Addr(), wsguardredis.Options{Timeout: time.Minute})
+	a, client := open(t, server.Addr(), wsguardredis.Options{Timeout: slowest})
+	other, _ := open(t, server.Addr(), wsguardredis.Options{Timeout: slowest})
 	full, all := store.Scope{Key: "full", Max: 1}, store.Scope{Key: "all", Max: 2, Wide: true}
 	take := func(s *wsguardredis.Store, id, want string, scopes ...store.Scope) {
 		t.Helper()
