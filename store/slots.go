@@ -20,6 +20,11 @@ type Slots interface {
 	// with the ID and the scopes of a slot that is held takes no other slot, and renews it. ttl
 	// is at most [MaxLease].
 	//
+	// No scope ever has more than Max slots. A store that keeps scopes in different places may
+	// refuse a call because of a slot that another call holds only until it is refused itself.
+	// So a race for several scopes may leave slots free. They can be taken as soon as those
+	// calls have returned. A race for one scope with a limit leaves none free.
+	//
 	// After an error it is not known whether the slots are held. The store releases them as soon
 	// as it can, and they end with their lease. Use another ID to try again.
 	Acquire(ctx context.Context, id string, ttl time.Duration, scopes ...Scope) (full string, err error)
