@@ -4,9 +4,10 @@
 //
 //	shared, err := wsguardredis.New(client, wsguardredis.Options{Prefix: "chat"})
 //	…
-//	Auth: wsguard.AuthConfig{Tickets: &wsguard.TicketConfig{Store: shared}},
-//
-// At present a Guard uses a shared store for its tickets only.
+//	guard, err := wsguard.New(wsguard.Config{
+//		Shared: shared.Shared(),
+//		…
+//	})
 //
 // # Waiting
 //
@@ -33,6 +34,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/wsguard/wsguard"
 	"github.com/wsguard/wsguard/store"
 )
 
@@ -163,6 +165,15 @@ func endless(client redis.UniversalClient) bool {
 		return !o.ContextTimeoutEnabled && (o.ReadTimeout < 0 || o.WriteTimeout < 0)
 	}
 	return false
+}
+
+// Shared returns the SharedConfig that shares everything through the store. The caller may change
+// it, for example to let a feature fail closed.
+func (s *Store) Shared() wsguard.SharedConfig {
+	return wsguard.SharedConfig{
+		Slots: s, Rates: s, Admitter: s, Tickets: s, Instances: s,
+		Bans: s.Bans(), Revocations: s.Revocations(),
+	}
 }
 
 // Bans returns the bans of the service.
