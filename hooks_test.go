@@ -339,7 +339,7 @@ func TestHooksThatDoNotReturn(t *testing.T) {
 		"Logger, open":           {config: logger("websocket open"), doors: allDoors, messages: []string{"quit"}, want: []int{1000, 1011}, good: 1000, silent: true},
 		"Logger, close":          {config: logger("websocket close"), doors: allDoors, messages: []string{"quit"}, want: []int{1000}, good: 1000, silent: true},
 		"Logger, refusal":        {config: logger("websocket refusal"), doors: allDoors, header: header("Origin", "https://evil.test"), want: []int{403, 0}, good: 403, silent: true},
-		"Logger, Enabled":        {config: logger("Enabled"), doors: allDoors, messages: []string{"quit"}, want: []int{1000, 1011}, good: 1000, silent: true},
+		"Logger, Enabled":        {config: logger("Enabled"), doors: allDoors, messages: []string{"quit"}, want: []int{1000, 1011}, good: 1000, silent: true, bubble: true},
 		"ResponseWriter, Hijack": {config: func(*wsguard.Config, *hooked) {}, doors: []string{"/hijack/handler", "/hijack/accept"}, messages: []string{"quit"}, want: []int{501, 0}, plain: 501, good: 1000, http: true},
 	}
 	wstest.CheckGoroutines(t)
