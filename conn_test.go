@@ -925,7 +925,7 @@ func TestKickLetsWriterFinish(t *testing.T) {
 
 func TestManyConnections(t *testing.T) {
 	wstest.CheckGoroutines(t)
-	n := rounds(5000, 200)
+	n := rounds(2000, 200)
 	e := serveGuard(t, conf(noHandshakeLimits))
 	before := heap()
 	next := make(chan int)

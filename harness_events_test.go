@@ -68,14 +68,19 @@ func (e *env) wantEachOnce() {
 type eventLog struct {
 	mu     sync.Mutex
 	events []audit.Event
-	taken  map[audit.Kind]int // how many events of a kind next has returned
-	more   chan struct{}      // closed by the next event; nil while nobody waits
+	byKind map[audit.Kind][]audit.Event // the same events; a slice only grows
+	taken  map[audit.Kind]int           // how many events of a kind next has returned
+	more   chan struct{}                // closed by the next event; nil while nobody waits
 }
 
 func (l *eventLog) add(e audit.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.events = append(l.events, e)
+	if l.byKind == nil {
+		l.byKind = map[audit.Kind][]audit.Event{}
+	}
+	l.byKind[e.Kind] = append(l.byKind[e.Kind], e)
 	if l.more != nil {
 		close(l.more)
 		l.more = nil
@@ -88,15 +93,12 @@ func (l *eventLog) all() []audit.Event {
 	return slices.Clone(l.events)
 }
 
-func (l *eventLog) of(kind audit.Kind) (events []audit.Event) {
+// of returns the events of a kind. The caller does not change them, because they are no copy: a test
+// of many events would spend its time on copies.
+func (l *eventLog) of(kind audit.Kind) []audit.Event {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for i := range l.events {
-		if l.events[i].Kind == kind {
-			events = append(events, l.events[i])
-		}
-	}
-	return events
+	return slices.Clip(l.byKind[kind])
 }
 
 // wait returns the nth event of a kind, counted from 1, when it has come.
@@ -104,14 +106,9 @@ func (l *eventLog) wait(t testing.TB, kind audit.Kind, n int) audit.Event {
 	t.Helper()
 	for timeout := time.After(patience()); ; {
 		l.mu.Lock()
-		left := n
-		for i := range l.events {
-			if l.events[i].Kind == kind {
-				if left--; left == 0 {
-					defer l.mu.Unlock()
-					return l.events[i]
-				}
-			}
+		if events := l.byKind[kind]; n <= len(events) {
+			l.mu.Unlock()
+			return events[n-1]
 		}
 		if l.more == nil {
 			l.more = make(chan struct{})

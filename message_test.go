@@ -41,16 +41,15 @@ func TestMessageSizes(t *testing.T) {
 		c := e.open(header())
 		c.Timeout = time.Minute
 		for _, n := range sizes {
-			msg := make([]byte, n)
-			for i := range msg {
-				msg[i] = byte(i * 31)
-			}
 			for _, op := range []byte{wstest.OpBinary, wstest.OpText} {
-				if op == wstest.OpText {
-					for i := range msg {
-						msg[i] &= 0x7f
+				var pattern [256]byte
+				for i := range pattern {
+					pattern[i] = byte(i * 31)
+					if op == wstest.OpText {
+						pattern[i] &= 0x7f
 					}
 				}
+				msg := bytes.Repeat(pattern[:], n/len(pattern)+1)[:n]
 				go c.Write(fragment(op, true, msg))
 				gotOp, p, err := c.ReadMessage()
 				if err != nil || gotOp != op || !bytes.Equal(p, msg) {

@@ -256,8 +256,9 @@ func TestSendTotalIsFair(t *testing.T) {
 // First messages count, and so do those of SendLatest: MaxTotalBytes bounds them all.
 func TestSendTotalBoundsAll(t *testing.T) {
 	const total = 4 << 20
+	large := kib(100)
 	for name, send := range map[string]func(*wsguard.Conn, int) error{
-		"first messages": func(c *wsguard.Conn, _ int) error { return c.Send(wsguard.MessageText, kib(100)) },
+		"first messages": func(c *wsguard.Conn, _ int) error { return c.Send(wsguard.MessageText, large) },
 		"SendLatest": func(c *wsguard.Conn, i int) error {
 			return c.SendLatest(fmt.Sprint(i%50), wsguard.MessageText, kib(1+i%37))
 		},
@@ -268,10 +269,14 @@ func TestSendTotalBoundsAll(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
+				each := 200
+				if name == "first messages" {
+					each = 20 // which is half of the total for each of the clients
+				}
 				e, dial := totalServer(t, total)
 				for i := range 100 {
 					_, c := dial(fmt.Sprint(i))
-					for k := range 200 {
+					for k := range each {
 						send(c, k)
 						if n := e.g.Queued(); n > total {
 							t.Fatalf("%d bytes are queued", n)

@@ -263,12 +263,13 @@ func TestPresetPatterns(t *testing.T) {
 	whole := func(expr string) *regexp.Regexp { return regexp.MustCompile(`^(?:` + expr + `)$`) }
 	email, week, parts := whole(`([A-Za-z0-9_'+\-.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}`), whole(`P\d+W`),
 		whole(`P(\d+Y)?(\d+M)?(\d+D)?(T(\d+H)?(\d+M)?(\d+([.,]\d+)?S)?)?`)
+	some, timed := regexp.MustCompile(`^P(\d|T\d)`), regexp.MustCompile(`T\d`)
 	number := whole(`[+-]?0*\d*\.?\d*`)
 	accepts := map[string]func(string) bool{
 		"a.'-@bc": func(s string) bool { return email.MatchString(s) && s[0] != '.' && !strings.Contains(s, "..") },
 		"P1TYMDHSW.": func(s string) bool {
-			return week.MatchString(s) || parts.MatchString(s) && regexp.MustCompile(`^P(\d|T\d)`).MatchString(s) &&
-				(!strings.Contains(s, "T") || regexp.MustCompile(`T\d`).MatchString(s))
+			return week.MatchString(s) || parts.MatchString(s) && some.MatchString(s) &&
+				(!strings.Contains(s, "T") || timed.MatchString(s))
 		},
 		"01.+-": func(s string) bool { return number.MatchString(s) && strings.Trim(s, "-+.") != "" },
 	}

@@ -384,6 +384,9 @@ func TestLiteralsInProse(t *testing.T) {
 		}
 	}
 	for _, text := range texts {
+		if !strings.Contains(text.text, "{") { // most comments: the expression takes long
+			continue
+		}
 		for _, m := range unkeyed.FindAllString(text.text, -1) {
 			t.Errorf("%s: unkeyed fields: %s", text.name, m)
 		}
