@@ -15,6 +15,8 @@ GO ?= go
 MODULES := $(sort $(dir $(shell find . -name go.mod -not -path '*/node_modules/*')))
 # The race detector needs cgo and a C compiler.
 RACE := $(shell if [ "$$($(GO) env CGO_ENABLED)" = 1 ] && command -v "$$($(GO) env CC)" >/dev/null 2>&1; then echo -race; fi)
+# More flags for go test. CI has -vet=off, because check has vetted everything before.
+TESTFLAGS ?=
 FUZZTIME ?= 20s
 # The packages that have nightly tests.
 SOAK := ./internal/interop/soak/
@@ -32,17 +34,20 @@ export GOWORK := off
 
 .PHONY: test nightly soak check lint api platforms test386 release-check fuzz bench
 test:
-	@for m in $(MODULES); do echo "== $$m"; (cd $$m && $(GO) test $(RACE) -shuffle=on -timeout 30m ./...) || exit 1; done
-	@echo "== ./ through the second door"; WSGUARD_DOOR=wrap $(GO) test $(RACE) -short -shuffle=on -timeout 30m .
+	@for m in $(MODULES); do echo "== $$m"; (cd $$m && $(GO) test $(RACE) $(TESTFLAGS) -shuffle=on -timeout 30m ./...) || exit 1; done
+	@echo "== ./ through the second door"; WSGUARD_DOOR=wrap $(GO) test $(RACE) $(TESTFLAGS) -short -shuffle=on -timeout 30m .
 
 nightly:
-	@for d in $(NIGHTLY); do echo "== $$d"; (cd $$d && WSGUARD_NIGHTLY=1 $(GO) test $(RACE) -v -count=1 -run '^TestNightly' -timeout 30m .) || exit 1; done
+	@for d in $(NIGHTLY); do echo "== $$d"; (cd $$d && WSGUARD_NIGHTLY=1 $(GO) test $(RACE) $(TESTFLAGS) -v -count=1 -run '^TestNightly' -timeout 30m .) || exit 1; done
 	@$(MAKE) soak
 
 soak:
-	@echo "== $(SOAK)"; cd $(SOAK) && WSGUARD_NIGHTLY=1 $(GO) test -v -count=1 -run '^TestNightly' -timeout 30m .
+	@echo "== $(SOAK)"; cd $(SOAK) && WSGUARD_NIGHTLY=1 $(GO) test $(TESTFLAGS) -v -count=1 -run '^TestNightly' -timeout 30m .
 
-check: lint platforms test386
+# The first two run no tests, so they may run at the same time.
+check:
+	@$(MAKE) -j2 lint platforms
+	@$(MAKE) test386
 
 lint: api
 	@out=$$(gofmt -l .); if [ -n "$$out" ]; then echo "gofmt: $$out"; exit 1; fi
@@ -62,11 +67,11 @@ platforms:
 	done; done
 
 # Linux on amd64 also runs programs for 386, unless the kernel is built without that. There is no
-# race detector for them. vet has shown that they compile.
+# race detector for them. platforms has vetted them.
 test386:
 	@if [ "$$($(GO) env GOHOSTOS)/$$($(GO) env GOHOSTARCH)" = linux/amd64 ] && CGO_ENABLED=0 GOOS=linux GOARCH=386 $(GO) test -run '^$$' ./reason >/dev/null 2>&1; then \
 		echo "== test ./ linux/386"; \
-		CGO_ENABLED=0 GOOS=linux GOARCH=386 $(GO) test -shuffle=on -timeout 30m $$($(GO) list ./... | grep -v /examples/); \
+		CGO_ENABLED=0 GOOS=linux GOARCH=386 $(GO) test -vet=off -shuffle=on -timeout 30m $$($(GO) list ./... | grep -v /examples/); \
 	else \
 		echo "the tests do not run for 386: this machine is not linux/amd64, or its kernel runs no 386 programs"; \
 	fi
