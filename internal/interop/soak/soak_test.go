@@ -88,7 +88,12 @@ func soak(t *testing.T, name string, guarded bool, clients, attackers int, calm,
 	if err := srv.out.Decode(&to); err != nil {
 		t.Fatal("the server did not start: ", err)
 	}
-	before := warm(t, srv, to)
+	var before state
+	if guarded {
+		before = warm(t, srv, to)
+	} else {
+		srv.ask(t, askState, &before)
+	}
 
 	crowd, err := newCrowd(clients, to)
 	if err != nil {
