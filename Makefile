@@ -25,7 +25,7 @@ NIGHTLY = $(filter-out $(SOAK),$(sort $(dir $(shell grep -rl --include='*_test.g
 # the platforms of CI only. So do these examples, because their dependencies take
 # long to compile.
 USED := $(filter-out ./bench/ ./internal/% ./examples/frameworks/ ./examples/graphql/ ./examples/otel/,$(MODULES))
-PLATFORMS := linux/386 windows/amd64 darwin/arm64 freebsd/amd64
+PLATFORMS := linux/386,windows/amd64,darwin/arm64,freebsd/amd64
 # The root package may have this many exported constants, variables, functions and
 # types, as go doc -short counts them, and methods together. Documentation may
 # have any number of lines.
@@ -61,17 +61,16 @@ api:
 		echo "the root package exports $$names names and $$methods methods: at most $(MAXAPI) together"; exit 1; \
 	fi
 
+# vet would compile the standard library for each platform.
 platforms:
-	@for m in $(USED); do for p in $(PLATFORMS); do \
-		echo "== vet $$m $$p"; (cd $$m && CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) vet ./...) || exit 1; \
-	done; done
+	cd internal/release && $(GO) run ./platforms $(PLATFORMS) $(abspath $(USED))
 
 # Linux on amd64 also runs programs for 386, unless the kernel is built without that. There is no
-# race detector for them. platforms has vetted them.
+# race detector for them.
 test386:
 	@if [ "$$($(GO) env GOHOSTOS)/$$($(GO) env GOHOSTARCH)" = linux/amd64 ] && CGO_ENABLED=0 GOOS=linux GOARCH=386 $(GO) test -run '^$$' ./reason >/dev/null 2>&1; then \
 		echo "== test ./ linux/386"; \
-		CGO_ENABLED=0 GOOS=linux GOARCH=386 $(GO) test -vet=off -shuffle=on -timeout 30m $$($(GO) list ./... | grep -v /examples/); \
+		CGO_ENABLED=0 GOOS=linux GOARCH=386 $(GO) test -shuffle=on -timeout 30m $$($(GO) list ./... | grep -v /examples/); \
 	else \
 		echo "the tests do not run for 386: this machine is not linux/amd64, or its kernel runs no 386 programs"; \
 	fi
