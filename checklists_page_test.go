@@ -223,6 +223,9 @@ func exportedNames(t *testing.T) map[string]bool {
 		}
 		for i := range typ.NumField() {
 			f := typ.Field(i)
+			if !f.IsExported() {
+				continue
+			}
 			names[prefix+f.Name] = true
 			fields(prefix+f.Name+".", f.Type)
 		}
