@@ -102,7 +102,7 @@ func (f *feed) start() {
 // follow reads the copy and then the news, until the shared ends. After a gap it reads the copy
 // again.
 func (f *feed) follow() {
-	cursor, whole, gaps := "", false, 0
+	cursor, whole, gaps, wait := "", false, 0, newsWait
 	for f.sh.ctx.Err() == nil {
 		began := time.Now()
 		err := f.readClock(began)
@@ -110,8 +110,8 @@ func (f *feed) follow() {
 		switch {
 		case err != nil:
 		case whole:
-			if cursor, moved, err = f.readNews(cursor); err == nil {
-				gaps = 0
+			if cursor, moved, err = f.readNews(cursor, wait); err == nil {
+				gaps, wait = 0, newsWait
 			}
 		default:
 			cursor, err = f.readAll()
@@ -124,6 +124,7 @@ func (f *feed) follow() {
 				f.sh.pause(storeRetry)
 			}
 		case err != nil:
+			wait = 0 // the next news confirm the copy at once
 			f.sh.pause(storeRetry)
 		default:
 			f.confirm()
@@ -188,13 +189,13 @@ func (f *feed) readAll() (cursor string, err error) {
 }
 
 // readNews waits for news and applies them. moved says that there were some.
-func (f *feed) readNews(cursor string) (next string, moved bool, err error) {
+func (f *feed) readNews(cursor string, wait time.Duration) (next string, moved bool, err error) {
 	type page struct {
 		news []store.Mark
 		next string
 	}
 	p, err := callStore(f.sh, f.sh.ctx, f.name+"_news", func(ctx context.Context) (p page, err error) {
-		p.news, p.next, err = f.marks.News(ctx, cursor, newsWait)
+		p.news, p.next, err = f.marks.News(ctx, cursor, wait)
 		return p, err
 	})
 	if err != nil {
