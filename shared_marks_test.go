@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -196,6 +197,7 @@ func TestSharedRevoke(t *testing.T) {
 					i.issueAs("bob", wsguard.Principal{Subject: "bob", IssuedAt: time.Now().Add(ahead)})
 					undated := i.issueAs("undated", wsguard.Principal{Subject: "alice"})
 					c, other, bob, c2 := b.open(bearer(old)), a.open(bearer(old)), b.open(bearer("bob")), b.open(bearer(undated))
+					synctest.Wait()
 					a.g.Admin().By("eve").Revoke("alice")
 					wantClose(t, other, 3000, "revoked")
 					wantClose(t, c, 3000, "revoked")
@@ -807,7 +809,7 @@ func TestSharedMarksBlocked(t *testing.T) {
 				m.hang = released
 			}
 			g, err := wsguard.New(wsguard.Config{
-				InsecureAllowHTTP: true, Origins: []string{appOrigin}, Auth: wsguard.AuthConfig{InsecureAnonymous: true},
+				Logger: slog.New(slog.DiscardHandler), Origins: []string{appOrigin}, Auth: wsguard.AuthConfig{InsecureAnonymous: true},
 				Shared: wsguard.SharedConfig{Bans: m, Revocations: m},
 			})
 			if err != nil {
@@ -838,7 +840,7 @@ func TestSharedMarksFlush(t *testing.T) {
 		made := func() *wsguard.Guard {
 			g, err := wsguard.New(conf(func(cfg *wsguard.Config) {
 				*cfg = dated(i)
-				cfg.Origins = []string{appOrigin}
+				cfg.Origins, cfg.Logger = []string{appOrigin}, slog.New(slog.DiscardHandler)
 				cfg.Shared.Revocations = m
 			}))
 			if err != nil {
