@@ -284,21 +284,23 @@ func (s *registry) sight(k sighting, at, until time.Time) bool {
 const manyRevocations = 100_000
 
 // revoke voids what was issued to id so far, for ttl. If ttl is 0, the revocation never
-// expires. now is the clock of accepted credentials. revoke returns the revocation, the
-// connections that must end, and whether a missing RevocationTTL must be reported.
-func (s *registry) revoke(id identity, ttl time.Duration, now func() time.Time) (r revocation, conns []*Conn, many bool) {
+// expires. now is the clock of accepted credentials, and issued that of issue times. revoke returns
+// the revocation, the connections that must end, and whether a missing RevocationTTL must be
+// reported.
+func (s *registry) revoke(id identity, ttl time.Duration, now, issued func() time.Time) (r revocation, conns []*Conn, many bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// Take the times under mu. So the sighting that a handshake has noted before it
 	// registered its session is earlier than a revocation that ends the session.
-	r = revocation{at: time.Now(), moment: now()}
+	r = revocation{at: issued(), moment: now()}
 	r.surely = r.moment
+	here := time.Now()
 	if ttl > 0 {
-		r.until = s.lasts(id, r.at.Add(ttl))
+		r.until = s.lasts(id, here.Add(ttl))
 	}
 	s.void[id] = r
 	many = r.until.IsZero() && len(s.void) == manyRevocations
-	s.tidy(r.at)
+	s.tidy(here)
 	for se := range s.who[id] {
 		conns = se.kill(conns)
 	}

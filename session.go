@@ -174,8 +174,8 @@ func (c *Conn) describe() audit.Session {
 
 func (g *Guard) revoke(id identity, operator string) {
 	ttl := g.policy.Load().auth.cfg.RevocationTTL
-	r, conns, many := g.state.registry.revoke(id, ttl, g.state.accepted.Now)
-	marks := g.shared.revoked(id, operator, r.at, r.until)
+	r, conns, many := g.state.registry.revoke(id, ttl, g.state.accepted.Now, g.shared.issueTime)
+	marks := g.shared.revoked(id, operator, r.until)
 	g.events.tell(revokedEvent(id, operator, len(conns)), nil)
 	for _, c := range conns {
 		c.end(because(reason.Revoked, ""))

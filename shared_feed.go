@@ -21,7 +21,7 @@ const (
 	storeRetry      = 500 * time.Millisecond // the pause after a failed call, before jitter
 	setWithin       = 5 * time.Second        // how long a mark may take until it is set
 	durableWithin   = 50 * time.Millisecond  // how long a method of Admin waits until its mark is durable
-	flushWithin     = time.Second            // how long the last Guard waits for marks to be set
+	marksWithin     = time.Second            // how long the last Guard waits for marks to be set
 	clockGrain      = time.Millisecond       // what the clocks of a store and of this machine differ by at least
 
 	// keepUndone is how long the store keeps the mark of a Restore or a Lift. An instance that
@@ -423,12 +423,16 @@ func (f *feed) writeOne(e *unset) error {
 // settle notes that the store has a mark, and since when.
 func (f *feed) settle(e *unset, h happened) {
 	f.mu.Lock()
+	if f.waiting[e.key] != e { // something has happened since
+		f.mu.Unlock()
+		return
+	}
+	delete(f.waiting, e.key)
+	defer close(e.done)
 	var act func()
-	later := f.waiting[e.key] != e
-	f.drop(e)
 	before, ok := f.known[e.key]
 	switch {
-	case later, !f.lasts(e.key):
+	case !f.lasts(e.key):
 	case ok && before.at.After(h.at) && !before.over(f.storeNow(time.Now())):
 		act = f.apply(e.key, before, false, true)
 		f.again(e.key, before)

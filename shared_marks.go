@@ -62,10 +62,10 @@ func (sh *shared) awaitMarks() {
 	}
 }
 
-// flushMarks waits until the store has all marks of this instance, or flushWithin has passed.
+// flushMarks waits until the store has all marks of this instance, or marksWithin has passed.
 func (sh *shared) flushMarks() {
 	over := make(chan struct{})
-	timer := time.AfterFunc(flushWithin, func() { close(over) })
+	timer := time.AfterFunc(marksWithin, func() { close(over) })
 	defer timer.Stop()
 	for _, f := range sh.feeds {
 		f.flush(over)
@@ -131,13 +131,21 @@ func identityOf(key string) (id identity, ok bool) {
 	return identity{true, name}, ok
 }
 
+// issueTime returns the time with which issue times are compared.
+func (sh *shared) issueTime() time.Time {
+	if sh == nil || sh.revocations == nil {
+		return time.Now()
+	}
+	return sh.revocations.storeNow(time.Now())
+}
+
 // revoked tells the other instances about a revocation. until is when it expires; zero means never.
 // The caller may wait until the returned channel is closed; see durable.
-func (sh *shared) revoked(id identity, operator string, made, until time.Time) []<-chan struct{} {
+func (sh *shared) revoked(id identity, operator string, until time.Time) []<-chan struct{} {
 	if sh == nil || sh.revocations == nil {
 		return nil
 	}
-	return []<-chan struct{}{sh.revocations.set(id.mark(), markValue{Operator: operator}, made, until)}
+	return []<-chan struct{}{sh.revocations.set(id.mark(), markValue{Operator: operator}, time.Now(), until)}
 }
 
 // restored tells the other instances that a revocation is undone. at is when it was made. tickets

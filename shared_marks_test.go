@@ -384,7 +384,10 @@ func TestSharedKick(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		i, a, b := twoOf(t, &marksOfTest{})
 		token := i.issue("token", 0)
-		c, other := b.open(bearer(token)), b.open(bearer(token))
+		c := b.open(bearer(token))
+		b.events.wait(t, audit.Open, 1)
+		other := b.open(bearer(token))
+		b.events.wait(t, audit.Open, 2)
 		ids := b.ids()
 		if !a.g.Admin().By("eve").Kick(ids[0], 4001, "out") {
 			t.Error("nobody was asked")
@@ -823,7 +826,7 @@ func TestSharedMarksBlocked(t *testing.T) {
 				t.Errorf("Revoke took %v", d)
 			}
 			start = time.Now()
-			if err := g.Shutdown(context.Background()); err != nil || time.Since(start) > 2*time.Second {
+			if err := g.Shutdown(context.Background()); err != nil || time.Since(start) > 3*time.Second {
 				t.Errorf("Shutdown: %v after %v", err, time.Since(start))
 			}
 			close(released) // synctest fails if a goroutine is left
