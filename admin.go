@@ -29,8 +29,9 @@ func (g *Guard) Admin() Admin { return Admin{g: g} }
 // and cut to about 256 bytes. It changes nothing else.
 func (a Admin) By(operator string) Admin { return Admin{a.g, operator} }
 
-// Sessions returns the connections that are open, in no order. Anonymous connections are
-// among them. Connections that wait for a credential in their first message are not.
+// Sessions returns the connections of the Guard that are open, in no order. Anonymous connections
+// are among them. Connections that wait for a credential in their first message are not, and those
+// of other instances are not either.
 func (a Admin) Sessions() iter.Seq[audit.Session] {
 	return func(yield func(audit.Session) bool) {
 		for _, c := range a.g.sessions.open() {
@@ -56,18 +57,26 @@ func (a Admin) Activity() audit.Activity {
 // Kick ends the connection with this ID, and reports whether there is one. The peer gets code
 // and text, which is cut to 123 bytes of valid UTF-8. If code is 0 or must not be sent (RFC
 // 6455 §7.4), the connection is closed with 3003 kicked, and text goes to the event only.
+//
+// With SharedConfig.Revocations, Kick asks the other instances to end a connection that this
+// Guard does not have. It then returns true without knowing whether one of them has it.
 func (a Admin) Kick(id string, code StatusCode, text string) bool {
 	c := a.g.sessions.find(id)
 	if c == nil {
-		return false
+		return a.g.shared.kick(id, code, text, a.by)
 	}
+	c.kick(code, text, a.by)
+	return true
+}
+
+// kick ends the connection on behalf of an operator.
+func (c *Conn) kick(code StatusCode, text, operator string) {
 	e := because(reason.Kicked, text)
 	if sendable(code) {
 		e = chosen(code, text, reason.Kicked)
 	}
-	e.by = a.by
+	e.by = operator
 	c.end(e)
-	return true
 }
 
 // Revoke voids the credentials that were issued to a subject before the call, and the
@@ -79,8 +88,12 @@ func (a Admin) Kick(id string, code StatusCode, text string) bool {
 // remembers the last 65,536 credentials that it has accepted, each for 24 hours. For a
 // credential that it does not remember, IssuedAt alone decides.
 //
-// The guard remembers the revocation for AuthConfig.RevocationTTL, in memory only. Restore
-// undoes it.
+// The guard remembers the revocation for AuthConfig.RevocationTTL. Without
+// SharedConfig.Revocations, it does so in memory only. With it, the revocation holds for all
+// instances and outlasts their restarts. Another instance counts a connection as opened before
+// the call if its credential was issued or first accepted before it. Revoke returns when the
+// store has the revocation, and after 50 milliseconds at the latest. The guard tries until the
+// store has it. Restore undoes Revoke.
 func (a Admin) Revoke(subject string) { a.g.revoke(identity{id: subject}, a.by) }
 
 // SignOut is like Revoke for one login. sessionID is the Principal.SessionID of the login,
@@ -96,11 +109,13 @@ func (a Admin) Restore(subject string) {
 	if t := a.g.policy.Load().auth.tickets; t != nil {
 		ttl = max(ttl, t.TTL) // other instances may sell as well
 	}
-	a.g.state.registry.restore(identity{id: subject}, ttl)
+	at := a.g.state.registry.restore(identity{id: subject}, ttl)
 	a.g.events.emit(audit.Event{Kind: audit.Restored, Subject: subject, Operator: a.by})
+	a.g.shared.restored(identity{id: subject}, a.by, at, ttl)
 }
 
-// Bans returns all bans that are in force, those that end soonest first.
+// Bans returns all bans that are in force, those that end soonest first. With SharedConfig.Bans,
+// those of all instances are among them.
 func (a Admin) Bans() []audit.Ban {
 	var bans []audit.Ban
 	all := a.g.state.bans.All(time.Now())
@@ -134,7 +149,7 @@ func (a Admin) Bans() []audit.Ban {
 // audit.Ban.Reason, and the client does not see it.
 //
 // The handshakes of a banned client get a 429. Its open connections stay open, and Kick ends
-// them.
+// them. With SharedConfig.Bans, the ban holds for all instances.
 //
 // Ban returns an error if client is empty, if it is a prefix of length 0, or if it looks
 // like a mistyped address. Without ClientName it returns an error if client is neither an
@@ -163,6 +178,7 @@ func (a Admin) Ban(client string, d time.Duration, why string) error {
 		Event: audit.Event{Kind: audit.Banned, Client: client, Err: reason.Banned, Reason: "by_hand", Detail: why, Operator: a.by},
 		until: time.Now().Add(d),
 	}, nil)
+	a.g.shared.banned(keys, d, why, a.by)
 	return nil
 }
 
@@ -170,13 +186,14 @@ func (a Admin) Ban(client string, d time.Duration, why string) error {
 // the Client of a ban that Bans returns. Lift reports whether exactly this client was
 // banned. It does not end the ban of a wider prefix.
 func (a Admin) Lift(client string) bool {
-	lifted := false
-	for _, key := range a.g.penaltyKeys(client) {
+	lifted, keys := false, a.g.penaltyKeys(client)
+	for _, key := range keys {
 		a.g.state.rates.violations.Forget(a.g.state.violationsOf(key))
 		lifted = a.g.state.bans.Lift(key, time.Now()) || lifted
 	}
 	if lifted {
 		a.g.events.emit(audit.Event{Kind: audit.Lifted, Client: client, Operator: a.by})
 	}
+	a.g.shared.lifted(keys, a.by)
 	return lifted
 }

@@ -441,6 +441,9 @@ func (a *admission) seek() {
 // found, or else judges the credential. With InsecureReportOnly it reports a handshake
 // that it would refuse and lets it pass as anonymous.
 func (a *admission) authenticate() error {
+	if err := a.g.shared.marksKnown(); err != nil {
+		return err
+	}
 	p, known := Principal{}, false
 	if a.r != nil {
 		p, known = a.found()

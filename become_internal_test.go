@@ -12,7 +12,7 @@ func TestSucceed(t *testing.T) {
 	id := identity{id: "alice"}
 	s := newRegistry()
 	old, newer := s.register(Principal{}), s.register(alice)
-	s.revoke(id, 0, time.Now)
+	s.revoke(id, 0, time.Now, time.Now)
 	if registered, killed := s.succeed(old, newer); registered || !killed || len(s.who[id]) != 1 {
 		t.Errorf("killed: %v %v %v", registered, killed, s.who)
 	}

@@ -42,7 +42,9 @@ func (a *admission) logIn(login func(*http.Request) (Principal, error)) (Princip
 		s.lately.Note(s.lately.Key(try.kind, try.secret))
 	}
 	p.cookie = a.ownPage
-	return sighted(s.accepted, "", p), nil
+	p = sighted(s.accepted, "", p)
+	a.g.shared.sighted(p)
+	return p, nil
 }
 
 // askAuthenticate asks AuthConfig.Authenticate, if there is one, who sends a handshake that

@@ -138,6 +138,7 @@ func (g *Guard) offend(who client, why *reason.Reason, weight float64) {
 	// tries again.
 	if ban, ok := s.bans.Strike(banned, why.Token(), p.penalties.box(), now); ok {
 		s.rates.violations.Forget(key)
+		g.shared.struck(ban, now, p.penalties.Decay)
 		g.reportBan(who.String(), ban)
 	}
 }

@@ -174,15 +174,9 @@ func (c *Conn) describe() audit.Session {
 
 func (g *Guard) revoke(id identity, operator string) {
 	ttl := g.policy.Load().auth.cfg.RevocationTTL
-	conns, many := g.state.registry.revoke(id, ttl, g.state.accepted.Now)
-	e := occurrence{
-		Event:       audit.Event{Kind: audit.Revoked, Subject: id.id, Operator: operator, Detail: fmt.Sprintf("open connections: %d", len(conns))},
-		connections: len(conns),
-	}
-	if id.login {
-		e.Kind, e.Subject = audit.SignedOut, ""
-	}
-	g.events.tell(e, nil)
+	r, conns, many := g.state.registry.revoke(id, ttl, g.state.accepted.Now, g.shared.issueTime)
+	marks := g.shared.revoked(id, operator, r.until)
+	g.events.tell(revokedEvent(id, operator, len(conns)), nil)
 	for _, c := range conns {
 		c.end(because(reason.Revoked, ""))
 	}
@@ -190,6 +184,19 @@ func (g *Guard) revoke(id identity, operator string) {
 		g.events.emit(audit.Event{Kind: audit.Warning, Reason: "revocations", Detail: "100,000 revocations are remembered until Restore: set Auth.RevocationTTL"})
 	}
 	g.state.verified.forget(id)
+	g.shared.durable(marks...)
+}
+
+// revokedEvent is the event of a revocation that ends so many connections.
+func revokedEvent(id identity, operator string, conns int) occurrence {
+	e := occurrence{
+		Event:       audit.Event{Kind: audit.Revoked, Subject: id.id, Operator: operator, Detail: fmt.Sprintf("open connections: %d", conns)},
+		connections: conns,
+	}
+	if id.login {
+		e.Kind, e.Subject = audit.SignedOut, ""
+	}
+	return e
 }
 
 // count returns how many connections have not ended.
@@ -229,7 +236,8 @@ const (
 // none. It returns nil when the connections have ended and their handlers have returned. For a
 // connection of Accept, that is when the context of its request has ended. The Guard then has
 // no goroutine left, except that of a Config.Observer which has not got all events within a
-// second. Further calls wait for the same drain.
+// second. Further calls wait for the same drain. The last Guard of a State waits for at most three
+// seconds until the stores of Config.Shared have its bans and revocations.
 //
 // If ctx ends first, Shutdown cuts the remaining connections and returns the error of ctx, at
 // most 100 milliseconds after ctx has ended. The following may run on after that:
@@ -264,7 +272,10 @@ func (g *Guard) Shutdown(ctx context.Context) error {
 	}
 	select {
 	case <-s.drained:
-		<-s.paced // closed at once
+		select {
+		case <-s.paced: // closed at once, unless marks wait for a store
+		case <-ctx.Done():
+		}
 		g.events.flush()
 		g.events.observer.flush(ctx)
 		return nil

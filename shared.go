@@ -2,6 +2,7 @@ package wsguard
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -113,6 +114,14 @@ type shared struct {
 	refusals refusals // has a lock of its own
 	credits  credits  // has a lock of its own
 
+	// Read-only after start, besides the locks that they have of their own.
+	id          string    // names this instance in the values of marks
+	born        time.Time // the times of feeds count from here
+	state       *State
+	revocations *feed // nil: not shared
+	bans        *feed // nil: not shared
+	feeds       []*feed
+
 	divisor atomic.Int32 // by what a limit is divided while a store is gone; 0: none is
 
 	mu       sync.Mutex                 // no other lock is taken while it is held
@@ -125,7 +134,7 @@ type shared struct {
 }
 
 func newShared(cfg SharedConfig) *shared {
-	sh := &shared{cfg: cfg, admitter: cfg.Admitter, live: 1, calls: map[audit.StoreCall]uint64{}}
+	sh := &shared{cfg: cfg, admitter: cfg.Admitter, live: 1, calls: map[audit.StoreCall]uint64{}, id: rand.Text(), born: time.Now()}
 	if sh.admitter == nil && (cfg.Slots != nil || cfg.Rates != nil || cfg.Tickets != nil) {
 		sh.admitter = store.Combine(cfg.Rates, cfg.Slots, cfg.Tickets)
 	}
@@ -151,21 +160,21 @@ func (s *State) join(g *Guard, cfg SharedConfig, f *faults) *shared {
 	case sh == nil:
 		sh = newShared(cfg)
 		s.shared = sh
-		sh.start()
+		defer sh.start(s)
 	}
 	sh.mu.Lock()
+	defer sh.mu.Unlock()
 	sh.guards = append(sh.guards, g)
-	sh.mu.Unlock()
 	return sh
 }
 
-// leave undoes join. The last Guard that leaves waits for the goroutines.
+// leave undoes join. The last Guard that leaves waits until what it has to tell the other
+// instances is in the stores, and for the goroutines, but not for long, because a store may block.
 func (s *State) leave(g *Guard) {
 	if g.shared == nil {
 		return
 	}
 	s.joining.Lock()
-	defer s.joining.Unlock()
 	sh := g.shared
 	sh.mu.Lock()
 	for i, other := range sh.guards {
@@ -174,10 +183,14 @@ func (s *State) leave(g *Guard) {
 			break
 		}
 	}
-	last := len(sh.guards) == 0
+	last := len(sh.guards) == 0 && s.shared == sh
 	sh.mu.Unlock()
-	if last && s.shared == sh {
+	if last {
 		s.shared = nil
+	}
+	s.joining.Unlock()
+	if last {
+		sh.flushMarks()
 		sh.stop()
 		sh.wait()
 	}
@@ -202,10 +215,11 @@ func (sh *shared) wait() {
 }
 
 // start starts the goroutines.
-func (sh *shared) start() {
+func (sh *shared) start(s *State) {
 	if sh.keeper != nil {
 		sh.running.Go(sh.keeper.run)
 	}
+	sh.startMarks(s)
 }
 
 // sharing returns what asks the stores for the Guards of the State, or nil.
@@ -224,6 +238,7 @@ func (sh *shared) figures(s *audit.Snapshot) {
 	if sh.keeper != nil {
 		to.Slots, to.RenewalAge = sh.keeper.figures(s.Time)
 	}
+	sh.markFigures(to)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	to.Instances, to.Lost, to.Calls = sh.live, sh.failures >= lostAfter, maps.Clone(sh.calls)
@@ -294,15 +309,19 @@ func (sh *shared) note(op string, err error) {
 	}
 }
 
+// guard returns one of the Guards, or nil.
+func (sh *shared) guard() *Guard {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if len(sh.guards) == 0 {
+		return nil
+	}
+	return sh.guards[0]
+}
+
 // warn reports to one of the Guards.
 func (sh *shared) warn(token, detail string) {
-	sh.mu.Lock()
-	var g *Guard
-	if len(sh.guards) > 0 {
-		g = sh.guards[0]
-	}
-	sh.mu.Unlock()
-	if g != nil {
+	if g := sh.guard(); g != nil {
 		g.events.emit(audit.Event{Kind: audit.Warning, Reason: token, Detail: detail})
 	}
 }

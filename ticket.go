@@ -383,6 +383,9 @@ func (g *Guard) TicketHandler(login func(*http.Request) (Principal, error)) http
 // askLogin finds the Principal that buys a ticket. It dates the sale before the last look at
 // the revocations, so that a later revocation voids the ticket.
 func (a *admission) askLogin() error {
+	if err := a.g.shared.marksKnown(); err != nil {
+		return err
+	}
 	p, err := a.buyer()
 	if err != nil {
 		a.notAccepted()

@@ -55,7 +55,9 @@ func (a *admission) verify() (Principal, error) {
 		return Principal{}, err
 	}
 	s.lately.Note(s.lately.Key("token", token))
-	return sighted(s.accepted, token, p), nil
+	p = sighted(s.accepted, token, p)
+	a.g.shared.sighted(p)
+	return p, nil
 }
 
 // sighted notes that a credential has been accepted, and returns p with the moment at which

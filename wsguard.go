@@ -311,6 +311,7 @@ func New(cfg Config) (*Guard, error) {
 	if err := f.err(); err != nil {
 		return nil, err
 	}
+	g.shared.awaitMarks()
 	return g, nil
 }
 

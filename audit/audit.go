@@ -163,6 +163,10 @@ type Event struct {
 	//   - "revocations": 100,000 revocations are remembered, and none of them expires.
 	//   - "shared_origin": a star in Config.Origins admits the pages of strangers.
 	//   - "plain_origin": an origin in Config.Origins has no TLS.
+	//   - "mark_broken": a store of Config.Shared has a ban or a revocation that cannot be read.
+	//   - "mark_refused": the store does not take a ban or a revocation.
+	//   - "marks_full": the store has no room for more bans or revocations.
+	//   - "bans_full": a ban by hand of another instance has no room here.
 	//   - "panic": a handler has panicked, or a hook or a ResponseWriter has cut a handshake
 	//     off.
 	//

@@ -167,19 +167,13 @@ func (b *Box) strike(k Key, reason string, cfg Config, now time.Time) *entry {
 	}
 	until := now.Add(cfg.lasts(strikes))
 	if e == nil {
-		if len(b.pools[pool]) >= b.room(pool) {
-			first := b.pools[pool][0]
-			if first.until.After(until) {
-				return nil
-			}
-			if now.Before(first.until) {
-				b.stats.Displaced++
-			}
-			b.remove(first)
-		}
-		e = b.add(k)
+		e = b.make(k, until, now)
+	} else {
+		b.place(e, pool, until)
 	}
-	b.place(e, pool, until)
+	if e == nil {
+		return nil
+	}
 	e.strikes, e.reason = strikes, reason
 	return e
 }
@@ -231,6 +225,75 @@ func (b *Box) Ban(k Key, d time.Duration, reason string, now time.Time) error {
 	}
 	e.until, e.reason, e.strikes = now.Add(min(d, math.MaxInt64/4)), reason, 0
 	return nil
+}
+
+// Put stores a ban that another box has. A ban by hand replaces the ban of k, as Ban does. A ban
+// by strikes does not shorten the ban of k. It may be over, and then counts for its strikes. Put
+// bans no network in place of k. If there is no room for a ban by strikes, Put does nothing.
+func (b *Box) Put(k Key, ban Ban, now time.Time) error {
+	if ban.Manual {
+		if !now.Before(ban.Until) {
+			return nil
+		}
+		return b.Ban(k, ban.Until.Sub(now), ban.Reason, now)
+	}
+	if k = k.client(); !k.valid() || k.name == "" && k.prefix.Bits() == 0 {
+		return ErrKey
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e := b.entry(k)
+	live := e != nil && now.Before(e.until)
+	switch {
+	case e != nil && e.manual && live:
+		e.until = later(e.until, ban.Until)
+		return nil
+	case e != nil && e.manual:
+		b.remove(e)
+		e = nil
+	}
+	if e == nil {
+		if e = b.make(k, ban.Until, now); e == nil {
+			b.stats.Unplaced++
+			return nil
+		}
+	}
+	if live {
+		ban.Strikes = max(ban.Strikes, e.strikes)
+	}
+	if !ban.Until.Before(e.until) {
+		e.reason = ban.Reason
+		e.strikes = ban.Strikes
+	}
+	e.strikes = max(e.strikes, ban.Strikes)
+	b.place(e, e.pool, later(e.until, ban.Until))
+	return nil
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// make adds an entry for k to its pool. If the pool is full, the entry takes the place of the ban
+// that ends soonest. make returns nil if that one does not end before until.
+func (b *Box) make(k Key, until, now time.Time) *entry {
+	pool := k.pool()
+	if len(b.pools[pool]) >= b.room(pool) {
+		first := b.pools[pool][0]
+		if first.until.After(until) {
+			return nil
+		}
+		if now.Before(first.until) {
+			b.stats.Displaced++
+		}
+		b.remove(first)
+	}
+	e := b.add(k)
+	b.place(e, pool, until)
+	return e
 }
 
 // purge drops bans by hand that are over.
