@@ -112,6 +112,7 @@ type shared struct {
 	keeper   *keeper  // read-only; has a lock of its own; nil: no slots are shared, and no instances counted
 	refusals refusals // has a lock of its own
 	credits  credits  // has a lock of its own
+	spending *spending // read-only; has a lock of its own; nil: the rates of messages are not shared
 
 	divisor atomic.Int32 // by what a limit is divided while a store is gone; 0: none is
 
@@ -133,6 +134,7 @@ func newShared(cfg SharedConfig) *shared {
 	if cfg.Slots != nil || cfg.Instances != nil {
 		sh.keeper = newKeeper(sh)
 	}
+	sh.spending = newSpending(sh)
 	return sh
 }
 
@@ -179,6 +181,7 @@ func (s *State) leave(g *Guard) {
 	if last && s.shared == sh {
 		s.shared = nil
 		sh.stop()
+		sh.spending.close()
 		sh.wait()
 	}
 }
@@ -228,6 +231,7 @@ func (sh *shared) figures(s *audit.Snapshot) {
 	defer sh.mu.Unlock()
 	to.Instances, to.Lost, to.Calls = sh.live, sh.failures >= lostAfter, maps.Clone(sh.calls)
 	to.LocalDecisions, to.ClosedDecisions = sh.local, sh.closed
+	sh.spending.figures(to)
 }
 
 // decided counts a decision without the store.

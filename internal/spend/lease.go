@@ -54,6 +54,39 @@ func NewLimits(messages, bytes store.Limit) Limits {
 	return l
 }
 
+// Of returns n without what has no limit. Only that is spent.
+func (l *Limits) Of(n Amount) Amount {
+	for i := range n {
+		if l[i].batch == 0 {
+			n[i] = 0
+		}
+	}
+	return n
+}
+
+// A handshake takes no more than these many tokens for the first messages of its connection.
+const (
+	firstMessages = 4
+	firstBytes    = 4096
+)
+
+// First returns what a handshake should take for the first messages of its connection. It is
+// nothing for rates that are so low that a token which nobody spends would be missed.
+func (l *Limits) First() Amount {
+	n := Amount{min(firstMessages, l[0].batch), min(firstBytes, l[1].batch)}
+	for i := range l {
+		if l[i].batch > 0 && l[i].batch < firstMessages {
+			return Amount{}
+		}
+	}
+	return n
+}
+
+// Take returns the take of n from the bucket of a lane.
+func (l *Limits) Take(key string, lane int, n int64) store.Take {
+	return store.Take{Key: Keys(key)[lane], Limit: l[lane].limit, Most: n}
+}
+
 // Verdict is the answer of a Lease to a message.
 type Verdict int
 
@@ -128,10 +161,9 @@ type flight struct {
 
 // Take spends n, or nothing.
 func (l *Lease) Take(n Amount, lim *Limits, now time.Time, p Patient) Decision {
+	n = lim.Of(n)
 	for i := range n {
-		if lim[i].batch == 0 {
-			n[i] = 0
-		} else if n[i] > lim[i].limit.Burst {
+		if n[i] > 0 && n[i] > lim[i].limit.Burst {
 			return Decision{Refused, barred, i}
 		}
 	}
@@ -294,6 +326,19 @@ func (l *Lease) Give(n Amount) {
 		if l.lots[0].end != 0 {
 			l.lots[0].left[i] += n[i]
 		}
+	}
+}
+
+// Prepare begins a refill if n is not there.
+func (l *Lease) Prepare(n Amount, lim *Limits, now time.Time) {
+	n = lim.Of(n)
+	l.mu.Lock()
+	at := l.look(l.pool.at(now))
+	short := l.missing(n)
+	begun := short != (Amount{}) && l.flight == nil && !l.failing && at >= l.next && !isLarge(short, lim) && l.begin(n, short, lim)
+	l.mu.Unlock()
+	if begun {
+		l.pool.start(l)
 	}
 }
 
