@@ -107,11 +107,8 @@ func (g *Guard) Look(conns []*Conn) []*Conn { return g.sessions.look(conns) }
 // Due lets the sweeper look for connections that are due.
 func (g *Guard) Due() { g.sessions.due(nil, nil) }
 
-// SharedRates returns how many leases a Guard with shared rates has, and its counters of messages.
-func SharedRates(g *Guard) (leases int, held, local, closed uint64) {
-	s := g.shared.spending
-	return s.pool.Len(), s.held.Load(), s.local.Load(), s.closed.Load()
-}
+// Leases returns how many leases a Guard with shared rates has.
+func Leases(g *Guard) int { return g.shared.spending.pool.Len() }
 
 // CountInstances makes a Guard count n instances.
 func CountInstances(g *Guard, n int) {

@@ -160,8 +160,8 @@ func TestSharedHold(t *testing.T) {
 				t.Errorf("the first message was held for %v, want 20ms", d)
 			}
 		}
-		if _, held, local, _ := wsguard.SharedRates(e.g); held == 0 || local > 0 {
-			t.Errorf("%d messages held, %d decided without the store", held, local)
+		if s := e.g.Stats().Shared; s.HeldMessages == 0 || s.LocalDecisions > 0 {
+			t.Errorf("%+v", s)
 		}
 	})
 }
@@ -233,8 +233,8 @@ func TestSharedStoreGone(t *testing.T) {
 				if d := time.Since(begin); echoes != 10 || d > 60*time.Millisecond {
 					t.Errorf("%d messages passed within %v, want 10, a quarter of 40", echoes, d)
 				}
-				if _, _, local, closed := wsguard.SharedRates(e.g); local < 20 || closed != 0 {
-					t.Errorf("%d decisions without the store, %d closed", local, closed)
+				if s := e.g.Stats().Shared; s.LocalDecisions < 20 || s.ClosedDecisions != 0 {
+					t.Errorf("%+v", s)
 				}
 				calls := s.calls.Load()
 				for range 100 {
@@ -284,13 +284,13 @@ func TestSharedRatesFailClosed(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := &sharedStore{}
 		e := serveGuard(t, sharedConf(s, wsguard.Rate{PerSecond: 100, Burst: 40}, func(cfg *wsguard.Config) { cfg.Shared.RatesFailClosed = true }))
-		s.does(gone)
 		c := e.open(bearer("alice"))
+		s.does(gone)
 		if echoes, _ := sayAll(t, c, 10); echoes != 0 {
 			t.Errorf("%d messages passed", echoes)
 		}
-		if _, _, local, closed := wsguard.SharedRates(e.g); local != 0 || closed < 10 {
-			t.Errorf("%d decisions without the store, %d closed", local, closed)
+		if s := e.g.Stats().Shared; s.LocalDecisions != 0 || s.ClosedDecisions < 10 {
+			t.Errorf("%+v", s)
 		}
 		s.does(nil)
 		for range 3 {
@@ -363,7 +363,7 @@ func TestSharedReconfigure(t *testing.T) {
 		if echoes, _ := sayAll(t, c, 30); echoes != 30 {
 			t.Errorf("%d messages passed without a limit", echoes)
 		}
-		if n, _, _, _ := wsguard.SharedRates(e.g); n != 0 {
+		if n := wsguard.Leases(e.g); n != 0 {
 			t.Errorf("%d leases without a limit", n)
 		}
 	})
@@ -408,7 +408,7 @@ func TestSharedNothingLeft(t *testing.T) {
 			clients = append(clients, c)
 			sayAll(t, c, 3)
 		}
-		if n, _, _, _ := wsguard.SharedRates(e.g); n != 6 {
+		if n := wsguard.Leases(e.g); n != 6 {
 			t.Errorf("%d leases of 5 subjects and a client", n)
 		}
 		for _, c := range clients {
@@ -416,7 +416,7 @@ func TestSharedNothingLeft(t *testing.T) {
 		}
 		e.idle()
 		synctest.Wait()
-		if n, _, _, _ := wsguard.SharedRates(e.g); n != 0 {
+		if n := wsguard.Leases(e.g); n != 0 {
 			t.Errorf("%d leases are left", n)
 		}
 		if err := e.g.Shutdown(context.Background()); err != nil {
@@ -445,7 +445,7 @@ func TestSharedFirstTakes(t *testing.T) {
 		c.Close()
 		e.idle()
 		time.Sleep(time.Second)
-		if n, _, _, _ := wsguard.SharedRates(e.g); n != 0 {
+		if n := wsguard.Leases(e.g); n != 0 {
 			t.Errorf("%d leases are left", n)
 		}
 	})
