@@ -1,6 +1,11 @@
 package wsguard
 
-import "github.com/wsguard/wsguard/internal/baseline"
+import (
+	"context"
+	"time"
+
+	"github.com/wsguard/wsguard/internal/baseline"
+)
 
 // What docs/operators.md says of spikes and of Activity.
 var SpikeFloors = spikeFloors
@@ -101,3 +106,28 @@ func (g *Guard) Look(conns []*Conn) []*Conn { return g.sessions.look(conns) }
 
 // Due lets the sweeper look for connections that are due.
 func (g *Guard) Due() { g.sessions.due(nil, nil) }
+
+// Leases returns how many leases a Guard with shared rates has.
+func Leases(g *Guard) int { return g.shared.spending.pool.Len() }
+
+// CountInstances makes a Guard count n instances.
+func CountInstances(g *Guard, n int) {
+	g.shared.mu.Lock()
+	defer g.shared.mu.Unlock()
+	g.shared.live = n
+}
+
+// FirstTakes runs what a handshake does for the messages of a subject.
+func FirstTakes(g *Guard, subject string) (taken []int64) {
+	asked, of := time.Now(), subjectSpender(subject)
+	takes := g.shared.firstTakes(of, g.endpoint.policy().rates)
+	for _, t := range takes {
+		n, _, err := g.shared.cfg.Rates.TakeTokens(context.Background(), t)
+		if err != nil {
+			panic(err)
+		}
+		taken = append(taken, n)
+	}
+	g.shared.credit(of, takes, taken, asked)
+	return taken
+}

@@ -123,6 +123,7 @@ func (c *Conn) authenticate(ctx context.Context, r *http.Request) error {
 	sent := in.rates.sent
 	in.rates = c.g.state.rates.conn(in.policy.rates, c.client, a.principal.Subject)
 	in.rates.sent = sent
+	in.lease(in.policy.rates)
 	c.begin()
 	if err := c.say(greeting); err != nil {
 		return err

@@ -26,6 +26,9 @@ type inbound struct {
 	table     *table          // validator, if it is a Table
 	late      *time.Timer     // bounds Authorize
 	rates     *connRates
+	leases    *leases       // what rates hold of the store's tokens; read-only after prepare; has a lock; nil: nothing
+	holding   bool          // the message has been held for such tokens
+	since     time.Duration // what its Waited was before that
 	msg       *wire.Message
 	rule      *rule                        // the rule of the message; never nil
 	cost      int                          // how many messages it counts for
@@ -94,6 +97,7 @@ func (in *inbound) fit(p *endpointPolicy) {
 		return
 	}
 	in.rates.relimit(&c.g.state.rates, p.rates, c.client, c.Principal().Subject)
+	in.lease(p.rates)
 	c.writing.sent.Store(in.rates.sent)
 }
 
@@ -138,7 +142,7 @@ func (in *inbound) judged(m *wire.Message) (v wire.Verdict, wait time.Duration, 
 	if m.Held {
 		now = time.Now()
 	}
-	if in.policy.observe {
+	if in.policy.observe && !in.holding {
 		in.observeForm()
 	}
 	in.setRule(anyKind)
@@ -233,6 +237,11 @@ func (in *inbound) affordable(now time.Time) (ok bool) {
 // tooMany applies Action to a message over a rate.
 func (in *inbound) tooMany() (wire.Verdict, time.Duration, error) {
 	c, wait := in.c, in.wait
+	if in.rates.held {
+		in.hold()
+		return wire.Hold, wait, nil
+	}
+	in.holding = false
 	switch action := in.policy.rates.Action; {
 	case action == actionReport:
 		in.gauges().refuse(in.rates.over)
@@ -392,6 +401,7 @@ func (in *inbound) detail(o objection) string {
 // that is refused costs nothing.
 func (in *inbound) charge(now time.Time) (wait time.Duration, ok bool) {
 	n := len(in.msg.Data)
+	in.begin()
 	if wait, ok := in.rates.take(n, 1, now); !ok {
 		return wait, false
 	}
@@ -403,6 +413,7 @@ func (in *inbound) charge(now time.Time) (wait time.Duration, ok bool) {
 			return wait, false
 		}
 	}
+	in.holding = false
 	return 0, true
 }
 

@@ -465,6 +465,7 @@ func TestSharedFailClosed(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				c := newCluster()
 				cfg := wsguard.Config{Shared: c.shared()}
+				cfg.Shared.MessagesPerInstance = true // see TestSharedRatesFailClosed
 				set(&cfg.Shared)
 				e := serveGuard(t, cfg)
 				defer shutDown(t, e)

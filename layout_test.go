@@ -25,6 +25,7 @@ type mayImport struct {
 
 // importLaw has a row for each folder. The first row that fits a folder counts.
 var importLaw = []mayImport{
+	{"internal/spend", []string{"store"}},
 	{"internal/", nil},
 	{"reason", nil},
 	{"audit", []string{"reason"}},

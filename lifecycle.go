@@ -292,6 +292,7 @@ func (c *Conn) prepare(holders int32) {
 	c.opened = time.Now()
 	c.life.holders.Store(holders)
 	c.reading.rates = c.g.state.rates.conn(c.first.rates, c.client, c.Principal().Subject)
+	c.reading.lease(c.first.rates)
 	c.writing.sent.Store(c.reading.rates.sent)
 	c.w.Serve(&c.reading)
 }
@@ -469,6 +470,7 @@ func (c *Conn) done() {
 	if c.who.stage.Load() == checkWaits {
 		c.g.state.revalidations.leave(c)
 	}
+	c.reading.leases.end(c.g.shared)
 	for _, l := range c.life.leases {
 		l.Release()
 	}

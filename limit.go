@@ -10,6 +10,7 @@ import (
 
 	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/internal/keyed"
+	"github.com/wsguard/wsguard/internal/spend"
 	"github.com/wsguard/wsguard/reason"
 )
 
@@ -340,7 +341,9 @@ type connRates struct {
 	over            limitID        // the limit that has refused the last message that was refused
 	warnAt          float64        // RateConfig.WarnAt
 	warned          bool           // a warning was sent, and the used part has not halved since
+	held            bool           // the last message that was not taken must be held for tokens of the store
 	last            time.Time      // the time of the last take
+	patient         spend.Patient  // how the message can wait for tokens of the store
 }
 
 // sharedBucket is a bucket that a connection shares with others, and its limits. It is
@@ -350,6 +353,7 @@ type sharedBucket struct {
 	key             keyed.Key
 	messages, bytes keyed.Limit
 	names           [2]limitID // of messages and bytes
+	lease           *leased    // of a bucket that instances share; nil: this instance has it to itself
 }
 
 // conn returns the buckets of a new connection.
@@ -363,10 +367,10 @@ func (b *buckets) conn(cfg RateConfig, client client, subject string) *connRates
 func (c *connRates) share(b *buckets, cfg RateConfig, client client, subject string) {
 	c.warnAt, c.shared = cfg.WarnAt, nil
 	if !cfg.ClientMessages.off() || !cfg.ClientBytes.off() {
-		c.shared = append(c.shared, sharedBucket{b.clients, client.in(b.clients), cfg.ClientMessages.limit(), cfg.ClientBytes.limit(), [2]limitID{limitClientMessages, limitClientBytes}})
+		c.shared = append(c.shared, sharedBucket{b.clients, client.in(b.clients), cfg.ClientMessages.limit(), cfg.ClientBytes.limit(), [2]limitID{limitClientMessages, limitClientBytes}, nil})
 	}
 	if (!cfg.SubjectMessages.off() || !cfg.SubjectBytes.off()) && subject != "" {
-		c.shared = append(c.shared, sharedBucket{b.subjects, b.subjects.String(subject), cfg.SubjectMessages.limit(), cfg.SubjectBytes.limit(), [2]limitID{limitSubjectMessages, limitSubjectBytes}})
+		c.shared = append(c.shared, sharedBucket{b.subjects, b.subjects.String(subject), cfg.SubjectMessages.limit(), cfg.SubjectBytes.limit(), [2]limitID{limitSubjectMessages, limitSubjectBytes}, nil})
 	}
 }
 
@@ -395,7 +399,7 @@ func (c *connRates) take(n, cost int, now time.Time) (wait time.Duration, ok boo
 	if now.Before(c.last) {
 		now = c.last
 	}
-	c.last = now
+	c.last, c.held = now, false
 	if c.sent != nil {
 		if owed := -c.sent.TokensAt(now); owed > 0 {
 			c.owing, c.over = true, noLimit
@@ -413,10 +417,18 @@ func (c *connRates) take(n, cost int, now time.Time) (wait time.Duration, ok boo
 		c.over = limitBytes
 		return wait, false
 	}
-	for i, b := range c.shared {
+	for i := range c.shared {
+		b := &c.shared[i]
 		if wait, ok := b.table.Take2(b.key, float64(cost), float64(n), b.messages, b.bytes, now); !ok {
 			c.give(c.shared[:i], n, cost, now)
 			c.over = b.exceeded(cost, now)
+			return wait, false
+		}
+		if b.lease == nil {
+			continue
+		}
+		if wait, ok := c.spend(i, n, cost, now); !ok {
+			c.give(c.shared[:i], n, cost, now)
 			return wait, false
 		}
 	}
@@ -433,8 +445,12 @@ func (b *sharedBucket) exceeded(cost int, now time.Time) limitID {
 
 // give undoes a take of the same moment. shared are the shared buckets that take has charged.
 func (c *connRates) give(shared []sharedBucket, n, cost int, now time.Time) {
-	for _, b := range shared {
+	for i := range shared {
+		b := &shared[i]
 		b.table.Give2(b.key, float64(cost), float64(n), b.messages, b.bytes)
+		if b.lease != nil {
+			b.lease.give(n, cost)
+		}
 	}
 	giveBack(c.messages, cost, now)
 	giveBack(c.bytes, n, now)

@@ -113,6 +113,7 @@ type shared struct {
 	keeper   *keeper  // read-only; has a lock of its own; nil: no slots are shared, and no instances counted
 	refusals refusals // has a lock of its own
 	credits  credits  // has a lock of its own
+	spending *spending // read-only; has a lock of its own; nil: the rates of messages are not shared
 
 	// Read-only after start, besides the locks that they have of their own.
 	id          string    // names this instance in the values of marks
@@ -142,6 +143,7 @@ func newShared(cfg SharedConfig) *shared {
 	if cfg.Slots != nil || cfg.Instances != nil {
 		sh.keeper = newKeeper(sh)
 	}
+	sh.spending = newSpending(sh)
 	return sh
 }
 
@@ -192,6 +194,7 @@ func (s *State) leave(g *Guard) {
 	if last {
 		sh.flushMarks()
 		sh.stop()
+		sh.spending.close()
 		sh.wait()
 	}
 }
@@ -243,6 +246,7 @@ func (sh *shared) figures(s *audit.Snapshot) {
 	defer sh.mu.Unlock()
 	to.Instances, to.Lost, to.Calls = sh.live, sh.failures >= lostAfter, maps.Clone(sh.calls)
 	to.LocalDecisions, to.ClosedDecisions = sh.local, sh.closed
+	sh.spending.figures(to)
 }
 
 // decided counts a decision without the store.

@@ -195,15 +195,15 @@ func (c *Conn) pause(d time.Duration) error {
 		now := c.now()
 		left := start + d - now
 		c.mu.Lock()
-		intr, by := c.rintr, time.Duration(c.readBy.Load())
-		c.rintr = false
+		intr, resume, by := c.rintr, c.resume, time.Duration(c.readBy.Load())
+		c.rintr, c.resume = false, false
 		c.mu.Unlock()
 		switch {
 		case intr:
 			return ErrInterrupted
 		case by != 0 && now >= by:
 			return os.ErrDeadlineExceeded
-		case left <= 0:
+		case left <= 0 || resume:
 			return nil
 		case by != 0:
 			left = min(left, by-now)
@@ -215,6 +215,18 @@ func (c *Conn) pause(d time.Duration) error {
 		case <-c.closing:
 			return ErrClosing
 		}
+	}
+}
+
+// Resume makes the engine ask Judge again about a message that is held back. If none is, it asks
+// about the next one at once, after it has been held. Anyone may call it. It does not block.
+func (c *Conn) Resume() {
+	c.mu.Lock()
+	c.resume = true
+	c.mu.Unlock()
+	select {
+	case c.poke <- struct{}{}:
+	default:
 	}
 }
 

@@ -306,6 +306,7 @@ type Conn struct {
 	final     bool            // mu: the ending is the writer
 	cut       bool            // mu: do not wait for the peer any more
 	pausing   bool            // mu: the reader holds a message back
+	resume    bool            // mu: it must ask Judge again now
 	handlers  bool            // mu: the write deadline is that of a write of the wrapped handler's
 
 	poke     chan struct{} // wakes a reader that waits for something else than bytes
