@@ -77,7 +77,7 @@ func compile(cfg Config, further []EndpointConfig, endings chan struct{}, f *fau
 		spikeFactor:  resolveSpikeFactor(cfg.SpikeFactor, f),
 	}
 	if t := p.auth.tickets; t != nil && t.Store == nil && cfg.Shared.Tickets != nil {
-		t.Store, t.shared = cfg.Shared.Tickets, true
+		t.Store, t.shared = cfg.Shared.Tickets, cfg.Shared.Tickets
 	}
 	if p.origin.missing && p.host.list == nil {
 		f.add("AllowMissingOrigin", "", "needs a Hosts list: without an Origin nothing else stops DNS rebinding")

@@ -210,7 +210,7 @@ type fetched struct {
 // may present only tickets that were sold here.
 func (a *admission) askTicket(q *inquiry) {
 	sh := a.g.shared
-	if sh.cfg.Tickets == nil || a.selling || a.auth.tickets == nil || !a.auth.tickets.shared {
+	if sh.cfg.Tickets == nil || a.selling || a.auth.tickets == nil || a.auth.tickets.shared == nil {
 		return
 	}
 	if _, known := a.found(); known {

@@ -32,8 +32,8 @@ type TicketConfig struct {
 	TTL time.Duration
 
 	// MaxPerSubject is how many unused tickets one subject may have. It counts those that this
-	// process has issued. If Store is a store.OwnedOnce, it also counts those of all instances.
-	// The default is 16, and Off means no limit. Further requests for a ticket get a 429.
+	// process has issued, and with SharedConfig.Tickets those of all instances. The default is
+	// 16, and Off means no limit. Further requests for a ticket get a 429.
 	MaxPerSubject int
 
 	// MaxTotal is how many unused tickets the guard holds in memory. It has no effect on a
@@ -46,7 +46,7 @@ type TicketConfig struct {
 	// The default is nil, and the State of the Guard holds the tickets in memory.
 	Store store.Once
 
-	shared bool // Store is that of SharedConfig.Tickets
+	shared store.OwnedOnce // Store, if it is that of SharedConfig.Tickets
 }
 
 // maxTicketTTL bounds TicketConfig.TTL, and maxCacheTTL bounds AuthConfig.CacheTTL.
@@ -175,11 +175,10 @@ func (t *tickets) issue(ctx context.Context, cfg *TicketConfig, p Principal, ori
 
 // put stores a ticket. A store that all instances share counts the tickets of the subject, too.
 func (t *tickets) put(ctx context.Context, cfg *TicketConfig, s *sale, value []byte) error {
-	to := t.store(cfg)
-	if owned, ok := to.(store.OwnedOnce); ok && cfg.Store != nil && cfg.MaxPerSubject > 0 {
-		return owned.PutOwned(ctx, s.key, hashed(s.subject), cfg.MaxPerSubject, value, cfg.TTL)
+	if cfg.shared != nil && cfg.MaxPerSubject > 0 {
+		return cfg.shared.PutOwned(ctx, s.key, hashed(s.subject), cfg.MaxPerSubject, value, cfg.TTL)
 	}
-	return to.Put(ctx, s.key, value, cfg.TTL)
+	return t.store(cfg).Put(ctx, s.key, value, cfg.TTL)
 }
 
 // sell counts a ticket, unless its subject has too many outstanding.
