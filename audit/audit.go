@@ -165,6 +165,8 @@ type Event struct {
 	//   - "plain_origin": an origin in Config.Origins has no TLS.
 	//   - "panic": a handler has panicked, or a hook or a ResponseWriter has cut a handshake
 	//     off.
+	//   - "store_lost": the stores of Config.Shared fail, so that this instance decides by itself.
+	//   - "store_back": the stores answer again.
 	//
 	// A SpikeStart and a SpikeOver have the name of the rate here. It is "refusals", "connections",
 	// "messages" or "bytes". Reason is empty for all other kinds.
