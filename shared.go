@@ -110,9 +110,9 @@ type shared struct {
 	stop     context.CancelFunc
 	running  sync.WaitGroup // the goroutines
 
-	keeper   *keeper  // read-only; has a lock of its own; nil: no slots are shared, and no instances counted
-	refusals refusals // has a lock of its own
-	credits  credits  // has a lock of its own
+	keeper   *keeper   // read-only; has a lock of its own; nil: no slots are shared, and no instances counted
+	refusals refusals  // has a lock of its own
+	credits  credits   // has a lock of its own
 	spending *spending // read-only; has a lock of its own; nil: the rates of messages are not shared
 
 	// Read-only after start, besides the locks that they have of their own.

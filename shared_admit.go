@@ -16,6 +16,7 @@ import (
 type inquiry struct {
 	store.Request
 	about []taken // what each of Takes is for
+	ahead spender // whose messages forMessages is for
 }
 
 // taken says what tokens are for.
@@ -26,6 +27,7 @@ const (
 	forNetwork                // the handshake, of the /48
 	forFailure                // looks whether the client may fail once more
 	forSubject                // the handshake, of the subject
+	forMessages               // the first messages of the connection
 )
 
 // The scopes of slots. The keys of all but the first end in what the connections have in common.
@@ -42,6 +44,15 @@ func (q *inquiry) take(about taken, key string, r Rate, least, most int64) {
 	}
 	q.Takes = append(q.Takes, store.Take{Key: key, Limit: r.stored(), Least: least, Most: most})
 	q.about = append(q.about, about)
+}
+
+// messages takes tokens for the first messages of a connection, so that they need not wait.
+func (q *inquiry) messages(sh *shared, of spender, cfg RateConfig) {
+	q.ahead = of
+	for _, t := range sh.firstTakes(of, cfg) {
+		q.Takes = append(q.Takes, t)
+		q.about = append(q.about, forMessages)
+	}
 }
 
 func (q *inquiry) scope(key string, most int, wide bool) {
@@ -141,6 +152,9 @@ func (a *admission) askRates(q *inquiry) {
 			}
 		}
 	}
+	if !a.selling {
+		q.messages(sh, clientSpender(a.client), a.rates)
+	}
 	try, ok := a.attemptAhead()
 	if !ok || a.g.state.acceptedBefore(try) {
 		return
@@ -237,7 +251,7 @@ func (q *inquiry) fetched(value []byte, err error) *fetched {
 // put puts a question to the stores. If a scope is full, it waits for the slots that this
 // instance is giving back, and asks once more.
 func (a *admission) put(q *inquiry) (store.Answer, error) {
-	sh := a.g.shared
+	sh, asked := a.g.shared, time.Now()
 	ask := func(ctx context.Context) (store.Answer, error) {
 		answer, err := callStore(sh, ctx, "admit", func(ctx context.Context) (store.Answer, error) { return sh.admitter.Admit(ctx, q.Request) })
 		if err != nil || answer.Refused != store.RefusedSlot || sh.keeper == nil {
@@ -255,7 +269,23 @@ func (a *admission) put(q *inquiry) (store.Answer, error) {
 		return second, err
 	}
 	a.fl.hold()
-	return within(a.ctx, a.auth.cfg.VerifyTimeout, a.fl.done, ask)
+	answer, err := within(a.ctx, a.auth.cfg.VerifyTimeout, a.fl.done, ask)
+	q.credit(sh, answer.Taken, asked)
+	return answer, err
+}
+
+// credit makes the tokens for the first messages ready for them.
+func (q *inquiry) credit(sh *shared, taken []int64, asked time.Time) {
+	var takes []store.Take
+	var got []int64
+	for i, n := range taken {
+		if i < len(q.Takes) && q.about[i] == forMessages {
+			takes, got = append(takes, q.Takes[i]), append(got, n)
+		}
+	}
+	if len(takes) > 0 {
+		sh.credit(q.ahead, takes, got, asked)
+	}
 }
 
 // maxHold bounds how long a handshake, or a message, waits for what this instance does with the
@@ -353,7 +383,7 @@ func (a *admission) withoutStore(q *inquiry) error {
 		return nil
 	}
 	for _, about := range q.about {
-		if about == forFailure {
+		if about == forFailure || about == forMessages {
 			continue // their bucket is looked at when the credential is judged
 		}
 		if wait, over := a.overPart(about, n); over && !a.rates.ReportOnly {
@@ -402,6 +432,9 @@ func (a *admission) askSharedSubject() error {
 			least = 0
 		}
 		q.take(forSubject, "handshakes/subject/"+a.principal.Subject, a.rates.Handshakes, least, 1)
+	}
+	if sh.cfg.Rates != nil && !a.selling {
+		q.messages(sh, subjectSpender(a.principal.Subject), a.rates)
 	}
 	t := a.askSubjectSlot(&q)
 	if q.empty() {

@@ -169,6 +169,8 @@ type Event struct {
 	//   - "bans_full": a ban by hand of another instance has no room here.
 	//   - "panic": a handler has panicked, or a hook or a ResponseWriter has cut a handshake
 	//     off.
+	//   - "store_lost": the stores of Config.Shared fail, so that this instance decides by itself.
+	//   - "store_back": the stores answer again.
 	//
 	// A SpikeStart and a SpikeOver have the name of the rate here. It is "refusals", "connections",
 	// "messages" or "bytes". Reason is empty for all other kinds.

@@ -143,7 +143,8 @@ func (s *Snapshot) ClosedFor(token string) (n uint64) {
 // Shared has the figures of the stores that the instances of a service share. It is zero if
 // nothing is shared.
 type Shared struct {
-	// Instances is how many instances there were when they were counted last.
+	// Instances is how many instances there were when they were counted last. It is at least 1,
+	// also if SharedConfig has nothing that counts them.
 	Instances int
 
 	// Lost says that calls of the stores fail, so that this instance decides by itself.

@@ -132,6 +132,27 @@ var families = []family{
 	{"revocations_remembered", "Revocations that are remembered now. Guards that share a State share this figure.",
 		nil, func(to *sink, s *audit.Snapshot) { to.gauge(float64(s.Revocations)) }},
 
+	{"store_calls_total", "Calls of the stores that instances share, by operation and by result, which is ok or error. The metrics wsguard_store_… are missing if no store is shared. Guards that share a State share this figure.",
+		[]string{"operation", "result"}, ofStores(func(to *sink, s *audit.Shared) { counters(to, add(storeCalls, calls(s)), two) })},
+	{"store_lost", "1 if calls of the stores fail, so that this instance decides by itself, and 0 otherwise. Guards that share a State share this figure.",
+		nil, ofStores(func(to *sink, s *audit.Shared) { to.gauge(oneIf(s.Lost)) })},
+	{"store_local_decisions_total", "Decisions that this instance has made by itself because a store had failed. Guards that share a State share this figure.",
+		nil, ofStores(func(to *sink, s *audit.Shared) { to.counter(s.LocalDecisions) })},
+	{"store_refused_decisions_total", "Decisions that were refusals because a store had failed. Guards that share a State share this figure.",
+		nil, ofStores(func(to *sink, s *audit.Shared) { to.counter(s.ClosedDecisions) })},
+	{"store_held_messages_total", "Messages that have waited for tokens of the store. Guards that share a State share this figure.",
+		nil, ofStores(func(to *sink, s *audit.Shared) { to.counter(s.HeldMessages) })},
+	{"store_slots", "Connections of this instance that have slots in the store. Guards that share a State share this figure.",
+		nil, ofStores(func(to *sink, s *audit.Shared) { to.gauge(float64(s.Slots)) })},
+	{"store_instances", "Instances that were alive when they were counted last. Guards that share a State share this figure.",
+		nil, ofStores(func(to *sink, s *audit.Shared) { to.gauge(float64(s.Instances)) })},
+	{"store_renewal_age_seconds", "How long ago all slots in the store were renewed. It is 0 if there are none. Guards that share a State share this figure.",
+		nil, ofStores(func(to *sink, s *audit.Shared) { to.gauge(s.RenewalAge.Seconds()) })},
+	{"store_marks_age_seconds", "How long ago the bans and the revocations of all instances were known to be complete. It is 0 if they are not shared. Guards that share a State share this figure.",
+		nil, ofStores(func(to *sink, s *audit.Shared) { to.gauge(s.MarksAge.Seconds()) })},
+	{"store_marks_waiting", "Bans and revocations of this instance that the store does not have yet. Guards that share a State share this figure.",
+		nil, ofStores(func(to *sink, s *audit.Shared) { to.gauge(float64(s.MarksWaiting)) })},
+
 	{"spikes_total", "Rates that have left their baselines. The label of is refusals, connections, messages or bytes.",
 		[]string{"of"}, func(to *sink, s *audit.Snapshot) { counters(to, add(spikes, s.Spikes), one) }},
 	{"spiking", "Spikes that go on. The label of is that of wsguard_spikes_total.",
@@ -151,13 +172,7 @@ var families = []family{
 	{"sweeper_late_seconds", "How late the goroutine is that ends connections whose time is over.",
 		nil, func(to *sink, s *audit.Snapshot) { to.gauge(s.SweeperLate.Seconds()) }},
 	{"draining", "1 if Guard.Shutdown has been called, and 0 otherwise.",
-		nil, func(to *sink, s *audit.Snapshot) {
-			if s.Draining {
-				to.gauge(1)
-			} else {
-				to.gauge(0)
-			}
-		}},
+		nil, func(to *sink, s *audit.Snapshot) { to.gauge(oneIf(s.Draining)) }},
 	{"start_time_seconds", "When the guard was made, in seconds since 1970.",
 		nil, func(to *sink, s *audit.Snapshot) { to.gauge(float64(s.Since.UnixMicro()) / microsecond) }},
 }
@@ -175,6 +190,25 @@ func limits(to *sink, s *audit.Snapshot) {
 			to.gauge(float64(l.Max), scope)
 		}
 	}
+}
+
+// ofStores returns the collect function of a figure of the stores. The figure is missing if no
+// store is shared.
+func ofStores(collect func(*sink, *audit.Shared)) func(*sink, *audit.Snapshot) {
+	return func(to *sink, s *audit.Snapshot) {
+		if s.Shared.Instances > 0 {
+			collect(to, &s.Shared)
+		}
+	}
+}
+
+// calls returns s.Calls by operation and result, as labels from closed sets.
+func calls(s *audit.Shared) map[[2]string]uint64 {
+	n := map[[2]string]uint64{}
+	for c, k := range s.Calls {
+		n[storeCall(c.Operation, c.Result == resultOK)] += k
+	}
+	return n
 }
 
 // closed returns s.Closed by initiator, reason and close code.
@@ -218,6 +252,14 @@ func total(n map[string]uint64) (sum uint64) {
 		sum += k
 	}
 	return sum
+}
+
+// oneIf returns 1 if b is true, and 0 otherwise.
+func oneIf(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 func one(k string) []string      { return []string{k} }

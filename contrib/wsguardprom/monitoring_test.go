@@ -217,11 +217,14 @@ func recorded(t *testing.T) (f testFile) {
 	return f
 }
 
-// claims returns what the row of the page must say about a rule: its ratio and its duration.
+// claims returns what the row of the page must say about a rule: its ratio, its age and its duration.
 func claims(r rule) (claims []string) {
 	if m := regexp.MustCompile(`> (0\.\d+)`).FindStringSubmatch(r.Expr); m != nil {
 		ratio, _ := strconv.ParseFloat(m[1], 64)
 		claims = append(claims, fmt.Sprintf("%.0f %%", 100*ratio))
+	}
+	if m := regexp.MustCompile(`_age_seconds > (\d+)`).FindStringSubmatch(r.Expr); m != nil {
+		claims = append(claims, "more than "+m[1]+" s ")
 	}
 	if r.For == "1m" {
 		claims = append(claims, "a minute")

@@ -8,6 +8,9 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/wsguard/wsguard"
+	"github.com/wsguard/wsguard/store"
 )
 
 // table returns the table of the metrics as the README has it.
@@ -34,13 +37,20 @@ func table(t *testing.T) string {
 	return b.String()
 }
 
-// The README has each metric, with the help that Prometheus gets.
-func TestREADME(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
+// readme returns README.md.
+func readme(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, got, _ := strings.Cut(string(readme), "| metric | type | labels | what it says |\n|---|---|---|---|\n")
+	return string(b)
+}
+
+// The README has each metric, with the help that Prometheus gets.
+func TestREADME(t *testing.T) {
+	page := readme(t)
+	_, got, _ := strings.Cut(page, "| metric | type | labels | what it says |\n|---|---|---|---|\n")
 	got, _, _ = strings.Cut(got, "\n\n")
 	diff(t, table(t), got+"\n")
 
@@ -49,7 +59,7 @@ func TestREADME(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := regexp.MustCompile("(?s)```go\n(.*?)```").FindStringSubmatch(string(readme))
+	m := regexp.MustCompile("(?s)```go\n(.*?)```").FindStringSubmatch(page)
 	if m == nil {
 		t.Fatal("the README has no program")
 	}
@@ -59,8 +69,13 @@ func TestREADME(t *testing.T) {
 		}
 	}
 
-	// The page claims that there are about 300 series.
-	if n := len(series(gather(t, New(newGuard(t), Options{})))); n < 270 || n > 330 {
+	// The page claims that there are about 300 series, and about 40 more with stores.
+	n := len(series(gather(t, New(newGuard(t), Options{}))))
+	if n < 270 || n > 330 {
 		t.Errorf("%d series, and the README says about 300", n)
+	}
+	shared := newGuard(t, func(cfg *wsguard.Config) { cfg.Shared = wsguard.SharedConfig{Slots: &store.MemorySlots{}} })
+	if more := len(series(gather(t, New(shared, Options{})))) - n; more < 35 || more > 45 {
+		t.Errorf("%d series of stores, and the README says about 40", more)
 	}
 }

@@ -51,7 +51,7 @@ func powers(first, step, last int, unit float64) (bounds []float64) {
 // code returns a close code as a label.
 func code(n int) string {
 	if n == 0 {
-		return "other"
+		return other
 	}
 	return strconv.Itoa(n)
 }

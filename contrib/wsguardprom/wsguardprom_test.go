@@ -135,6 +135,10 @@ func full() audit.Snapshot {
 		Spikes: map[string]uint64{"bytes": 32}, Spiking: []audit.Spike{{Of: "bytes"}},
 		Limits:           []audit.Limit{{Name: "Caps.MaxConns", Max: 40, Used: 31}},
 		HandshakeSeconds: h, ConnectionSeconds: h, MessageBytes: h, PingSeconds: h,
+		Shared: audit.Shared{
+			Instances: 33, Lost: true, Calls: map[audit.StoreCall]uint64{{Operation: "admit", Result: "ok"}: 34}, LocalDecisions: 35,
+			ClosedDecisions: 36, HeldMessages: 37, Slots: 38, RenewalAge: 39 * time.Second, MarksAge: 40 * time.Second, MarksWaiting: 41,
+		},
 	}
 }
 
@@ -154,6 +158,18 @@ func TestFields(t *testing.T) {
 		}
 		field.SetZero()
 		if name != "Time" && gather(t, of(s, Options{})) == whole {
+			t.Errorf("%s is in no metric", name)
+		}
+	}
+	for i, typ := 0, reflect.TypeFor[audit.Shared](); i < typ.NumField(); i++ {
+		name := "Shared." + typ.Field(i).Name
+		s := full()
+		field := reflect.ValueOf(&s.Shared).Elem().Field(i)
+		if field.IsZero() {
+			t.Errorf("%s: the test does not set it", name)
+		}
+		field.SetZero()
+		if gather(t, of(s, Options{})) == whole {
 			t.Errorf("%s is in no metric", name)
 		}
 	}

@@ -1,6 +1,8 @@
 package wsguardprom
 
 import (
+	"slices"
+
 	"github.com/wsguard/wsguard/audit"
 	"github.com/wsguard/wsguard/reason"
 )
@@ -13,9 +15,42 @@ var (
 	offences = offenceZeros()
 	warnings = map[string]uint64{
 		"one_client": 0, "no_client_header": 0, "evicted": 0, "revocations": 0, "shared_origin": 0, "plain_origin": 0, "panic": 0,
+		"store_lost": 0, "store_back": 0,
 	}
-	spikes = map[string]uint64{"refusals": 0, "connections": 0, "messages": 0, "bytes": 0}
+	spikes     = map[string]uint64{"refusals": 0, "connections": 0, "messages": 0, "bytes": 0}
+	storeCalls = storeCallZeros()
 )
+
+// operations are those of audit.StoreCall.
+var operations = []string{
+	"admit", "charge", "renew", "release", "beat", "rates_take", "bans_all", "bans_news", "bans_set",
+	"revocations_all", "revocations_news", "revocations_set", "revocations_now",
+}
+
+const (
+	resultOK = "ok"
+	other    = "other" // the label of an operation or a close code that has none of its own
+)
+
+// storeCall returns the labels of a call of a store.
+func storeCall(operation string, ok bool) [2]string {
+	if !slices.Contains(operations, operation) {
+		operation = other
+	}
+	if ok {
+		return [2]string{operation, resultOK}
+	}
+	return [2]string{operation, "error"}
+}
+
+func storeCallZeros() map[[2]string]uint64 {
+	zeros := map[[2]string]uint64{}
+	for _, operation := range append(slices.Clone(operations), other) {
+		zeros[storeCall(operation, true)] = 0
+		zeros[storeCall(operation, false)] = 0
+	}
+	return zeros
+}
 
 // refusalZeros has the reasons to refuse a handshake. The client may also leave before it has its
 // answer, and a handler behind Guard.Wrap may panic.
