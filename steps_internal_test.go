@@ -27,9 +27,11 @@ handshake
   in flight                     in_flight
   connection slot               max_conns max_client_conns
   share of the unauthenticated  max_conns max_client_conns
+  shared limits                 handshake_rate guessing max_conns max_client_conns unavailable
   credential                    guessing unauthenticated unavailable max_conns max_client_conns
   subject rate                  handshake_rate
   subject slot                  max_subject_conns
+  shared limits of the subject  handshake_rate max_subject_conns unavailable
   register                      revoked banned
   Attach                        forbidden unavailable revoked draining banned
   replacement                   
@@ -38,6 +40,7 @@ first message
   credential                    guessing unauthenticated unavailable max_conns max_client_conns
   subject rate                  handshake_rate
   subject slot                  max_subject_conns
+  shared limits of the subject  handshake_rate max_subject_conns unavailable
   register                      revoked banned
   Attach                        forbidden unavailable revoked draining banned
   replacement                   
@@ -51,8 +54,10 @@ sale of a ticket
   origin                        origin unavailable handshake_rate in_flight
   handshake rate                handshake_rate
   in flight                     in_flight
+  shared limits                 handshake_rate guessing unavailable
   login                         guessing unauthenticated unavailable
   subject rate                  handshake_rate
+  shared limits of the subject  handshake_rate max_subject_conns unavailable
   revoked                       revoked
   sale                          tickets unavailable
 refresh
@@ -63,6 +68,7 @@ refresh of an anonymous connection
   credential                    guessing unauthenticated unavailable max_conns max_client_conns
   subject rate                  handshake_rate
   subject slot                  max_subject_conns
+  shared limits of the subject  handshake_rate max_subject_conns unavailable
   register                      revoked banned
   Attach                        forbidden unavailable revoked draining banned
   replacement                   

@@ -163,7 +163,7 @@ func (t *tickets) issue(ctx context.Context, cfg *TicketConfig, p Principal, ori
 	case err == nil:
 		stored = true
 		return token, nil
-	case errors.Is(err, store.ErrOwnerFull):
+	case cfg.shared != nil && errors.Is(err, store.ErrOwnerFull):
 		return "", denyRetry(reason.Tickets, cfg.TTL)
 	case errors.Is(err, store.ErrFull): // within recovers what its methods do
 		d := denyRetry(reason.Tickets, cfg.TTL)
