@@ -20,7 +20,7 @@ import (
 
 // server is a real Redis or Valkey, which listens on a port of its own and keeps nothing on disk.
 type server struct {
-	t       *testing.T
+	t       testing.TB
 	program string
 	args    []string
 	addr    string
@@ -30,7 +30,7 @@ type server struct {
 
 // startServer starts a server with further arguments. It skips the test if there is no such
 // program.
-func startServer(t *testing.T, program string, args ...string) *server {
+func startServer(t testing.TB, program string, args ...string) *server {
 	t.Helper()
 	path, err := exec.LookPath(program)
 	if err != nil {
@@ -48,7 +48,7 @@ func startServer(t *testing.T, program string, args ...string) *server {
 	return nil
 }
 
-func freeAddr(t *testing.T) string {
+func freeAddr(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
