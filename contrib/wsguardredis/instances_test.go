@@ -55,7 +55,7 @@ func settings(s *wsguardredis.Store) wsguard.Config {
 			},
 		},
 		Caps:     wsguard.CapConfig{MaxConnsPerSubject: 4},
-		Rates:    wsguard.RateConfig{Handshakes: off, MaxInFlightPerClient: wsguard.Off},
+		Rates:    wsguard.RateConfig{Messages: wsguard.Rate{PerSecond: 1e4, Burst: 1e4}, Handshakes: off, MaxInFlightPerClient: wsguard.Off},
 		Timeouts: wsguard.TimeoutConfig{PingInterval: wsguard.Off, Idle: wsguard.Off},
 	}
 }
