@@ -143,7 +143,7 @@ func TestSharedHold(t *testing.T) {
 		e := serveGuard(t, sharedConf(s, wsguard.Rate{PerSecond: 100, Burst: 100}))
 		alice, bob := e.open(bearer("alice")), e.open(bearer("bob"))
 		time.Sleep(time.Second) // the tokens that the handshakes have taken lapse
-		sayAll(t, bob, 5) // has tokens in hand
+		sayAll(t, bob, 5)       // has tokens in hand
 		s.does(func(context.Context) error { time.Sleep(20 * time.Millisecond); return nil })
 		begin := time.Now()
 		for i := range 5 {
