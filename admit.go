@@ -118,6 +118,7 @@ type admission struct {
 	credErr     error
 	used        *usedTicket // the ticket that was the credential
 	fetched     *fetched    // the ticket, if the shared store was asked for it together with the slots
+	elsewhere   bool        // the connection replaces one of another instance
 	sharedPaid  bool        // the client was charged for the handshake in the shared store
 	await       bool        // the first message must be the credential
 	fl          *flight
@@ -458,6 +459,9 @@ func (a *admission) takeKnownSubjectSlot() error {
 func (a *admission) replaceOldest() error {
 	if old := a.lease.replaceOldest(); old != nil {
 		old.end(because(reason.Replaced, ""))
+	}
+	if a.elsewhere {
+		a.g.shared.replace(a.principal.Subject)
 	}
 	return nil
 }

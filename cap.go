@@ -46,6 +46,11 @@ type CapConfig struct {
 	// replaces a connection of a subject at most once in 2 seconds. A handshake that comes
 	// earlier gets a 429 max_subject_conns. NewConnCap refuses ReplaceOldest, because only a
 	// Guard can end a connection. The default is false.
+	//
+	// With SharedConfig.Slots, the oldest connection of the subject at the same instance is
+	// replaced. If it has none there, the handshake gets a 429 max_subject_conns. There is one
+	// exception. If MaxConnsPerSubject is 1 and SharedConfig.Revocations is set, the connection at
+	// another instance is replaced.
 	ReplaceOldest bool
 
 	// MaxUnauthenticated is how many connections may wait for a credential in their first

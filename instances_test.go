@@ -527,6 +527,39 @@ func TestSharedWithState(t *testing.T) {
 	})
 }
 
+// The only connection that a subject may have is replaced by one at another instance.
+func TestSharedReplaceElsewhere(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c, marks := newCluster(), &store.MemoryMarks{}
+		cfg := conf(noPings, func(cfg *wsguard.Config) {
+			cfg.Auth.Verifier, cfg.Timeouts.Idle = anyone, wsguard.Off
+			cfg.Caps = wsguard.CapConfig{MaxConnsPerSubject: 1, ReplaceOldest: true}
+			cfg.Shared = c.shared()
+			cfg.Shared.Revocations = marks
+		})
+		var envs []*env
+		for range 3 {
+			e := serveGuard(t, cfg)
+			t.Cleanup(func() { shutDown(t, e) })
+			envs = append(envs, e)
+		}
+		bob := envs[0].open(bearer("bob"))
+		old := envs[0].open(bearer("alice"))
+		for i := 1; i < 12; i++ {
+			time.Sleep(3 * time.Second)
+			newer := envs[i%3].open(bearer("alice"))
+			wantClose(t, old, 1008, "replaced")
+			old.Close()
+			time.Sleep(time.Second)
+			roundTrip(t, newer, "is the only one")
+			old = newer
+		}
+		roundTrip(t, bob, "goes on")
+		bye(bob)
+		bye(old)
+	})
+}
+
 // A connection that replaces the oldest one of its subject takes its slot in the store, too.
 func TestSharedReplaceOldest(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -179,6 +179,25 @@ func (l *Lease) overSubject(most int) error {
 	return denyOver(reason.MaxSubjectConns, "", limitSubject)
 }
 
+// oldest ends that the oldest connection of a subject counts for it, and returns that connection,
+// which the caller must end. It returns nil if the subject has none that was opened before a time.
+func (s *slots) oldest(subject string, before time.Time) *Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.subjects[subject]
+	if p == nil {
+		return nil
+	}
+	i := slices.IndexFunc(p.leases, func(l *Lease) bool { return l.conn != nil && l.conn.opened.Before(before) })
+	if i < 0 {
+		return nil
+	}
+	p.replaced = time.Now()
+	old := p.leases[i]
+	old.unbind()
+	return old.conn
+}
+
 // replaceAnyway lets the lease replace the oldest connection of its subject, because the subject
 // has all of its slots in the shared store. It returns false if there is none to replace here.
 func (l *Lease) replaceAnyway() bool {

@@ -29,7 +29,8 @@ import (
 // in FailClosed refuse instead. A ticket that cannot be looked up gets a 503 in any case.
 type SharedConfig struct {
 	// Slots shares MaxConns, MaxUsersPerClient, MaxConnsPerNetwork and MaxConnsPerSubject of
-	// CapConfig. MaxConnsPerClient and MaxUnauthenticated hold in each instance. A connection has
+	// CapConfig. MaxConnsPerClient and MaxUnauthenticated hold in each instance, and so does each
+	// cap with CapConfig.ReportOnly. A connection has
 	// a lease of 30 seconds on its slots, which the guard renews every 10 seconds. An instance
 	// that is killed gives its slots back when their leases have ended.
 	Slots store.Slots

@@ -444,7 +444,7 @@ func (a *admission) askSharedSubject() error {
 		return a.returnTicket(err)
 	}
 	answer, err := a.put(&q)
-	if err == nil && answer.Refused == store.RefusedSlot && a.caps.ReplaceOldest && a.lease.replaceAnyway() {
+	if err == nil && answer.Refused == store.RefusedSlot && a.replacesInStore() {
 		taken := answer.Taken
 		q.Scopes[0].Max++
 		q.ID, q.Takes = newID(), nil
@@ -464,6 +464,20 @@ func (a *admission) askSharedSubject() error {
 		a.sharedPaid = false
 	}
 	return a.took(&q, answer)
+}
+
+// replacesInStore reports whether the handshake may have one slot more than the subject may have,
+// because the oldest connection of the subject will end. It may be one of another instance if the
+// subject may have only one. Otherwise it would not be known which of them is the oldest.
+func (a *admission) replacesInStore() bool {
+	if !a.caps.ReplaceOldest {
+		return false
+	}
+	if a.lease.replaceAnyway() {
+		return true
+	}
+	a.elsewhere = a.caps.MaxConnsPerSubject == 1 && a.g.shared.revocations != nil
+	return a.elsewhere
 }
 
 // askSubjectSlot asks for the slot of the subject, unless the connection has it already.

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,6 +20,7 @@ const (
 	subjectMark = "subject/"
 	loginMark   = "login/"
 	kickMark    = "kick/"
+	replaceMark = "replace/"
 	seenMark    = "seen/"
 	nameMark    = "name/"
 )
@@ -32,7 +34,9 @@ func (sh *shared) startMarks(s *State) {
 	sh.state = s
 	if m := sh.cfg.Revocations; m != nil {
 		sh.revocations = newFeed(sh, "revocations", m)
-		sh.revocations.lasts = func(key string) bool { return !strings.HasPrefix(key, kickMark) && !strings.HasPrefix(key, seenMark) }
+		sh.revocations.lasts = func(key string) bool {
+			return !slices.ContainsFunc([]string{kickMark, replaceMark, seenMark}, func(p string) bool { return strings.HasPrefix(key, p) })
+		}
 		sh.revocations.apply = sh.applyRevocation
 		sh.feeds = append(sh.feeds, sh.revocations)
 	}
@@ -210,6 +214,12 @@ func (sh *shared) applyRevocation(key string, h happened, own, fresh bool) func(
 	if id, ok := strings.CutPrefix(key, kickMark); ok {
 		return func() { sh.kicked(id, h.value) }
 	}
+	if subject, ok := strings.CutPrefix(key, replaceMark); ok {
+		if own {
+			return nil
+		}
+		return func() { sh.replaced(subject, f.localTime(h.at)) }
+	}
 	if hash, ok := strings.CutPrefix(key, seenMark); ok {
 		var k sighting
 		if n, err := hex.Decode(k[:min(len(k), len(hash)/2)], []byte(hash[:min(len(hash), 2*len(k))])); n == len(k) && err == nil && !own {
@@ -270,6 +280,20 @@ func (sh *shared) ended(id identity, conns []*Conn, operator string, tell bool) 
 func (sh *shared) recheck() {
 	for _, c := range sh.state.registry.recheck() {
 		c.end(because(reason.Revoked, ""))
+	}
+}
+
+// replace asks the instance that has the only connection of a subject to end it.
+func (sh *shared) replace(subject string) {
+	now := time.Now()
+	sh.revocations.set(replaceMark+subject, markValue{}, now, now.Add(kickFor))
+}
+
+// replaced ends a connection of this instance that one of another instance replaces. at is when
+// that one was opened.
+func (sh *shared) replaced(subject string, at time.Time) {
+	if c := sh.state.slots.oldest(subject, at); c != nil {
+		c.end(because(reason.Replaced, ""))
 	}
 }
 
