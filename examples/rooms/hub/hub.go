@@ -81,6 +81,19 @@ func (h *Hub[R]) Broadcast(name R, msg []byte) error {
 	return nil
 }
 
+// Repeat sends the message of Joined to all in a room again.
+func (h *Hub[R]) Repeat(name R) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r := h.rooms[name]
+	if r == nil || h.Joined == nil {
+		return
+	}
+	if msg := h.Joined(name, r.names()); msg != nil {
+		h.tell(r, msg)
+	}
+}
+
 // People returns the names in each room, sorted and each once.
 func (h *Hub[R]) People() map[R][]string {
 	h.mu.Lock()
@@ -175,12 +188,15 @@ func (h *Hub[R]) changed(name R, who string, here bool) {
 	if h.Changed == nil {
 		return
 	}
-	msg := h.Changed(name, who, here)
-	if msg == nil {
-		return
+	if msg := h.Changed(name, who, here); msg != nil {
+		h.tell(h.rooms[name], msg)
 	}
+}
+
+// tell sends a message that the application has made. If it is not text, nobody gets it.
+func (h *Hub[R]) tell(r *room, msg []byte) {
 	if p, err := h.Guard.Prepare(wsguard.MessageText, msg); err == nil {
-		h.rooms[name].send(p)
+		r.send(p)
 	}
 }
 

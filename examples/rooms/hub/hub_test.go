@@ -142,6 +142,12 @@ func TestElsewhere(t *testing.T) {
 		bob := join(s, "bob", "[alice bob]")
 		alice.WantNothing(time.Second)
 
+		// All members are told again who is there.
+		h.Repeat("lobby")
+		alice.WantText("lobby: [alice bob]")
+		bob.WantText("lobby: [alice bob]")
+		h.Repeat("nowhere")
+
 		// Bob leaves one instance after the other, and alice leaves this one.
 		h.Elsewhere(lobby("alice"))
 		alice.WantNothing(time.Second)
