@@ -19,8 +19,8 @@ const (
 	beginning     = "0-0" // is before each entry of a stream
 	waitForNews   = 500 * time.Millisecond
 	announceEvery = 2 * time.Second
-	goneAfter     = 3 * announceEvery // without an announcement, an instance is gone
-	keptHere      = 100               // announcements of who is here
+	goneAfter     = 3   // intervals without an announcement, and an instance is gone
+	keptHere      = 100 // announcements of who is here
 )
 
 // reader is where an instance is in the streams. Only the goroutine that follows them uses it.
@@ -224,7 +224,7 @@ func (r *reader) readHere(entries []redis.XMessage) {
 		changed = true
 	}
 	for id, p := range r.others {
-		if time.Since(p.heard) > goneAfter {
+		if time.Since(p.heard) > goneAfter*r.every {
 			delete(r.others, id)
 			changed = true
 		}
@@ -263,7 +263,7 @@ func (s *store) Here(people map[string][]string) {
 // announce tells the other instances who is here, after each change and from time to time. When ctx
 // ends it tells them that nobody is.
 func (s *store) announce(ctx context.Context) {
-	tick := time.NewTicker(announceEvery)
+	tick := time.NewTicker(s.every)
 	defer tick.Stop()
 	for {
 		s.mu.Lock()

@@ -30,7 +30,7 @@ func main() {
 		}
 		return
 	}
-	addr := flag.String("addr", "localhost:8080", "loopback `address` of the first instance; the others have the next ports, or free ones")
+	addr := flag.String("addr", "localhost:8080", "loopback `address` of the first instance; the others have the next ports, and a port that is taken is replaced by a free one")
 	show := flag.Bool("show", false, "show that the instances are one chat, and end")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -83,6 +83,11 @@ func run(ctx context.Context, addr string, show bool, stdout io.Writer, log *slo
 			return err
 		}
 		instances = append(instances, p)
+	}
+	for i, p := range instances {
+		if err := p.ready(); err != nil {
+			return err
+		}
 		fmt.Fprintf(stdout, "instance %d: %s (pid %d)\n", i+1, p.url, p.cmd.Process.Pid)
 	}
 	fmt.Fprintf(stdout, "operator key: %s\nredis: %s\n", key, db.what)

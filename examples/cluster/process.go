@@ -13,25 +13,24 @@ import (
 
 // process is an instance.
 type process struct {
-	url      string // of its page
+	url      string // of its page; written by ready
 	cmd      *exec.Cmd
-	stdin    io.Closer // its end tells the instance to end
-	ended    chan struct{}
-	err      error       // written before ended is closed
-	expected atomic.Bool // this program ends the instance
+	stdin    io.Closer     // its end tells the instance to end
+	line     chan string   // gets the first line that the instance prints, or what there is of it
+	ended    chan struct{} // closed when the instance has ended
+	err      error         // written before ended is closed
+	expected atomic.Bool   // this program ends the instance
 }
 
-// startInstance returns once the instance listens.
 func startInstance(env []string, log *slog.Logger) (*process, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	p := &process{cmd: exec.Command(exe), ended: make(chan struct{})}
+	p := &process{cmd: exec.Command(exe), line: make(chan string, 1), ended: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stderr = os.Stderr
-	stdin, err := p.cmd.StdinPipe()
-	if err != nil {
+	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
 	stdout, err := p.cmd.StdoutPipe()
@@ -41,9 +40,9 @@ func startInstance(env []string, log *slog.Logger) (*process, error) {
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
-	p.stdin = stdin
-	line, err := bufio.NewReader(stdout).ReadString('\n')
 	go func() {
+		line, _ := bufio.NewReader(stdout).ReadString('\n')
+		p.line <- strings.TrimSpace(line)
 		if err := p.cmd.Wait(); p.expected.Load() {
 			p.err = err
 		} else {
@@ -51,12 +50,15 @@ func startInstance(env []string, log *slog.Logger) (*process, error) {
 		}
 		close(p.ended)
 	}()
-	if err != nil {
-		p.stop()
-		return nil, errors.Join(errors.New("an instance does not start"), p.wait())
-	}
-	p.url = strings.TrimSpace(line)
 	return p, nil
+}
+
+// ready waits until the instance listens. It is called once.
+func (p *process) ready() error {
+	if p.url = <-p.line; p.url == "" {
+		return errors.New("an instance does not start")
+	}
+	return nil
 }
 
 // stop lets the instance drain.
@@ -70,7 +72,7 @@ func (p *process) kill() {
 	p.expected.Store(true)
 	p.cmd.Process.Kill()
 	<-p.ended
-	p.err = nil
+	p.err = nil // a kill is no error
 }
 
 // wait waits for the end of the instance after stop. It returns no error if the instance has ended

@@ -24,8 +24,8 @@ import (
 const (
 	storeTimeout = 3 * time.Second // how long a call tries to reach Redis
 	retryEvery   = 50 * time.Millisecond
-	keptMessages = 10 * server.MaxHistory // of a room, for an instance that has lost its connection
-	keptNews     = 1000                   // of which rooms there are
+	keptMessages = 4 * server.MaxHistory // of a room, for an instance that has lost its connection
+	keptNews     = 1000                  // of which rooms there are
 )
 
 // store is a server.Store on Redis.
@@ -37,8 +37,9 @@ const (
 type store struct {
 	// Read-only.
 	client *redis.Client
-	prefix string // begins each key
-	id     string // of this instance
+	prefix string        // begins each key
+	id     string        // of this instance
+	every  time.Duration // how often it announces who is here
 	log    *slog.Logger
 	rooms  server.Rooms // read-only after Follow
 
@@ -50,7 +51,7 @@ type store struct {
 
 func newStore(client *redis.Client, prefix string, log *slog.Logger) *store {
 	return &store{
-		client: client, prefix: prefix + ":", id: rand.Text(), log: log,
+		client: client, prefix: prefix + ":", id: rand.Text(), every: announceEvery, log: log,
 		changed: make(chan struct{}, 1), here: "{}",
 	}
 }
