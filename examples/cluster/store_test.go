@@ -416,7 +416,7 @@ func TestBroken(t *testing.T) {
 		var wg sync.WaitGroup
 		for i, s := range stores {
 			wg.Go(func() {
-				for n := 0; proxy.breaks() < 100; n++ {
+				for n := 0; proxy.breaks() < 40; n++ {
 					m := server.Message{Room: "tea", Name: fmt.Sprint("u", i), Text: fmt.Sprint(i, "-", n)}
 					if n%2 == 0 {
 						m.ID = fmt.Sprint(n)
