@@ -72,7 +72,7 @@ func instance() error {
 		Store: store,
 		Key:   os.Getenv(keyEnv),
 		Guard: func(cfg *wsguard.Config) {
-			cfg.Shared = sharedBy(shared)
+			cfg.Shared = shared.Shared() // all that instances can share
 			cfg.Caps.MaxConnsPerSubject = maxOfUser
 		},
 		Log: log,
@@ -82,13 +82,6 @@ func instance() error {
 	}
 	fmt.Println(s.Origin())
 	return s.Run(ctx)
-}
-
-// sharedBy lets caps, rates, tickets, bans and revocations hold for all instances together.
-func sharedBy(s *wsguardredis.Store) wsguard.SharedConfig {
-	return wsguard.SharedConfig{
-		Slots: s, Rates: s, Admitter: s, Tickets: s, Instances: s, Bans: s.Bans(), Revocations: s.Revocations(),
-	}
 }
 
 // listen listens at addr, or on a free port of its host if another program has that port.
