@@ -137,9 +137,8 @@ func (d *demonstration) refusedAt(p *person, instances []*process, want string) 
 	return nil
 }
 
-// fill opens as many connections of p as a user may have, spread over the instances.
+// fill opens connections of p until there are as many as a user may have, spread over the instances.
 func (d *demonstration) fill(p *person) error {
-	d.sockets = nil
 	for len(d.sockets) < maxOfUser {
 		s, err := p.connect(d.ctx, d.instances[len(d.sockets)%len(d.instances)])
 		if err != nil {
@@ -254,6 +253,7 @@ func (d *demonstration) kill() error {
 	if _, err := before.join(d.ctx, room); err != nil {
 		return err
 	}
+	d.sockets = nil
 	if err := d.fill(d.carol); err != nil {
 		return err
 	}

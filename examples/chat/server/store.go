@@ -27,8 +27,8 @@ type Store interface {
 	// what changes. It is called once, before the methods below.
 	Follow(ctx context.Context, rooms Rooms) error
 
-	// Say keeps m, and then tells the Rooms of each instance. It returns without a delay when m is
-	// kept. If the session of m.Name has said a message with m.ID before, Say changes nothing and
+	// Say keeps m, and tells the Rooms of each instance when m is kept. It may return before it has
+	// told them. If the session of m.Name has said a message with m.ID before, Say changes nothing and
 	// returns that message. If it has not and member is false, the error is ErrNotMember. An
 	// empty ID is never the same. If the store is full, it forgets the room that has been silent
 	// for longest, and none that somebody is in. After another error m may be kept or not, and
@@ -40,8 +40,8 @@ type Store interface {
 	Here(people map[string][]string)
 }
 
-// Rooms is what a [Store] tells an instance. The methods may be called at any time between Follow
-// and the end of its context, but not from Here.
+// Rooms is what a [Store] tells an instance. The methods may be called from the beginning of Follow
+// to the end of its context, but not by Here.
 type Rooms interface {
 	// Said tells the members of m.Room on this instance a message, and keeps it for those who
 	// come later. A Store calls it once for each message, in one order for each room.
