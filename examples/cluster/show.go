@@ -314,7 +314,7 @@ func (d *demonstration) lease() error {
 		select {
 		case <-d.ctx.Done():
 			return d.ctx.Err()
-		case <-time.After(500 * time.Millisecond):
+		case <-time.After(3 * time.Second): // a user may not have many unused tickets
 		}
 	}
 	if err := d.refusedAt(d.carol, d.instances, tooMany); err != nil {
