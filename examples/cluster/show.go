@@ -335,7 +335,7 @@ func (d *demonstration) eventually(f func() error) error {
 		select {
 		case <-d.ctx.Done():
 			return d.ctx.Err()
-		case <-time.After(5 * time.Millisecond):
+		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }
