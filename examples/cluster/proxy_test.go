@@ -82,7 +82,7 @@ func (p *proxy) life() int64 {
 	if !p.breaking {
 		return 0
 	}
-	return 3000 + rand.Int64N(6000) // more than a client needs for its first script
+	return 3000 + rand.Int64N(3000) // more than a client needs for its first script
 }
 
 func (p *proxy) add(in, out net.Conn) bool {
