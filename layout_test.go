@@ -37,7 +37,7 @@ var importLaw = []mayImport{
 	{"operator", []string{"", "audit"}},
 	{"wsguardtest", []string{"", "audit", "reason", "store", "internal/"}},
 	{"contrib/", []string{"", "audit", "reason", "store"}},
-	{"examples/", []string{"", "audit", "reason", "store", "wsguardtest", "contrib/", "sanitize", "jsonrpc", "graphqlws", "client/", "operator", "examples/rooms/hub"}},
+	{"examples/", []string{"", "audit", "reason", "store", "wsguardtest", "contrib/", "sanitize", "jsonrpc", "graphqlws", "client/", "operator", "examples/rooms/hub", "examples/chat/server"}},
 	{"client/", nil},
 	{"sanitize", []string{"reason", "internal/"}},
 	{"bench", []string{"", "audit", "reason", "store", "internal/", "contrib/"}},

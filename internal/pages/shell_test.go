@@ -70,6 +70,8 @@ var shellLines = map[string]use{
 	"docs/local.md: go run ./examples/local":                                                                    {how: serves},
 	"docs/monitoring/README.md: promtool check rules alerts.yml":                                                {how: runs, folder: "docs/monitoring"},
 
+	"examples/cluster/README.md: cd examples/cluster && go run .":                                              {how: serves2},
+	"examples/cluster/README.md: cd examples/cluster && go run . -show":                                        skip("it takes 40 seconds: the example's own tests run it"),
 	"examples/echo/README.md: go run ./examples/echo":                                                          {how: serves},
 	"examples/echo/README.md: npx wscat -c ws://127.0.0.1:8080/ws -o http://127.0.0.1:8080":                    {how: connects},
 	"examples/feed/README.md: go run ./examples/feed":                                                          {how: serves},

@@ -23,17 +23,18 @@ type Hub[R comparable] struct {
 	// neither block nor call it. If one is nil, or returns nil, nothing is sent.
 	Joined func(room R, people []string) []byte
 	// Changed makes the message to the others when somebody comes with a first connection, or
-	// leaves with the last one.
+	// leaves with the last one. The connections on other instances count.
 	Changed func(room R, name string, here bool) []byte
 
 	mu    sync.Mutex
-	rooms map[R]*room // guarded by mu; a room goes with its last member
+	rooms map[R]*room // guarded by mu; a room goes with the last who is in it
 }
 
 // room is guarded by the mutex of its Hub.
 type room struct {
-	members map[*member]struct{}
-	people  map[string]int // the number of connections of each name
+	members   map[*member]struct{}
+	people    map[string]int      // the number of connections of each name
+	elsewhere map[string]struct{} // the names on other instances
 }
 
 // member is a connection in a room. It is read-only.
@@ -47,15 +48,8 @@ type member struct {
 func (h *Hub[R]) Join(name R, c *wsguard.Conn, who string) (leave func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.rooms == nil {
-		h.rooms = map[R]*room{}
-	}
-	r, m := h.rooms[name], &member{c, who}
-	if r == nil {
-		r = &room{map[*member]struct{}{}, map[string]int{}}
-		h.rooms[name] = r
-	}
-	if r.people[who]++; r.people[who] == 1 {
+	r, m := h.room(name), &member{c, who}
+	if r.people[who]++; r.people[who] == 1 && !r.isElsewhere(who) {
 		h.changed(name, who, true)
 	}
 	r.members[m] = struct{}{}
@@ -87,7 +81,20 @@ func (h *Hub[R]) Broadcast(name R, msg []byte) error {
 	return nil
 }
 
-// People returns the names in each room that has a member, sorted and each once.
+// Repeat sends the message of Joined to all in a room again.
+func (h *Hub[R]) Repeat(name R) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r := h.rooms[name]
+	if r == nil || h.Joined == nil {
+		return
+	}
+	if msg := h.Joined(name, r.names()); msg != nil {
+		h.tell(r, msg)
+	}
+}
+
+// People returns the names in each room, sorted and each once.
 func (h *Hub[R]) People() map[R][]string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -98,6 +105,70 @@ func (h *Hub[R]) People() map[R][]string {
 	return people
 }
 
+// Here is like People without the names that are only on other instances.
+func (h *Hub[R]) Here() map[R][]string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	people := map[R][]string{}
+	for name, r := range h.rooms {
+		if len(r.people) > 0 {
+			people[name] = slices.Sorted(maps.Keys(r.people))
+		}
+	}
+	return people
+}
+
+// Elsewhere says who is in the rooms on other instances of the service. It replaces what the last
+// call has said. The members are told who has come and who is gone.
+func (h *Hub[R]) Elsewhere(people map[R][]string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for name, there := range people {
+		r := h.room(name)
+		for _, who := range there {
+			if r.isElsewhere(who) {
+				continue
+			}
+			r.elsewhere[who] = struct{}{}
+			if r.people[who] == 0 {
+				h.changed(name, who, true)
+			}
+		}
+	}
+	for name, r := range h.rooms {
+		for who := range r.elsewhere {
+			if slices.Contains(people[name], who) {
+				continue
+			}
+			delete(r.elsewhere, who)
+			if r.people[who] == 0 {
+				h.changed(name, who, false)
+			}
+		}
+		h.tidy(name, r)
+	}
+}
+
+// room is called with mu held, as the functions below are. It makes the room if there is none.
+func (h *Hub[R]) room(name R) *room {
+	if h.rooms == nil {
+		h.rooms = map[R]*room{}
+	}
+	r := h.rooms[name]
+	if r == nil {
+		r = &room{map[*member]struct{}{}, map[string]int{}, map[string]struct{}{}}
+		h.rooms[name] = r
+	}
+	return r
+}
+
+// tidy deletes a room that nobody is in.
+func (h *Hub[R]) tidy(name R, r *room) {
+	if len(r.members) == 0 && len(r.elsewhere) == 0 {
+		delete(h.rooms, name)
+	}
+}
+
 func (h *Hub[R]) leave(name R, m *member) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -105,11 +176,11 @@ func (h *Hub[R]) leave(name R, m *member) {
 	delete(r.members, m)
 	if r.people[m.name]--; r.people[m.name] == 0 {
 		delete(r.people, m.name)
-		h.changed(name, m.name, false)
+		if !r.isElsewhere(m.name) {
+			h.changed(name, m.name, false)
+		}
 	}
-	if len(r.members) == 0 {
-		delete(h.rooms, name)
-	}
+	h.tidy(name, r)
 }
 
 // changed is called with mu held, so that news and lists of people are sent in order.
@@ -117,17 +188,31 @@ func (h *Hub[R]) changed(name R, who string, here bool) {
 	if h.Changed == nil {
 		return
 	}
-	msg := h.Changed(name, who, here)
-	if msg == nil {
-		return
+	if msg := h.Changed(name, who, here); msg != nil {
+		h.tell(h.rooms[name], msg)
 	}
+}
+
+// tell sends a message that the application has made. If it is not text, nobody gets it.
+func (h *Hub[R]) tell(r *room, msg []byte) {
 	if p, err := h.Guard.Prepare(wsguard.MessageText, msg); err == nil {
-		h.rooms[name].send(p)
+		r.send(p)
 	}
 }
 
 // names are the people, sorted and each once.
-func (r *room) names() []string { return slices.Sorted(maps.Keys(r.people)) }
+func (r *room) names() []string {
+	all := maps.Clone(r.elsewhere)
+	for name := range r.people {
+		all[name] = struct{}{}
+	}
+	return slices.Sorted(maps.Keys(all))
+}
+
+func (r *room) isElsewhere(name string) bool {
+	_, ok := r.elsewhere[name]
+	return ok
+}
 
 func (r *room) send(p *wsguard.Prepared) {
 	for m := range r.members {

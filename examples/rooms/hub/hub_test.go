@@ -117,6 +117,63 @@ func TestPeople(t *testing.T) {
 	})
 }
 
+// Somebody who is on two instances is in the room once, and is gone when gone from both.
+func TestElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var h hub.Hub[string]
+		s := serve(t, &h)
+		people := func(want, here map[string][]string) {
+			t.Helper()
+			synctest.Wait()
+			if got := h.People(); !maps.EqualFunc(got, want, slices.Equal) {
+				t.Errorf("people: %v, want %v", got, want)
+			}
+			if got := h.Here(); !maps.EqualFunc(got, here, slices.Equal) {
+				t.Errorf("here: %v, want %v", got, here)
+			}
+		}
+		h.Elsewhere(nil)
+		alice := join(s, "alice", "[alice]")
+		lobby := func(names ...string) map[string][]string { return map[string][]string{"lobby": names} }
+		h.Elsewhere(lobby("alice", "bob", "bob"))
+		alice.WantText("lobby: bob true")
+		people(lobby("alice", "bob"), lobby("alice"))
+		h.Elsewhere(lobby("bob", "alice"))
+		bob := join(s, "bob", "[alice bob]")
+		alice.WantNothing(time.Second)
+
+		// All members are told again who is there.
+		h.Repeat("lobby")
+		alice.WantText("lobby: [alice bob]")
+		bob.WantText("lobby: [alice bob]")
+		h.Repeat("nowhere")
+
+		// Bob leaves one instance after the other, and alice leaves this one.
+		h.Elsewhere(lobby("alice"))
+		alice.WantNothing(time.Second)
+		bob.CloseNow()
+		alice.WantText("lobby: bob false")
+		bob = join(s, "bob", "[alice bob]")
+		alice.WantText("lobby: bob true")
+		alice.CloseNow()
+		bob.WantNothing(time.Second)
+		people(lobby("alice", "bob"), lobby("bob"))
+
+		// A room goes with the last who is in it, wherever that is.
+		bob.CloseNow()
+		people(lobby("alice"), nil)
+		h.Elsewhere(map[string][]string{"go": {"carol"}})
+		people(map[string][]string{"go": {"carol"}}, nil)
+		dave := s.Dial(as("dave"))
+		dave.WriteText("+go")
+		dave.WantText("go: [carol dave]")
+		h.Elsewhere(map[string][]string{"go": nil, "lobby": nil})
+		dave.WantText("go: carol false")
+		dave.CloseNow()
+		people(nil, nil)
+	})
+}
+
 func TestBroadcast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var h hub.Hub[string]

@@ -1,7 +1,8 @@
-package main
+package server
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -9,55 +10,106 @@ import (
 	"path/filepath"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// open is openStore for a file that must be good.
-func open(t *testing.T, path string) *store {
+// open is OpenFile for a file that must be good.
+func open(t *testing.T, path string) *File {
 	t.Helper()
-	s, err := openStore(path)
+	s, err := OpenFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.close() })
+	t.Cleanup(func() { s.Close() })
 	return s
 }
 
-func reopen(t *testing.T, s *store, path string) *store {
+func reopen(t *testing.T, s *File, path string) *File {
 	t.Helper()
-	if err := s.close(); err != nil {
+	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
 	return open(t, path)
 }
 
 // said is a message of alice's.
-func said(room, text, id string) outgoing {
-	return outgoing{Type: "said", Room: room, Name: "alice", Text: text, ID: id, At: time.Now().UnixMilli()}
+func said(room, text, id string) Message {
+	return Message{Room: room, Name: "alice", Text: text, ID: id, At: time.Now().UnixMilli()}
 }
 
-func mustAdd(t *testing.T, s *store, messages ...outgoing) {
+func add(s *File, m Message) error {
+	_, err := s.Say(context.Background(), m, true)
+	return err
+}
+
+// history returns the last messages of a room.
+func (s *File) history(room string) []Message {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.kept[room]
+}
+
+// sentBefore returns what Say would return if m was sent again by somebody who is in no room.
+func (s *File) sentBefore(m Message) (Message, bool) {
+	first, err := s.Say(context.Background(), m, false)
+	if err != nil || first == nil {
+		return Message{}, false
+	}
+	return *first, true
+}
+
+// fakeRooms is an instance without clients.
+type fakeRooms struct {
+	people map[string][]string
+	past   map[string][]Message
+}
+
+func (r *fakeRooms) Said(m Message)                    { r.past[m.Room] = append(r.past[m.Room], m) }
+func (r *fakeRooms) Reset(room string, past []Message) { r.past[room] = past }
+func (r *fakeRooms) Elsewhere(map[string][]string)     {}
+func (r *fakeRooms) People() map[string][]string       { return r.people }
+
+func follow(t *testing.T, s *File, people map[string][]string) *fakeRooms {
+	t.Helper()
+	r := &fakeRooms{people, map[string][]Message{}}
+	if err := s.Follow(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func logout(s *File, token string) error {
+	return s.Logout(context.Background(), Session{Hash: hash(token)})
+}
+
+func mustFind(s *File, token string) (Session, bool) {
+	l, ok, _ := s.Find(context.Background(), token)
+	return l, ok
+}
+
+func mustAdd(t *testing.T, s *File, messages ...Message) {
 	t.Helper()
 	for _, m := range messages {
-		if err := s.add(m, nil); err != nil {
+		if err := add(s, m); err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
-func mustLogin(t *testing.T, s *store, name string) (token, got string) {
+func mustLogin(t *testing.T, s *File, name string) (token, got string) {
 	t.Helper()
-	token, got, err := s.login(name, false)
+	token, got, err := s.Login(context.Background(), name, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return token, got
 }
 
-func texts(messages []outgoing) string {
+func texts(messages []Message) string {
 	var b strings.Builder
 	for _, m := range messages {
 		b.WriteString(m.Text + " ")
@@ -70,24 +122,24 @@ func TestStore(t *testing.T) {
 	s := open(t, path)
 	alice, _ := mustLogin(t, s, "alice")
 	bob, _ := mustLogin(t, s, "bob")
-	root, _, err := s.login("root", true)
+	root, _, err := s.Login(context.Background(), "root", true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	first := said("tea", "<b>1</b>\u2028\n", "k-1")
 	mustAdd(t, s, first, said("tea", "2", ""), said("lobby", "3", "k-3"))
-	if err := s.logout(hash(bob)); err != nil {
+	if err := logout(s, bob); err != nil {
 		t.Fatal(err)
 	}
 	for round := range 3 { // the first reads what was appended, the others what was written anew
 		s = reopen(t, s, path)
-		if l, ok := s.find(alice); !ok || l.Name != "alice" || l.operator {
+		if l, ok := mustFind(s, alice); !ok || l.Name != "alice" || l.Operator {
 			t.Errorf("%d: alice's login: %+v %v", round, l, ok)
 		}
-		if _, ok := s.find(bob); ok {
+		if _, ok := mustFind(s, bob); ok {
 			t.Errorf("%d: bob is logged in after the logout", round)
 		}
-		if l, ok := s.find(root); !ok || l.operator {
+		if l, ok := mustFind(s, root); !ok || l.Operator {
 			t.Errorf("%d: root's login: %+v %v; an operator must show the new key", round, l, ok)
 		}
 		if got := s.history("tea"); len(got) != 2 || !reflect.DeepEqual(got[0], first) {
@@ -96,11 +148,11 @@ func TestStore(t *testing.T) {
 		if got := texts(s.history("lobby")); got != "3 " {
 			t.Errorf("%d: lobby: %s", round, got)
 		}
-		if got, ok := s.first(said("other", "again", "k-1")); !ok || !reflect.DeepEqual(got, first) {
+		if got, ok := s.sentBefore(said("other", "again", "k-1")); !ok || !reflect.DeepEqual(got, first) {
 			t.Errorf("%d: k-1 was first %+v %v", round, got, ok)
 		}
 		for _, id := range []string{"", "k-2", "K-1"} {
-			if got, ok := s.first(said("tea", "2", id)); ok {
+			if got, ok := s.sentBefore(said("tea", "2", id)); ok {
 				t.Errorf("%d: the ID %q was said before: %+v", round, id, got)
 			}
 		}
@@ -126,7 +178,7 @@ func TestStore(t *testing.T) {
 		}
 	}
 	// A name that was logged out is free, and its IDs are forgotten.
-	if err := s.logout(hash(alice)); err != nil {
+	if err := logout(s, alice); err != nil {
 		t.Fatal(err)
 	}
 	if _, got := mustLogin(t, s, "alice"); got != "alice" {
@@ -135,7 +187,7 @@ func TestStore(t *testing.T) {
 	if _, got := mustLogin(t, s, "ROOT"); got != "ROOT-2" {
 		t.Errorf("the second root is called %q", got)
 	}
-	if _, ok := s.first(said("tea", "", "k-1")); ok {
+	if _, ok := s.sentBefore(said("tea", "", "k-1")); ok {
 		t.Error("a new login knows the IDs of the old one")
 	}
 }
@@ -146,14 +198,14 @@ func TestStoreExpiry(t *testing.T) {
 		s := open(t, path)
 		old, _ := mustLogin(t, s, "alice")
 		mustAdd(t, s, said("tea", "stays", "k-1"))
-		time.Sleep(sessionFor / 2)
+		time.Sleep(SessionFor / 2)
 		mustLogin(t, s, "bob")
-		time.Sleep(sessionFor / 2)
-		if _, ok := s.find(old); ok {
+		time.Sleep(SessionFor / 2)
+		if _, ok := mustFind(s, old); ok {
 			t.Error("logged in after the end")
 		}
 		s = reopen(t, s, path)
-		if _, ok := s.find(old); ok || len(s.logins) != 1 {
+		if _, ok := mustFind(s, old); ok || len(s.logins) != 1 {
 			t.Errorf("%d logins are read", len(s.logins))
 		}
 		if got := texts(s.history("tea")); got != "stays " {
@@ -164,14 +216,14 @@ func TestStoreExpiry(t *testing.T) {
 			t.Errorf("the next alice is called %q", got)
 		}
 		// The expired bob is still in the file when the next one logs in.
-		time.Sleep(sessionFor / 2)
+		time.Sleep(SessionFor / 2)
 		bob, got := mustLogin(t, s, "bob")
 		if got != "bob" {
 			t.Errorf("the next bob is called %q", got)
 		}
 		s = reopen(t, s, path)
 		for _, token := range []string{young, bob} {
-			if _, ok := s.find(token); !ok {
+			if _, ok := mustFind(s, token); !ok {
 				t.Error("a login is gone")
 			}
 		}
@@ -198,28 +250,28 @@ func TestStoreBounded(t *testing.T) {
 		}
 	}
 	s = reopen(t, s, path)
-	for room, messages := range s.rooms {
-		if len(messages) != maxHistory {
+	for room, messages := range s.kept {
+		if len(messages) != MaxHistory {
 			t.Errorf("%s has %d messages", room, len(messages))
 		}
 	}
-	if got := s.history("r0"); got[maxHistory-1].Text != "99995" {
-		t.Errorf("the last message: %s", got[maxHistory-1].Text)
+	if got := s.history("r0"); got[MaxHistory-1].Text != "99995" {
+		t.Errorf("the last message: %s", got[MaxHistory-1].Text)
 	}
-	if _, ok := s.first(said("", "", "k-99999")); !ok || len(s.names["alice"].Sent) != maxIDs {
+	if _, ok := s.sentBefore(said("", "", "k-99999")); !ok || len(s.names["alice"].Sent) != MaxIDs {
 		t.Errorf("the last ID: %v, %d IDs", ok, len(s.names["alice"].Sent))
 	}
-	if _, ok := s.first(said("", "", fmt.Sprintf("k-%d", 100_000-maxIDs-1))); ok {
+	if _, ok := s.sentBefore(said("", "", fmt.Sprintf("k-%d", 100_000-MaxIDs-1))); ok {
 		t.Error("an old ID is known, because the room still has its message")
 	}
 }
 
 func TestStoreFull(t *testing.T) {
 	s := open(t, "")
-	for range maxSessions {
+	for range MaxSessions {
 		mustLogin(t, s, "a")
 	}
-	if _, _, err := s.login("b", false); !errors.Is(err, errTooMany) {
+	if _, _, err := s.Login(context.Background(), "b", false); !errors.Is(err, ErrTooMany) {
 		t.Error(err)
 	}
 }
@@ -228,17 +280,17 @@ func TestStoreFull(t *testing.T) {
 func TestStoreRooms(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "data")
 	s := open(t, path)
-	inUse := map[string][]string{"r0": nil}
-	for i := range maxRooms + 3 {
+	r := follow(t, s, map[string][]string{"r0": nil})
+	for i := range MaxRooms + 3 {
 		m := said(fmt.Sprintf("r%d", i), "x", "")
 		m.At = int64(i)
-		if err := s.add(m, inUse); err != nil {
+		if err := add(s, m); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for range 2 {
 		var got []string
-		for i := range maxRooms + 3 {
+		for i := range MaxRooms + 3 {
 			if room := fmt.Sprintf("r%d", i); s.history(room) == nil {
 				got = append(got, room)
 			}
@@ -246,7 +298,13 @@ func TestStoreRooms(t *testing.T) {
 		if want := []string{"r1", "r2", "r3"}; !reflect.DeepEqual(got, want) {
 			t.Errorf("forgotten: %q, want %q", got, want)
 		}
+		for room, past := range r.past {
+			if want := s.history(room); !slices.Equal(past, want) {
+				t.Errorf("%s was told %v, want %v", room, past, want)
+			}
+		}
 		s = reopen(t, s, path)
+		r = follow(t, s, nil)
 	}
 }
 
@@ -259,7 +317,7 @@ func TestStoreTorn(t *testing.T) {
 	for i := range 3 {
 		mustAdd(t, s, said("tea", fmt.Sprint(i), "k"+fmt.Sprint(i)))
 	}
-	s.close()
+	s.Close()
 	whole, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -272,12 +330,12 @@ func TestStoreTorn(t *testing.T) {
 		if err := os.WriteFile(torn, whole[:n], 0o600); err != nil {
 			t.Fatal(err)
 		}
-		s, err := openStore(torn)
+		s, err := OpenFile(torn)
 		if err != nil {
 			t.Fatalf("cut at %d: %v", n, err)
 		}
 		lines := max(0, bytes.Count(whole[:n], []byte("\n"))-1) // without the header
-		if _, ok := s.find(token); ok != (lines >= 1) {
+		if _, ok := mustFind(s, token); ok != (lines >= 1) {
 			t.Errorf("cut at %d: logged in: %v", n, ok)
 		}
 		if got := len(s.history("tea")); got != max(0, lines-1) {
@@ -288,7 +346,7 @@ func TestStoreTorn(t *testing.T) {
 		if got := s.history("tea"); len(got) != max(0, lines-1)+1 || got[len(got)-1].Text != "more" {
 			t.Errorf("cut at %d: then %+v", n, got)
 		}
-		s.close()
+		s.Close()
 	}
 }
 
@@ -325,9 +383,9 @@ func TestStoreForeign(t *testing.T) {
 			if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			s, err := openStore(path)
+			s, err := OpenFile(path)
 			if err == nil {
-				s.close()
+				s.Close()
 				t.Fatal("no error")
 			}
 			if !strings.HasPrefix(err.Error(), path+": ") || strings.Contains(err.Error(), "diary") || len(err.Error()) > len(path)+120 {
@@ -340,8 +398,8 @@ func TestStoreForeign(t *testing.T) {
 			open(t, path) // the lock was given back
 		})
 	}
-	if s, err := openStore(t.TempDir()); err == nil {
-		s.close()
+	if s, err := OpenFile(t.TempDir()); err == nil {
+		s.Close()
 		t.Error("a folder is taken")
 	}
 	if _, err := os.Stat("/dev/null"); err == nil {
@@ -354,8 +412,8 @@ func TestStoreForeign(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := openStore(filepath.Join(file, "data")); err == nil {
-		s.close()
+	if s, err := OpenFile(filepath.Join(file, "data")); err == nil {
+		s.Close()
 		t.Error("a file is taken for a folder")
 	}
 	if runtime.GOOS == "windows" || os.Geteuid() == 0 {
@@ -365,8 +423,8 @@ func TestStoreForeign(t *testing.T) {
 	if err := os.Chmod(dir, 0o500); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := openStore(filepath.Join(dir, "data")); !errors.Is(err, os.ErrPermission) {
-		s.close()
+	if s, err := OpenFile(filepath.Join(dir, "data")); !errors.Is(err, os.ErrPermission) {
+		s.Close()
 		t.Errorf("no permission: %v", err)
 	}
 }
@@ -376,11 +434,11 @@ func TestStoreInUse(t *testing.T) {
 	path := filepath.Join(dir, "data")
 	s := open(t, path)
 	mustAdd(t, s, said("tea", "1", ""))
-	if _, err := openStore(path); !errors.Is(err, errInUse) {
+	if _, err := OpenFile(path); !errors.Is(err, errInUse) {
 		t.Fatal(err)
 	}
 	if err := os.Symlink(path, filepath.Join(dir, "link")); err == nil {
-		if _, err := openStore(filepath.Join(dir, "link")); !errors.Is(err, errInUse) {
+		if _, err := OpenFile(filepath.Join(dir, "link")); !errors.Is(err, errInUse) {
 			t.Errorf("by a link: %v", err)
 		}
 	}
@@ -421,14 +479,14 @@ func TestStoreFullDisk(t *testing.T) {
 		for i := range 20 {
 			disk.full, disk.room = r.IntN(2) == 0, r.IntN(200)
 			text := fmt.Sprint(i, strings.Repeat("x", r.IntN(100)))
-			err := s.add(said("tea", text, "k"+fmt.Sprint(i)), nil)
+			err := add(s, said("tea", text, "k"+fmt.Sprint(i)))
 			if (err != nil) != disk.full {
 				t.Fatal(err)
 			}
 			if err == nil {
 				want += text + " "
 			}
-			if _, ok := s.first(said("", "", "k"+fmt.Sprint(i))); ok != (err == nil) {
+			if _, ok := s.sentBefore(said("", "", "k"+fmt.Sprint(i))); ok != (err == nil) {
 				t.Errorf("the ID of message %d: known %v, error %v", i, ok, err)
 			}
 		}
@@ -439,7 +497,7 @@ func TestStoreFullDisk(t *testing.T) {
 		if got := texts(s.history("tea")); got != want {
 			t.Errorf("after the restart: %s, want %s", got, want)
 		}
-		if _, ok := s.find(token); !ok {
+		if _, ok := mustFind(s, token); !ok {
 			t.Error("the login is gone")
 		}
 	}
@@ -453,20 +511,20 @@ func TestStoreLogoutFullDisk(t *testing.T) {
 	bob, _ := mustLogin(t, s, "bob")
 	disk := &fullDisk{file: s.journal.file, full: true}
 	s.journal.file = disk
-	if err := s.logout(hash(alice)); !errors.Is(err, errNoSpace) {
+	if err := logout(s, alice); !errors.Is(err, errNoSpace) {
 		t.Error(err)
 	}
-	if _, ok := s.find(alice); ok {
+	if _, ok := mustFind(s, alice); ok {
 		t.Error("alice is still logged in")
 	}
-	if _, _, err := s.login("carol", false); err != nil {
+	if _, _, err := s.Login(context.Background(), "carol", false); err != nil {
 		t.Error(err) // a new file is not on the disk of this test
 	}
 	s = reopen(t, s, path)
-	if _, ok := s.find(alice); ok {
+	if _, ok := mustFind(s, alice); ok {
 		t.Error("alice is logged in after the restart")
 	}
-	if _, ok := s.find(bob); !ok || s.names["carol"] == nil {
+	if _, ok := mustFind(s, bob); !ok || s.names["carol"] == nil {
 		t.Error("another login is gone")
 	}
 }
@@ -481,7 +539,7 @@ func TestStoreRewriteFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 3 {
-		if err := s.add(said("tea", "refused", ""), nil); err == nil {
+		if err := add(s, said("tea", "refused", "")); err == nil {
 			t.Error("accepted")
 		}
 	}
@@ -494,7 +552,7 @@ func TestStoreRewriteFails(t *testing.T) {
 		t.Error(got)
 	}
 	// What a killed rewrite has left is of no interest.
-	s.close()
+	s.Close()
 	if err := os.WriteFile(path+".new", []byte("half a li"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -513,18 +571,18 @@ func FuzzStore(f *testing.F) {
 		if err := os.WriteFile(path, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		s, err := openStore(path)
+		s, err := OpenFile(path)
 		if err != nil {
 			if got, _ := os.ReadFile(path); !bytes.Equal(got, content) {
 				t.Fatal("the file was changed")
 			}
 			return
 		}
-		logins, rooms := s.logins, s.rooms
+		logins, rooms := s.logins, s.kept
 		s = reopen(t, s, path)
-		if !reflect.DeepEqual(s.rooms, rooms) || !reflect.DeepEqual(s.logins, logins) {
-			t.Errorf("%v %v, first %v %v", s.rooms, s.logins, rooms, logins)
+		if !reflect.DeepEqual(s.kept, rooms) || !reflect.DeepEqual(s.logins, logins) {
+			t.Errorf("%v %v, first %v %v", s.kept, s.logins, rooms, logins)
 		}
-		s.close()
+		s.Close()
 	})
 }

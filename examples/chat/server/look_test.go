@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"encoding/json"
@@ -16,7 +16,7 @@ import (
 // reached and axe-core finds nothing serious.
 func TestNightlyLook(t *testing.T) {
 	wstest.Nightly(t)
-	axe, err := os.ReadFile(filepath.Join("testdata", "axe", "node_modules", "axe-core", "axe.min.js"))
+	axe, err := os.ReadFile(filepath.Join("..", "testdata", "axe", "node_modules", "axe-core", "axe.min.js"))
 	if err != nil {
 		t.Fatal("there is no axe-core: run npm ci in examples/chat/testdata/axe, as .ci/run does")
 	}

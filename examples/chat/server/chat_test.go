@@ -1,7 +1,6 @@
-package main
+package server
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -13,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/cookiejar"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -38,27 +36,27 @@ func serve(t *testing.T) *wstest.Server {
 // serveApp is serve for tests that need the app as well.
 func serveApp(t *testing.T) (*wstest.Server, *app) {
 	t.Helper()
+	return serveStore(t, open(t, ""))
+}
+
+// serveStore is serveApp for tests that need another store.
+func serveStore(t *testing.T, store Store) (*wstest.Server, *app) {
+	t.Helper()
 	wstest.CheckGoroutines(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	origins, err := loopbackOrigins(l.Addr(), "")
+	server, err := New(l, Options{Store: store, Log: slog.New(new(wstest.Log))})
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := openStore("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	app, err := newApp(origins, store, slog.New(new(wstest.Log)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	app := server.app
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
-	go app.feed.run(ctx)
-	go app.rooms.run(ctx)
+	if err := app.start(ctx); err != nil {
+		t.Fatal(err)
+	}
 	s := wstest.ServeListener(t, l, app.handler())
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -180,6 +178,7 @@ func (c *conn) send(msg string) {
 // reply is any message of the server's: the chat's own, or a notice.
 type reply struct {
 	outgoing
+	At                              int64 // of said
 	Error, Reason, Pointer, Keyword string
 }
 
@@ -335,11 +334,7 @@ func TestBounds(t *testing.T) {
 // However people come and go, the last list of rooms is right.
 func TestRoomList(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store, err := openStore("")
-		if err != nil {
-			t.Fatal(err)
-		}
-		r := newRooms(store, slog.New(slog.DiscardHandler))
+		r := newRooms(open(t, ""), slog.New(slog.DiscardHandler))
 		s := wsguardtest.NewServer(t, r.serve)
 		r.hub.Guard = s.Guard
 		ctx, cancel := context.WithCancel(t.Context())
@@ -378,7 +373,7 @@ func TestRoomList(t *testing.T) {
 				}
 				ended = m.Type == "events" && m.Events[0].Kind == fmt.Sprint("end of ", round)
 			}
-			if want := list(r.people()).Rooms; !slices.Equal(known, want) {
+			if want := list(r.People()).Rooms; !slices.Equal(known, want) {
 				t.Errorf("round %d: the last list is %v, and it should be %v", round, known, want)
 			}
 		}
@@ -646,22 +641,22 @@ func TestOnlyLoopback(t *testing.T) {
 	}
 }
 
-// The whole program, from its flag to the drain.
+// A server drains when its context ends.
 func TestRun(t *testing.T) {
 	wstest.CheckGoroutines(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	stdout, w := io.Pipe()
-	defer stdout.Close()
-	done := make(chan error, 1)
-	go func() {
-		done <- run(ctx, "127.0.0.1:0", "", filepath.Join(t.TempDir(), "data"), w, slog.New(new(wstest.Log)))
-	}()
-	line, err := bufio.NewReader(stdout).ReadString('\n')
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	url := strings.TrimSpace(strings.TrimPrefix(line, "open "))
+	server, err := New(l, Options{Store: open(t, ""), Log: slog.New(new(wstest.Log))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- server.Run(ctx) }()
+	url := server.Origin()
 	u := newUser(t, &wstest.Server{URL: url, Origin: url})
 	u.login("alice")
 	c := u.connect("/ws")

@@ -1,10 +1,12 @@
-package main
+package server
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"regexp"
@@ -17,8 +19,6 @@ import (
 
 const (
 	cookieName   = "wsguard_chat"
-	sessionFor   = 8 * time.Hour
-	maxSessions  = 1000
 	maxLoginBody = 1 << 10
 )
 
@@ -33,7 +33,7 @@ type logins struct {
 	revoke func(name string)
 	rate   *rate.Limiter
 	key    string // makes an operator of a login; another one after each start
-	store  *store
+	store  Store
 	log    *slog.Logger
 	secure bool // browsers come over TLS
 }
@@ -41,20 +41,20 @@ type logins struct {
 // operatorScope is the scope of an operator's connections, for the page.
 const operatorScope = "operator"
 
-func newLogins(revoke func(name string), s *store, log *slog.Logger) *logins {
-	return &logins{revoke: revoke, rate: rate.NewLimiter(5, 20), key: rand.Text(), store: s, log: log}
+func newLogins(revoke func(name string), o Options) *logins {
+	return &logins{revoke: revoke, rate: rate.NewLimiter(5, 20), key: cmp.Or(o.Key, rand.Text()), store: o.Store, log: o.Log}
 }
 
 // principal says whose ticket is asked for.
 func (l *logins) principal(r *http.Request) (wsguard.Principal, error) {
-	s, ok := l.find(r)
-	if !ok {
-		return wsguard.Principal{}, errors.New("no session")
+	s, err := l.find(r)
+	if err != nil {
+		return wsguard.Principal{}, err
 	}
 	// The connection ends with the session. IssuedAt tells this session from
 	// one of the same name that was revoked earlier.
 	p := wsguard.Principal{Subject: s.Name, IssuedAt: s.Since, Expires: s.Until}
-	if s.operator {
+	if s.Operator {
 		p.Scopes = []string{operatorScope}
 	}
 	return p, nil
@@ -62,22 +62,32 @@ func (l *logins) principal(r *http.Request) (wsguard.Principal, error) {
 
 // operator is the Authorize of the handlers for operators.
 func (l *logins) operator(r *http.Request) (string, error) {
-	switch s, ok := l.find(r); {
-	case !ok:
-		return "", wsguard.ErrNoCredential
-	case !s.operator:
+	switch s, err := l.find(r); {
+	case err != nil:
+		return "", err
+	case !s.Operator:
 		return "", wsguard.ErrForbidden
 	default:
 		return s.Name, nil
 	}
 }
 
-func (l *logins) find(r *http.Request) (session, bool) {
+// find returns the session of r. The error is wsguard.ErrNoCredential if it has none, and wraps
+// wsguard.ErrUnavailable if the store does not know.
+func (l *logins) find(r *http.Request) (Session, error) {
 	cookie, err := r.Cookie(cookieName)
 	if err != nil {
-		return session{}, false
+		return Session{}, wsguard.ErrNoCredential
 	}
-	return l.store.find(cookie.Value)
+	s, ok, err := l.store.Find(r.Context(), cookie.Value)
+	switch {
+	case err != nil:
+		l.log.Error("store", "error", err)
+		return Session{}, fmt.Errorf("%w: %w", wsguard.ErrUnavailable, err)
+	case !ok:
+		return Session{}, wsguard.ErrNoCredential
+	}
+	return s, nil
 }
 
 func (l *logins) login(w http.ResponseWriter, r *http.Request) {
@@ -102,10 +112,10 @@ func (l *logins) login(w http.ResponseWriter, r *http.Request) {
 	err := l.end(r) // who logs in again leaves the old name behind
 	var token, name string
 	if err == nil {
-		token, name, err = l.store.login(req.Name, req.Key != "")
+		token, name, err = l.store.Login(r.Context(), req.Name, req.Key != "")
 	}
 	switch {
-	case errors.Is(err, errTooMany):
+	case errors.Is(err, ErrTooMany):
 		http.Error(w, "Too many people are here, please come back later.", http.StatusServiceUnavailable)
 		return
 	case err != nil:
@@ -116,7 +126,7 @@ func (l *logins) login(w http.ResponseWriter, r *http.Request) {
 	// Strict: the cookie comes with no request that another site started. A
 	// server that has TLS only gives the name the prefix __Host-, too.
 	http.SetCookie(w, &http.Cookie{
-		Name: cookieName, Value: token, Path: "/", MaxAge: int(sessionFor / time.Second),
+		Name: cookieName, Value: token, Path: "/", MaxAge: int(SessionFor / time.Second),
 		HttpOnly: true, Secure: l.secure, SameSite: http.SameSiteStrictMode,
 	})
 	w.Header().Set("Content-Type", "application/json")
@@ -126,9 +136,10 @@ func (l *logins) login(w http.ResponseWriter, r *http.Request) {
 // whoami says who is logged in, and "" for nobody. The page asks it when it is loaded: the
 // 401 of a ticket would tell as well, but as an error in the browser's console.
 func (l *logins) whoami(w http.ResponseWriter, r *http.Request) {
-	s, ok := l.find(r)
-	if !ok {
-		s = session{}
+	s, err := l.find(r)
+	if errors.Is(err, wsguard.ErrUnavailable) {
+		http.Error(w, "The server cannot look up your login, please come back later.", http.StatusServiceUnavailable)
+		return
 	}
 	w.Header().Set("Content-Type", "application/json")
 	json.NewEncoder(w).Encode(map[string]string{"name": s.Name})
@@ -147,12 +158,15 @@ func (l *logins) logout(w http.ResponseWriter, r *http.Request) {
 
 // end closes the session of r, if it has one, and every connection that was
 // opened with it: a logout that leaves the sockets open is none. The error is
-// that of store.logout.
+// that of the store.
 func (l *logins) end(r *http.Request) error {
-	s, ok := l.find(r)
-	if !ok {
+	s, err := l.find(r)
+	if errors.Is(err, wsguard.ErrNoCredential) {
 		return nil
 	}
+	if err != nil {
+		return err
+	}
 	l.revoke(s.Name) // while the name is still taken: it must not hit the next of that name
-	return l.store.logout(s.Hash)
+	return l.store.Logout(r.Context(), s)
 }
