@@ -24,6 +24,7 @@ import (
 
 	"github.com/wsguard/wsguard"
 	"github.com/wsguard/wsguard/contrib/wsguardotel"
+	"github.com/wsguard/wsguard/store"
 )
 
 // meters returns a MeterProvider with Histograms, and a function that collects all metrics.
@@ -127,10 +128,42 @@ wsguard.tickets.sold{guard=default} 0`), "\n")
 	})
 }
 
+// TestStores has the metrics of stores only if the guard has some.
+func TestStores(t *testing.T) {
+	doors(t, func(t *testing.T, echo func(*wsguard.Guard) http.Handler) {
+		gcfg := config()
+		gcfg.Shared = wsguard.SharedConfig{Slots: &store.MemorySlots{}}
+		g := newGuard(t, gcfg)
+		cfg, collect := meters(t)
+		register(t, g, cfg)
+		c, _ := dial(t, server(t, echo(g)), "/", http.Header{"Origin": {page}})
+		say(t, c, "hello")
+		varies := regexp.MustCompile(`renewal_age\{|operation=renew,`) // on a machine that is slow
+		got := slices.DeleteFunc(series(collect()), func(line string) bool {
+			return !strings.HasPrefix(line, "wsguard.store.") || varies.MatchString(line)
+		})
+		want := strings.Split(strings.TrimSpace(`
+wsguard.store.calls{guard=default,operation=admit,result=ok} 1
+wsguard.store.held_messages{guard=default} 0
+wsguard.store.instances{guard=default} 1
+wsguard.store.local_decisions{guard=default} 0
+wsguard.store.lost{guard=default} 0
+wsguard.store.marks_age{guard=default} 0
+wsguard.store.marks_waiting{guard=default} 0
+wsguard.store.refused_decisions{guard=default} 0
+wsguard.store.slots{guard=default} 1`), "\n")
+		if !slices.Equal(got, want) {
+			t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+	})
+}
+
 // TestInstrumentKinds says what a backend may do with the values: add them up, or not.
 func TestInstrumentKinds(t *testing.T) {
 	cfg, collect := meters(t)
-	register(t, newGuard(t, config()), cfg)
+	gcfg := config()
+	gcfg.Shared = wsguard.SharedConfig{Slots: &store.MemorySlots{}}
+	register(t, newGuard(t, gcfg), cfg)
 	got := map[string]string{}
 	for _, scope := range collect().ScopeMetrics {
 		if scope.Scope.Name != wsguardotel.Scope {
@@ -156,6 +189,8 @@ func TestInstrumentKinds(t *testing.T) {
 	for name, want := range map[string]string{
 		"wsguard.handshakes": "counter", "wsguard.connections": "updown", "wsguard.limit.used": "gauge", "wsguard.connections.limit": "gauge",
 		"wsguard.draining": "gauge", "wsguard.sweeper.late": "gauge", "wsguard.ping.rtt": "histogram", "wsguard.tracked_keys.evicted": "counter",
+		"wsguard.store.lost": "gauge", "wsguard.store.held_messages": "counter", "wsguard.store.slots": "updown", "wsguard.store.instances": "gauge",
+		"wsguard.store.marks_waiting": "updown", "wsguard.store.renewal_age": "gauge",
 	} {
 		if got[name] != want {
 			t.Errorf("%s is a %q, want a %q", name, got[name], want)

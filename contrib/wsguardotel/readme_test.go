@@ -34,6 +34,7 @@ func full() audit.Snapshot {
 		Spikes: map[string]uint64{"bytes": 1}, Spiking: []audit.Spike{{Of: "bytes"}},
 		Tables:           map[string]audit.Table{"clients": {Tracked: 5, Penalised: 2, Evicted: 1}},
 		Limits:           []audit.Limit{{Name: "Caps.MaxConns", Max: 10, Used: 5}, {Name: "Rates.MaxInFlight"}},
+		Shared:           audit.Shared{Instances: 3, Calls: map[audit.StoreCall]uint64{{Operation: "admit", Result: "ok"}: 1}},
 		HandshakeSeconds: h, ConnectionSeconds: h, MessageBytes: h, PingSeconds: h,
 	}
 }

@@ -60,6 +60,25 @@ var instruments = []instrument{
 		number(func(s *audit.Snapshot) uint64 { return s.Revoked })},
 	{"wsguard.revocations.remembered", "{revocation}", "Revocations of subjects and logins that are remembered.", upDown,
 		number(func(s *audit.Snapshot) int { return s.Revocations })},
+	{"wsguard.store.calls", "{call}", "Calls of the stores that instances share, by operation and result. The metrics wsguard.store.… have no value if no store is shared.", counter, storeCalls},
+	{"wsguard.store.lost", "", "1 if calls of the stores fail, so that this instance decides by itself, and 0 otherwise.", gauge,
+		ofStores(func(s *audit.Shared) int { return oneIf(s.Lost) })},
+	{"wsguard.store.local_decisions", "{decision}", "Decisions that this instance has made by itself because a store had failed.", counter,
+		ofStores(func(s *audit.Shared) uint64 { return s.LocalDecisions })},
+	{"wsguard.store.refused_decisions", "{decision}", "Decisions that were refusals because a store had failed.", counter,
+		ofStores(func(s *audit.Shared) uint64 { return s.ClosedDecisions })},
+	{"wsguard.store.held_messages", "{message}", "Messages that have waited for tokens of the store.", counter,
+		ofStores(func(s *audit.Shared) uint64 { return s.HeldMessages })},
+	{"wsguard.store.slots", "{slot}", "Connections of this instance that have slots in the store.", upDown,
+		ofStores(func(s *audit.Shared) int { return s.Slots })},
+	{"wsguard.store.instances", "{instance}", "Instances that were alive when they were counted last.", gauge,
+		ofStores(func(s *audit.Shared) int { return s.Instances })},
+	{"wsguard.store.renewal_age", "s", "How long ago all slots in the store were renewed. It is 0 if there are none.", fraction,
+		ofStores(func(s *audit.Shared) float64 { return s.RenewalAge.Seconds() })},
+	{"wsguard.store.marks_age", "s", "How long ago the bans and the revocations of all instances were known to be complete. It is 0 if they are not shared.", fraction,
+		ofStores(func(s *audit.Shared) float64 { return s.MarksAge.Seconds() })},
+	{"wsguard.store.marks_waiting", "{mark}", "Bans and revocations of this instance that the store does not have yet.", upDown,
+		ofStores(func(s *audit.Shared) int { return s.MarksWaiting })},
 	{"wsguard.limit.used", "1", "How full a limit of the whole server is: 1 is full. It has no value if there is no limit.", fraction, limitsUsed},
 	{"wsguard.sweeper.late", "s", "How late the sweeper is, which ends connections whose time is over.", fraction,
 		func(s *audit.Snapshot, to observer) { to(s.SweeperLate.Seconds()) }},
@@ -155,10 +174,28 @@ func spiking(s *audit.Snapshot, to observer) {
 	}
 }
 
-func draining(s *audit.Snapshot, to observer) {
-	if s.Draining {
-		to(1)
-	} else {
-		to(0)
+func draining(s *audit.Snapshot, to observer) { to(float64(oneIf(s.Draining))) }
+
+// oneIf returns 1 if b is true, and 0 otherwise.
+func oneIf(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func storeCalls(s *audit.Snapshot, to observer) {
+	for c, n := range s.Shared.Calls {
+		to(float64(n), text("operation", c.Operation), text("result", c.Result))
+	}
+}
+
+// ofStores returns the observe function of a figure of the stores. It has no value if no store is
+// shared.
+func ofStores[T int | uint64 | float64](of func(*audit.Shared) T) func(*audit.Snapshot, observer) {
+	return func(s *audit.Snapshot, to observer) {
+		if s.Shared.Instances > 0 {
+			to(float64(of(&s.Shared)))
+		}
 	}
 }

@@ -15,7 +15,7 @@ var (
 	offences = offenceZeros()
 	warnings = map[string]uint64{
 		"one_client": 0, "no_client_header": 0, "evicted": 0, "revocations": 0, "shared_origin": 0, "plain_origin": 0, "panic": 0,
-		"store_lost": 0, "store_back": 0,
+		"store_lost": 0, "store_back": 0, "mark_broken": 0, "mark_refused": 0, "marks_full": 0, "bans_full": 0,
 	}
 	spikes     = map[string]uint64{"refusals": 0, "connections": 0, "messages": 0, "bytes": 0}
 	storeCalls = storeCallZeros()
@@ -23,7 +23,7 @@ var (
 
 // operations are those of audit.StoreCall.
 var operations = []string{
-	"admit", "charge", "renew", "release", "beat", "rates_take", "bans_all", "bans_news", "bans_set",
+	"admit", "charge", "renew", "release", "beat", "rates_take", "bans_all", "bans_news", "bans_set", "bans_now",
 	"revocations_all", "revocations_news", "revocations_set", "revocations_now",
 }
 
