@@ -58,3 +58,20 @@ func (f *feed) within() time.Duration {
 	}
 	return clockGrain
 }
+
+// stored returns a local time by the clock of the store of revocations, for a ticket that another
+// instance redeems. Without such a store, and for the zero time, it returns at.
+func (sh *shared) stored(at time.Time) time.Time {
+	if sh == nil || sh.revocations == nil || at.IsZero() {
+		return at
+	}
+	return sh.revocations.storeNow(at)
+}
+
+// localised undoes stored.
+func (sh *shared) localised(at time.Time) time.Time {
+	if sh == nil || sh.revocations == nil || at.IsZero() {
+		return at
+	}
+	return sh.revocations.localTime(at)
+}

@@ -281,7 +281,7 @@ func (t *tickets) take(ctx context.Context, cfg *TicketConfig, key string) ([]by
 
 // redeem takes the ticket out of the store before it judges the ticket. So a ticket that is
 // presented in the wrong place is used up.
-func (t *tickets) redeem(ctx context.Context, cfg *TicketConfig, token, from string, f *fetched) (Principal, *usedTicket, error) {
+func (t *tickets) redeem(ctx context.Context, cfg *TicketConfig, token, from string, f *fetched, sh *shared) (Principal, *usedTicket, error) {
 	key := ticketKey(token)
 	if f == nil || f.key != key {
 		f = &fetched{key: key}
@@ -295,9 +295,13 @@ func (t *tickets) redeem(ctx context.Context, cfg *TicketConfig, token, from str
 		return Principal{}, nil, deny(reason.Unauthenticated, "no such ticket")
 	}
 	t.seen(key)
-	switch {
-	case json.Unmarshal(f.value, &tk) != nil:
+	if json.Unmarshal(f.value, &tk) != nil {
 		return Principal{}, nil, deny(reason.Unavailable, "the ticket store returned something else")
+	}
+	if cfg.Store != nil {
+		tk.Bought, tk.Seen = sh.localised(tk.Bought), sh.localised(tk.Seen)
+	}
+	switch {
 	case !time.Now().Before(tk.Bought.Add(cfg.TTL)): // the store may keep tickets for too long
 		return Principal{}, nil, deny(reason.Unauthenticated, "no such ticket")
 	case tk.Origin != "" && !origin.Same(tk.Origin, retained(from)): // a Conn's origin is cut already
@@ -452,8 +456,12 @@ func (a *admission) returnTicket(over error) error {
 // sell sells a ticket to the principal of the admission.
 func (a *admission) sell() error {
 	a.g.state.registry.sold(a.principal)
+	p := a.principal
+	if a.auth.tickets.Store != nil {
+		p.bought, p.seen = a.g.shared.stored(p.bought), a.g.shared.stored(p.seen)
+	}
 	issue := func(ctx context.Context) (string, error) {
-		return a.g.state.tickets.issue(ctx, a.auth.tickets, a.principal, retained(a.from))
+		return a.g.state.tickets.issue(ctx, a.auth.tickets, p, retained(a.from))
 	}
 	var err error
 	if a.auth.tickets.Store == nil {

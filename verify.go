@@ -32,7 +32,7 @@ func (a *admission) verify() (Principal, error) {
 		try := attempt{kind: "ticket", secret: token, budget: s.rates.tickets, waits: a.auth.tickets.Store != nil}
 		used := make(chan *usedTicket, 1) // ask may outlive the handshake
 		try.ask = func(ctx context.Context) (Principal, error) {
-			p, ticket, err := s.tickets.redeem(ctx, a.auth.tickets, token, a.from, a.fetched)
+			p, ticket, err := s.tickets.redeem(ctx, a.auth.tickets, token, a.from, a.fetched, a.g.shared)
 			used <- ticket
 			return p, err
 		}

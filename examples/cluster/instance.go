@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/wsguard/wsguard"
 	"github.com/wsguard/wsguard/contrib/wsguardredis"
@@ -26,6 +27,10 @@ const (
 
 // prefix begins the keys of this service in Redis.
 const prefix = "cluster"
+
+// patience is how long a call waits for Redis. The default of 50 ms is for a Redis that has a
+// machine, and here three instances, their Redis and perhaps a browser have one together.
+const patience = 2 * time.Second
 
 // maxOfUser is how many connections a user may have, on all instances together.
 const maxOfUser = 9
@@ -58,7 +63,11 @@ func instance() error {
 			client.ShutdownNoSave(context.Background())
 		}
 	}()
-	shared, err := wsguardredis.New(client, wsguardredis.Options{Prefix: prefix, Logger: log})
+	shared, err := wsguardredis.New(client, wsguardredis.Options{
+		Prefix:  prefix,
+		Timeout: patience,
+		Logger:  log,
+	})
 	if err != nil {
 		return err
 	}

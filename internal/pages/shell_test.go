@@ -109,7 +109,7 @@ func init() {
 	} {
 		shellLines["docs/releasing.md: "+line] = installs
 	}
-	for _, name := range []string{"wsguardjwt", "wsguardotel", "wsguardprom", "wsguardtext"} {
+	for _, name := range []string{"wsguardjwt", "wsguardotel", "wsguardprom", "wsguardredis", "wsguardtext"} {
 		shellLines["contrib/"+name+"/README.md: go get github.com/wsguard/wsguard/contrib/"+name] = installs
 	}
 	for _, line := range []string{
