@@ -365,6 +365,7 @@ func TestSharedReconfigure(t *testing.T) {
 		if echoes, _ := sayAll(t, c, 30); echoes != 30 {
 			t.Errorf("%d messages passed without a limit", echoes)
 		}
+		synctest.Wait() // the last refill gives its lease up after it has woken the message
 		if n := wsguard.Leases(e.g); n != 0 {
 			t.Errorf("%d leases without a limit", n)
 		}
