@@ -124,6 +124,7 @@ type shared struct {
 	bans        *feed // nil: not shared
 	feeds       []*feed
 
+	stuck   atomic.Int32 // calls of handshakes that have outlived their limit
 	divisor atomic.Int32 // by what a limit is divided while a store is gone; 0: none is
 
 	mu       sync.Mutex                 // no other lock is taken while it is held

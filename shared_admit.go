@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/wsguard/wsguard/reason"
@@ -156,7 +158,7 @@ func (a *admission) askRates(q *inquiry) {
 		q.messages(sh, clientSpender(a.client), a.rates)
 	}
 	try, ok := a.attemptAhead()
-	if !ok || a.g.state.acceptedBefore(try) {
+	if !ok || a.auth.cfg.InsecureReportOnly && !a.selling || a.g.state.acceptedBefore(try) {
 		return
 	}
 	asked, _ := a.failureBuckets(try)
@@ -198,7 +200,7 @@ func (a *admission) askSlots(q *inquiry) *tenancy {
 		return nil
 	}
 	t := a.lease.tenant(sh.keeper)
-	if t.holds(scopeAll) || t.holds(scopeClient) {
+	if t.holds(scopeAll) || t.holds(scopeClient) || t.holds(scopeNetwork) {
 		return nil // another Guard of the State has asked
 	}
 	q.ID, q.TTL = newID(), slotLease
@@ -233,6 +235,9 @@ func (a *admission) askTicket(q *inquiry) {
 	if a.seek(); a.credErr != nil || a.cred.kind != sourceTicket {
 		return
 	}
+	if sh.unknownMarks() != nil {
+		return // the credential step refuses, and the client may use the ticket again
+	}
 	try := attempt{kind: "ticket", secret: a.cred.token, budget: a.g.state.rates.tickets}
 	asked, _ := a.failureBuckets(try)
 	if _, over := exhausted(try.budget, asked); over && !a.g.state.acceptedBefore(try) {
@@ -250,28 +255,88 @@ func (q *inquiry) fetched(value []byte, err error) *fetched {
 
 // put puts a question to the stores. If a scope is full, it waits for the slots that this
 // instance is giving back, and asks once more.
-func (a *admission) put(q *inquiry) (store.Answer, error) {
+func (a *admission) put(q *inquiry) (answer store.Answer, err error) {
 	sh, asked := a.g.shared, time.Now()
-	ask := func(ctx context.Context) (store.Answer, error) {
-		answer, err := callStore(sh, ctx, "admit", func(ctx context.Context) (store.Answer, error) { return sh.admitter.Admit(ctx, q.Request) })
-		if err != nil || answer.Refused != store.RefusedSlot || sh.keeper == nil {
-			return answer, err
-		}
-		soon, cancel := context.WithTimeout(ctx, maxHold)
-		defer cancel()
-		if !sh.keeper.settle(soon) {
-			return answer, nil
-		}
-		again := q.Request
-		again.Takes, again.ID = nil, newID()
-		second, err := callStore(sh, ctx, "admit", func(ctx context.Context) (store.Answer, error) { return sh.admitter.Admit(ctx, again) })
-		q.ID, second.Taken = again.ID, answer.Taken
-		return second, err
-	}
-	a.fl.hold()
-	answer, err := within(a.ctx, a.auth.cfg.VerifyTimeout, a.fl.done, ask)
+	answer, err = a.ask(q.Request)
 	q.credit(sh, answer.Taken, asked)
-	return answer, err
+	if err != nil || answer.Refused != store.RefusedSlot || sh.keeper == nil {
+		return answer, err
+	}
+	soon, cancel := context.WithTimeout(a.ctx, maxHold)
+	defer cancel()
+	if !sh.keeper.settle(soon) {
+		return answer, nil
+	}
+	again := q.Request
+	again.Takes, again.ID = nil, newID()
+	second, err := a.ask(again)
+	q.ID, second.Taken = again.ID, answer.Taken
+	return second, err
+}
+
+// ask asks the stores, for at most admitWithin.
+func (a *admission) ask(r store.Request) (store.Answer, error) {
+	return a.g.shared.ask(a.ctx, "admit", min(admitWithin, a.auth.cfg.VerifyTimeout), r)
+}
+
+// admitWithin is how long a call of the stores may take that a handshake waits for. It is longer
+// than the stores should wait themselves, so that they notice that they are slow.
+const admitWithin = 2 * maxHold
+
+// maxStuck is how many calls may outlive their limit. Further calls fail at once until one of them
+// has returned, so that the goroutines that a store holds are bounded.
+const maxStuck = 16
+
+// ask asks the stores, and waits for at most limit. op names the call in audit.Snapshot.
+func (sh *shared) ask(ctx context.Context, op string, limit time.Duration, r store.Request) (store.Answer, error) {
+	return callStore(sh, ctx, op, func(ctx context.Context) (store.Answer, error) {
+		if sh.stuck.Load() >= maxStuck {
+			return store.Answer{}, errStuck
+		}
+		var ended atomic.Bool // by the first of the call and the wait for it
+		done := func() {
+			if ended.Swap(true) {
+				sh.stuck.Add(-1)
+			}
+		}
+		answer, err := within(ctx, limit, done, func(ctx context.Context) (store.Answer, error) { return sh.admitter.Admit(ctx, r) })
+		switch {
+		case err == nil && !answers(r, answer):
+			return store.Answer{}, errNoAnswer
+		case err == nil:
+			return answer, nil
+		case !ended.Swap(true):
+			sh.stuck.Add(1)
+		}
+		if ctx.Err() == context.Canceled {
+			err = context.Canceled // the client has gone, which says nothing about the store
+		}
+		return store.Answer{}, err
+	})
+}
+
+var errStuck = errors.New("wsguard: earlier calls of the store have not returned")
+
+var errNoAnswer = errors.New("wsguard: the store has answered another question")
+
+// answers reports whether a store can have given answer to r.
+func answers(r store.Request, answer store.Answer) bool {
+	switch answer.Refused {
+	case store.RefusedRate:
+		return slices.ContainsFunc(r.Takes, func(t store.Take) bool { return t.Key == answer.Key && t.Least > 0 })
+	case store.RefusedSlot:
+		if !slices.ContainsFunc(r.Scopes, func(s store.Scope) bool { return s.Key == answer.Key }) {
+			return false
+		}
+	case store.RefusedOnce:
+		if r.Once == "" {
+			return false
+		}
+	case store.Admitted:
+	default:
+		return false
+	}
+	return len(answer.Taken) == len(r.Takes)
 }
 
 // credit makes the tokens for the first messages ready for them.
@@ -373,7 +438,7 @@ func (a *admission) overRate(about taken, wait time.Duration) error {
 // have allowed the handshake already, so only its part of the shared ones is left to judge.
 func (a *admission) withoutStore(q *inquiry) error {
 	sh := a.g.shared
-	if len(q.Scopes) > 0 && sh.cfg.CapsFailClosed || len(q.Takes) > 0 && sh.cfg.RatesFailClosed {
+	if len(q.Scopes) > 0 && sh.cfg.CapsFailClosed || len(q.Takes) > 0 && sh.cfg.RatesFailClosed && !a.rates.ReportOnly {
 		sh.decided(true)
 		return deny(reason.Unavailable, "the shared store failed")
 	}
@@ -513,7 +578,7 @@ func (a *admission) chargeFailure(ctx context.Context, buckets []bucket) {
 	if q.empty() {
 		return
 	}
-	answer, err := callStore(sh, ctx, "charge", func(ctx context.Context) (store.Answer, error) { return sh.admitter.Admit(ctx, q.Request) })
+	answer, err := sh.ask(ctx, "charge", admitWithin, q.Request)
 	if err != nil {
 		return
 	}

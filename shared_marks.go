@@ -82,12 +82,19 @@ func (sh *shared) marksKnown() error {
 	if sh == nil {
 		return nil
 	}
-	for _, f := range sh.feeds {
-		if f.complete.Load() && !(sh.cfg.MarksFailClosed && f.age() > confirmWithin) {
-			continue
-		}
+	if f := sh.unknownMarks(); f != nil {
 		sh.decided(true)
 		return deny(reason.Unavailable, "the "+f.name+" of other instances are not known")
+	}
+	return nil
+}
+
+// unknownMarks returns a feed that is not known well enough to judge a credential, or nil.
+func (sh *shared) unknownMarks() *feed {
+	for _, f := range sh.feeds {
+		if !f.complete.Load() || sh.cfg.MarksFailClosed && f.age() > confirmWithin {
+			return f
+		}
 	}
 	return nil
 }

@@ -99,8 +99,12 @@ func (t *tenancy) release() {
 	delete(k.held, t)
 }
 
-// leave makes the goroutine release a lease. The caller holds mu.
+// leave makes the goroutine release a lease. If a store does not return, so that very many wait,
+// the lease ends by itself. The caller holds mu.
 func (k *keeper) leave(l store.Lease) {
+	if len(k.leaving) >= 2*maxLeaving {
+		return
+	}
 	k.leaving = append(k.leaving, l)
 	select {
 	case k.wake <- struct{}{}:
@@ -203,15 +207,19 @@ func (k *keeper) round(ctx context.Context) (ok bool) {
 	all := slices.Collect(maps.Keys(k.held))
 	k.mu.Unlock()
 	for batch := range slices.Chunk(all, renewBatch) {
-		if !k.flush(ctx) || !k.renew(ctx, batch) {
+		ok = k.flush(ctx) && ok // a store that cannot release may renew nevertheless
+		if !k.renew(ctx, batch) {
 			return false
 		}
 	}
 	k.mu.Lock()
 	k.complete = began
 	k.mu.Unlock()
-	return true
+	return ok
 }
+
+// maxInstances bounds what a store may count.
+const maxInstances = 1 << 20
 
 // beat says that this instance is alive, and counts the instances.
 func (k *keeper) beat(ctx context.Context) bool {
@@ -225,7 +233,7 @@ func (k *keeper) beat(ctx context.Context) bool {
 		return false
 	}
 	k.sh.mu.Lock()
-	k.sh.live = max(1, live)
+	k.sh.live = min(max(1, live), maxInstances)
 	k.sh.mu.Unlock()
 	return true
 }
@@ -269,7 +277,7 @@ func (k *keeper) flush(ctx context.Context) bool {
 			_, err := callStore(k.sh, ctx, "release", func(ctx context.Context) (struct{}, error) {
 				return struct{}{}, k.sh.cfg.Slots.Release(ctx, batch...)
 			})
-			if err != nil {
+			if outage(err) {
 				k.shorten()
 				return false
 			}
