@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,6 +59,12 @@ type SharedConfig struct {
 	// have been read, handshakes get a 503 unavailable.
 	Revocations store.Marks
 
+	// Timeout is how long a handshake or a message waits for a call of a store. The default is 100
+	// milliseconds. Then the guard decides without the store. A store should give up earlier by
+	// itself, as that of wsguardredis does. It cannot be Off. A message waits for at most 50
+	// milliseconds, whatever Timeout is.
+	Timeout time.Duration
+
 	// Instances counts the instances that are alive. The default, nil, counts one, and then each
 	// instance applies the whole limit while a store is gone.
 	Instances store.Instances
@@ -98,7 +106,11 @@ const (
 	slotLease  = 30 * time.Second // the lease of a slot
 	renewEvery = 10 * time.Second // how often leases are renewed, and instances counted
 	renewBatch = 500              // how many leases one call renews or releases
-	lostAfter  = 3                // so many failed calls in a row mean that a store is gone
+
+	defaultTimeout = 2 * maxHold // of SharedConfig: longer than wsguardredis waits
+
+	keeperWithin = 5 * time.Second // how long a renewal, a release or a count may take
+	lostAfter    = 3               // so many failed calls in a row mean that a store is gone
 )
 
 // shared asks the stores for the Guards of a State. It runs from the first join until the last
@@ -107,6 +119,7 @@ type shared struct {
 	// Read-only after newShared.
 	cfg      SharedConfig
 	admitter store.Admitter // nil: neither slots nor rates nor tickets are shared
+	timeout  time.Duration  // SharedConfig.Timeout
 	ctx      context.Context
 	stop     context.CancelFunc
 	running  sync.WaitGroup // the goroutines
@@ -129,7 +142,7 @@ type shared struct {
 
 	mu       sync.Mutex                 // no other lock is taken while it is held
 	guards   []*Guard                   // guarded by mu: those that have joined and not left
-	failures int                        // guarded by mu: failed calls in a row
+	failures [storeGroups]int           // guarded by mu: failed calls in a row, of each group of stores
 	live     int                        // guarded by mu: the instances, as counted last
 	calls    map[audit.StoreCall]uint64 // guarded by mu
 	local    uint64                     // guarded by mu: decisions without the store
@@ -137,9 +150,12 @@ type shared struct {
 }
 
 func newShared(cfg SharedConfig) *shared {
-	sh := &shared{cfg: cfg, admitter: cfg.Admitter, live: 1, calls: map[audit.StoreCall]uint64{}, id: rand.Text(), born: time.Now()}
+	sh := &shared{cfg: cfg, admitter: cfg.Admitter, timeout: cfg.Timeout, live: 1, calls: map[audit.StoreCall]uint64{}, id: rand.Text(), born: time.Now()}
 	if sh.admitter == nil && (cfg.Slots != nil || cfg.Rates != nil || cfg.Tickets != nil) {
 		sh.admitter = store.Combine(cfg.Rates, cfg.Slots, cfg.Tickets)
+	}
+	if sh.timeout == 0 {
+		sh.timeout = defaultTimeout
 	}
 	sh.ctx, sh.stop = context.WithCancel(context.Background())
 	if cfg.Slots != nil || cfg.Instances != nil {
@@ -157,6 +173,9 @@ func (s *State) join(g *Guard, cfg SharedConfig, f *faults) *shared {
 	sh := s.shared
 	switch {
 	case sh == nil && cfg.none():
+		return nil
+	case cfg.Timeout < 0:
+		f.add("Shared.Timeout", cfg.Timeout, "must be positive, or 0 for the default")
 		return nil
 	case sh != nil && !sh.cfg.same(cfg):
 		f.add("Shared", "", "Guards with one State must have the same stores")
@@ -246,7 +265,7 @@ func (sh *shared) figures(s *audit.Snapshot) {
 	sh.markFigures(to)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	to.Instances, to.Lost, to.Calls = sh.live, sh.failures >= lostAfter, maps.Clone(sh.calls)
+	to.Instances, to.Lost, to.Calls = sh.live, sh.lost(), maps.Clone(sh.calls)
 	to.LocalDecisions, to.ClosedDecisions = sh.local, sh.closed
 	sh.spending.figures(to)
 }
@@ -293,19 +312,20 @@ func (sh *shared) note(op string, err error) {
 	}
 	sh.mu.Lock()
 	sh.calls[audit.StoreCall{Operation: op, Result: result}]++
+	before, group := sh.lost(), groupOf(op)
 	switch {
 	case result == "ok":
-		back, sh.failures = sh.failures >= lostAfter, 0
-		sh.divisor.Store(0)
-	case errors.Is(err, context.Canceled):
-	default:
-		sh.failures++
-		lost = sh.failures == lostAfter
-		if sh.failures >= lostAfter {
-			sh.divisor.Store(int32(sh.live))
-		}
+		sh.failures[group] = 0
+	case !errors.Is(err, context.Canceled):
+		sh.failures[group]++
 	}
+	lost, back = !before && sh.lost(), before && !sh.lost()
 	live := sh.live
+	if sh.failures[limitStores] < lostAfter {
+		sh.divisor.Store(0)
+	} else {
+		sh.divisor.Store(int32(live))
+	}
 	sh.mu.Unlock()
 	switch {
 	case lost:
@@ -313,6 +333,30 @@ func (sh *shared) note(op string, err error) {
 	case back:
 		sh.warn("store_back", "the shared store answers again")
 	}
+}
+
+// The stores of limits may be gone while those of marks are not.
+const (
+	limitStores = iota
+	banStore
+	revocationStore
+	storeGroups
+)
+
+// groupOf returns the group of stores that an operation belongs to.
+func groupOf(op string) int {
+	switch {
+	case strings.HasPrefix(op, "bans_"):
+		return banStore
+	case strings.HasPrefix(op, "revocations_"):
+		return revocationStore
+	}
+	return limitStores
+}
+
+// lost reports whether a store is gone. The caller holds mu.
+func (sh *shared) lost() bool {
+	return slices.ContainsFunc(sh.failures[:], func(n int) bool { return n >= lostAfter })
 }
 
 // guard returns one of the Guards, or nil.

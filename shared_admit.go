@@ -142,7 +142,7 @@ func (a *admission) askRates(q *inquiry) {
 		return
 	}
 	limit, key := a.rates.Handshakes, a.sharedKey("handshakes/")
-	if a.paid && !a.passed(stepRate) && !limit.off() {
+	if a.paid && !limit.off() {
 		if a.sharedPaid = sh.credits.spend(key); !a.sharedPaid {
 			least := int64(1)
 			if a.rates.ReportOnly || a.acceptedLately() {
@@ -274,14 +274,10 @@ func (a *admission) put(q *inquiry) (answer store.Answer, err error) {
 	return second, err
 }
 
-// ask asks the stores, for at most admitWithin.
+// ask asks the stores, for at most SharedConfig.Timeout.
 func (a *admission) ask(r store.Request) (store.Answer, error) {
-	return a.g.shared.ask(a.ctx, "admit", min(admitWithin, a.auth.cfg.VerifyTimeout), r)
+	return a.g.shared.ask(a.ctx, "admit", min(a.g.shared.timeout, a.auth.cfg.VerifyTimeout), r)
 }
-
-// admitWithin is how long a call of the stores may take that a handshake waits for. It is longer
-// than the stores should wait themselves, so that they notice that they are slow.
-const admitWithin = 2 * maxHold
 
 // maxStuck is how many calls may outlive their limit. Further calls fail at once until one of them
 // has returned, so that the goroutines that a store holds are bounded.
@@ -491,7 +487,7 @@ func (a *admission) askSharedSubject() error {
 		return nil
 	}
 	var q inquiry
-	if sh.cfg.Rates != nil && !a.chargedAgain() {
+	if sh.cfg.Rates != nil {
 		least := int64(1)
 		if a.rates.ReportOnly {
 			least = 0
@@ -524,7 +520,7 @@ func (a *admission) askSharedSubject() error {
 		return a.returnTicket(a.refusedBy(&q, answer))
 	}
 	t.hold(store.Lease{ID: q.ID, Scopes: q.Scopes})
-	if a.sharedPaid && len(q.about) > 0 {
+	if a.sharedPaid && slices.Contains(q.about, forSubject) {
 		sh.credits.give(a.sharedKey("handshakes/")) // the handshake counts for its subject now
 		a.sharedPaid = false
 	}
@@ -578,7 +574,7 @@ func (a *admission) chargeFailure(ctx context.Context, buckets []bucket) {
 	if q.empty() {
 		return
 	}
-	answer, err := sh.ask(ctx, "charge", admitWithin, q.Request)
+	answer, err := sh.ask(ctx, "charge", sh.timeout, q.Request)
 	if err != nil {
 		return
 	}

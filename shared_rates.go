@@ -13,11 +13,6 @@ import (
 	"github.com/wsguard/wsguard/store"
 )
 
-// callWithin is how long a call of the store for tokens may take. It is longer than a message
-// waits, so that a store with a limit of its own, which should be no longer than that wait,
-// notices by itself that it is slow.
-const callWithin = 2 * spend.Patience
-
 // spending has the leases of an instance on the buckets that instances share.
 type spending struct {
 	pool  *spend.Pool
@@ -35,7 +30,7 @@ func newSpending(sh *shared) *spending {
 	}
 	s := &spending{calls: make(chan struct{}, spend.Flights)}
 	s.pool = spend.NewPool(func(takes []store.Take) (store.Answer, error) {
-		ctx, cancel := context.WithTimeout(sh.ctx, callWithin)
+		ctx, cancel := context.WithTimeout(sh.ctx, sh.timeout)
 		defer cancel()
 		return callStore(sh, ctx, "rates_take", func(ctx context.Context) (store.Answer, error) {
 			return s.call(ctx, func() (store.Answer, error) {

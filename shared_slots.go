@@ -221,12 +221,19 @@ func (k *keeper) round(ctx context.Context) (ok bool) {
 // maxInstances bounds what a store may count.
 const maxInstances = 1 << 20
 
+// keep calls a store for the keeper.
+func keep[T any](k *keeper, ctx context.Context, op string, call func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, keeperWithin)
+	defer cancel()
+	return callStore(k.sh, ctx, op, call)
+}
+
 // beat says that this instance is alive, and counts the instances.
 func (k *keeper) beat(ctx context.Context) bool {
 	if k.sh.cfg.Instances == nil {
 		return true
 	}
-	live, err := callStore(k.sh, ctx, "beat", func(ctx context.Context) (int, error) {
+	live, err := keep(k, ctx, "beat", func(ctx context.Context) (int, error) {
 		return k.sh.cfg.Instances.Beat(ctx, slotLease)
 	})
 	if err != nil {
@@ -249,7 +256,7 @@ func (k *keeper) renew(ctx context.Context, some []*tenancy) bool {
 	if len(leases) == 0 {
 		return true
 	}
-	_, err := callStore(k.sh, ctx, "renew", func(ctx context.Context) (struct{}, error) {
+	_, err := keep(k, ctx, "renew", func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, k.sh.cfg.Slots.Renew(ctx, slotLease, leases...)
 	})
 	return err == nil
@@ -274,7 +281,7 @@ func (k *keeper) flush(ctx context.Context) bool {
 		batch := k.leaving[:min(len(k.leaving), renewBatch)]
 		k.mu.Unlock()
 		if len(batch) > 0 {
-			_, err := callStore(k.sh, ctx, "release", func(ctx context.Context) (struct{}, error) {
+			_, err := keep(k, ctx, "release", func(ctx context.Context) (struct{}, error) {
 				return struct{}{}, k.sh.cfg.Slots.Release(ctx, batch...)
 			})
 			if outage(err) {

@@ -173,6 +173,7 @@ func (s *Store) Shared() wsguard.SharedConfig {
 	return wsguard.SharedConfig{
 		Slots: s, Rates: s, Admitter: s, Tickets: s, Instances: s,
 		Bans: s.Bans(), Revocations: s.Revocations(),
+		Timeout: 2 * s.opts.Timeout, // longer than the store waits itself
 	}
 }
 
