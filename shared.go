@@ -311,7 +311,7 @@ func (sh *shared) note(op string, err error) {
 	sh.mu.Unlock()
 	switch {
 	case lost:
-		sh.warn("store_lost", fmt.Sprintf("the shared store does not answer: %s; this instance applies its part of the limits, a %d. of each", errorText(err), live))
+		sh.warn("store_lost", fmt.Sprintf("the shared store does not answer: %s; this instance applies its part of each limit, which is 1/%d of it", errorText(err), live))
 	case back:
 		sh.warn("store_back", "the shared store answers again")
 	}
