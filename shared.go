@@ -27,8 +27,9 @@ import (
 // instance refuse never reaches a store.
 //
 // While a store is slow or gone, each instance applies its part of the shared limits. That is the
-// limit divided by the number of instances that Instances has counted last. The fields that end
-// in FailClosed refuse instead. A ticket that cannot be looked up gets a 503 in any case.
+// limit divided by the number of instances that Instances has counted last. AuthConfig.Failures
+// is not divided. The guard refuses instead if the fields that end in FailClosed say so. A ticket
+// that cannot be looked up gets a 503 in any case.
 type SharedConfig struct {
 	// Slots shares MaxConns, MaxUsersPerClient, MaxConnsPerNetwork and MaxConnsPerSubject of
 	// CapConfig. MaxConnsPerClient and MaxUnauthenticated hold in each instance, and so does each
@@ -51,7 +52,8 @@ type SharedConfig struct {
 	// TicketConfig.MaxPerSubject holds for all instances together.
 	Tickets store.OwnedOnce
 
-	// Bans shares the bans, by violations and by Admin.Ban.
+	// Bans shares the bans that violations and Admin.Ban begin. Admin.Lift ends a ban on all
+	// instances.
 	Bans store.Marks
 
 	// Revocations shares the calls of Admin.Revoke, Admin.SignOut, Admin.Restore and Admin.Kick.
@@ -79,12 +81,12 @@ type SharedConfig struct {
 	CapsFailClosed bool
 
 	// RatesFailClosed refuses handshakes with 503 unavailable while Rates cannot be asked, and
-	// messages as over their rate. The default is false.
+	// treats messages as over their rate. The default is false.
 	RatesFailClosed bool
 
 	// MarksFailClosed refuses handshakes with 503 unavailable while bans or revocations have not
-	// been read for 5 seconds. Open connections go on. The default is false, and the guard uses
-	// those that it has read.
+	// been read for 5 seconds. Open connections stay open. The default is false. The guard then
+	// judges by the bans and revocations that it has read.
 	MarksFailClosed bool
 }
 
@@ -329,7 +331,7 @@ func (sh *shared) note(op string, err error) {
 	sh.mu.Unlock()
 	switch {
 	case lost:
-		sh.warn("store_lost", fmt.Sprintf("the shared store does not answer: %s; this instance applies its part of the limits, a %d. of each", errorText(err), live))
+		sh.warn("store_lost", fmt.Sprintf("the shared store does not answer: %s; this instance applies its part of each limit, which is 1/%d of it", errorText(err), live))
 	case back:
 		sh.warn("store_back", "the shared store answers again")
 	}

@@ -41,9 +41,10 @@ type TicketConfig struct {
 	// 503.
 	MaxTotal int
 
-	// Store holds the tickets if several instances share them. While a Store fails, or if it
+	// Store holds the tickets if several instances share only them. While a Store fails, or if it
 	// takes longer than VerifyTimeout, requests for a ticket and handshakes with one get a 503.
-	// The default is nil, and the State of the Guard holds the tickets in memory.
+	// The default is SharedConfig.Tickets. If that is nil too, the State of the Guard holds the
+	// tickets in memory.
 	Store store.Once
 
 	shared store.OwnedOnce // Store, if it is that of SharedConfig.Tickets

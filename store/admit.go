@@ -21,13 +21,14 @@ type Admitter interface {
 	//  3. It takes the value of Once.
 	//  4. It takes the slots.
 	//
-	// A refusal ends it, and is no error: Answer.Refused says which step has refused. Then no
-	// slot is held. If the third step refuses, there was no value. If the second one does, the
-	// value can still be taken.
+	// A step that refuses ends the call. The error is then nil, and Answer.Refused says which
+	// step has refused. No slot is held. If the third step has refused, there was no value. If the
+	// second step has refused, the value can still be taken.
 	//
 	// The error wraps [ErrInvalid] if the request is not valid, and is an [OutageError] if the
-	// store is slow or gone. Then it is not known what has happened. A store that supports
-	// leases releases such slots, at the latest when the lease ends. Use another ID to try again.
+	// store is slow or gone. The caller then does not know which steps were taken. Slots that
+	// were taken nevertheless are free again when their lease ends, at the latest. Use another ID
+	// to try again.
 	Admit(ctx context.Context, r Request) (Answer, error)
 }
 

@@ -3,20 +3,19 @@
 //
 // [Once] holds tickets, [Slots] counts connections, [Rates] has token buckets, and [Marks] holds
 // bans and revocations. A store implements those that it can. Package storetest tests a store.
-// The module contrib/wsguardredis has all of them on Redis. At present a Guard uses a shared
-// store for its tickets only.
+// The module contrib/wsguardredis has all of them on Redis and Valkey. The stores of a Guard stand
+// in Shared of its Config:
+//
+//	guard, err := wsguard.New(wsguard.Config{
+//		Shared: wsguard.SharedConfig{Slots: s, Rates: s, Tickets: s, Bans: bans, Revocations: revocations},
+//		…
+//	})
+//
+// Without a store, a Guard shares nothing with other instances.
 //
 // # Tickets
 //
-// A Guard keeps its one-time tickets in memory. If several instances of a service issue and
-// accept tickets, give each of them a [Once] that they share, in the configuration of package
-// wsguard:
-//
-//	Auth: wsguard.AuthConfig{
-//		Tickets: &wsguard.TicketConfig{Store: shared},
-//	}
-//
-// The keys are hashes of the tickets, so the store cannot redeem one. The values have the
+// The keys of tickets are hashes, so the store cannot redeem a ticket. The values have the
 // subject, the scopes and the times of the Principal that a ticket was issued to.
 package store
 

@@ -20,10 +20,10 @@ type Slots interface {
 	// with the ID and the scopes of a slot that is held takes no other slot, and renews it. ttl
 	// is at most [MaxLease].
 	//
-	// No scope ever has more than Max slots. A store that keeps scopes in different places may
-	// refuse a call because of a slot that another call holds only until it is refused itself.
-	// So a race for several scopes may leave slots free. They can be taken as soon as those
-	// calls have returned. A race for one scope with a limit leaves none free.
+	// No scope ever has more than Max slots. A store may keep scopes in different places. Then a
+	// call may hold a slot in one scope until another scope refuses it, and meanwhile the slot is
+	// missing for others. So calls that race for several scopes may leave slots free. These slots
+	// can be taken as soon as the calls have returned. A race for one scope leaves none free.
 	//
 	// After an error it is not known whether the slots are held. The store releases them as soon
 	// as it can, and they end with their lease. Use another ID to try again.

@@ -13,7 +13,7 @@ import (
 	"github.com/wsguard/wsguard/store"
 )
 
-// The instances of a service accept each other's tickets.
+// The limits, tickets, bans and revocations of a guard hold for all instances of a service.
 func Example() {
 	client := redis.NewClient(&redis.Options{Addr: "redis:6379"})
 	shared, err := wsguardredis.New(client, wsguardredis.Options{Prefix: "chat"})
@@ -26,14 +26,14 @@ func Example() {
 			Verifier: func(context.Context, string) (wsguard.Principal, error) {
 				return wsguard.Principal{}, wsguard.ErrUnauthenticated
 			},
-			Tickets: &wsguard.TicketConfig{Store: shared},
 		},
+		Shared: shared.Shared(),
 	})
 	fmt.Println(guard != nil, err)
 	// Output: true <nil>
 }
 
-// An instance follows the revocations of all instances.
+// A program that has no guard follows the revocations of all instances. A Guard does it by itself.
 func Example_revocations() {
 	follow := func(ctx context.Context, revocations store.Marks, revoked func(store.Mark)) {
 		cursor, known := "", false

@@ -81,9 +81,9 @@ var prefixForm = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
 // Store is the store of one instance of a service. It implements [store.OwnedOnce],
 // [store.Slots], [store.Instances], [store.Rates] and [store.Admitter]. Bans and Revocations
-// have a [store.Marks] each. Many goroutines may use it at the same time. A call that has failed or
-// stopped waiting can leave a goroutine behind, until the client returns. Otherwise a Store has no goroutines
-// between its calls. It never closes the client.
+// have a [store.Marks] each. Many goroutines may use it at the same time. A call that has failed
+// or stopped waiting can leave a goroutine behind, until the client returns. Otherwise a Store has
+// no goroutines between its calls. It never closes the client.
 type Store struct {
 	// Read-only after New.
 	client   redis.UniversalClient

@@ -457,9 +457,10 @@ func (l *Lease) empty(f *flight, lane int, asked int64, wait time.Duration) {
 }
 
 // delay returns how long the next refill must wait after one that has brought only got. While no
-// message is refused, it is short, so that a message can wait for the refill. Otherwise it is
-// such that the next refill brings about three quarters of a batch. What the buckets of other instances get
-// is not known, so delay grows until that is so. The caller holds mu.
+// message is refused, the delay is short, so that a message can wait for the refill. Otherwise the
+// delay is so long that the next refill brings about three quarters of a batch. An instance does not
+// know what other instances take. So the delay grows until refills bring that much. The caller
+// holds mu.
 func (l *Lease) delay(f *flight, lane int, got int64) int64 {
 	good := max(1, f.lim[lane].batch*3/4)
 	flows := min(float64(good)/f.lim[lane].limit.PerSecond*1e9, float64(barred))
