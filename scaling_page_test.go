@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/wsguard/wsguard"
 )
@@ -126,7 +125,7 @@ func TestSharedCapsOfAnInstance(t *testing.T) {
 		caps wsguard.CapConfig
 	}{
 		"client":          {wsguard.AuthConfig{InsecureAnonymous: true}, wsguard.CapConfig{MaxConnsPerClient: 1, MaxUsersPerClient: 8}},
-		"unauthenticated": {wsguard.AuthConfig{Verifier: anyone, FirstMessage: wsguard.FirstMessageConfig{Enabled: true, Timeout: time.Hour}}, wsguard.CapConfig{MaxUnauthenticated: 1}},
+		"unauthenticated": {wsguard.AuthConfig{Verifier: anyone, Sources: wsguard.TokenSources{FirstMessage: true}}, wsguard.CapConfig{MaxUnauthenticated: 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
