@@ -37,6 +37,7 @@ func (g *Guard) Resolved() Config {
 		SpikeFactor:               e.spikeFactor,
 	}
 	cfg.Auth.Tickets = e.auth.tickets
+	cfg.Shared.Timeout = defaultTimeout
 	return cfg
 }
 

@@ -2,7 +2,7 @@
 // a careful user writes around that library, and beside other libraries, in one
 // run. It prints Markdown tables and what wsguard has to reach.
 //
-//	go run . [-quick] [-only echo,tls,broadcast,idle,refuse,watched,limits,schema] [-servers wsguard,gorilla] [-sizes 150] [-profile PREFIX]
+//	go run . [-quick] [-only echo,tls,broadcast,idle,refuse,watched,limits,instances,schema] [-servers wsguard,gorilla] [-sizes 150] [-profile PREFIX]
 package main
 
 import (
@@ -45,6 +45,7 @@ type options struct {
 	audiences []int // connections that a message is broadcast to
 	arrivals  int   // messages that arrive in a round of a broadcast, about
 	rounds    int
+	budget    time.Duration // for how long instances spend their budget
 	idleConns int
 	refusals  int
 	only      []string // parts; empty: all
@@ -63,6 +64,7 @@ var full = options{
 	audiences: []int{200, 2000},
 	arrivals:  256000,
 	rounds:    7,
+	budget:    10 * time.Second,
 	idleConns: 2000,
 	refusals:  2000,
 }
@@ -78,6 +80,7 @@ var quick = options{
 	audiences: []int{20, 100},
 	arrivals:  6400,
 	rounds:    1,
+	budget:    time.Second,
 	idleConns: 100,
 	refusals:  50,
 }
@@ -87,7 +90,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fs.SetOutput(stderr)
 	short := fs.Bool("quick", false, "little of everything, to see that it works")
 	rounds := fs.Int("rounds", 0, "rounds of each measurement (default 7)")
-	only := fs.String("only", "", "parts to run, of echo,tls,broadcast,idle,refuse,watched,limits,schema (default all)")
+	only := fs.String("only", "", "parts to run, of echo,tls,broadcast,idle,refuse,watched,limits,instances,schema (default all)")
 	servers := fs.String("servers", "", "servers to run: parts of their names, separated by commas (default all)")
 	sizes := fs.String("sizes", "", "message sizes to run, in bytes, of 150,4096,32768 (default all)")
 	profile := fs.String("profile", "", "have each server write its CPU and heap profile to files that begin with `PREFIX`")
@@ -177,6 +180,12 @@ func run(o options, stdout, stderr io.Writer) (err error) {
 	if o.runs("limits") {
 		limits = runLimits(o, log)
 	}
+	var several *instancesResult
+	if o.runs("instances") {
+		if several, err = runInstances(o, log); err != nil {
+			return err
+		}
+	}
 	var schema []schemaResult
 	if o.runs("schema") {
 		if schema, err = runSchema(o, log); err != nil {
@@ -192,11 +201,13 @@ func run(o options, stdout, stderr io.Writer) (err error) {
 	printEcho(stdout, o, ", watched", watchedServers, []baseline{{"nothing attached", unwatched}}, seen)
 	printStats(stdout, o, stats)
 	printLimits(stdout, o, limits)
+	printInstances(stdout, several)
 	printSchema(stdout, o, schema)
 	goals(stdout, echo, idle, refuse)
 	goalsBroadcast(stdout, broadcast)
 	goalsWatched(stdout, seen, refuse, stats)
 	goalsLimits(stdout, limits)
+	goalsInstances(stdout, several)
 	goalsSchema(stdout, schema)
 	return nil
 }

@@ -170,8 +170,9 @@ func newChecker(t *testing.T) *checker {
 	}
 	// Pages show whole programs that import these.
 	for dir, packages := range map[string][]string{
-		"internal/wraptest":  {"github.com/gorilla/websocket", "github.com/coder/websocket/wsjson"},
-		"contrib/wsguardjwt": {"."},
+		"internal/wraptest":    {"github.com/gorilla/websocket", "github.com/coder/websocket/wsjson"},
+		"contrib/wsguardjwt":   {"."},
+		"contrib/wsguardredis": {"."},
 	} {
 		for _, p := range list(t, filepath.Join(root, filepath.FromSlash(dir)), packages...) {
 			if exports[p.ImportPath] == "" {
