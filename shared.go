@@ -248,13 +248,6 @@ func (sh *shared) start(s *State) {
 	sh.startMarks(s)
 }
 
-// sharing returns what asks the stores for the Guards of the State, or nil.
-func (s *State) sharing() *shared {
-	s.joining.Lock()
-	defer s.joining.Unlock()
-	return s.shared
-}
-
 // figures adds the figures of the stores to s.
 func (sh *shared) figures(s *audit.Snapshot) {
 	if sh == nil {

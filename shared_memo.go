@@ -8,8 +8,7 @@ import (
 // maxMemo bounds refusals and credits each. When there are more, arbitrary ones are forgotten.
 const maxMemo = 16_384
 
-// memo remembers something about keys of a store for a while. T is comparable to its zero value by
-// the callers.
+// memo remembers something about keys of a store for a while.
 type memo[T any] struct {
 	mu  sync.Mutex          // no other lock is taken while it is held
 	all map[string]noted[T] // guarded by mu; made when needed

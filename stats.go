@@ -20,6 +20,7 @@ func (g *Guard) Stats() audit.Snapshot {
 	g.events.meter.figures(&s)
 	g.events.spikes.figures(&s)
 	g.state.figures(&s, g.policy.Load())
+	g.shared.figures(&s)
 	s.QueuedBytes = g.queues.total.Load()
 	g.limits(&s)
 	return s
@@ -97,7 +98,6 @@ func (st *State) figures(s *audit.Snapshot, p *policy) {
 	s.TicketsOutstanding = st.tickets.count(s.Time)
 	s.Bans = st.bans.Count(s.Time)
 	s.Revocations = st.registry.revocations()
-	st.sharing().figures(s)
 	b, r := &st.rates, &p.rates
 	s.Tables = map[string]audit.Table{}
 	for _, t := range []struct {
