@@ -368,6 +368,26 @@ func TestSharedFailures(t *testing.T) {
 	})
 }
 
+// While the store is gone, each instance admits its part of the failures.
+func TestSharedFailuresWithoutStore(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster()
+		c.instances = 2
+		v := newTokens()
+		a, b := c.two(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: v.Verify, Failures: wsguard.Rate{PerSecond: never, Burst: 8}}})
+		synctest.Wait()
+		c.gone.Store(true)
+		time.Sleep(15 * time.Second) // both notice it
+		for _, e := range []*env{a, b} {
+			for i := range 4 {
+				e.refused(bearer(fmt.Sprint("guess", i)), 401, "unauthenticated")
+			}
+			e.refused(bearer("guess-more"), 429, "guessing")
+		}
+		c.gone.Store(false)
+	})
+}
+
 // A ticket that one instance has sold opens one connection at any other. MaxPerSubject holds for
 // all of them, and a ticket that a cap has refused can be used again.
 func TestSharedTickets(t *testing.T) {

@@ -27,15 +27,15 @@ import (
 // instance refuse never reaches a store.
 //
 // While a store is slow or gone, each instance applies its part of the shared limits. That is the
-// limit divided by the number of instances that Instances has counted last. AuthConfig.Failures
-// is not divided. The guard refuses instead if the fields that end in FailClosed say so. A ticket
-// that cannot be looked up gets a 503 in any case.
+// limit divided by the number of instances that Instances has counted last. The guard refuses
+// instead if the fields that end in FailClosed say so. A ticket that cannot be looked up gets a
+// 503 in any case.
 type SharedConfig struct {
 	// Slots shares MaxConns, MaxUsersPerClient, MaxConnsPerNetwork and MaxConnsPerSubject of
-	// CapConfig. MaxConnsPerClient and MaxUnauthenticated hold in each instance, and so does each
-	// cap with CapConfig.ReportOnly. A connection has
-	// a lease of 30 seconds on its slots, which the guard renews every 10 seconds. An instance
-	// that is killed gives its slots back when their leases have ended.
+	// CapConfig. MaxConnsPerClient and MaxUnauthenticated hold in each instance, and so do a
+	// ConnCap and each cap with CapConfig.ReportOnly. A connection has a lease of 30 seconds on its
+	// slots, which the guard renews every 10 seconds. An instance that is killed gives its slots
+	// back when their leases have ended.
 	Slots store.Slots
 
 	// Rates shares the rates of handshakes and of failed credentials, and those of messages and

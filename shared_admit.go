@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/wsguard/wsguard/internal/keyed"
 	"github.com/wsguard/wsguard/reason"
 	"github.com/wsguard/wsguard/store"
 )
@@ -395,13 +396,21 @@ func (a *admission) chargeFailure(ctx context.Context, buckets []bucket) {
 }
 
 // sharedGuessing reports whether the store has let this instance know that a bucket of failures is
-// empty.
-func (a *admission) sharedGuessing(buckets []bucket) (wait time.Duration, over bool) {
-	if a.g.shared == nil {
+// empty. While the store is gone, it reports whether the part of this instance is used up.
+func (a *admission) sharedGuessing(t *keyed.Table, buckets []bucket) (wait time.Duration, over bool) {
+	sh := a.g.shared
+	if sh == nil || sh.cfg.Rates == nil {
 		return 0, false
 	}
+	parts := int(sh.divisor.Load())
 	for _, b := range buckets {
-		if wait := a.g.shared.refusals.left(b.name); wait > 0 {
+		if wait := sh.refusals.left(b.name); wait > 0 {
+			return wait, true
+		}
+		if parts == 0 {
+			continue
+		}
+		if wait, ok := t.Peek(b.key, 1, b.rate.part(parts).limit(), time.Now()); !ok {
 			return wait, true
 		}
 	}

@@ -124,7 +124,7 @@ func (a *admission) budgeted(try attempt) (Principal, error) {
 	done := func() {}
 	wait, over := exhausted(try.budget, asked)
 	if !over {
-		wait, over = a.sharedGuessing(asked)
+		wait, over = a.sharedGuessing(try.budget, asked)
 	}
 	if over {
 		if !s.acceptedBefore(try) {
