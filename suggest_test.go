@@ -311,7 +311,7 @@ func TestSuggestFields(t *testing.T) {
 	without := map[string]bool{
 		"Rates.SentBytes": true, "Rates.WarnAt": true,
 		"Messages.MaxFragments": true, "Messages.Timeout": true, "Messages.ControlFrames": true,
-		"SpikeFactor": true, "Timeouts.PingInterval": true, "Timeouts.Write": true, "Timeouts.CloseGrace": true, "Timeouts.Linger": true,
+		"SpikeFactor": true, "Shared.Timeout": true, "Timeouts.PingInterval": true, "Timeouts.Write": true, "Timeouts.CloseGrace": true, "Timeouts.Linger": true,
 	}
 	g := must(wsguard.New(wsguard.Config{Origins: []string{appOrigin}, Auth: wsguard.AuthConfig{InsecureAnonymous: true}}))
 	leaves("", reflect.ValueOf(g.Resolved()), func(name string, q quantity) {
