@@ -586,6 +586,7 @@ func TestSharedReplaceOldest(t *testing.T) {
 		c := newCluster()
 		a, b := c.two(t, wsguard.Config{Auth: wsguard.AuthConfig{Verifier: anyone}, Caps: wsguard.CapConfig{MaxConnsPerSubject: 2, ReplaceOldest: true}})
 		first, other := a.open(bearer("alice")), b.open(bearer("alice"))
+		synctest.Wait() // both can be ended
 		second := a.open(bearer("alice"))
 		wantClose(t, first, 1008, "replaced")
 		first.Close()

@@ -103,6 +103,7 @@ func hashed(s string) string {
 // instance is giving back, and asks once more.
 func (a *admission) put(q *inquiry) (answer store.Answer, err error) {
 	sh, asked := a.g.shared, time.Now()
+	before := sh.keeper.soFar()
 	answer, err = a.ask(q.Request)
 	q.credit(sh, answer.Taken, asked)
 	if err != nil || answer.Refused != store.RefusedSlot || sh.keeper == nil {
@@ -110,7 +111,7 @@ func (a *admission) put(q *inquiry) (answer store.Answer, err error) {
 	}
 	soon, cancel := context.WithTimeout(a.ctx, maxHold)
 	defer cancel()
-	if !sh.keeper.settle(soon) {
+	if !sh.keeper.settle(soon, before) {
 		return answer, nil
 	}
 	again := q.Request

@@ -28,6 +28,7 @@ type keeper struct {
 	mu       sync.Mutex            // no other lock is taken while it is held
 	held     map[*tenancy]struct{} // guarded by mu: the tenancies with leases
 	leaving  []store.Lease         // guarded by mu: the leases to release
+	released uint64                // guarded by mu: how many leases have been released
 	flushed  chan struct{}         // guarded by mu: closed when leaving has been released; nil: nobody waits
 	complete time.Time             // guarded by mu: when the last complete round of renewals began; zero: never
 	since    time.Time             // guarded by mu: since when there are slots
@@ -112,13 +113,23 @@ func (k *keeper) leave(l store.Lease) {
 	}
 }
 
-// settle waits until the leases that are to be released have been released. It returns false at
-// once if there are none, and also if ctx ends first.
-func (k *keeper) settle(ctx context.Context) bool {
+// soFar returns how many leases have been released.
+func (k *keeper) soFar() uint64 {
+	if k == nil {
+		return 0
+	}
 	k.mu.Lock()
-	if len(k.leaving) == 0 && k.flushed == nil {
-		k.mu.Unlock()
-		return false
+	defer k.mu.Unlock()
+	return k.released
+}
+
+// settle waits until the leases that are to be released have been released. It returns false if
+// none was released since soFar has returned before, and also if ctx ends first.
+func (k *keeper) settle(ctx context.Context, before uint64) bool {
+	k.mu.Lock()
+	if len(k.leaving) == 0 {
+		defer k.mu.Unlock()
+		return k.released != before
 	}
 	if k.flushed == nil {
 		k.flushed = make(chan struct{})
@@ -290,6 +301,7 @@ func (k *keeper) flush(ctx context.Context) bool {
 			}
 		}
 		k.mu.Lock()
+		k.released += uint64(len(batch))
 		if k.leaving = k.leaving[len(batch):]; len(k.leaving) > 0 {
 			k.mu.Unlock()
 			continue
