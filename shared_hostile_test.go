@@ -3,6 +3,7 @@ package wsguard_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -60,9 +61,9 @@ func TestSharedNonsense(t *testing.T) {
 func TestSharedBlocks(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		free := make(chan struct{})
-		calls := 0
+		var calls atomic.Int64
 		e := serveAdmits(t, func(context.Context, store.Request) (store.Answer, error) {
-			calls++
+			calls.Add(1)
 			<-free
 			return store.Answer{}, errors.New("gone")
 		}, conf(noHandshakeLimits, func(cfg *wsguard.Config) {
@@ -84,8 +85,8 @@ func TestSharedBlocks(t *testing.T) {
 				e.idleTo(t, 0)
 			}
 		}
-		if calls > 20 {
-			t.Errorf("%d calls are stuck", calls)
+		if n := calls.Load(); n > 20 {
+			t.Errorf("%d calls are stuck", n)
 		}
 		if n := e.g.Stats().Shared.LocalDecisions; n < 40 {
 			t.Errorf("%d decisions without the store", n)
