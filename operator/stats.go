@@ -42,10 +42,32 @@ type snapshot struct {
 	Spikes             map[string]uint64 `json:"spikes"`
 	Spiking            []spike           `json:"spiking"`
 	Limits             []limit           `json:"limits"`
+	Shared             *shared           `json:"shared,omitempty"`
 	HandshakeSeconds   histogram         `json:"handshake_seconds"`
 	ConnectionSeconds  histogram         `json:"connection_seconds"`
 	MessageBytes       histogram         `json:"message_bytes"`
 	PingSeconds        histogram         `json:"ping_seconds"`
+}
+
+// shared has the figures of the stores that instances share.
+type shared struct {
+	Instances       int     `json:"instances"`
+	Lost            bool    `json:"lost"`
+	Calls           []calls `json:"calls"`
+	LocalDecisions  uint64  `json:"local_decisions"`
+	ClosedDecisions uint64  `json:"closed_decisions"`
+	HeldMessages    uint64  `json:"held_messages"`
+	Slots           int     `json:"slots"`
+	RenewalAge      float64 `json:"renewal_age_seconds"`
+	MarksAge        float64 `json:"marks_age_seconds"`
+	MarksWaiting    int     `json:"marks_waiting"`
+}
+
+// calls counts calls of the stores.
+type calls struct {
+	Operation string `json:"operation"`
+	Result    string `json:"result"`
+	Count     uint64 `json:"count"`
 }
 
 type traffic struct {
@@ -101,7 +123,7 @@ func snapshotOf(s audit.Snapshot) snapshot {
 		TicketsSold: s.TicketsSold, TicketsOutstanding: s.TicketsOutstanding, Refreshes: s.Refreshes,
 		Tables: tablesOf(s.Tables), Bans: s.Bans, Banned: s.Banned, Revocations: s.Revocations, Revoked: s.Revoked,
 		SweeperLate: s.SweeperLate.Seconds(), Warnings: s.Warnings, EventsDropped: s.EventsDropped,
-		Spikes: s.Spikes, Spiking: []spike{}, Limits: limitsOf(s.Limits),
+		Spikes: s.Spikes, Spiking: []spike{}, Limits: limitsOf(s.Limits), Shared: sharedOf(s.Shared),
 		HandshakeSeconds: histogramOf(s.HandshakeSeconds), ConnectionSeconds: histogramOf(s.ConnectionSeconds),
 		MessageBytes: histogramOf(s.MessageBytes), PingSeconds: histogramOf(s.PingSeconds),
 	}
@@ -119,6 +141,24 @@ func snapshotOf(s audit.Snapshot) snapshot {
 	})
 	slices.SortFunc(v.Violations, func(a, b offence) int {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Action, b.Action))
+	})
+	return v
+}
+
+// sharedOf returns nil if nothing is shared.
+func sharedOf(s audit.Shared) *shared {
+	if s.Instances == 0 {
+		return nil
+	}
+	v := &shared{
+		Instances: s.Instances, Lost: s.Lost, Calls: []calls{}, LocalDecisions: s.LocalDecisions, ClosedDecisions: s.ClosedDecisions,
+		HeldMessages: s.HeldMessages, Slots: s.Slots, RenewalAge: s.RenewalAge.Seconds(), MarksAge: s.MarksAge.Seconds(), MarksWaiting: s.MarksWaiting,
+	}
+	for c, n := range s.Calls {
+		v.Calls = append(v.Calls, calls{c.Operation, c.Result, n})
+	}
+	slices.SortFunc(v.Calls, func(a, b calls) int {
+		return cmp.Or(cmp.Compare(a.Operation, b.Operation), cmp.Compare(a.Result, b.Result))
 	})
 	return v
 }
