@@ -308,7 +308,7 @@ func (a *admission) chargeSubject() error {
 	if a.await || a.principal.anonymous() || a.passed(stepSubject) {
 		return nil
 	}
-	again := a.chargedAgain()
+	again := slices.ContainsFunc(a.marks.passed, func(m mark) bool { return m.by == a.g && m.step == stepSubject })
 	err := a.g.state.rates.authenticated(a.client, !a.known, a.paid && !again, a.principal.Subject, a.rates.Handshakes)
 	a.g.sessions.usage.handshake(handshaker{subject: a.principal.Subject}, 1)
 	if err != nil {
@@ -321,11 +321,6 @@ func (a *admission) chargeSubject() error {
 		return nil
 	}
 	return a.returnTicket(err)
-}
-
-// chargedAgain reports whether a piece of this Guard has charged the subject already.
-func (a *admission) chargedAgain() bool {
-	return slices.ContainsFunc(a.marks.passed, func(m mark) bool { return m.by == a.g && m.step == stepSubject })
 }
 
 func (a *admission) takePlace() (err error) {

@@ -82,6 +82,14 @@ func (c client) foreign(t *keyed.Table) keyed.Key {
 	return t.String("foreign:" + clientip.Key(c.addr).String())
 }
 
+// keyIn is the key of the client, or that of the requests that foreign pages send from it.
+func (c client) keyIn(t *keyed.Table, foreign bool) keyed.Key {
+	if foreign {
+		return c.foreign(t)
+	}
+	return c.in(t)
+}
+
 func (c client) penalty() penalty.Key {
 	if c.name != "" {
 		return penalty.Name(c.name)

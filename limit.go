@@ -267,10 +267,7 @@ func (g *Guard) reportEvicted() {
 // handshake charges a handshake to its client, and to the /48 around it.
 func (b *buckets) handshake(client client, foreign bool, rate Rate) error {
 	limit, now := rate.limit(), time.Now()
-	key := client.in(b.handshakes)
-	if foreign {
-		key = client.foreign(b.handshakes)
-	}
+	key := client.keyIn(b.handshakes, foreign)
 	if wait, ok := b.handshakes.Take(key, 1, limit, now); !ok {
 		return denyRetry(reason.HandshakeRate, wait)
 	}
@@ -297,10 +294,7 @@ func (b *buckets) authenticated(client client, foreign, paid bool, subject strin
 	if !paid {
 		return nil
 	}
-	key := client.in(b.handshakes)
-	if foreign {
-		key = client.foreign(b.handshakes)
-	}
+	key := client.keyIn(b.handshakes, foreign)
 	b.handshakes.Give(key, 1, limit)
 	if net, ok := client.network(); ok {
 		b.networks.Give(networkKey(b.networks, net, foreign), 1, rate.times(perNetwork).limit())

@@ -32,7 +32,7 @@ func (a *admission) logIn(login func(*http.Request) (Principal, error)) (Princip
 		return Principal{}, innocent("a login counts only with a listed Origin")
 	}
 	s := a.g.state
-	try := attempt{kind: "login", secret: a.presented(a.r), forgets: hasBody(a.r), budget: s.rates.failures, waits: true}
+	try := a.loginAttempt()
 	try.ask = func(ctx context.Context) (Principal, error) { return login(a.r.WithContext(ctx)) }
 	p, err := a.budgeted(try)
 	if err != nil {

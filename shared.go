@@ -301,7 +301,7 @@ func outage(err error) bool {
 
 // note counts a call, and notices that the stores are gone or back.
 func (sh *shared) note(op string, err error) {
-	result, lost, back := "ok", false, false
+	result := "ok"
 	if outage(err) {
 		result = "error"
 	}
@@ -314,7 +314,7 @@ func (sh *shared) note(op string, err error) {
 	case !errors.Is(err, context.Canceled):
 		sh.failures[group]++
 	}
-	lost, back = !before && sh.lost(), before && !sh.lost()
+	lost, back := !before && sh.lost(), before && !sh.lost()
 	live := sh.live
 	if sh.failures[limitStores] < lostAfter {
 		sh.divisor.Store(0)

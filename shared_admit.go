@@ -41,7 +41,8 @@ func (a *admission) askShared() error {
 		id = newID() // no slot is held, but the refusal of the ticket may only be reported
 	}
 	t.hold(store.Lease{ID: id, Scopes: q.Scopes})
-	return a.took(&q, answer)
+	a.took(&q, answer)
+	return nil
 }
 
 // askRates asks for the tokens of the client's handshake, and whether the client may present a
@@ -79,12 +80,11 @@ func (a *admission) askRates(q *inquiry) {
 
 // attemptAhead returns the credential that will be judged. ok is false if there is none.
 func (a *admission) attemptAhead() (try attempt, ok bool) {
-	s := a.g.state
 	if _, known := a.found(); known {
 		return try, false
 	}
 	if a.selling {
-		try = attempt{budget: s.rates.failures}
+		try = attempt{budget: a.g.state.rates.failures}
 		try.kind, try.secret = a.soldTo()
 		return try, true
 	}
@@ -93,11 +93,11 @@ func (a *admission) attemptAhead() (try attempt, ok bool) {
 	case a.credErr != nil:
 		return try, false
 	case a.cred.kind == sourceTicket:
-		return attempt{kind: "ticket", secret: a.cred.token, budget: s.rates.tickets}, true
+		return a.ticketAttempt(), true
 	case a.cred.kind != sourceNone:
-		return attempt{kind: "token", secret: a.cred.token, budget: s.rates.failures}, true
+		return a.tokenAttempt(), true
 	case a.auth.cfg.Authenticate != nil && a.loginCounts():
-		return attempt{kind: "login", secret: a.presented(a.r), forgets: hasBody(a.r), budget: s.rates.failures}, true
+		return a.loginAttempt(), true
 	}
 	return try, false
 }
@@ -135,8 +135,7 @@ type fetched struct {
 // askTicket asks for the ticket, if the shared store has it. A client that has failed too often
 // may present only tickets that were sold here.
 func (a *admission) askTicket(q *inquiry) {
-	sh := a.g.shared
-	if sh.cfg.Tickets == nil || a.selling || a.auth.tickets == nil || a.auth.tickets.shared == nil {
+	if a.selling || a.auth.tickets == nil || a.auth.tickets.shared == nil {
 		return
 	}
 	if _, known := a.found(); known {
@@ -145,10 +144,10 @@ func (a *admission) askTicket(q *inquiry) {
 	if a.seek(); a.credErr != nil || a.cred.kind != sourceTicket {
 		return
 	}
-	if sh.unknownMarks() != nil {
+	if a.g.shared.unknownMarks() != nil {
 		return // the credential step refuses, and the client may use the ticket again
 	}
-	try := attempt{kind: "ticket", secret: a.cred.token, budget: a.g.state.rates.tickets}
+	try := a.ticketAttempt()
 	asked, _ := a.failureBuckets(try)
 	if _, over := exhausted(try.budget, asked); over && !a.g.state.acceptedBefore(try) {
 		return
@@ -164,7 +163,7 @@ func (q *inquiry) fetched(value []byte, err error) *fetched {
 }
 
 // took notes the tokens that the store has given. With ReportOnly, it reports those that it has not.
-func (a *admission) took(q *inquiry, answer store.Answer) error {
+func (a *admission) took(q *inquiry, answer store.Answer) {
 	missing := false
 	for i, n := range answer.Taken {
 		switch q.about[i] {
@@ -178,7 +177,6 @@ func (a *admission) took(q *inquiry, answer store.Answer) error {
 	if missing && a.rates.ReportOnly {
 		a.report(denyRetry(reason.HandshakeRate, 0))
 	}
-	return nil
 }
 
 // refusedLately refuses a handshake that the store has refused a moment ago, and would refuse again.
@@ -198,10 +196,7 @@ func (a *admission) refusedLately(q *inquiry) error {
 func (a *admission) refusedBy(q *inquiry, answer store.Answer) error {
 	if answer.Refused == store.RefusedRate {
 		a.g.shared.refusals.note(answer.Key, answer.Wait)
-		i := slices.IndexFunc(q.Takes, func(t store.Take) bool { return t.Key == answer.Key })
-		if i < 0 {
-			return deny(reason.Unavailable, "the shared store answers with another key")
-		}
+		i := slices.IndexFunc(q.Takes, func(t store.Take) bool { return t.Key == answer.Key }) // answers has seen to it that there is one
 		return a.overRate(q.about[i], answer.Wait)
 	}
 	const detail = "of all instances"
@@ -276,15 +271,14 @@ func (a *admission) withoutStore(q *inquiry) error {
 // overPart reports whether a bucket of this instance, which the handshake was charged to, is used
 // up to its part of the limit.
 func (a *admission) overPart(about taken, n int) (wait time.Duration, over bool) {
-	t, key, limit := a.g.state.rates.handshakes, a.client.in(a.g.state.rates.handshakes), a.rates.Handshakes
+	t, limit := a.g.state.rates.handshakes, a.rates.Handshakes
+	key := a.client.keyIn(t, !a.known)
 	switch net, ok := a.client.network(); {
 	case about == forSubject:
 		key = t.String("subject:" + a.principal.Subject)
 	case about == forNetwork && ok:
 		t, limit = a.g.state.rates.networks, limit.times(perNetwork)
 		key = networkKey(t, net, !a.known)
-	case !a.known:
-		key = a.client.foreign(t)
 	}
 	wait, ok := t.Peek(key, 0, limit.part(n).limit(), time.Now())
 	return wait, !ok
@@ -334,7 +328,8 @@ func (a *admission) askSharedSubject() error {
 		sh.credits.give(a.sharedKey("handshakes/")) // the handshake counts for its subject now
 		a.sharedPaid = false
 	}
-	return a.took(&q, answer)
+	a.took(&q, answer)
+	return nil
 }
 
 // replacesInStore reports whether the handshake may have one slot more than the subject may have,

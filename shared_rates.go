@@ -1,7 +1,6 @@
 package wsguard
 
 import (
-	"context"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,8 +14,7 @@ import (
 
 // spending has the leases of an instance on the buckets that instances share.
 type spending struct {
-	pool  *spend.Pool
-	calls chan struct{} // a place for each call that has not returned
+	pool *spend.Pool
 
 	local  atomic.Uint64 // messages that were judged without the store
 	closed atomic.Uint64 // messages that were refused because of RatesFailClosed
@@ -28,47 +26,9 @@ func newSpending(sh *shared) *spending {
 	if sh.cfg.Rates == nil || sh.cfg.MessagesPerInstance {
 		return nil
 	}
-	s := &spending{calls: make(chan struct{}, spend.Flights)}
-	s.pool = spend.NewPool(func(takes []store.Take) (store.Answer, error) {
-		ctx, cancel := context.WithTimeout(sh.ctx, sh.timeout)
-		defer cancel()
-		return callStore(sh, ctx, "rates_take", func(ctx context.Context) (store.Answer, error) {
-			return s.call(ctx, func() (store.Answer, error) {
-				return sh.admitter.Admit(ctx, store.Request{Takes: takes})
-			})
-		})
-	}, &sh.running)
-	return s
-}
-
-// call calls f, and waits until it returns or ctx ends. A store that does not return keeps its
-// place in calls, so that the goroutines that it holds are bounded.
-func (s *spending) call(ctx context.Context, f func() (store.Answer, error)) (store.Answer, error) {
-	type result struct {
-		answer store.Answer
-		err    error
-	}
-	select {
-	case s.calls <- struct{}{}:
-	case <-ctx.Done():
-		return store.Answer{}, ctx.Err()
-	}
-	done := make(chan result, 1)
-	go func() {
-		r := result{err: errStorePanicked}
-		defer func() {
-			_ = recover() // the value may quote a key, so drop it
-			<-s.calls
-			done <- r
-		}()
-		r.answer, r.err = f()
-	}()
-	select {
-	case r := <-done:
-		return r.answer, r.err
-	case <-ctx.Done():
-		return store.Answer{}, ctx.Err()
-	}
+	return &spending{pool: spend.NewPool(func(takes []store.Take) (store.Answer, error) {
+		return sh.ask(sh.ctx, "rates_take", sh.timeout, store.Request{Takes: takes})
+	}, &sh.running)}
 }
 
 // figures adds the figures of the messages to those of the stores.

@@ -136,7 +136,7 @@ func TestSharedMessages(t *testing.T) {
 }
 
 // A message that finds no tokens is held, and not for longer than it takes the store to answer.
-// The order stays, and another connection goes on.
+// The messages stay in their order, and no other connection waits.
 func TestSharedHold(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := &sharedStore{}

@@ -103,10 +103,14 @@ func (t *tenancy) release() {
 // leave makes the goroutine release a lease. If a store does not return, so that very many wait,
 // the lease ends by itself. The caller holds mu.
 func (k *keeper) leave(l store.Lease) {
-	if len(k.leaving) >= 2*maxLeaving {
-		return
+	if len(k.leaving) < maxLeaving {
+		k.leaving = append(k.leaving, l)
+		k.poke()
 	}
-	k.leaving = append(k.leaving, l)
+}
+
+// poke makes the goroutine look at the leases that are to be released.
+func (k *keeper) poke() {
 	select {
 	case k.wake <- struct{}{}:
 	default:
@@ -123,8 +127,9 @@ func (k *keeper) soFar() uint64 {
 	return k.released
 }
 
-// settle waits until the leases that are to be released have been released. It returns false if
-// none was released since soFar has returned before, and also if ctx ends first.
+// settle waits until no lease waits to be released. before is what soFar returned before the
+// question that was refused. settle returns false if no lease was released since then, and if ctx
+// ends first.
 func (k *keeper) settle(ctx context.Context, before uint64) bool {
 	k.mu.Lock()
 	if len(k.leaving) == 0 {
@@ -175,7 +180,8 @@ func (k *keeper) run() {
 		case <-ctx.Done():
 		case <-k.wake:
 			if !k.flush(ctx) {
-				k.pause(ctx)
+				k.sh.pause(retryEvery / 10) // a store that is gone is not asked all the time
+				k.poke()
 			}
 		case <-timer.C:
 			pause := renewEvery
@@ -188,20 +194,6 @@ func (k *keeper) run() {
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushWithin)
 	defer cancel()
 	k.flush(last)
-}
-
-// pause waits after a failed release, so that a store that is gone is not asked all the time.
-func (k *keeper) pause(ctx context.Context) {
-	t := time.NewTimer(jitter(retryEvery / 10))
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
-	select {
-	case k.wake <- struct{}{}:
-	default:
-	}
 }
 
 // round renews all slots, and counts the instances. It reports whether the store has answered
@@ -276,15 +268,6 @@ func (k *keeper) renew(ctx context.Context, some []*tenancy) bool {
 // maxLeaving bounds the leases that wait until a store that is gone has come back.
 const maxLeaving = 65_536
 
-// shorten forgets the leases that wait for longest, if there are too many. They end by themselves.
-func (k *keeper) shorten() {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if n := len(k.leaving); n > maxLeaving {
-		k.leaving = slices.Clone(k.leaving[n-maxLeaving:])
-	}
-}
-
 // flush releases the leases that are to be released. It reports false if the store has failed.
 func (k *keeper) flush(ctx context.Context) bool {
 	for {
@@ -296,7 +279,6 @@ func (k *keeper) flush(ctx context.Context) bool {
 				return struct{}{}, k.sh.cfg.Slots.Release(ctx, batch...)
 			})
 			if outage(err) {
-				k.shorten()
 				return false
 			}
 		}

@@ -28,8 +28,7 @@ func (a *admission) verify() (Principal, error) {
 		if a.auth.tickets == nil {
 			return Principal{}, deny(reason.Unauthenticated, "nobody to ask")
 		}
-		// The store in memory does not block.
-		try := attempt{kind: "ticket", secret: token, budget: s.rates.tickets, waits: a.auth.tickets.Store != nil}
+		try := a.ticketAttempt()
 		used := make(chan *usedTicket, 1) // ask may outlive the handshake
 		try.ask = func(ctx context.Context) (Principal, error) {
 			p, ticket, err := s.tickets.redeem(ctx, a.auth.tickets, token, a.from, a.fetched, a.g.shared)
@@ -47,7 +46,7 @@ func (a *admission) verify() (Principal, error) {
 	}
 	p, ok, err := s.verified.get(token, &a.auth.cfg)
 	if !ok {
-		try := attempt{kind: "token", secret: token, budget: s.rates.failures, waits: true}
+		try := a.tokenAttempt()
 		try.ask = func(ctx context.Context) (Principal, error) { return s.verified.ask(ctx, token, &a.auth.cfg) }
 		p, err = a.budgeted(try)
 	}
@@ -98,12 +97,26 @@ type attempt struct {
 	ask     func(context.Context) (Principal, error)
 }
 
-// bucket is a bucket of a table with its limit.
+// tokenAttempt returns the attempt with the token that is the credential. The caller sets ask.
+func (a *admission) tokenAttempt() attempt {
+	return attempt{kind: "token", secret: a.cred.token, budget: a.g.state.rates.failures, waits: true}
+}
+
+// ticketAttempt is tokenAttempt for a ticket. The store in memory does not block.
+func (a *admission) ticketAttempt() attempt {
+	return attempt{kind: "ticket", secret: a.cred.token, budget: a.g.state.rates.tickets, waits: a.auth.tickets != nil && a.auth.tickets.Store != nil}
+}
+
+// loginAttempt is tokenAttempt for what a login may take for a credential.
+func (a *admission) loginAttempt() attempt {
+	return attempt{kind: "login", secret: a.presented(a.r), forgets: hasBody(a.r), budget: a.g.state.rates.failures, waits: true}
+}
+
+// bucket is a bucket of a table with its rate.
 type bucket struct {
-	key   keyed.Key
-	limit keyed.Limit
-	name  string // the key in the shared store; empty if there is none
-	rate  Rate   // the limit there
+	key  keyed.Key
+	name string // the key in the shared store; empty if the rates are not shared
+	rate Rate
 }
 
 // budgeted judges a credential, in bounded time, unless the client or the credential has
@@ -145,7 +158,7 @@ func (a *admission) budgeted(try attempt) (Principal, error) {
 			err = ErrNoCredential
 		default:
 			for _, b := range charged {
-				try.budget.Charge(b.key, 1, b.limit, time.Now())
+				try.budget.Charge(b.key, 1, b.rate.limit(), time.Now())
 			}
 			if remembers {
 				s.rejected.Note(bad, true)
@@ -191,20 +204,22 @@ func (a *admission) failureBuckets(try attempt) (asked, charged []bucket) {
 	}
 	if a.conn != nil && !a.conn.Principal().anonymous() {
 		subject := a.conn.Principal().Subject
-		charged = []bucket{a.failureBucket(try, t.String("subject:"+subject), rate, "subject/"+subject)}
+		charged = []bucket{{t.String("subject:" + subject), try.sharedKey() + "subject/" + subject, rate}}
 		return charged, charged
 	}
-	own := a.client.in(t)
-	if !a.known {
-		own = a.client.foreign(t)
+	net, wide := a.client.network()
+	var own, around, credential string
+	if sh := a.g.shared; sh != nil && sh.cfg.Rates != nil {
+		own, around = a.sharedKey(try.sharedKey()), a.sharedNetKey(try.sharedKey(), net)
+		credential = try.sharedKey() + "credential/" + hashed(try.secret)
 	}
-	charged = []bucket{a.failureBucket(try, own, rate, a.sharedKey(""))}
-	if net, ok := a.client.network(); ok {
-		charged = append(charged, a.failureBucket(try, networkKey(t, net, !a.known), rate.times(perNetwork), a.sharedNetKey("", net)))
+	charged = []bucket{{a.client.keyIn(t, !a.known), own, rate}}
+	if wide {
+		charged = append(charged, bucket{networkKey(t, net, !a.known), around, rate.times(perNetwork)})
 	}
 	asked = charged
 	if try.remembers() {
-		asked = append(asked[:len(asked):len(asked)], a.failureBucket(try, t.String("credential:"+try.secret), rate, "credential/"+hashed(try.secret)))
+		asked = append(asked[:len(asked):len(asked)], bucket{t.String("credential:" + try.secret), credential, rate})
 	}
 	if a.known {
 		charged = asked
@@ -212,21 +227,18 @@ func (a *admission) failureBuckets(try attempt) (asked, charged []bucket) {
 	return asked, charged
 }
 
-// failureBucket returns a bucket. name is its key in the shared store, after the kind of credential.
-func (a *admission) failureBucket(try attempt, key keyed.Key, rate Rate, name string) bucket {
-	b := bucket{key: key, limit: rate.limit(), rate: rate}
+// sharedKey begins the keys of the buckets of failures in the shared store.
+func (try attempt) sharedKey() string {
 	if try.kind == "ticket" {
-		b.name = "tickets/" + name
-	} else {
-		b.name = "failures/" + name
+		return "tickets/"
 	}
-	return b
+	return "failures/"
 }
 
 // exhausted reports whether one of the buckets is empty, and how long that will last.
 func exhausted(t *keyed.Table, buckets []bucket) (wait time.Duration, over bool) {
 	for _, b := range buckets {
-		if wait, ok := t.Peek(b.key, 1, b.limit, time.Now()); !ok {
+		if wait, ok := t.Peek(b.key, 1, b.rate.limit(), time.Now()); !ok {
 			return wait, true
 		}
 	}

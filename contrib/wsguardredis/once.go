@@ -96,8 +96,8 @@ func (s *Store) PutOwned(ctx context.Context, key, owner string, max int, value 
 	return err
 }
 
-// putOwned stores the value before it counts it. So whoever looks for values that were taken
-// finds each value that counts.
+// putOwned stores the value first and counts it afterwards. So a value that counts and is not
+// there was taken.
 func (s *Store) putOwned(ctx context.Context, key, owner string, max int, value []byte, ttl time.Duration) error {
 	if err := s.put(ctx, key, value, ttl); err != nil {
 		return err

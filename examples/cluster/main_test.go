@@ -83,7 +83,8 @@ func (p *program) wait() error {
 	return p.cmd.Wait()
 }
 
-// steps are the lines of a demonstration but for the last ones, which take the time of a lease.
+// steps has the lines of a demonstration. The last lines are missing, because they take as long as a
+// lease.
 var steps = []string{
 	`^✓ alice logs in at instance 1, and is logged in at all$`,
 	`^✓ alice, bob and carol see each other in a room`,

@@ -209,7 +209,7 @@ func newApp(origins []string, o Options) (*app, error) {
 	return a, nil
 }
 
-// start begins what goes on until ctx ends.
+// start starts the goroutines of the chat. They end with ctx.
 func (a *app) start(ctx context.Context) error {
 	if err := a.store.Follow(ctx, a.rooms); err != nil {
 		return err

@@ -118,8 +118,8 @@ func (h *Hub[R]) Here() map[R][]string {
 	return people
 }
 
-// Elsewhere says who is in the rooms on other instances of the service. It replaces what the last
-// call has said. The members are told who has come and who is gone.
+// Elsewhere says who is in the rooms on other instances of the service. Each call
+// replaces the people of the call before. The hub tells the members who has come and who has gone.
 func (h *Hub[R]) Elsewhere(people map[R][]string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
