@@ -13,6 +13,7 @@ import (
 
 	"github.com/wsguard/wsguard"
 	"github.com/wsguard/wsguard/audit"
+	"github.com/wsguard/wsguard/internal/wstest"
 	"github.com/wsguard/wsguard/store"
 )
 
@@ -197,6 +198,34 @@ func TestSharedCaps(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The cap and the rate of an IPv6 /48 hold for all instances together, too.
+func TestSharedNetwork(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster()
+		a, b := c.two(t, proxied(wsguard.Config{Caps: wsguard.CapConfig{MaxConnsPerNetwork: 3}}))
+		var conns []*wstest.Client
+		for i, e := range []*env{a, b, b} {
+			conns = append(conns, e.open(from(fmt.Sprintf("2001:db8:0:%d::1", i))))
+		}
+		a.refused(from("2001:db8:0:9::1"), 429, "max_client_conns")
+		b.refused(from("2001:db8:0:9::1"), 429, "max_client_conns")
+		conns = append(conns, a.open(from("2001:db8:1::1")))
+		for _, conn := range conns {
+			bye(conn)
+		}
+	})
+	bubble(t, func(t *testing.T) {
+		c := newCluster()
+		a, b := c.two(t, proxied(wsguard.Config{Rates: wsguard.RateConfig{Handshakes: wsguard.Rate{PerSecond: never, Burst: 1}}}))
+		for i := range 16 { // a /48 has 16 times the rate of a client
+			bye([]*env{a, b}[i%2].open(from(fmt.Sprintf("2001:db8:0:%d::1", i))))
+		}
+		a.refused(from("2001:db8:0:99::1"), 429, "handshake_rate")
+		b.refused(from("2001:db8:0:98::1"), 429, "handshake_rate")
+		bye(a.open(from("2001:db8:1::1")))
+	})
 }
 
 // idleTo waits until n slots are held.
