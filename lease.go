@@ -159,7 +159,13 @@ func (l *Lease) replaceOldest() *Conn {
 		return nil
 	}
 	p.replacing = nil
-	i := slices.IndexFunc(p.leases, func(old *Lease) bool { return old != l && old.conn != nil })
+	return p.makeRoom(func(old *Lease) bool { return old != l && old.conn != nil })
+}
+
+// makeRoom ends that the oldest connection for which may returns true counts for its subject, and
+// returns that connection, or nil. The caller holds slots.mu.
+func (p *party) makeRoom(may func(*Lease) bool) *Conn {
+	i := slices.IndexFunc(p.leases, may)
 	if i < 0 { // all have ended meanwhile
 		return nil
 	}
@@ -188,14 +194,7 @@ func (s *slots) oldest(subject string, before time.Time) *Conn {
 	if p == nil {
 		return nil
 	}
-	i := slices.IndexFunc(p.leases, func(l *Lease) bool { return l.conn != nil && l.conn.opened.Before(before) })
-	if i < 0 {
-		return nil
-	}
-	p.replaced = time.Now()
-	old := p.leases[i]
-	old.unbind()
-	return old.conn
+	return p.makeRoom(func(l *Lease) bool { return l.conn != nil && l.conn.opened.Before(before) })
 }
 
 // replaceAnyway lets the lease replace the oldest connection of its subject, because the subject
