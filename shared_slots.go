@@ -173,7 +173,7 @@ const flushWithin = time.Second
 // run renews and releases until the last Guard has left.
 func (k *keeper) run() {
 	ctx := k.sh.ctx
-	timer := time.NewTimer(0) // to be counted among the instances
+	timer := time.NewTimer(k.next(ctx)) // the first round makes this instance count
 	defer timer.Stop()
 	for ctx.Err() == nil {
 		select {
@@ -184,16 +184,20 @@ func (k *keeper) run() {
 				k.poke()
 			}
 		case <-timer.C:
-			pause := renewEvery
-			if !k.round(ctx) {
-				pause = retryEvery
-			}
-			timer.Reset(jitter(pause))
+			timer.Reset(k.next(ctx))
 		}
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushWithin)
 	defer cancel()
 	k.flush(last)
+}
+
+// next makes a round, and returns the time until the next one.
+func (k *keeper) next(ctx context.Context) time.Duration {
+	if k.round(ctx) {
+		return jitter(renewEvery)
+	}
+	return jitter(retryEvery)
 }
 
 // round renews all slots, and counts the instances. It reports whether the store has answered

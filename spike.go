@@ -117,7 +117,7 @@ func (s *spikes) saw(o *occurrence, refusal string) {
 	defer s.mu.Unlock()
 	if !s.stopped && !s.running.Swap(true) {
 		s.quiet = 0
-		s.arm(0) // so that the pause is a tick of its own
+		s.arm(time.Nanosecond) // so that the pause is a tick of its own
 	}
 }
 

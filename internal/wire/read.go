@@ -189,7 +189,7 @@ func (c *Conn) pause(d time.Duration) error {
 		c.msg.waited += now - start
 		c.absent(now-start, now)
 	}()
-	t := time.NewTimer(0)
+	t := time.NewTimer(d)
 	defer t.Stop()
 	for {
 		now := c.now()
